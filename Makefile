@@ -1,0 +1,30 @@
+# make help lists the targets.
+PYTHON ?= python3
+VENV := build/venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test test-all lint clean
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pytest>=8' numpy mypy ruff
+	touch $@
+
+demo: $(STAMP) ## the life of one child cache and tenants beside a hog, traced live
+	PYTHONPATH=src $(VENV)/bin/python examples/demo.py
+
+test: $(STAMP) ## set everything up and pass the tests
+	$(if $(wildcard native/Makefile),$(MAKE) -C native check)
+	$(VENV)/bin/python -m pytest
+
+test-all: ## the tests on 3.11, 3.12 and 3.13
+	for v in 3.11 3.12 3.13; do $(MAKE) test PYTHON=python$$v || exit 1; done
+
+lint: $(STAMP) ## ruff and mypy
+	$(VENV)/bin/ruff check src tests examples
+	$(VENV)/bin/mypy
+
+clean: ## remove what was built
+	rm -rf build native/build

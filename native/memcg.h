@@ -1,0 +1,193 @@
+/*
+ * memcg.h - the data plane's public interface.
+ *
+ * Everything above native/ (the binding, the C tests) includes this header and
+ * inline.h (the fast path), nothing else.  Functions return 0 or a negative
+ * errno; pointers are NULL on failure.  Sizes are bytes unless the name says
+ * nr_pages.  Unless a comment says otherwise a function may be called from any
+ * thread, with or without the GIL, never blocks for long and never calls back.
+ */
+#ifndef MEMCG_H
+#define MEMCG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PAGE_SHIFT 12
+#define PAGE_SIZE ((size_t)1 << PAGE_SHIFT)
+#define PAGE_COUNTER_MAX INT64_MAX /* "max": no limit */
+#define KMALLOC_MAX_CACHE_SIZE 32768 /* larger requests are page runs */
+
+struct mem_cgroup;
+struct kmem_cache;
+struct thread;
+
+/* ---- start ---------------------------------------------------------- */
+struct memcg_config {
+    size_t arena_bytes;   /* address range wished for; 0: default; halved until it fits */
+    size_t promote_bytes; /* live shared bytes of one class that ask for a child cache */
+};
+int memcg_init(const struct memcg_config *config); /* once; later calls return 0 */
+bool memcg_owns(const void *p);                    /* p lies in one of our ranges */
+void memcg_set_promote_bytes(size_t bytes);
+
+/* ---- groups (page_counter.c, memcontrol.c) --------------------------- */
+struct mem_cgroup *mem_cgroup_root(void);
+/* A new group under parent; the caller holds the first css reference. */
+struct mem_cgroup *mem_cgroup_alloc(struct mem_cgroup *parent);
+void mem_cgroup_set_id(struct mem_cgroup *memcg, int kmemcg_id); /* activation; -1 before */
+int mem_cgroup_id(const struct mem_cgroup *memcg);
+struct mem_cgroup *mem_cgroup_parent(const struct mem_cgroup *memcg);
+void mem_cgroup_set_owner(struct mem_cgroup *memcg, void *owner); /* opaque back pointer */
+void *mem_cgroup_owner(const struct mem_cgroup *memcg);
+/*
+ * No further charge reaches the group: threads that stand in it move to the nearest online
+ * ancestor, heaps are handed over, stock drains, the stub points to the parent (its remaining
+ * charges are the parent's), and a grace period has passed on return.  Idempotent.
+ */
+void mem_cgroup_offline(struct mem_cgroup *memcg);
+bool mem_cgroup_online(const struct mem_cgroup *memcg);
+bool css_tryget(struct mem_cgroup *memcg); /* false once offline */
+void css_get(struct mem_cgroup *memcg);
+void css_put(struct mem_cgroup *memcg);    /* the last one posts MEMCG_EVENT_RELEASE */
+long css_refs(const struct mem_cgroup *memcg);
+void mem_cgroup_free(struct mem_cgroup *memcg); /* after RELEASE; waits for a grace period */
+
+enum mem_cgroup_limit { MEMCG_MAX, MEMCG_HIGH, MEMCG_RESERVE };
+void mem_cgroup_set_limit(struct mem_cgroup *memcg, enum mem_cgroup_limit which, int64_t bytes);
+int64_t mem_cgroup_get_limit(const struct mem_cgroup *memcg, enum mem_cgroup_limit which);
+
+enum mem_cgroup_event_item {
+    MEMCG_EV_HIGH,      /* high was crossed */
+    MEMCG_EV_MAX,       /* a charge met max (before reclaim) */
+    MEMCG_EV_OOM,       /* an alarm was posted or a request was refused */
+    MEMCG_EV_OOM_KILL,  /* a MemcgOOM was delivered (counted by the binding) */
+    MEMCG_EV_RESERVE,   /* charged by force into the reserve */
+    MEMCG_EV_OVERDRAFT, /* charged by force past max + reserve */
+    MEMCG_EV_FAIL,      /* requests refused */
+    MEMCG_NR_EVENTS
+};
+struct mem_cgroup_stat {
+    int64_t usage;      /* charged, stock included, subtree included */
+    int64_t current;    /* usage less the stock of the subtree: what users read */
+    int64_t watermark;  /* highest usage since the start or the last reset */
+    int64_t slab_private; /* this group: pages of its child caches (root: of its own slabs) */
+    int64_t slab_shared;  /* this group: class bytes of its objects in shared slabs */
+    int64_t page_runs;    /* this group: bytes of page runs */
+    int64_t external;     /* this group: charged through mem_cgroup_charge */
+    int64_t overdraft;    /* this group: highest bytes past max + reserve */
+    uint64_t events[MEMCG_NR_EVENTS];       /* this group and below */
+    uint64_t events_local[MEMCG_NR_EVENTS]; /* this group's own limit */
+};
+void mem_cgroup_read_stat(struct mem_cgroup *memcg, struct mem_cgroup_stat *stat);
+void mem_cgroup_reset_watermark(struct mem_cgroup *memcg);
+void mem_cgroup_count_event(struct mem_cgroup *memcg, enum mem_cgroup_event_item item);
+/* Memory that is not ours (a mapping, say).  try_: -ENOMEM past max and nothing is charged. */
+int mem_cgroup_try_charge(struct mem_cgroup *memcg, size_t bytes);
+void mem_cgroup_charge(struct mem_cgroup *memcg, size_t bytes); /* by force */
+void mem_cgroup_uncharge(struct mem_cgroup *memcg, size_t bytes);
+/* Drop empty slabs and drain stock in the subtree; returns bytes uncharged. */
+size_t mem_cgroup_reclaim(struct mem_cgroup *memcg);
+/* The last refusal or alarm of this thread: who asked, whose limit. For error texts. */
+struct memcg_failure {
+    struct mem_cgroup *memcg;   /* charged group */
+    struct mem_cgroup *limited; /* the group whose max was met */
+    size_t bytes;               /* size asked for */
+    int64_t current, max;       /* of `limited`, when it happened */
+};
+bool memcg_last_failure(struct memcg_failure *failure);
+
+/* ---- this thread ------------------------------------------------------ */
+/* NULL means root. An offline group means its nearest online ancestor. */
+void memcg_set_current(struct mem_cgroup *memcg);
+struct mem_cgroup *memcg_get_current(void);
+/* The kernel's memcg_{stop,resume}_kmem_account: nestable; meanwhile charges go to
+ * the root by force, nothing is refused, nothing is asked for. */
+void memcg_stop_kmem_account(void);
+void memcg_resume_kmem_account(void);
+void memcg_synchronize(void); /* grace period; never call inside the data plane */
+
+/* ---- memory of any size ------------------------------------------------ */
+/* size 0 is served as 1.  Alignment: 16; 64 from 64 bytes where the class is a multiple
+ * of 64; a page from a page. */
+void *memcg_malloc(size_t size);
+void *memcg_calloc(size_t size);
+void *memcg_realloc(void *p, size_t size); /* p must be ours; shrinking never fails */
+void memcg_free(void *p);                  /* p must be ours */
+size_t memcg_usable_size(const void *p);
+
+/* ---- slab caches (slab.c) ---------------------------------------------- */
+struct kmem_cache_info { /* a line of slabinfo, in the kernel's columns */
+    uint64_t active_objs, num_objs, objsize, objperslab, pagesperslab;
+    uint64_t active_slabs, num_slabs, nr_pages;
+};
+int kmalloc_nr_caches(void);
+struct kmem_cache *kmalloc_cache(int index); /* root caches of the size classes, ascending */
+/* A root cache (memcg NULL) or the child of root for memcg (size, align, flags are the root's).
+ * A child takes a css reference, dropped when it is destroyed. */
+struct kmem_cache *kmem_cache_create_root(size_t object_size, size_t align, unsigned flags);
+struct kmem_cache *kmem_cache_create_child(struct mem_cgroup *memcg, struct kmem_cache *root);
+void kmem_cache_set_owner(struct kmem_cache *s, void *owner);
+void *kmem_cache_owner(const struct kmem_cache *s);
+size_t kmem_cache_size(const struct kmem_cache *s);        /* object with padding */
+size_t kmem_cache_object_size(const struct kmem_cache *s); /* as asked for */
+/* From root `s`, for this thread's group: its child if published, else the root. */
+void *kmem_cache_alloc(struct kmem_cache *s);
+/* s: the root or any child of it. 0; -EINVAL: not an object of this root (or inside one);
+ * -EALREADY: free already. */
+int kmem_cache_free(struct kmem_cache *s, void *object);
+/* The cache that serves p (child or root) and the object's start; NULL: not a slab object. */
+struct kmem_cache *kmem_cache_of(const void *p, void **object);
+size_t kmem_cache_shrink(struct kmem_cache *s);   /* frees empty slabs everywhere; pages freed */
+int kmem_cache_shutdown(struct kmem_cache *s);    /* 0: no slab left; -EBUSY: objects live */
+void kmem_cache_free_struct(struct kmem_cache *s);/* after shutdown, unpublish and synchronize */
+/* Dead: keeps no empty slab; every free that empties it posts MEMCG_EVENT_EMPTY. */
+void kmem_cache_set_dead(struct kmem_cache *s);
+long kmem_cache_nr_pages(const struct kmem_cache *s);
+void kmem_cache_read_info(struct kmem_cache *s, struct kmem_cache_info *info);
+/* memcg_caches: one slot per kmemcg_id. Writers hold memcg_slab_mutex above. */
+int memcg_update_cache_size(struct kmem_cache *root, int nr_slots); /* grow; old array retired */
+int memcg_cache_array_size(const struct kmem_cache *root);
+void memcg_cache_publish(struct kmem_cache *root, int id, struct kmem_cache *child);
+struct kmem_cache *cache_from_memcg_idx(const struct kmem_cache *root, int id);
+/* The CREATE item for (root, memcg) was handled: the pair may be asked for again. */
+void memcg_create_done(struct kmem_cache *root, struct mem_cgroup *memcg);
+/* Every live block charged to memcg itself (not below), or of one cache; stops when fn returns
+ * nonzero. fn runs while the thread that owns the slab is stolen: it must not allocate. */
+typedef int (*memcg_block_fn)(void *arg, void *block, size_t size, struct kmem_cache *cache);
+void mem_cgroup_for_each_block(struct mem_cgroup *memcg, memcg_block_fn fn, void *arg);
+
+/* ---- events ---------------------------------------------------------- */
+enum memcg_event_kind {
+    MEMCG_EVENT_NONE,
+    MEMCG_EVENT_CREATE,  /* cache = root, memcg (a css reference is the receiver's) */
+    MEMCG_EVENT_EMPTY,   /* cache: a dead cache may be empty now */
+    MEMCG_EVENT_HIGH,    /* memcg: high was crossed (a css reference is the receiver's) */
+    MEMCG_EVENT_RELEASE, /* memcg: its last css reference is gone */
+};
+struct memcg_event {
+    enum memcg_event_kind kind;
+    struct mem_cgroup *memcg;
+    struct kmem_cache *cache;
+};
+bool memcg_next_event(struct memcg_event *event); /* one consumer at a time */
+/* Called when the queue turns non-empty, from any context, inside the data plane:
+ * may start a thread, must not allocate from us or wait. */
+void memcg_set_waker(void (*waker)(void));
+/* Called on the offending thread, inside the data plane, when a small request was charged past
+ * max: must only set flags (the binding's alarm). `limited` is the group whose max was met. */
+void memcg_set_alarm(void (*alarm)(struct mem_cgroup *memcg, struct mem_cgroup *limited,
+                                   size_t bytes));
+
+/* ---- the whole ------------------------------------------------------- */
+struct memcg_global_stat {
+    size_t reserved, committed;  /* arena address range; made readable */
+    size_t pages_in_use, pages_free_dirty; /* bytes */
+    size_t metadata;             /* descriptors, tables, heaps */
+    size_t nr_threads, nr_slabs, slab_shared_bytes, slab_shared_used;
+};
+void memcg_read_global_stat(struct memcg_global_stat *stat);
+size_t memcg_trim(void); /* give idle pages back to the system; bytes given back */
+
+#endif

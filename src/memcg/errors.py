@@ -1,0 +1,23 @@
+"""What memcg raises. Texts say subject, rule, values, owner and cure on one line."""
+
+from __future__ import annotations
+
+
+class MemcgError(Exception):
+    """The base of memcg's own errors."""
+
+
+class MemcgOOM(MemcgError, MemoryError):
+    """A group met its ``memory.max``; raised in the offender only."""
+
+
+class OfflineError(MemcgError):
+    """The group was closed."""
+
+
+class GroupBusy(MemcgError):
+    """The group cannot be closed: something runs inside it or it has children."""
+
+
+class CacheBusy(MemcgError):
+    """The cache cannot be destroyed: objects of it are live."""

@@ -1,0 +1,181 @@
+"""The only door to threads, locks, waits and shared fields.
+
+Production runs on the bare primitives of this module. The explorer
+(`memcg.verify`) loads the same control plane with a module of the same names in
+its place, where each operation is a scheduling point. Nothing else in the package may import
+``threading``, ``_thread`` or ``queue``; ``tests/test_layers.py`` holds that.
+
+Lock order, outermost first: ``cgroup_mutex``, ``activate_kmem_mutex``,
+``memcg_slab_mutex``, ``slab_mutex``, then the locks private to the data plane.
+
+Kernel: ``include/linux/mutex.h``, ``include/linux/rcupdate.h``.
+Where we differ: a mutex here is a reentrant lock of CPython's, because its ``__enter__``
+is one C call that no asynchronous exception can cut in two. Recursion is
+still an error: the explorer reports it.
+"""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+C = TypeVar("C", bound=type)
+
+__all__ = [
+    "Atomic", "Event", "Mutex", "Published", "ReadSide", "assert_held", "choose",
+    "current_task", "freed", "shared", "spawn",
+]  # fmt: skip
+
+
+class Mutex(_thread.RLock):
+    """A mutex with a name that knows whether the caller holds it."""
+
+    name: str
+
+    def __new__(cls, name: str) -> Mutex:
+        self = super().__new__(cls)
+        self.name = name
+        return self
+
+    def __init__(self, name: str) -> None:
+        pass
+
+    def held(self) -> bool:
+        """Tell whether the calling thread holds the mutex."""
+        return self._is_owned()  # type: ignore[attr-defined,no-any-return]
+
+
+def assert_held(mutex: Mutex) -> None:
+    """Fail loudly unless the caller holds `mutex`. Kernel: ``lockdep_assert_held``."""
+    if not mutex.held():
+        raise AssertionError(f"{mutex.name} is not held")
+
+
+class Event(threading.Event):
+    """An event with a name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+def spawn(fn: Callable[[], None], name: str) -> threading.Thread:
+    """Start a daemon thread that runs `fn`."""
+    thread = threading.Thread(target=fn, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+class Atomic:
+    """An integer changed by indivisible steps. Kernel: ``atomic_t``."""
+
+    __slots__ = ("_lock", "_value")
+
+    def __init__(self, value: int = 0) -> None:
+        self._value = value
+        self._lock = _thread.allocate_lock()
+
+    def get(self) -> int:
+        return self._value
+
+    def set(self, value: int) -> None:
+        with self._lock:
+            self._value = value
+
+    def add(self, n: int) -> int:
+        """Add `n` and return the new value."""
+        with self._lock:
+            self._value += n
+            return self._value
+
+    def swap(self, value: int) -> int:
+        with self._lock:
+            old, self._value = self._value, value
+            return old
+
+    def compare_exchange(self, expected: int, new: int) -> bool:
+        with self._lock:
+            if self._value != expected:
+                return False
+            self._value = new
+            return True
+
+
+class Published(Generic[T]):
+    """A cell written by one and read by all without a lock: release store, acquire load."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+
+    def load(self) -> T:
+        return self._value
+
+    def store(self, value: T) -> None:
+        self._value = value
+
+
+class ReadSide:
+    """Readers that are never waited for by readers, and a grace period. Kernel: RCU.
+
+    `synchronize` returns when every section that was open at the call has ended.
+    """
+
+    def __init__(self) -> None:
+        self._change = threading.Condition(_thread.allocate_lock())
+        self._depth: dict[int, int] = {}  # thread -> nesting
+        self._entered: dict[int, int] = {}  # thread -> which section of that thread
+        self._clock = 0
+
+    def __enter__(self) -> None:
+        me = _thread.get_ident()
+        with self._change:
+            if me not in self._depth:
+                self._clock += 1
+                self._entered[me] = self._clock
+            self._depth[me] = self._depth.get(me, 0) + 1
+
+    def __exit__(self, *exc: object) -> None:
+        me = _thread.get_ident()
+        with self._change:
+            self._depth[me] -= 1
+            if not self._depth[me]:
+                del self._depth[me], self._entered[me]
+                self._change.notify_all()
+
+    def synchronize(self) -> None:
+        """Wait for a grace period. Kernel: ``synchronize_rcu``. Not from inside a section."""
+        with self._change:
+            if _thread.get_ident() in self._depth:
+                raise AssertionError("synchronize called inside a read-side section")
+            began = dict(self._entered)
+            self._change.wait_for(
+                lambda: all(self._entered.get(t) != section for t, section in began.items())
+            )
+
+
+def shared(**guards: str | None) -> Callable[[C], C]:
+    """Declare who guards which field: ``@shared(list="memcg_slab_mutex")``. Free in production."""
+
+    def declare(cls: C) -> C:
+        return cls
+
+    return declare
+
+
+def freed(obj: object) -> None:
+    """Say that `obj` must not be touched again: under the explorer an access is a use after free."""
+
+
+def current_task() -> Hashable:
+    """Identify the running thread."""
+    return _thread.get_ident()
+
+
+def choose(n: int) -> int:
+    """Pick an injected fault: always 0 in production; the explorer tries 0 to `n` - 1."""
+    return 0

@@ -1,0 +1,612 @@
+"""The data plane in plain Python over mmap: executable specification, real bytes.
+
+A page run belongs to one group at a time and is cleared when it moves to another. A
+*slab* is a page run cut into objects of one cache. A private slab charges its whole pages to its
+group; a shared slab (of a root cache, for groups without a child cache) charges each
+object's size to the owner recorded beside it. The owner is the group's `ObjCgroup`, which
+offline points at the parent.
+
+Every allocation, free and lookup is a read-side section, so a cache that was
+unpublished before `synchronize` is not in use after it.
+
+Kernel: mm/slub.c, mm/page_counter.c, obj_cgroup in mm/memcontrol.c (2020).
+Where we differ: no per-CPU slabs, no NUMA; retired arrays instead of RCU-freed ones.
+
+Locks: each cache's ``cache_lock`` (its slabs), then ``page_lock`` (the arena). Both innermost.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Literal, NamedTuple
+
+from .errors import CacheBusy, MemcgError, MemcgOOM
+from .locking import Atomic, Mutex, Published, ReadSide, current_task, shared
+
+PAGE_SIZE = 4096
+PAGE_COUNTER_MAX = 2**63 - 1
+KMALLOC_SIZES = (64, 256, 1024, 4096)
+_ARENA_PAGES = 1 << 16
+_CHUNK_PAGES = 64
+_RESERVE_MIN = 16 << 20
+
+read_side = ReadSide()
+
+
+class Event(NamedTuple):
+    """A request of the data plane to the control plane. CREATE and HIGH carry a css reference."""
+
+    kind: Literal["create", "empty", "high", "release"]
+    memcg: Memcg | None
+    cache: Cache | None
+
+
+class CacheInfo(NamedTuple):
+    """A line of slabinfo: counts, sizes in bytes, pages."""
+
+    active_objs: int
+    num_objs: int
+    objsize: int
+    objperslab: int
+    pagesperslab: int
+    active_slabs: int
+    num_slabs: int
+
+
+_events: deque[Event] = deque()
+_waker: Callable[[], None] | None = None
+_promote_bytes = 2 * PAGE_SIZE
+_skip_account: dict[object, int] = {}  # task -> nesting; only that task writes its entry
+
+
+def set_waker(waker: Callable[[], None] | None) -> None:
+    """Install what is called when an event was posted; it must not wait."""
+    global _waker
+    _waker = waker
+
+
+def _post(event: Event) -> None:
+    _events.append(event)
+    if _waker is not None:
+        _waker()
+
+
+def next_event() -> Event | None:
+    """Take the oldest event, or None."""
+    return _events.popleft() if _events else None
+
+
+def set_promote_bytes(n: int) -> None:
+    """Set how many live shared bytes of one cache ask for a child; 0 asks at once."""
+    global _promote_bytes
+    _promote_bytes = n
+
+
+def synchronize() -> None:
+    """Wait until every allocation, free and lookup that began before has ended."""
+    read_side.synchronize()
+
+
+class _PageAllocator:
+    """First fit over one anonymous mapping. `page_lock` protects all fields."""
+
+    def __init__(self) -> None:
+        self.page_lock = Mutex("page_lock")
+        self.memory: mmap.mmap | None = None
+        self.free: list[tuple[int, int]] = [(0, _ARENA_PAGES)]
+        self.owner: dict[int, int] = {}  # page -> serial of the group that used it last
+
+    def alloc(self, nr_pages: int, memcg: Memcg) -> int:
+        """Return the offset of a run that holds no other group's bytes; -1 when full."""
+        with self.page_lock:
+            if self.memory is None:
+                self.memory = mmap.mmap(-1, _ARENA_PAGES * PAGE_SIZE)
+            for i, (start, length) in enumerate(self.free):
+                if length >= nr_pages:
+                    rest = (start + nr_pages, length - nr_pages)
+                    self.free[i : i + 1] = [rest] if rest[1] else []
+                    break
+            else:
+                return -1
+            for page in range(start, start + nr_pages):
+                if self.owner.get(page, memcg.serial) != memcg.serial:
+                    self.memory[page * PAGE_SIZE : (page + 1) * PAGE_SIZE] = bytes(PAGE_SIZE)
+                self.owner[page] = memcg.serial
+            return start * PAGE_SIZE
+
+    def release(self, offset: int, nr_pages: int) -> None:
+        with self.page_lock:
+            runs = sorted([*self.free, (offset // PAGE_SIZE, nr_pages)])
+            merged = [runs[0]]
+            for start, length in runs[1:]:
+                last, last_length = merged[-1]
+                if last + last_length == start:
+                    merged[-1] = (last, last_length + length)
+                else:
+                    merged.append((start, length))
+            self.free = merged
+
+
+_pages = _PageAllocator()
+
+
+def view(address: int, size: int) -> memoryview:
+    """Return the `size` bytes at `address`, writable, without a copy."""
+    if _pages.memory is None:
+        raise MemcgError(f"address {address:#x}: nothing was allocated yet")
+    return memoryview(_pages.memory)[address : address + size]
+
+
+class ObjCgroup:
+    """What charged objects name: a group, or its parent once it is offline. Kernel: obj_cgroup."""
+
+    __slots__ = ("memcg",)
+
+    def __init__(self, memcg: Memcg) -> None:
+        self.memcg = Published(memcg)
+
+
+class Memcg:
+    """The data-plane half of a group: page counter, css references, stub.
+
+    ``usage`` counts what is charged here and below. Limits are single stores, read racily by
+    design: a charge sees the old or the new limit.
+    """
+
+    _serials = 0
+    path = ""  # for error texts
+
+    def __init__(self, parent: Memcg | None) -> None:
+        Memcg._serials += 1
+        self.serial = Memcg._serials  # never reused, unlike kmemcg_id
+        self.parent = parent
+        self.kmemcg_id = -1
+        self.usage = Atomic(0)
+        self.watermark = 0
+        self.max = PAGE_COUNTER_MAX
+        self.high = PAGE_COUNTER_MAX
+        self.events = {"high": 0, "max": 0, "oom": 0, "oom_kill": 0}
+        self._refs = Atomic(1)
+        self._online = Published(True)
+        self._high_posted = Atomic(0)
+        self.objcg = ObjCgroup(self)
+        self._objcgs = [self.objcg]  # stubs that point here; cgroup_mutex protects the list
+        if parent is not None:
+            parent.css_get()
+
+    # -- css references: what keeps an offline group's state alive
+
+    @property
+    def online(self) -> bool:
+        return self._online.load()
+
+    @property
+    def css_refs(self) -> int:
+        return self._refs.get()
+
+    def css_tryget(self) -> bool:
+        """Take a reference unless the group is offline or gone."""
+        while self._online.load() and (refs := self._refs.get()) > 0:
+            if self._refs.compare_exchange(refs, refs + 1):
+                return True
+        return False
+
+    def css_get(self) -> None:
+        """Take one more reference; the caller already holds one."""
+        self._refs.add(1)
+
+    def css_put(self) -> None:
+        """Drop a reference; the last one posts ``release``."""
+        refs = self._refs.add(-1)
+        if refs < 0:
+            raise AssertionError("css reference count fell below zero")
+        if refs == 0:
+            _post(Event("release", self, None))
+
+    def offline(self) -> None:
+        """Take no new references; what is still charged here becomes the parent's.
+
+        After the grace period nobody charges or uncharges this group any more, and its
+        ancestors' counters contained its charges already. Kernel: ``memcg_reparent_objcgs``.
+        """
+        if self.parent is None:
+            raise MemcgError("the root group cannot go offline")
+        self._online.store(False)
+        for objcg in self._objcgs:
+            objcg.memcg.store(self.parent)
+        self.parent._objcgs += self._objcgs
+        self._objcgs = []
+        synchronize()
+        self.usage.set(0)
+
+    # -- page counter
+
+    def ancestry(self) -> Iterator[Memcg]:
+        """The group, its parent, and so on up to the root."""
+        memcg: Memcg | None = self
+        while memcg is not None:
+            yield memcg
+            memcg = memcg.parent
+
+    def try_charge(self, n: int) -> Memcg | None:
+        """Charge `n` bytes here and above, or nothing and return the group that refused.
+
+        Kernel: ``page_counter_try_charge``.
+        """
+        for memcg in self.ancestry():
+            if memcg.usage.add(n) > memcg.max:
+                for undo in self.ancestry():
+                    undo.usage.add(-n)
+                    if undo is memcg:
+                        break
+                memcg.events["max"] += 1
+                return memcg
+        self._charged()
+        return None
+
+    def charge(self, n: int) -> None:
+        """Charge `n` bytes by force."""
+        for memcg in self.ancestry():
+            memcg.usage.add(n)
+        self._charged()
+
+    def _charged(self) -> None:
+        for memcg in self.ancestry():
+            usage = memcg.usage.get()
+            if usage > memcg.watermark:  # racy: a lower peak may overwrite a higher one in flight
+                memcg.watermark = usage
+            if usage > memcg.high and memcg._high_posted.compare_exchange(0, 1):
+                memcg.events["high"] += 1
+                if memcg.css_tryget():
+                    _post(Event("high", memcg, None))
+
+    def uncharge(self, n: int) -> None:
+        """Give `n` bytes back here and above. Kernel: ``page_counter_uncharge``."""
+        for memcg in self.ancestry():
+            usage = memcg.usage.add(-n)
+            if usage < 0:
+                raise AssertionError(f"charge of a group fell below zero by {-usage} bytes")
+            if usage <= memcg.high:
+                memcg._high_posted.set(0)
+
+
+class _Slab:
+    """A page run cut into objects. Its cache's `cache_lock` protects all fields."""
+
+    __slots__ = ("cache", "free", "live", "nr_pages", "objcg", "offset")
+
+    def __init__(self, cache: Cache, offset: int, nr_pages: int, objcg: ObjCgroup | None) -> None:
+        self.cache = cache
+        self.offset = offset
+        self.nr_pages = nr_pages
+        self.objcg = objcg  # charged with the pages; None: shared, objects name their owner
+        count = cache.objects_per_slab
+        self.free = [offset + i * cache.size for i in reversed(range(count))]
+        self.live: dict[int, ObjCgroup | None] = {}
+
+
+_slab_of_page: dict[int, _Slab] = {}  # page -> slab; written under page_lock by the slab's owner
+
+
+@shared(_slabs="cache_lock")
+class Cache:
+    """The data-plane half of a kmem_cache: its slabs, and for a root its memcg_caches.
+
+    Parameters
+    ----------
+    object_size : int
+        Bytes of an object, at least 1.
+    align : int
+        Alignment of each object in bytes, a power of two.
+    memcg, root : optional
+        For a child cache, the group it serves and the root it is a copy of.
+    """
+
+    def __init__(
+        self, object_size: int, align: int = 16, *, memcg: Memcg | None = None,
+        root: Cache | None = None,
+    ) -> None:  # fmt: skip
+        self.object_size = object_size
+        self.align = align
+        self.size = -(-object_size // align) * align
+        self.pages_per_slab = max(1, -(-self.size // PAGE_SIZE))
+        self.objects_per_slab = self.pages_per_slab * PAGE_SIZE // self.size
+        self.cache_lock = Mutex("cache_lock")
+        self._slabs: list[_Slab] = []
+        self.frozen = False
+        self._dead = False
+        self.dying = False  # a root being destroyed; written under memcg_slab_mutex, read racily
+        self.memcg = memcg
+        self.root_cache = root
+        self.nr_pages = Atomic(0)
+        # Roots only. Writers hold memcg_slab_mutex; readers none (one acquire load). A grown
+        # array is published whole and the old one stays readable for whoever loaded it.
+        self._memcg_caches: Published[list[Published[Cache | None]]] = Published([])
+        self._pending: set[int] = set()  # serials of groups with a create item on its way
+        self._shared_bytes: dict[int, int] = {}  # group serial -> live shared bytes
+        if memcg is not None:
+            memcg.css_get()
+
+    # -- memcg_caches
+
+    @property
+    def array_size(self) -> int:
+        return len(self._memcg_caches.load())
+
+    def update_array(self, nr_slots: int) -> None:
+        """Grow the array to `nr_slots`, keeping every slot. Kernel: memcg_update_cache_size."""
+        old = self._memcg_caches.load()
+        new = list(old) + [Published[Cache | None](None) for _ in range(nr_slots - len(old))]
+        self._memcg_caches.store(new)
+
+    def publish(self, kmemcg_id: int, child: Cache | None) -> None:
+        """Store a complete child, or None, for lock-free readers."""
+        self._memcg_caches.load()[kmemcg_id].store(child)
+
+    def from_memcg_idx(self, kmemcg_id: int) -> Cache | None:
+        """Load the child of a group. Kernel: ``cache_from_memcg_idx``."""
+        slots = self._memcg_caches.load()
+        return slots[kmemcg_id].load() if 0 <= kmemcg_id < len(slots) else None
+
+    def create_done(self, memcg: Memcg) -> None:
+        """Let the pair (root, group) be asked for again."""
+        with self.cache_lock:
+            self._pending.discard(memcg.serial)
+
+    # -- objects
+
+    def alloc(self, memcg: Memcg) -> int:
+        """Allocate for `memcg` from its child cache if published, else from this root.
+
+        Returns
+        -------
+        int
+            The object's address.
+
+        Raises
+        ------
+        MemcgOOM
+            The charge is over a ``memory.max``.
+        MemoryError
+            The arena is full.
+
+        Notes
+        -----
+        Context: any thread; takes ``cache_lock`` and ``page_lock``; never a control-plane mutex.
+        """
+        if self.root_cache is not None:
+            raise AssertionError("lookup on a cache that is not a root")
+        with read_side:
+            while True:
+                cachep = _memcg_kmem_get_cache(self, memcg)
+                address = cachep._alloc(_charged_group(memcg))
+                if address is not None:
+                    return address
+
+    def _alloc(self, memcg: Memcg) -> int | None:
+        """Return an address, or None when the cache was frozen meanwhile: look up again."""
+        private = self.root_cache is not None or memcg.parent is None
+        with self.cache_lock:
+            if self.frozen:
+                if self.root_cache is None:
+                    raise MemcgError("the cache was destroyed; make a new one")
+                return None
+            owner = None if private else memcg.objcg
+            charged = (self.memcg or memcg).objcg if private else None
+            slab = next((s for s in self._slabs if s.free and s.objcg is charged), None)
+            if slab is None:
+                slab = self._new_slab(charged)
+            if owner is not None:
+                _try_charge_or_raise(owner.memcg.load(), self.size)
+                key = memcg.serial
+                self._shared_bytes[key] = self._shared_bytes.get(key, 0) + self.size
+            address = slab.free.pop()
+            slab.live[address] = owner
+            return address
+
+    def _new_slab(self, objcg: ObjCgroup | None) -> _Slab:
+        nbytes = self.pages_per_slab * PAGE_SIZE
+        memcg = objcg.memcg.load() if objcg else None
+        if memcg is not None:
+            _try_charge_or_raise(memcg, nbytes)
+        offset = _pages.alloc(self.pages_per_slab, memcg or _shared_pages)
+        if offset < 0:
+            if memcg is not None:
+                memcg.uncharge(nbytes)
+            raise MemoryError(f"arena of {_ARENA_PAGES * PAGE_SIZE} bytes is full")
+        slab = _Slab(self, offset, self.pages_per_slab, objcg)
+        for page in range(offset // PAGE_SIZE, offset // PAGE_SIZE + slab.nr_pages):
+            _slab_of_page[page] = slab
+        self._slabs.append(slab)
+        self.nr_pages.add(slab.nr_pages)
+        return slab
+
+    def free(self, address: int) -> None:
+        """Free an object of this root or of any child of it; the owner is credited.
+
+        Raises
+        ------
+        ValueError
+            `address` is not an object of this cache, or is free already; nothing changed.
+        """
+        with read_side:
+            slab = _slab_of_page.get(address // PAGE_SIZE)
+            root = self.root_cache or self
+            if slab is None or (slab.cache.root_cache or slab.cache) is not root:
+                raise ValueError(f"address {address:#x} is not an object of this cache")
+            slab.cache._free(slab, address)
+
+    def _free(self, slab: _Slab, address: int) -> None:
+        with self.cache_lock:
+            if address not in slab.live:
+                why = "is free already" if address in slab.free else "is not the start of an object"
+                raise ValueError(f"address {address:#x} {why}")
+            owner = slab.live.pop(address)
+            slab.free.append(address)
+            if owner is not None:
+                memcg = owner.memcg.load()
+                memcg.uncharge(self.size)
+                if memcg.serial in self._shared_bytes:
+                    self._shared_bytes[memcg.serial] -= self.size
+            if self._dead and not slab.live:
+                self._drop(slab)
+            emptied = self._dead and not self._slabs
+        if emptied:
+            _post(Event("empty", None, self))
+
+    def _drop(self, slab: _Slab) -> None:
+        """Give an empty slab's pages back. Context: read side, `cache_lock` held."""
+        for page in range(slab.offset // PAGE_SIZE, slab.offset // PAGE_SIZE + slab.nr_pages):
+            del _slab_of_page[page]
+        self._slabs.remove(slab)
+        self.nr_pages.add(-slab.nr_pages)
+        if slab.objcg is not None:
+            slab.objcg.memcg.load().uncharge(slab.nr_pages * PAGE_SIZE)
+        _pages.release(slab.offset, slab.nr_pages)
+
+    def live_objects(self) -> list[tuple[int, Memcg]]:
+        """Each live object with the group it is charged to."""
+        with self.cache_lock:
+            return [
+                (address, objcg.memcg.load())
+                for slab in self._slabs
+                for address, owner in slab.live.items()
+                if (objcg := owner or slab.objcg)
+            ]
+
+    def shrink(self) -> int:
+        """Drop empty slabs; return how many pages went. Kernel: ``kmem_cache_shrink``."""
+        with read_side, self.cache_lock:
+            empty = [slab for slab in self._slabs if not slab.live]
+            for slab in empty:
+                self._drop(slab)
+        return sum(slab.nr_pages for slab in empty)
+
+    def set_dead(self) -> None:
+        """Keep no empty slab; the free that empties the cache posts ``empty``."""
+        with self.cache_lock:
+            self._dead = True
+
+    def shutdown(self) -> None:
+        """Serve nothing from now on. Kernel: ``__kmem_cache_shutdown``.
+
+        Raises
+        ------
+        CacheBusy
+            Objects are live; the cache goes on as it was.
+        """
+        with read_side, self.cache_lock:
+            live = sum(len(slab.live) for slab in self._slabs)
+            if live:
+                raise CacheBusy(f"cache still has {live} objects; free them and destroy it again")
+            for slab in list(self._slabs):
+                self._drop(slab)
+            self.frozen = True
+
+    def info(self) -> CacheInfo:
+        """Count slabs and objects under one hold of the cache's lock."""
+        with self.cache_lock:
+            return CacheInfo(
+                active_objs=sum(len(slab.live) for slab in self._slabs),
+                num_objs=len(self._slabs) * self.objects_per_slab,
+                objsize=self.size,
+                objperslab=self.objects_per_slab,
+                pagesperslab=self.pages_per_slab,
+                active_slabs=sum(bool(slab.live) for slab in self._slabs),
+                num_slabs=len(self._slabs),
+            )
+
+
+def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
+    if _skip_account.get(current_task()):
+        memcg.charge(n)
+        return
+    limited = memcg.try_charge(n)
+    if limited is not None:
+        limited.events["oom"] += 1
+        raise MemcgOOM(
+            f"group {memcg.path!r}: charge of {n} B is over memory.max (current "
+            f"{limited.usage.get()} B, max {limited.max} B, set on {limited.path!r}); "
+            f"raise memory.max or free memory in {limited.path!r}"
+        )
+
+
+_shared_pages = Memcg(None)  # the tag of shared slabs' pages: cleared when a group takes them over
+
+
+def _charged_group(memcg: Memcg) -> Memcg:
+    """The group itself, or the nearest ancestor that is online; the root when skipping."""
+    skip = _skip_account.get(current_task())
+    while memcg.parent is not None and (skip or not memcg.online):
+        memcg = memcg.parent
+    return memcg
+
+
+def _memcg_kmem_get_cache(root: Cache, memcg: Memcg) -> Cache:
+    """Pick the child for `memcg`, or the root; ask for a child by demand.
+
+    Context: inside a read-side section. Kernel: ``__memcg_kmem_get_cache``.
+    """
+    memcg = _charged_group(memcg)
+    if memcg.parent is None or memcg.kmemcg_id < 0:
+        return root
+    child = root.from_memcg_idx(memcg.kmemcg_id)
+    if child is not None and not child.frozen:
+        return child
+    if root._shared_bytes.get(memcg.serial, 0) >= _promote_bytes and not root.dying:
+        _memcg_schedule_create(root, memcg)
+    return root
+
+
+def _memcg_schedule_create(root: Cache, memcg: Memcg) -> None:
+    """Post one create item for the pair, with a css reference, unless one is on its way."""
+    with root.cache_lock:
+        if memcg.serial in root._pending or not memcg.css_tryget():
+            return
+        root._pending.add(memcg.serial)
+    _post(Event("create", memcg, root))
+
+
+def stop_account() -> None:
+    """Charge the root by force and ask for nothing until `resume_account`; nestable."""
+    task = current_task()
+    _skip_account[task] = _skip_account.get(task, 0) + 1
+
+
+def resume_account() -> None:
+    """End the innermost `stop_account`. Kernel: ``memcg_resume_kmem_account``."""
+    task = current_task()
+    if _skip_account[task] == 1:
+        del _skip_account[task]
+    else:
+        _skip_account[task] -= 1
+
+
+class _Entry(NamedTuple):
+    memcg: Memcg
+    previous: _Entry | None
+
+
+_entry: ContextVar[_Entry | None] = ContextVar("memcg_current", default=None)
+
+
+def current() -> Memcg | None:
+    """The group of the running context, or None for the root."""
+    entry = _entry.get()
+    return entry.memcg if entry else None
+
+
+def enter(memcg: Memcg) -> None:
+    """Make `memcg` the context's group."""
+    _entry.set(_Entry(memcg, _entry.get()))
+
+
+def leave(memcg: Memcg) -> None:
+    """Go back to the group before; restores by setting, never by deleting the variable."""
+    entry = _entry.get()
+    if entry is None or entry.memcg is not memcg:
+        raise MemcgError("leaving a group that is not the innermost one of this context")
+    _entry.set(entry.previous)

@@ -1,0 +1,82 @@
+"""Sizes as users write them: ``256MiB``, ``1GB``, ``max``, ``50%``."""
+
+from __future__ import annotations
+
+import re
+
+from .core import PAGE_COUNTER_MAX
+
+_BINARY = {"": 1, "B": 1, **{u + s: 1024 ** (i + 1) for i, u in enumerate("KMGT") for s in ("i", "iB")}}
+_DECIMAL = {u + "B": 1000 ** (i + 1) for i, u in enumerate("KMGT")}
+_UNITS = {unit.lower(): n for unit, n in {**_BINARY, **_DECIMAL}.items()}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*|%)\s*")
+
+
+def parse_size(size: int | str | None, *, of: int | None = None, bare_is_binary: bool = False) -> int:
+    """Return a size in bytes.
+
+    Parameters
+    ----------
+    size : int, str or None
+        Bytes; or a number with ``KiB MiB GiB TiB`` (``Ki Mi Gi Ti``; binary) or ``KB MB GB TB``
+        (decimal); ``"max"`` or None for no limit; ``"50%"`` of `of`.
+    of : int, optional
+        The parent's limit in bytes.
+    bare_is_binary : bool
+        Read ``512M`` as the kernel does in a cgroup file; else it is refused.
+
+    Raises
+    ------
+    ValueError
+        Not a size, negative, ambiguous, or a share of a parent without a limit.
+
+    Examples
+    --------
+    >>> parse_size("256MiB"), parse_size("1 kB"), parse_size(4096)
+    (268435456, 1000, 4096)
+    >>> parse_size("512M")
+    Traceback (most recent call last):
+    ValueError: size '512M' is ambiguous: write 512MiB (binary) or 512MB (decimal)
+    """
+    if size is None or size == "max":
+        return PAGE_COUNTER_MAX
+    if isinstance(size, bool) or not isinstance(size, int | str):
+        raise TypeError(f"size must be an int, a str or None, not {type(size).__name__}")
+    if isinstance(size, int):
+        if size < 0:
+            raise ValueError(f"size {size} is negative; bytes start at 0")
+        return min(size, PAGE_COUNTER_MAX)
+    match = _SIZE.fullmatch(size)
+    unit = match[2].lower() if match else "?"
+    if unit in ("k", "m", "g", "t") and match:
+        if not bare_is_binary:
+            u = match[2].upper()
+            raise ValueError(
+                f"size {size!r} is ambiguous: write {match[1]}{u}iB (binary) or "
+                f"{match[1]}{u}B (decimal)"
+            )
+        unit += "i"
+    if match and unit == "%":
+        if of is None or of >= PAGE_COUNTER_MAX:
+            raise ValueError(f"size {size!r}: the parent has no limit; give bytes, as in '256MiB'")
+        return int(float(match[1]) * of / 100)
+    if match is None or unit not in _UNITS:
+        raise ValueError(f"size {size!r} is not a size: write bytes, '256MiB', '1GB', 'max' or '50%'")
+    return min(int(float(match[1]) * _UNITS[unit]) if "." in match[1] else int(match[1]) * _UNITS[unit],
+               PAGE_COUNTER_MAX)
+
+
+def format_size(n: int) -> str:
+    """Write bytes for people.
+
+    >>> format_size(8 << 20), format_size(100), format_size(2**63 - 1)
+    ('8.0 MiB', '100 B', 'max')
+    """
+    if n >= PAGE_COUNTER_MAX:
+        return "max"
+    value = float(n)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{n} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

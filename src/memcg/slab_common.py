@@ -1,0 +1,244 @@
+"""Creation and destruction of slab caches: roots, and children per memory control group.
+
+A root cache is process-wide. A child cache is a root's copy that serves one group. This module
+makes and destroys the structures; `memcontrol` decides when, under ``memcg_slab_mutex``.
+
+Kernel: mm/slab_common.c (2014).
+Where we differ: a root is marked dying and its children are gone before ``slab_mutex``
+is taken; a refused destruction counts, un-marks and can be tried again; no
+``get_online_cpus``, since the data plane's own locks are innermost.
+
+Locks: ``slab_mutex`` protects `slab_caches` and is private to this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from . import core, memcontrol, workqueue
+from .errors import CacheBusy, MemcgError
+from .locking import Mutex, choose, shared
+
+if TYPE_CHECKING:
+    from .memcontrol import mem_cgroup
+
+slab_mutex = Mutex("slab_mutex")
+slab_caches: dict[kmem_cache, None] = {}  # all caches, in order of creation; slab_mutex
+
+
+class memcg_cache_params:
+    """What ties a cache to memory control groups. Kernel: ``struct memcg_cache_params``."""
+
+    __slots__ = ("is_root_cache", "memcg", "root_cache")
+
+    def __init__(self, memcg: mem_cgroup | None, root_cache: kmem_cache | None) -> None:
+        self.is_root_cache = memcg is None
+        self.memcg = memcg
+        self.root_cache = root_cache
+
+
+@shared(refcount="slab_mutex")
+class kmem_cache(core.Cache):
+    """A slab cache. Kernel: ``struct kmem_cache``."""
+
+    def __init__(
+        self,
+        name: str,
+        object_size: int,
+        align: int,
+        ctor: Callable[[memoryview], None] | None,
+        memcg: mem_cgroup | None = None,
+        root_cache: kmem_cache | None = None,
+    ) -> None:
+        super().__init__(object_size, align, memcg=memcg, root=root_cache)
+        self.name = name
+        self.ctor = ctor
+        self.refcount = 0
+        self.memcg_params = memcg_cache_params(memcg, root_cache)
+
+
+def is_root_cache(s: kmem_cache) -> bool:
+    """Tell whether `s` is process-wide."""
+    return s.memcg_params.is_root_cache
+
+
+def do_kmem_cache_create(
+    name: str,
+    object_size: int,
+    align: int,
+    ctor: Callable[[memoryview], None] | None,
+    memcg: mem_cgroup | None,
+    root_cache: kmem_cache | None,
+) -> kmem_cache:
+    """Make a cache and put it on `slab_caches`. Context: `slab_mutex` held."""
+    if choose(2):
+        raise MemoryError(f"cache {name!r}: no memory for its structure")
+    s = kmem_cache(name, object_size, align, ctor, memcg, root_cache)
+    if memcg is None:
+        s.update_array(memcontrol.memcg_limited_groups_array_size)
+    s.refcount = 1
+    slab_caches[s] = None
+    return s
+
+
+def kmem_cache_create(
+    name: str, size: int, align: int = 16, ctor: Callable[[memoryview], None] | None = None
+) -> kmem_cache:
+    """Create a root cache.
+
+    Parameters
+    ----------
+    name : str
+        Shown in slabinfo; not empty, no white space.
+    size : int
+        Bytes of an object, at least 1.
+    align : int
+        Alignment of objects in bytes, a power of two up to the page size.
+    ctor : callable, optional
+        Called once with each object, when its slab is made.
+
+    Raises
+    ------
+    ValueError
+        A name, size or alignment outside these rules.
+    MemoryError
+        No memory for the cache's structure.
+
+    Notes
+    -----
+    Context: takes ``slab_mutex``. Kernel: ``kmem_cache_create``; aliases are not made.
+    """
+    if not name or len(name.split()) != 1:
+        raise ValueError(f"cache name {name!r}: must be one word; slabinfo separates by blanks")
+    if size < 1:
+        raise ValueError(f"cache {name!r}: object size must be at least 1 byte, not {size}")
+    if align < 1 or align & (align - 1) or align > core.PAGE_SIZE:
+        raise ValueError(
+            f"cache {name!r}: align must be a power of two up to {core.PAGE_SIZE}, not {align}"
+        )
+    with slab_mutex:
+        return do_kmem_cache_create(name, size, max(align, 16), ctor, None, None)
+
+
+def memcg_create_cache_name(memcg: mem_cgroup, root_cache: kmem_cache) -> str:
+    """Name a child ``root(id:group)``."""
+    return f"{root_cache.name}({memcg.kmemcg_id}:{memcg.path})"
+
+
+def kmem_cache_create_memcg(memcg: mem_cgroup, root_cache: kmem_cache) -> kmem_cache | None:
+    """Create the child of `root_cache` for `memcg`, with its parent's properties.
+
+    Returns
+    -------
+    kmem_cache or None
+        None if there is no memory for it: not critical, the root goes on serving.
+
+    Notes
+    -----
+    Context: takes ``slab_mutex``; may be called with ``memcg_slab_mutex`` held.
+    """
+    with slab_mutex:
+        try:
+            name = memcg_create_cache_name(memcg, root_cache)
+            return do_kmem_cache_create(
+                name, root_cache.object_size, root_cache.align, root_cache.ctor, memcg, root_cache
+            )
+        except MemoryError:
+            return None
+
+
+def kmem_cache_shrink(s: kmem_cache) -> int:
+    """Drop empty slabs; return the pages given back."""
+    return s.shrink()
+
+
+def kmem_cache_destroy(s: kmem_cache) -> None:
+    """Destroy a cache; a root's children go first.
+
+    Raises
+    ------
+    CacheBusy
+        Objects are live, in the root or in children. The cache is as it was and the call can be
+        repeated.
+    MemcgError
+        The cache was destroyed before.
+
+    Notes
+    -----
+    Context: for a root, blocks and takes ``memcg_slab_mutex``, then ``slab_mutex``; for a child
+    (only from `memcg_kmem_destroy_cache`) takes ``slab_mutex``.
+    """
+    if is_root_cache(s):
+        memcontrol.memcg_cache_mark_dying(s)
+        try:
+            workqueue.flush()
+            failed = memcontrol.__kmem_cache_destroy_memcg_children(s)
+            if failed:
+                raise CacheBusy(
+                    f"cache {s.name!r}: {failed} child caches still have objects; "
+                    "free them and destroy it again"
+                )
+            __kmem_cache_shutdown(s)
+        except BaseException:
+            s.dying = False
+            raise
+    else:
+        __kmem_cache_shutdown(s)
+
+
+def __kmem_cache_shutdown(s: kmem_cache) -> None:
+    with slab_mutex:
+        if s not in slab_caches:
+            raise MemcgError(f"cache {s.name!r} was destroyed already")
+        s.shutdown()
+        s.refcount = 0
+        del slab_caches[s]
+
+
+def memcg_update_all_caches(num_memcgs: int) -> None:
+    """Grow every root's array for `num_memcgs` groups.
+
+    If one root fails, the others keep their bigger arrays and the recorded size stays.
+
+    Raises
+    ------
+    MemoryError
+        No memory for an array.
+
+    Notes
+    -----
+    Context: ``activate_kmem_mutex`` and ``memcg_slab_mutex`` held; takes ``slab_mutex``.
+    """
+    with slab_mutex:
+        for s in slab_caches:
+            if is_root_cache(s):
+                memcontrol.memcg_update_cache_size(s, num_memcgs)
+        memcontrol.memcg_update_array_size(num_memcgs)
+
+
+def create_kmalloc_caches() -> None:
+    """Make the root caches of the size classes. Kernel: ``create_kmalloc_caches``."""
+    for size in core.KMALLOC_SIZES:
+        kmem_cache_create(f"kmalloc-{size}", size)
+
+
+def print_slabinfo_header() -> str:
+    """The first two lines of slabinfo, version 2.1."""
+    return (
+        "slabinfo - version: 2.1\n"
+        "# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab>"
+        " : tunables <limit> <batchcount> <sharedfactor>"
+        " : slabdata <active_slabs> <num_slabs> <sharedavail>\n"
+    )
+
+
+def cache_show(s: kmem_cache) -> str:
+    """One line of slabinfo, under the root's name as in the kernel."""
+    info = s.info()
+    name = s.memcg_params.root_cache.name if s.memcg_params.root_cache else s.name
+    return (
+        f"{name:<17} {info.active_objs:6} {info.num_objs:6} {info.objsize:6}"
+        f" {info.objperslab:4} {info.pagesperslab:4} : tunables    0    0    0"
+        f" : slabdata {info.active_slabs:6} {info.num_slabs:6}      0\n"
+    )

@@ -1,0 +1,92 @@
+"""Work that the data plane asks for, done by a transient worker.
+
+Events wait in the data plane's queue. Waking starts a thread if none is at
+work; it drains the queue and goes, so a process at rest has no thread of ours. One worker
+at a time: creation never exhausts anything.
+
+Kernel: kernel/workqueue.c (``schedule_work``, ``flush_workqueue``).
+Where we differ: no standing worker; a handler's exception is kept for `failures`, not printed.
+Locks: `_wq_lock` protects `_running`; innermost, held for a few stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import core
+from .locking import Event, Mutex, spawn
+
+_wq_lock = Mutex("wq_lock")
+_running = False
+_idle = Event("wq_idle")
+_idle.set()
+_handlers: dict[str, Callable[[core.Event], None]] = {}
+failures: list[BaseException] = []  # what handlers raised: a defect; the test suite checks it
+
+
+def register(kind: str, handler: Callable[[core.Event], None]) -> None:
+    """Name the function that handles events of one kind."""
+    _handlers[kind] = handler
+
+
+def wake() -> None:
+    """Start the worker unless one is at work. Context: anywhere a thread may be started."""
+    global _running
+    with _wq_lock:
+        if _running:
+            return
+        _idle.clear()
+        _running = True
+    try:
+        spawn(_worker, "memcg-worker")
+    except BaseException:  # no thread to be had, or interrupted: the next wake tries again
+        _running = False
+        _idle.set()
+        raise
+
+
+def _worker() -> None:
+    global _running
+    while True:
+        run_pending()
+        with _wq_lock:
+            event = core.next_event()
+            if event is None:
+                _running = False
+                _idle.set()
+                return
+        _handle(event)
+
+
+def run_pending() -> None:
+    """Handle queued events in the calling thread until the queue is empty."""
+    while (event := core.next_event()) is not None:
+        _handle(event)
+
+
+def _handle(event: core.Event) -> None:
+    core.stop_account()
+    try:
+        _handlers[event.kind](event)
+    except BaseException as failure:
+        failures.append(failure)
+    finally:
+        core.resume_account()
+
+
+def flush() -> None:
+    """Wait until all work asked for before the call is done. Kernel: ``flush_workqueue``.
+
+    Notes
+    -----
+    Context: blocks; the caller holds no mutex that a handler takes.
+    """
+    while True:
+        _idle.wait()
+        event = core.next_event()
+        if event is None:
+            return
+        _handle(event)
+
+
+core.set_waker(wake)

@@ -1,0 +1,75 @@
+"""The layers of docs/design.md: imports only point downward, and one door to threads."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import memcg
+import pytest
+
+SOURCE = Path(memcg.__file__).parent
+LAYERS = [  # bottom to top; modules of one row may import each other
+    {"errors", "locking"},
+    {"model"},
+    {"core"},
+    {"workqueue", "sizes"},
+    {"memcontrol", "slab_common"},
+    {"cgroup"},
+    {"group"},
+    {"cache"},
+    {"__init__"},
+]
+HEIGHT = {module: height for height, row in enumerate(LAYERS) for module in row}
+PRIMITIVES = {"threading", "_thread", "queue", "multiprocessing", "concurrent", "asyncio"}
+
+
+def imports(tree: ast.Module) -> set[str]:
+    """Top-level names imported at run time, siblings as ``.name``."""
+    found = set()
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in guarded:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            found |= {"." + n for n in ([node.module] if node.module else [a.name for a in node.names])}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def upward(module: str, source: str) -> set[str]:
+    return {
+        name
+        for name in imports(ast.parse(source))
+        if name.startswith(".") and HEIGHT.get(name[1:].split(".")[0], 99) > HEIGHT[module]
+    }
+
+
+@pytest.mark.parametrize("module", sorted(HEIGHT))
+def test_imports_only_point_downward(module):
+    assert upward(module, (SOURCE / f"{module}.py").read_text()) == set()
+
+
+def test_every_module_has_a_layer():
+    assert {p.stem for p in SOURCE.glob("*.py")} == set(HEIGHT)
+
+
+def test_an_upward_import_is_found():
+    assert upward("model", "from .group import Group") == {".group"}
+
+
+@pytest.mark.parametrize("module", sorted(set(HEIGHT) - {"locking"}))
+def test_only_locking_imports_thread_primitives(module):
+    assert not imports(ast.parse((SOURCE / f"{module}.py").read_text())) & PRIMITIVES
+
+
+def test_a_thread_import_is_found():
+    assert imports(ast.parse("import threading")) & PRIMITIVES

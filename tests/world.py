@@ -1,0 +1,63 @@
+"""Fresh copies of the control plane: each test gets a system nobody has touched."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import sys
+import types
+from pathlib import Path
+from types import ModuleType
+
+import memcg
+
+_numbers = itertools.count(1)
+
+
+class World:
+    """One loaded system; its modules are attributes. With `seam` it runs over the explorer."""
+
+    def __init__(self, seam: ModuleType | None = None) -> None:
+        self.name = f"memcg_world_{next(_numbers)}"
+        package = types.ModuleType(self.name)
+        package.__path__ = [str(Path(memcg.__file__).parent)]
+        sys.modules[self.name] = package
+        if seam is not None:
+            sys.modules[self.name + ".locking"] = seam
+        load = lambda noun: importlib.import_module(f"{self.name}.{noun}")  # noqa: E731
+        self.slab_common = load("slab_common")
+        self.memcontrol = load("memcontrol")
+        self.cgroup = load("cgroup")
+        self.workqueue = load("workqueue")
+        self.core = load("core")
+        self.locking = load("locking")
+        self.errors = load("errors")
+        self.group = load("group")
+        self.cache = load("cache")
+        self.root = self.group.root
+
+    def close(self) -> None:
+        """Check what must hold at the end of every test, and forget the modules."""
+        self.workqueue.flush()
+        failures = self.workqueue.failures
+        for module in [m for m in sys.modules if m.split(".")[0] == self.name]:
+            del sys.modules[module]
+        assert not failures, failures
+
+    def child(self, root_cache, memcg):
+        return self.memcontrol.cache_from_memcg_idx(root_cache, memcg.kmemcg_id)
+
+    def check_invariants(self) -> None:
+        """List <=> slot <=> registry, no child of a dead root, no empty child of a dead group."""
+        slab, control = self.slab_common, self.memcontrol
+        with control.memcg_slab_mutex, slab.slab_mutex:
+            children = [s for s in slab.slab_caches if not slab.is_root_cache(s)]
+            for child in children:
+                params = child.memcg_params
+                assert params.root_cache in slab.slab_caches
+                assert self.child(params.root_cache, params.memcg) is child
+                assert child in params.memcg.memcg_slab_caches
+                assert params.memcg.online or child.nr_pages.get() > 0
+            for root in (s for s in slab.slab_caches if slab.is_root_cache(s)):
+                slots = [root.from_memcg_idx(i) for i in range(root.array_size)]
+                assert all(c in children for c in slots if c is not None)
