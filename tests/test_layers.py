@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import memcg
 import pytest
+
+import memcg
 
 SOURCE = Path(memcg.__file__).parent
 LAYERS = [  # bottom to top; modules of one row may import each other
@@ -39,7 +40,9 @@ def imports(tree: ast.Module) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level:
-            found |= {"." + n for n in ([node.module] if node.module else [a.name for a in node.names])}
+            found |= {
+                "." + n for n in ([node.module] if node.module else [a.name for a in node.names])
+            }
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module.split(".")[0])
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from . import core, group, slab_common
 
 
@@ -20,7 +22,8 @@ class KmemCache:
 
     def __init__(self, name: str, size: int, align: int = 16) -> None:
         self._cache = slab_common.kmem_cache_create(name, size, align)
-        self._live: dict[int, tuple[int, memoryview]] = {}  # id of buffer -> address, buffer
+        # id of buffer -> address, buffer, and the object that every view and array of it keeps
+        self._live: dict[int, tuple[int, memoryview, weakref.ref[object]]] = {}
 
     @property
     def name(self) -> str:
@@ -41,7 +44,7 @@ class KmemCache:
         """
         address = self._cache.alloc(core.current() or group.root)
         buffer = core.view(address, self.size)
-        self._live[id(buffer)] = (address, buffer)
+        self._live[id(buffer)] = (address, buffer, weakref.ref(buffer.obj))
         return buffer
 
     def free(self, buffer: memoryview) -> None:
@@ -52,7 +55,8 @@ class KmemCache:
         ValueError
             Not a live buffer of this cache (freed already, or foreign); nothing changed.
         BufferError
-            An array or view of the buffer is still in use; the buffer stays allocated.
+            An array or view of the buffer is still in use. The memory stays allocated and charged;
+            call again once they are gone.
         """
         entry = self._live.get(id(buffer))
         if entry is None or entry[1] is not buffer:
@@ -61,6 +65,11 @@ class KmemCache:
                 "to the cache it came from"
             )
         buffer.release()
+        if entry[2]() is not None:
+            raise BufferError(
+                f"cache {self.name!r}: an array or view of the buffer is still in use; "
+                "drop it and free the buffer again"
+            )
         del self._live[id(buffer)]
         self._cache.free(entry[0])
 

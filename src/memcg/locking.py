@@ -30,7 +30,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Mutex(_thread.RLock):
+class Mutex(_thread.RLock):  # type: ignore[misc]  # final in typeshed only
     """A mutex with a name that knows whether the caller holds it."""
 
     name: str

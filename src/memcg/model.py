@@ -17,6 +17,7 @@ Locks: each cache's ``cache_lock`` (its slabs), then ``page_lock`` (the arena). 
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -137,7 +138,8 @@ def view(address: int, size: int) -> memoryview:
     """Return the `size` bytes at `address`, writable, without a copy."""
     if _pages.memory is None:
         raise MemcgError(f"address {address:#x}: nothing was allocated yet")
-    return memoryview(_pages.memory)[address : address + size]
+    array = (ctypes.c_ubyte * size).from_buffer(_pages.memory, address)
+    return memoryview(array).cast("B")
 
 
 class ObjCgroup:

@@ -6,13 +6,19 @@ import re
 
 from .core import PAGE_COUNTER_MAX
 
-_BINARY = {"": 1, "B": 1, **{u + s: 1024 ** (i + 1) for i, u in enumerate("KMGT") for s in ("i", "iB")}}
+_BINARY = {
+    "": 1,
+    "B": 1,
+    **{u + s: 1024 ** (i + 1) for i, u in enumerate("KMGT") for s in ("i", "iB")},
+}
 _DECIMAL = {u + "B": 1000 ** (i + 1) for i, u in enumerate("KMGT")}
 _UNITS = {unit.lower(): n for unit, n in {**_BINARY, **_DECIMAL}.items()}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*|%)\s*")
 
 
-def parse_size(size: int | str | None, *, of: int | None = None, bare_is_binary: bool = False) -> int:
+def parse_size(
+    size: int | str | None, *, of: int | None = None, bare_is_binary: bool = False
+) -> int:
     """Return a size in bytes.
 
     Parameters
@@ -61,9 +67,13 @@ def parse_size(size: int | str | None, *, of: int | None = None, bare_is_binary:
             raise ValueError(f"size {size!r}: the parent has no limit; give bytes, as in '256MiB'")
         return int(float(match[1]) * of / 100)
     if match is None or unit not in _UNITS:
-        raise ValueError(f"size {size!r} is not a size: write bytes, '256MiB', '1GB', 'max' or '50%'")
-    return min(int(float(match[1]) * _UNITS[unit]) if "." in match[1] else int(match[1]) * _UNITS[unit],
-               PAGE_COUNTER_MAX)
+        raise ValueError(
+            f"size {size!r} is not a size: write bytes, '256MiB', '1GB', 'max' or '50%'"
+        )
+    return min(
+        int(float(match[1]) * _UNITS[unit]) if "." in match[1] else int(match[1]) * _UNITS[unit],
+        PAGE_COUNTER_MAX,
+    )
 
 
 def format_size(n: int) -> str:

@@ -1,0 +1,30 @@
+"""What the tests of the scheme share. The worker is off: a test runs pending work itself."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def scheme(world):
+    """A system whose events wait until the test calls ``scheme.work()``; asks at once."""
+    world.core.set_waker(None)
+    world.core.set_promote_bytes(0)
+    world.work = world.workqueue.run_pending
+    world.frames = world.slab_common.kmem_cache_create("frames", 1000)
+    world.make = lambda path="a": world.cgroup.cgroup_mkdir(world.root, path)
+    return world
+
+
+@pytest.fixture
+def child_of(scheme):
+    """Make the child of ``frames`` for a group by allocating; return (child, address)."""
+
+    def make(memcg):
+        scheme.frames.free(scheme.frames.alloc(memcg))
+        scheme.work()
+        child = scheme.child(scheme.frames, memcg)
+        assert child is not None
+        return child, scheme.frames.alloc(memcg)
+
+    return make

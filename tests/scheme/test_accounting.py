@@ -1,0 +1,97 @@
+"""S73 to S76 and the kernel's cases P2 to P14 that the model data plane can show."""
+
+from __future__ import annotations
+
+import pytest
+
+PAGE = 4096
+
+
+def test_s73_pages_are_charged_to_the_caches_group_whoever_frees(scheme, child_of):
+    a, b = scheme.make("a"), scheme.make("b")
+    child, address = child_of(a)
+    assert child.nr_pages.get() * PAGE == a.usage.get()
+    with_b = scheme.frames.alloc(b)
+    before = b.usage.get()
+    scheme.frames.free(address)
+    scheme.slab_common.kmem_cache_shrink(child)
+    assert (a.usage.get(), b.usage.get()) == (0, before)
+    scheme.frames.free(with_b)
+
+
+def test_s74_p12_a_refused_charge_changes_no_counter(scheme):
+    parent, memcg = scheme.make("p"), scheme.make("p/c")
+    parent.max = 10_000
+    objects = []
+    with pytest.raises(scheme.errors.MemcgOOM, match="group 'p/c'.*set on 'p'"):
+        while True:
+            objects.append(scheme.frames.alloc(memcg))
+    assert 0 < memcg.usage.get() == parent.usage.get() <= 10_000
+    assert parent.events["max"] == parent.events["oom"] == 1
+    assert memcg.events["max"] == 0
+    for address in objects:
+        scheme.frames.free(address)
+
+
+def test_s75_slabinfo_has_a_header_and_one_line_per_cache_of_the_group(scheme, child_of):
+    memcg = scheme.make()
+    _, address = child_of(memcg)
+    lines = scheme.memcontrol.mem_cgroup_slabinfo_read(memcg).splitlines()
+    assert lines[0] == "slabinfo - version: 2.1"
+    assert lines[1].startswith("# name")
+    assert [line.split()[:6] for line in lines[2:]] == [["frames", "1", "4", "1008", "4", "1"]]
+    scheme.frames.free(address)
+
+
+def test_s76_slabinfo_of_an_inactive_group_is_a_header_alone(scheme):
+    inactive = scheme.memcontrol.mem_cgroup("x", scheme.root)
+    assert len(scheme.memcontrol.mem_cgroup_slabinfo_read(inactive).splitlines()) == 2
+
+
+def test_p2_p5_hundred_groups_used_and_closed_leave_nothing(scheme):
+    for i in range(100):
+        memcg = scheme.make(f"g{i}")
+        objects = [scheme.frames.alloc(memcg) for _ in range(3)]
+        scheme.work()
+        objects += [scheme.frames.alloc(memcg) for _ in range(3)]
+        scheme.cgroup.cgroup_rmdir(memcg)
+        for address in objects:
+            scheme.frames.free(address)
+        scheme.work()
+        assert memcg.css_refs == 0
+    assert scheme.frames.shrink() >= 1
+    assert scheme.root.usage.get() == 0
+    assert not scheme.root.children
+
+
+def test_shared_slabs_charge_objects_not_pages(scheme):
+    scheme.core.set_promote_bytes(1 << 30)
+    memcgs = [scheme.make(f"g{i}") for i in range(50)]
+    objects = [scheme.frames.alloc(m) for m in memcgs]
+    assert {m.usage.get() for m in memcgs} == {scheme.frames.size}
+    for address in objects:
+        scheme.frames.free(address)
+    assert {m.usage.get() for m in memcgs} == {0}
+
+
+def test_no_group_reads_another_groups_bytes(scheme, child_of):
+    a, b = scheme.make("a"), scheme.make("b")
+    child, address = child_of(a)
+    scheme.core.view(address, 1000)[:] = b"\xaa" * 1000
+    scheme.frames.free(address)
+    child.shrink()
+    _, other = child_of(b)
+    assert bytes(scheme.core.view(other, 1000)) == bytes(1000)
+    scheme.frames.free(other)
+
+
+def test_high_is_counted_and_asked_for_once_per_crossing(scheme):
+    memcg = scheme.make()
+    memcg.high = 1500
+    objects = [scheme.frames.alloc(memcg) for _ in range(3)]
+    refs = memcg.css_refs
+    scheme.work()
+    assert memcg.events["high"] == 1
+    assert memcg.css_refs <= refs
+    for address in objects:
+        scheme.frames.free(address)

@@ -1,0 +1,209 @@
+"""S12 to S32: creation and publication."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+
+def children(scheme):
+    return [s for s in scheme.slab_common.slab_caches if not scheme.slab_common.is_root_cache(s)]
+
+
+def test_s12_the_first_allocation_is_served_by_the_root_and_creation_comes_later(scheme):
+    memcg = scheme.make()
+    address = scheme.frames.alloc(memcg)
+    assert scheme.child(scheme.frames, memcg) is None
+    assert scheme.frames.info().active_objs == 1
+    scheme.work()
+    assert scheme.child(scheme.frames, memcg) is not None
+    scheme.frames.free(address)
+
+
+def test_s12_below_the_threshold_no_child_is_asked_for(scheme):
+    scheme.core.set_promote_bytes(2 * scheme.frames.size)
+    memcg = scheme.make()
+    objects = [scheme.frames.alloc(memcg) for _ in range(2)]
+    assert scheme.core.next_event() is None
+    objects.append(scheme.frames.alloc(memcg))
+    scheme.work()
+    assert scheme.child(scheme.frames, memcg) is not None
+    for address in objects:
+        scheme.frames.free(address)
+
+
+def test_s13_a_second_item_for_a_taken_slot_builds_nothing(scheme, child_of):
+    memcg = scheme.make()
+    child, address = child_of(memcg)
+    with scheme.memcontrol.memcg_slab_mutex:
+        scheme.memcontrol.memcg_kmem_create_cache(memcg, scheme.frames)
+    assert scheme.child(scheme.frames, memcg) is child
+    assert children(scheme) == [child]
+    scheme.frames.free(address)
+
+
+def test_s14_racing_first_allocations_make_exactly_one_child(scheme):
+    scheme.core.set_waker(scheme.workqueue.wake)
+    memcg = scheme.make()
+    start, addresses = threading.Barrier(8), []
+
+    def body():
+        start.wait()
+        addresses.extend(scheme.frames.alloc(memcg) for _ in range(20))
+
+    threads = [threading.Thread(target=body) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    scheme.workqueue.flush()
+    assert len(children(scheme)) == 1
+    assert len(set(addresses)) == 160
+    for address in addresses:
+        scheme.frames.free(address)
+
+
+def test_r16_one_item_is_pending_per_root_and_group(scheme):
+    memcg = scheme.make()
+    objects = [scheme.frames.alloc(memcg) for _ in range(5)]
+    assert scheme.core.next_event() is not None
+    assert scheme.core.next_event() is None
+    memcg.css_put()  # the item taken above held a reference
+    for address in objects:
+        scheme.frames.free(address)
+
+
+@pytest.fixture
+def no_memory(scheme, monkeypatch):
+    def fail(*args):
+        raise MemoryError("injected")
+
+    monkeypatch.setattr(scheme.slab_common, "do_kmem_cache_create", fail)
+    yield scheme
+    monkeypatch.undo()
+
+
+def test_s15_s18_s19_a_failed_creation_is_silent_and_leaks_nothing(no_memory):
+    memcg = no_memory.make()
+    refs = memcg.css_refs
+    address = no_memory.frames.alloc(memcg)
+    no_memory.work()
+    assert no_memory.child(no_memory.frames, memcg) is None
+    assert memcg.css_refs == refs
+    assert children(no_memory) == []
+    no_memory.frames.free(address)
+
+
+def test_s16_after_a_failure_a_later_allocation_asks_again(no_memory, monkeypatch):
+    memcg = no_memory.make()
+    objects = [no_memory.frames.alloc(memcg)]
+    no_memory.work()
+    monkeypatch.undo()
+    objects.append(no_memory.frames.alloc(memcg))
+    no_memory.work()
+    assert no_memory.child(no_memory.frames, memcg) is not None
+    for address in objects:
+        no_memory.frames.free(address)
+
+
+def test_s17_a_failed_name_returns_nothing_and_releases_slab_mutex(scheme, monkeypatch):
+    def fail(*args):
+        raise MemoryError("injected")
+
+    monkeypatch.setattr(scheme.slab_common, "memcg_create_cache_name", fail)
+    assert scheme.slab_common.kmem_cache_create_memcg(scheme.make(), scheme.frames) is None
+    assert not scheme.slab_common.slab_mutex.held()
+
+
+def test_s20_s21_s22_the_child_inherits_from_its_root_and_is_on_slab_caches(scheme, child_of):
+    memcg = scheme.make("t/x")
+    child, address = child_of(memcg)
+    root = scheme.frames
+    assert (child.object_size, child.size, child.align, child.ctor) == (
+        root.object_size, root.size, root.align, root.ctor,
+    )  # fmt: skip
+    assert child.name == f"frames({memcg.kmemcg_id}:t/x)"
+    assert child.refcount == 1
+    assert child in scheme.slab_common.slab_caches
+    root.free(address)
+
+
+def test_s23_s24_s25_a_child_is_complete_and_listed_before_it_is_published(scheme, monkeypatch):
+    memcg, seen = scheme.make(), []
+    publish = scheme.frames.publish
+
+    def spy(kmemcg_id, child):
+        if child is not None:
+            assert scheme.child(scheme.frames, memcg) is None
+            seen.append(
+                (child in memcg.memcg_slab_caches, child.refcount, child.memcg_params.memcg)
+            )
+        publish(kmemcg_id, child)
+
+    monkeypatch.setattr(scheme.frames, "publish", spy)
+    address = scheme.frames.alloc(memcg)
+    scheme.work()
+    assert seen == [(True, 1, memcg)]
+    scheme.frames.free(address)
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_s26_the_item_drops_its_reference_whether_or_not_creation_worked(
+    scheme, monkeypatch, works
+):
+    memcg = scheme.make()
+    if not works:
+        monkeypatch.setattr(scheme.slab_common, "kmem_cache_create_memcg", lambda *a: None)
+    refs = memcg.css_refs
+    address = scheme.frames.alloc(memcg)
+    assert memcg.css_refs == refs + 1
+    scheme.work()
+    assert memcg.css_refs == refs + works  # the child holds one of its own
+    scheme.frames.free(address)
+
+
+def test_s27_nothing_is_scheduled_for_a_group_that_is_offline(scheme):
+    memcg = scheme.make()
+    scheme.cgroup.cgroup_rmdir(memcg)
+    scheme.work()
+    address = scheme.frames.alloc(memcg)
+    assert scheme.core.next_event() is None
+    assert scheme.root.usage.get() == scheme.core.PAGE_SIZE  # the root served and is charged
+    scheme.frames.free(address)
+
+
+def test_s29_s30_s31_unaccounted_work_is_nestable_and_asks_for_nothing(scheme):
+    memcg = scheme.make()
+    memcg.max = 0
+    scheme.core.stop_account()
+    scheme.core.stop_account()
+    scheme.core.resume_account()
+    address = scheme.frames.alloc(memcg)
+    scheme.core.resume_account()
+    assert scheme.core.next_event() is None
+    assert memcg.usage.get() == 0
+    scheme.frames.free(address)
+    with pytest.raises(scheme.errors.MemcgOOM):
+        scheme.frames.alloc(memcg)
+
+
+def test_s27_d1_an_item_pending_at_offline_makes_no_child(scheme):
+    memcg = scheme.make()
+    address = scheme.frames.alloc(memcg)
+    scheme.cgroup.cgroup_rmdir(memcg)
+    scheme.work()
+    assert children(scheme) == []
+    scheme.frames.free(address)
+    scheme.work()
+    assert memcg.css_refs == 0
+
+
+def test_d2_destroying_a_root_flushes_its_pending_item(scheme):
+    memcg = scheme.make()
+    scheme.frames.free(scheme.frames.alloc(memcg))
+    refs = memcg.css_refs
+    scheme.slab_common.kmem_cache_destroy(scheme.frames)
+    assert scheme.core.next_event() is None
+    assert children(scheme) == []
+    assert memcg.css_refs == refs - 1

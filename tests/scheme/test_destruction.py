@@ -1,0 +1,244 @@
+"""S48 to S72 and D1 to D7: destruction of children, offline, roots."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+
+def test_s48_destroying_a_root_as_a_child_fails_loudly(scheme):
+    with scheme.memcontrol.memcg_slab_mutex, pytest.raises(AssertionError, match="not a child"):
+        scheme.memcontrol.memcg_kmem_destroy_cache(scheme.frames)
+
+
+def test_s49_destroying_a_child_that_is_not_in_its_slot_fails_loudly(scheme, child_of):
+    memcg = scheme.make()
+    child, address = child_of(memcg)
+    scheme.frames.free(address)
+    scheme.frames.publish(memcg.kmemcg_id, None)
+    with scheme.memcontrol.memcg_slab_mutex, pytest.raises(AssertionError, match="not in its slot"):
+        scheme.memcontrol.memcg_kmem_destroy_cache(child)
+    scheme.frames.publish(memcg.kmemcg_id, child)
+
+
+def test_s50_s51_a_destroyed_child_is_in_no_slot_and_no_list_and_put_its_reference(
+    scheme, child_of
+):
+    memcg = scheme.make()
+    child, address = child_of(memcg)
+    scheme.frames.free(address)
+    refs = memcg.css_refs
+    with scheme.memcontrol.memcg_slab_mutex:
+        scheme.memcontrol.memcg_kmem_destroy_cache(child)
+    assert scheme.child(scheme.frames, memcg) is None
+    assert child not in memcg.memcg_slab_caches
+    assert child not in scheme.slab_common.slab_caches
+    assert memcg.css_refs == refs - 1
+
+
+def test_s52_d4_destruction_waits_for_a_reader_that_looked_the_child_up(scheme, child_of):
+    memcg = scheme.make()
+    child, address = child_of(memcg)
+    scheme.frames.free(address)
+    inside, leave, destroyed = threading.Event(), threading.Event(), threading.Event()
+
+    def reader():
+        with scheme.core.read_side:
+            assert scheme.child(scheme.frames, memcg) is child
+            inside.set()
+            assert leave.wait(10)
+            assert not destroyed.is_set()
+
+    def destroyer():
+        scheme.cgroup.cgroup_rmdir(memcg)
+        destroyed.set()
+
+    threads = [threading.Thread(target=reader), threading.Thread(target=destroyer)]
+    threads[0].start()
+    assert inside.wait(10)
+    threads[1].start()
+    assert not destroyed.wait(0.05)  # it must be waiting; a wrong early end shows with high odds
+    leave.set()
+    for thread in threads:
+        thread.join(10)
+    assert destroyed.is_set()
+
+
+def test_s54_s55_offline_destroys_every_empty_child_at_once(scheme):
+    memcg = scheme.make()
+    roots = [scheme.slab_common.kmem_cache_create(f"r{i}", 64) for i in range(5)]
+    for root in roots:
+        root.free(root.alloc(memcg))
+    scheme.work()
+    assert len(memcg.memcg_slab_caches) == 5
+    scheme.cgroup.cgroup_rmdir(memcg)
+    assert not memcg.memcg_slab_caches
+    assert all(root.from_memcg_idx(memcg.kmemcg_id) is None for root in roots)
+
+
+def test_s56_s57_a_busy_child_is_dead_charged_to_the_parent_and_gone_with_its_last_object(
+    scheme, child_of
+):
+    parent, memcg = scheme.make("p"), scheme.make("p/c")
+    child, address = child_of(memcg)
+    scheme.cgroup.cgroup_rmdir(memcg)
+    assert memcg.usage.get() == 0
+    assert parent.usage.get() == scheme.core.PAGE_SIZE
+    assert scheme.child(scheme.frames, memcg) is child
+    scheme.frames.free(address)
+    scheme.work()
+    assert scheme.child(scheme.frames, memcg) is None
+    assert parent.usage.get() == 0
+    assert memcg.css_refs == 0
+
+
+def test_s58_charges_of_nested_closed_groups_reach_the_nearest_group_alive(scheme, child_of):
+    scheme.make("p")
+    memcg = scheme.make("p/q/r")
+    _, address = child_of(memcg)
+    for path in ("p/q/r", "p/q", "p"):
+        scheme.cgroup.cgroup_rmdir(scheme.cgroup.cgroup_find(scheme.root, path))
+    assert scheme.root.usage.get() == scheme.core.PAGE_SIZE
+    scheme.frames.free(address)
+    scheme.work()
+    assert scheme.root.usage.get() == 0
+
+
+def test_s59_a_group_takes_no_reference_once_offline(scheme):
+    memcg = scheme.make()
+    assert memcg.css_tryget()
+    memcg.css_put()
+    scheme.cgroup.cgroup_rmdir(memcg)
+    assert not memcg.css_tryget()
+
+
+def test_s61_s63_s64_d3_a_root_with_a_busy_child_is_refused_with_the_count_and_stays_usable(
+    scheme, child_of
+):
+    memcg = scheme.make()
+    child, address = child_of(memcg)
+    for _ in range(2):  # s67: not a one-shot
+        with pytest.raises(scheme.errors.CacheBusy, match="1 child caches"):
+            scheme.slab_common.kmem_cache_destroy(scheme.frames)
+        assert scheme.child(scheme.frames, memcg) is child
+        assert not scheme.frames.dying
+    again = scheme.frames.alloc(memcg)
+    scheme.frames.free(again)
+    scheme.frames.free(address)
+    scheme.slab_common.kmem_cache_destroy(scheme.frames)
+    assert scheme.frames not in scheme.slab_common.slab_caches
+
+
+def test_s66_a_root_with_objects_of_its_own_is_refused_and_stays(scheme):
+    address = scheme.frames.alloc(scheme.root)
+    with pytest.raises(scheme.errors.CacheBusy, match="1 objects"):
+        scheme.slab_common.kmem_cache_destroy(scheme.frames)
+    assert scheme.frames in scheme.slab_common.slab_caches
+    scheme.frames.free(address)
+    scheme.slab_common.kmem_cache_destroy(scheme.frames)
+
+
+def test_p35_destroying_twice_is_an_error(scheme):
+    scheme.slab_common.kmem_cache_destroy(scheme.frames)
+    with pytest.raises(scheme.errors.MemcgError, match="destroyed already"):
+        scheme.slab_common.kmem_cache_destroy(scheme.frames)
+
+
+def test_s68_d7_a_cache_created_while_another_of_its_shape_dies_is_a_new_one(scheme, monkeypatch):
+    made = []
+    flush = scheme.workqueue.flush
+
+    def create_in_the_window():
+        made.append(scheme.slab_common.kmem_cache_create("twin", 1000))
+        flush()
+
+    monkeypatch.setattr(scheme.workqueue, "flush", create_in_the_window)
+    scheme.slab_common.kmem_cache_destroy(scheme.frames)
+    monkeypatch.undo()
+    (twin,) = made
+    assert twin is not scheme.frames
+    twin.free(twin.alloc(scheme.root))
+
+
+def test_s69_offline_and_root_destruction_of_the_same_child_exclude_each_other(scheme, child_of):
+    for i in range(20):
+        root = scheme.slab_common.kmem_cache_create(f"r{i}", 64)
+        memcg = scheme.make(f"g{i}")
+        root.free(root.alloc(memcg))
+        scheme.work()
+        start, raised = threading.Barrier(2), []
+
+        def body(fn, arg, start=start, raised=raised):
+            start.wait()
+            try:
+                fn(arg)
+            except BaseException as error:
+                raised.append(error)
+
+        threads = [
+            threading.Thread(target=body, args=(scheme.cgroup.cgroup_rmdir, memcg)),
+            threading.Thread(target=body, args=(scheme.slab_common.kmem_cache_destroy, root)),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        scheme.work()
+        assert raised == []
+        assert root not in scheme.slab_common.slab_caches
+        assert memcg.css_refs == 0
+
+
+def test_s72_caches_are_never_merged(scheme):
+    assert scheme.slab_common.kmem_cache_create("twin", 1000) is not scheme.frames
+
+
+def test_r11_an_id_is_reused_only_when_nothing_refers_to_the_old_group(scheme, child_of):
+    old = scheme.make("old")
+    _, address = child_of(old)
+    scheme.cgroup.cgroup_rmdir(old)
+    assert scheme.make("new").kmemcg_id != old.kmemcg_id
+    scheme.frames.free(address)
+    scheme.work()
+    assert scheme.make("newer").kmemcg_id == old.kmemcg_id
+
+
+def test_r18_a_close_cut_short_by_an_interrupt_is_finished_by_the_next_use_of_the_path(
+    scheme, child_of, monkeypatch
+):
+    memcg = scheme.make()
+    _, address = child_of(memcg)
+    scheme.frames.free(address)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scheme.cgroup, "mem_cgroup_destroy_all_caches", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        scheme.cgroup.cgroup_rmdir(memcg)
+    monkeypatch.undo()
+    assert scheme.make() is not memcg
+    scheme.work()
+    assert memcg.css_refs == 0
+    assert not memcg.memcg_slab_caches
+
+
+def test_d2_an_interrupt_between_shutdown_and_unpublish_is_repaired_by_the_next_destruction(
+    scheme, child_of, monkeypatch
+):
+    memcg = scheme.make()
+    child, address = child_of(memcg)
+    scheme.frames.free(address)
+    publish = scheme.frames.publish
+
+    def interrupt(kmemcg_id, cache):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scheme.frames, "publish", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        scheme.slab_common.kmem_cache_destroy(scheme.frames)
+    monkeypatch.setattr(scheme.frames, "publish", publish)
+    scheme.frames.free(scheme.frames.alloc(memcg))  # the root serves past the frozen child
+    scheme.slab_common.kmem_cache_destroy(scheme.frames)
+    assert not memcg.memcg_slab_caches

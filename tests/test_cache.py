@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def frames(world):
+    return world.cache.KmemCache("frames", 1000, align=64)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "align"),
+    [
+        ("", 8, 16),
+        ("a b", 8, 16),
+        ("x", 0, 16),
+        ("x", -1, 16),
+        ("x", 8, 3),
+        ("x", 8, 0),
+        ("x", 8, 8192),
+    ],
+)
+def test_a_bad_name_size_or_alignment_is_refused(world, name, size, align):
+    with pytest.raises(ValueError, match="cache"):
+        world.cache.KmemCache(name, size, align)
+
+
+def test_a_buffer_is_writable_without_a_copy_and_aligned(frames):
+    buffers = [frames.alloc() for _ in range(10)]
+    array = np.frombuffer(buffers[3], "u1")
+    array[:] = 7
+    assert bytes(buffers[3]) == b"\7" * 1000
+    assert all(np.frombuffer(b, "u1").ctypes.data % 64 == 0 for b in buffers)
+    del array
+    for buffer in buffers:
+        frames.free(buffer)
+
+
+def test_freeing_twice_or_a_foreign_buffer_is_refused_and_changes_nothing(world, frames):
+    buffer, other = frames.alloc(), world.cache.KmemCache("other", 1000).alloc()
+    for wrong in (other, memoryview(bytearray(1000)), buffer[:]):
+        with pytest.raises(ValueError, match="not a live buffer"):
+            frames.free(wrong)
+    del wrong  # a view of the buffer
+    frames.free(buffer)
+    with pytest.raises(ValueError, match="not a live buffer"):
+        frames.free(buffer)
+    with pytest.raises(ValueError, match="released"):
+        buffer[0]
+
+
+def test_freeing_a_buffer_in_use_by_an_array_is_a_buffer_error_and_it_stays(frames):
+    buffer = frames.alloc()
+    array = np.frombuffer(buffer, "u1")
+    with pytest.raises(BufferError):
+        frames.free(buffer)
+    assert array.sum() >= 0
+    assert frames._cache.info().active_objs == 1
+    del array
+    frames.free(buffer)
+    assert frames._cache.info().active_objs == 0
+
+
+def test_destroying_a_busy_cache_is_refused_and_works_later(world, frames):
+    buffer = frames.alloc()
+    with pytest.raises(world.errors.CacheBusy, match="1 objects"):
+        frames.destroy()
+    frames.free(buffer)
+    frames.destroy()
+
+
+def test_with_destroys_at_the_end(world):
+    with world.cache.KmemCache("short", 10) as short:
+        short.free(short.alloc())
+    with pytest.raises(world.errors.MemcgError):
+        short.alloc()
+    assert "short" not in world.group.slabinfo()

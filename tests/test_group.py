@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def door(world):
+    world.frames = world.cache.KmemCache("frames", 1000)
+    return world
+
+
+@pytest.mark.parametrize("path", ["", "/a", "a/", "a//b", "a/../b", ".", "a" * 5000, "a\nb"])
+def test_a_bad_path_is_refused_and_makes_nothing(door, path):
+    with pytest.raises(ValueError, match="group path"):
+        door.group.group(path)
+    assert not door.root.children
+
+
+@pytest.mark.parametrize("limits", [{"max": "12QB"}, {"max": -1}, {"max": "512M"}, {"low": 1}])
+def test_a_bad_limit_is_refused_and_makes_nothing(door, limits):
+    with pytest.raises(ValueError, match="size|limit"):
+        door.group.group("a", **limits)
+    assert not door.root.children
+
+
+def test_group_gets_or_makes_and_writes_only_the_limits_given(door):
+    a = door.group.group("t/a", max="1MiB", high=1000)
+    assert door.group.group("t/a", max="2MiB") is a
+    assert (a["memory.max"], a["memory.high"]) == (2 << 20, 1000)
+    a["memory.max"] = "4M"
+    assert a.max == 4 << 20
+    assert a.parent is door.group.group("t")
+
+
+def test_a_share_is_of_the_parents_limit(door):
+    door.group.group("t", max=1000)
+    assert door.group.group("t/a", max="50%").max == 500
+
+
+def test_entering_nests_and_is_reentrant(door):
+    a, b = door.group.group("a"), door.group.group("b")
+    with a, b, a:
+        assert door.group.current() is a
+    with a, b:
+        assert door.group.current() is b
+    assert door.group.current() is door.root
+
+
+def test_what_is_allocated_inside_is_charged_to_the_innermost_group_whoever_frees(door):
+    a, b = door.group.group("a"), door.group.group("b")
+    with a, b:
+        buffer = door.frames.alloc()
+    assert (a.current, b.current) == (0, 1008)
+    with a:
+        door.frames.free(buffer)
+    assert (a.current, b.current) == (0, 0)
+
+
+def test_entering_a_closed_group_is_an_offline_error(door):
+    a = door.group.group("a")
+    a.close()
+    a.close()
+    with pytest.raises(door.errors.OfflineError, match="closed"), a:
+        raise AssertionError("entered")
+
+
+def test_closing_a_group_with_children_or_the_root_is_refused(door):
+    door.group.group("a/b")
+    a = door.group.group("a")
+    with pytest.raises(door.errors.GroupBusy, match="1 children"):
+        a.close()
+    with pytest.raises(door.errors.GroupBusy, match="root"):
+        door.root.close()
+    a.close(recursive=True)
+    assert not door.root.children
+
+
+def test_a_closed_path_is_free_again_at_once(door):
+    a = door.group.group("a")
+    with a:
+        buffer = door.frames.alloc()
+    a.close()
+    assert door.group.group("a") is not a
+    door.frames.free(buffer)
+
+
+def test_scope_makes_a_unique_name_and_closes_it(door):
+    with door.group.scope("t", max=5000) as one, door.group.scope("t") as two:
+        assert (one.path, two.path, one.max) == ("t", "t-2", 5000)
+        assert door.group.current() is two
+    assert not one.online
+    assert not two.online
+
+
+def test_a_hog_fails_alone_and_the_error_names_owner_and_cure(door):
+    hog, other = door.group.group("hog", max="16KiB"), door.group.group("other")
+    held = []
+    with hog, pytest.raises(MemoryError, match=r"group 'hog'.*memory.max.*raise memory.max"):
+        while True:
+            held.append(door.frames.alloc())
+    with other:
+        held.append(door.frames.alloc())
+    assert hog.events["oom"] == 1
+    assert other.events["oom"] == 0
+    for buffer in held:
+        door.frames.free(buffer)
+
+
+def test_reading_or_writing_an_unknown_or_read_only_file_is_refused(door):
+    a = door.group.group("a")
+    with pytest.raises(KeyError, match="no file"):
+        a["memory.swap"]
+    with pytest.raises(door.errors.MemcgError, match="cannot be written"):
+        a["memory.current"] = 1
+
+
+def test_slabinfo_of_a_group_that_does_not_exist_says_how_to_make_it(door):
+    with pytest.raises(door.errors.MemcgError, match=r"memcg.group\('no'\)"):
+        door.group.slabinfo("no")
+    assert "frames" in door.group.slabinfo()
