@@ -18,7 +18,7 @@ def test_a_bad_path_is_refused_and_makes_nothing(door, path):
 
 @pytest.mark.parametrize("limits", [{"max": "12QB"}, {"max": -1}, {"max": "512M"}, {"low": 1}])
 def test_a_bad_limit_is_refused_and_makes_nothing(door, limits):
-    with pytest.raises(ValueError, match="size|limit"):
+    with pytest.raises(ValueError, match=r"size|limit"):
         door.group.group("a", **limits)
     assert not door.root.children
 

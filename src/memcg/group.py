@@ -85,7 +85,7 @@ class Group(cgroup):
         raise KeyError(f"a group has no file {file!r}")
 
     def __setitem__(self, file: str, size: int | str | None) -> None:
-        """Write ``memory.max`` or ``memory.high``; a bare ``512M`` is binary, as in a cgroup file."""
+        """Write ``memory.max`` or ``memory.high``; a bare ``512M`` is binary, as in the kernel."""
         if file not in ("memory.max", "memory.high"):
             raise MemcgError(f"{file!r} cannot be written; write memory.max or memory.high")
         parent_max = self.parent.max if self.parent is not None else None

@@ -168,7 +168,7 @@ def shared(**guards: str | None) -> Callable[[C], C]:
 
 
 def freed(obj: object) -> None:
-    """Say that `obj` must not be touched again: under the explorer an access is a use after free."""
+    """Say that `obj` must not be touched again; the explorer reports who does."""
 
 
 def current_task() -> Hashable:

@@ -23,7 +23,7 @@ def test_s74_p12_a_refused_charge_changes_no_counter(scheme):
     parent, memcg = scheme.make("p"), scheme.make("p/c")
     parent.max = 10_000
     objects = []
-    with pytest.raises(scheme.errors.MemcgOOM, match="group 'p/c'.*set on 'p'"):
+    with pytest.raises(scheme.errors.MemcgOOM, match=r"group 'p/c'.*set on 'p'"):
         while True:
             objects.append(scheme.frames.alloc(memcg))
     assert 0 < memcg.usage.get() == parent.usage.get() <= 10_000

@@ -113,12 +113,12 @@ def test_s59_a_group_takes_no_reference_once_offline(scheme):
     assert not memcg.css_tryget()
 
 
-def test_s61_s63_s64_d3_a_root_with_a_busy_child_is_refused_with_the_count_and_stays_usable(
+def test_s61_s63_s64_s67_d3_a_root_with_a_busy_child_is_refused_with_the_count_and_stays_usable(
     scheme, child_of
 ):
     memcg = scheme.make()
     child, address = child_of(memcg)
-    for _ in range(2):  # s67: not a one-shot
+    for _ in range(2):  # not a one-shot
         with pytest.raises(scheme.errors.CacheBusy, match="1 child caches"):
             scheme.slab_common.kmem_cache_destroy(scheme.frames)
         assert scheme.child(scheme.frames, memcg) is child
@@ -228,7 +228,7 @@ def test_d2_an_interrupt_between_shutdown_and_unpublish_is_repaired_by_the_next_
     scheme, child_of, monkeypatch
 ):
     memcg = scheme.make()
-    child, address = child_of(memcg)
+    _, address = child_of(memcg)
     scheme.frames.free(address)
     publish = scheme.frames.publish
 
