@@ -1,0 +1,176 @@
+/*
+ * arena.c - reserve and commit the range; memory for descriptors.
+ *
+ * Metadata comes in powers of two from chunks of its own, so that nothing here calls an
+ * allocator that could call us.  `lock` protects the free lists and the chunk.
+ */
+#include "arena.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define ARENA_DEFAULT ((size_t)64 << 30)
+#define ARENA_MIN ((size_t)64 << 20)
+#define COMMIT_STEP ((size_t)8192) /* pages: 32 MiB, so that mprotect is rare */
+#define METADATA_CHUNK ((size_t)1 << 18)
+#define METADATA_MIN_SHIFT 5
+#define METADATA_MAX_SHIFT 16 /* larger is mapped on its own */
+
+struct arena arena;
+
+static void *map(size_t bytes, int prot)
+{
+    void *p = mmap(NULL, bytes, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    return p == MAP_FAILED ? NULL : p;
+}
+
+int arena_init(size_t wish)
+{
+    size_t bytes = ALIGN_UP(wish ? wish : ARENA_DEFAULT, COMMIT_STEP * PAGE_SIZE);
+
+    for (; bytes >= ARENA_MIN || bytes == COMMIT_STEP * PAGE_SIZE; bytes /= 2) {
+        size_t nr_pages = bytes >> PAGE_SHIFT;
+        char *base = map(bytes, PROT_NONE);
+        void *slabs = map(nr_pages * sizeof(*arena.page_slab), PROT_READ | PROT_WRITE);
+        void *tags = map(nr_pages * sizeof(*arena.page_tag), PROT_READ | PROT_WRITE);
+
+        if (base && slabs && tags) {
+            arena.page_slab = slabs;
+            arena.page_tag = tags;
+            arena.base = base;
+            arena.bytes = bytes;
+            return 0;
+        }
+        if (base)
+            munmap(base, bytes);
+        if (slabs)
+            munmap(slabs, nr_pages * sizeof(*arena.page_slab));
+        if (tags)
+            munmap(tags, nr_pages * sizeof(*arena.page_tag));
+    }
+    return -ENOMEM;
+}
+
+int arena_commit(size_t nr_pages)
+{
+    size_t nr_total = arena.bytes >> PAGE_SHIFT;
+    size_t nr_new;
+
+    if (nr_pages <= arena.nr_committed)
+        return 0;
+    if (nr_pages > nr_total)
+        return -ENOMEM;
+    nr_new = ALIGN_UP(nr_pages, COMMIT_STEP);
+    if (nr_new > nr_total)
+        nr_new = nr_total;
+    if (mprotect(arena.base + (arena.nr_committed << PAGE_SHIFT),
+                 (nr_new - arena.nr_committed) << PAGE_SHIFT, PROT_READ | PROT_WRITE))
+        return -ENOMEM;
+    arena.nr_committed = nr_new;
+    return 0;
+}
+
+void set_page_slab(void *start, size_t nr_pages, struct slab *slab)
+{
+    size_t first = arena_page(start);
+    size_t i;
+
+    for (i = 0; i < nr_pages; i++)
+        __atomic_store_n(&arena.page_slab[first + i], slab, __ATOMIC_RELEASE);
+}
+
+struct free_block {
+    struct free_block *next;
+};
+
+static struct mutex lock = MUTEX_INITIALIZER;
+static struct free_block *free_blocks[METADATA_MAX_SHIFT + 1]; /* lock */
+static char *chunk;                                            /* lock */
+static size_t chunk_left;                                      /* bytes; lock */
+static size_t in_use;                                          /* bytes; lock */
+
+static int metadata_shift(size_t bytes)
+{
+    int shift = METADATA_MIN_SHIFT;
+
+    while (((size_t)1 << shift) < bytes)
+        shift++;
+    return shift;
+}
+
+void *metadata_alloc(size_t bytes)
+{
+    int shift = metadata_shift(bytes);
+    size_t size = (size_t)1 << shift;
+    struct free_block *block = NULL;
+
+    if (shift > METADATA_MAX_SHIFT) {
+        block = map(ALIGN_UP(bytes, PAGE_SIZE), PROT_READ | PROT_WRITE);
+        if (block)
+            __atomic_fetch_add(&in_use, ALIGN_UP(bytes, PAGE_SIZE), __ATOMIC_RELAXED);
+        return block;
+    }
+    mutex_lock(&lock);
+    block = free_blocks[shift];
+    if (block) {
+        free_blocks[shift] = block->next;
+    } else {
+        if (chunk_left < size) { /* the rest of the old chunk is lost: at most 64 KiB in 256 */
+            char *fresh = map(METADATA_CHUNK, PROT_READ | PROT_WRITE);
+
+            if (!fresh) {
+                mutex_unlock(&lock);
+                return NULL;
+            }
+            chunk = fresh;
+            chunk_left = METADATA_CHUNK;
+        }
+        chunk_left -= size; /* from the top, so that each block is aligned to its size */
+        block = (struct free_block *)(chunk + chunk_left / size * size);
+        chunk_left = chunk_left / size * size;
+    }
+    __atomic_fetch_add(&in_use, size, __ATOMIC_RELAXED);
+    mutex_unlock(&lock);
+    return memset(block, 0, size);
+}
+
+void metadata_free(void *p, size_t bytes)
+{
+    int shift = metadata_shift(bytes);
+    struct free_block *block = p;
+
+    if (!p)
+        return;
+    if (shift > METADATA_MAX_SHIFT) {
+        munmap(p, ALIGN_UP(bytes, PAGE_SIZE));
+        __atomic_fetch_sub(&in_use, ALIGN_UP(bytes, PAGE_SIZE), __ATOMIC_RELAXED);
+        return;
+    }
+    mutex_lock(&lock);
+    block->next = free_blocks[shift];
+    free_blocks[shift] = block;
+    __atomic_fetch_sub(&in_use, (size_t)1 << shift, __ATOMIC_RELAXED);
+    mutex_unlock(&lock);
+}
+
+size_t metadata_bytes_in_use(void)
+{
+    return __atomic_load_n(&in_use, __ATOMIC_RELAXED);
+}
+
+void metadata_lock(void)
+{
+    mutex_lock(&lock);
+}
+
+void metadata_unlock(void)
+{
+    mutex_unlock(&lock);
+}
+
+void metadata_reinit_after_fork(void)
+{
+    mutex_init(&lock);
+}

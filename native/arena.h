@@ -1,0 +1,57 @@
+/*
+ * arena.h - the address range all our pages come from, and what is known of each page.
+ *
+ * One range is reserved PROT_NONE and made readable upward, never unmapped. "Is this
+ * pointer ours" is one compare; "which slab" is an index into a table beside the range.
+ *
+ * The range's bounds are written once, by arena_init.  arena_commit is called with
+ * pages_lock held.  page_slab[] entries are written by whoever owns the pages, with a
+ * release; page_tag[] by page_alloc.c alone.
+ */
+#ifndef MEMCG_ARENA_H
+#define MEMCG_ARENA_H
+
+#include "base.h"
+
+struct slab;
+
+struct arena {
+    char *base;
+    size_t bytes;             /* reserved */
+    size_t nr_committed;      /* pages made readable, from the base up; pages_lock */
+    struct slab **page_slab;  /* page -> slab or page run; NULL: free */
+    uint32_t *page_tag;       /* page -> tag of its last owner; 0: reads as zero */
+};
+extern struct arena arena;
+
+int arena_init(size_t wish); /* 0: 64 GiB; halved until it fits; -ENOMEM */
+int arena_commit(size_t nr_pages); /* grow nr_committed to at least this; -ENOMEM */
+
+static inline bool arena_contains(const void *p)
+{
+    return (size_t)((const char *)p - arena.base) < arena.bytes;
+}
+
+static inline size_t arena_page(const void *p)
+{
+    return (size_t)((const char *)p - arena.base) >> PAGE_SHIFT;
+}
+
+static inline struct slab *virt_to_slab(const void *p)
+{
+    if (!arena_contains(p))
+        return NULL;
+    return __atomic_load_n(&arena.page_slab[arena_page(p)], __ATOMIC_ACQUIRE);
+}
+
+void set_page_slab(void *start, size_t nr_pages, struct slab *slab);
+
+/* Zeroed memory for descriptors and tables, out of band.  Any thread; takes a leaf lock. */
+void *metadata_alloc(size_t bytes);
+void metadata_free(void *p, size_t bytes); /* bytes as asked for */
+size_t metadata_bytes_in_use(void);
+void metadata_lock(void); /* for fork */
+void metadata_unlock(void);
+void metadata_reinit_after_fork(void);
+
+#endif

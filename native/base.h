@@ -1,0 +1,65 @@
+/*
+ * base.h - what every file of native/ starts from: hints, asserts, a mutex.
+ *
+ * MEMCG_ASSERT checks invariants in debug builds (MEMCG_DEBUG) and is nothing in
+ * release builds.
+ */
+#ifndef MEMCG_BASE_H
+#define MEMCG_BASE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "memcg.h"
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+#define ALIGN_UP(n, align) (((n) + (align)-1) / (align) * (align))
+#define compiler_fence() __asm__ volatile("" ::: "memory")
+
+#ifdef MEMCG_DEBUG
+#define MEMCG_ASSERT(condition)                                                        \
+    do {                                                                               \
+        if (!(condition)) {                                                            \
+            fprintf(stderr, "memcg: %s:%d: %s\n", __FILE__, __LINE__, #condition);     \
+            abort();                                                                   \
+        }                                                                              \
+    } while (0)
+#else
+#define MEMCG_ASSERT(condition) ((void)0)
+#endif
+
+struct mutex {
+    pthread_mutex_t lock;
+};
+#define MUTEX_INITIALIZER { PTHREAD_MUTEX_INITIALIZER }
+
+static inline void mutex_init(struct mutex *m)
+{
+    pthread_mutex_init(&m->lock, NULL);
+}
+
+static inline void mutex_lock(struct mutex *m)
+{
+    pthread_mutex_lock(&m->lock);
+}
+
+static inline void mutex_unlock(struct mutex *m)
+{
+    pthread_mutex_unlock(&m->lock);
+}
+
+static inline void cpu_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+#endif

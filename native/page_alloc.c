@@ -1,0 +1,286 @@
+/*
+ * page_alloc.c - best fit over free spans, with everything known of a page beside it.
+ *
+ * A free span is a maximal run of free pages.  Its length stands at its first and at its last
+ * page in span_len[], so that neighbours merge without a search; it is linked into a bin by
+ * its first page.  Bins are exact up to 64 pages, then one per power of two.
+ *
+ *   span_len[first] == span_len[last] == length, 0 in the middle and for pages in use
+ *   no two free spans touch
+ *   nr_dirty == pages of free spans with page_tag != 0
+ *
+ * A page keeps the tag of its last owner.  A run that is handed to another tag has its
+ * foreign pages cleared first, outside the lock: by memset, or by MADV_DONTNEED where a stretch
+ * is long.  Free pages past a cap go back to the system and read as zero again.
+ *
+ * pages_lock protects all tables, bins and counters of this file.
+ */
+#include "page_alloc.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define NR_EXACT 64
+#define NR_BINS (NR_EXACT + 40)
+#define NONE UINT32_MAX
+#define SAME_TAG_TRIES 8                        /* spans looked at for one of the same tag */
+#define DONTNEED_PAGES ((size_t)64)             /* 256 KiB: from here faulting beats memset */
+#define HUGE_PAGES ((size_t)1024)               /* 4 MiB, where NumPy advises huge pages */
+#define DIRTY_MIN ((size_t)32 << 20 >> PAGE_SHIFT) /* kept whatever is in use */
+
+static struct mutex pages_lock = MUTEX_INITIALIZER;
+static uint32_t *span_len, *span_next, *span_prev;
+static uint32_t bins[NR_BINS];
+static size_t nr_used, nr_dirty;
+static size_t top; /* pages handed out at least once, from the base up */
+
+int page_alloc_init(void)
+{
+    size_t bytes = (arena.bytes >> PAGE_SHIFT) * sizeof(uint32_t);
+    uint32_t **tables[] = {&span_len, &span_next, &span_prev};
+    int i;
+
+    for (i = 0; i < 3; i++) {
+        void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+        if (p == MAP_FAILED)
+            return -ENOMEM;
+        *tables[i] = p;
+    }
+    for (i = 0; i < NR_BINS; i++)
+        bins[i] = NONE;
+    return 0;
+}
+
+static int bin_of(size_t nr_pages)
+{
+    if (nr_pages <= NR_EXACT)
+        return (int)nr_pages - 1;
+    return NR_EXACT - 7 + (63 - __builtin_clzll(nr_pages)) + 1;
+}
+
+static void __span_add(size_t first, size_t len)
+{
+    int bin = bin_of(len);
+
+    span_len[first] = span_len[first + len - 1] = (uint32_t)len;
+    span_prev[first] = NONE;
+    span_next[first] = bins[bin];
+    if (bins[bin] != NONE)
+        span_prev[bins[bin]] = (uint32_t)first;
+    bins[bin] = (uint32_t)first;
+}
+
+static void __span_del(size_t first)
+{
+    size_t len = span_len[first];
+
+    if (span_prev[first] != NONE)
+        span_next[span_prev[first]] = span_next[first];
+    else
+        bins[bin_of(len)] = span_next[first];
+    if (span_next[first] != NONE)
+        span_prev[span_next[first]] = span_prev[first];
+    span_len[first] = span_len[first + len - 1] = 0;
+}
+
+/* A span of at least nr_pages, the tightest bin first, the same tag among its first few. */
+static size_t __span_find(size_t nr_pages, uint32_t tag)
+{
+    int bin;
+
+    for (bin = bin_of(nr_pages); bin < NR_BINS; bin++) {
+        uint32_t span, fits = NONE;
+        int tries = 0;
+
+        for (span = bins[bin]; span != NONE; span = span_next[span]) {
+            if (span_len[span] < nr_pages)
+                continue;
+            if (fits == NONE)
+                fits = span;
+            if (arena.page_tag[span] == tag || ++tries == SAME_TAG_TRIES) {
+                if (arena.page_tag[span] == tag)
+                    fits = span;
+                break;
+            }
+        }
+        if (fits != NONE)
+            return fits;
+    }
+    return NONE;
+}
+
+static size_t count_dirty(size_t first, size_t nr_pages)
+{
+    size_t i, n = 0;
+
+    for (i = first; i < first + nr_pages; i++)
+        n += arena.page_tag[i] != 0;
+    return n;
+}
+
+/* Take nr_pages aligned to align_pages; NONE if there is no memory. */
+static size_t __take(size_t nr_pages, size_t align_pages, uint32_t tag)
+{
+    size_t wanted = nr_pages + align_pages - 1;
+    size_t base_page = (uintptr_t)arena.base >> PAGE_SHIFT; /* alignment is of addresses */
+    size_t first = __span_find(wanted, tag), len, start;
+
+    if (first == NONE) {
+        if (wanted > (arena.bytes >> PAGE_SHIFT) - top || arena_commit(top + wanted))
+            return NONE;
+        first = top;
+        len = wanted;
+        top += wanted;
+    } else {
+        len = span_len[first];
+        __span_del(first);
+    }
+    start = ALIGN_UP(first + base_page, align_pages) - base_page;
+    if (start > first)
+        __span_add(first, start - first);
+    if (first + len > start + nr_pages)
+        __span_add(start + nr_pages, first + len - start - nr_pages);
+    nr_used += nr_pages;
+    nr_dirty -= count_dirty(start, nr_pages);
+    return start;
+}
+
+/* Clear what another tag left; no lock: the run is the caller's. */
+static bool clear_foreign(size_t start, size_t nr_pages, uint32_t tag)
+{
+    bool zeroed = true;
+    size_t i = start, end = start + nr_pages;
+
+    while (i < end) {
+        size_t from = i;
+
+        if (arena.page_tag[i] == 0 || arena.page_tag[i] == tag) {
+            zeroed &= arena.page_tag[i] == 0;
+            arena.page_tag[i++] = tag;
+            continue;
+        }
+        while (i < end && arena.page_tag[i] != 0 && arena.page_tag[i] != tag)
+            arena.page_tag[i++] = tag;
+        if (i - from < DONTNEED_PAGES ||
+            madvise(arena.base + (from << PAGE_SHIFT), (i - from) << PAGE_SHIFT, MADV_DONTNEED))
+            memset(arena.base + (from << PAGE_SHIFT), 0, (i - from) << PAGE_SHIFT);
+    }
+    return zeroed;
+}
+
+void *alloc_pages(size_t nr_pages, size_t align_pages, uint32_t tag, bool *zeroed)
+{
+    size_t start, nr_total = arena.bytes >> PAGE_SHIFT;
+    char *p;
+
+    if (nr_pages == 0 || nr_pages > nr_total || align_pages > nr_total)
+        return NULL;
+    mutex_lock(&pages_lock);
+    start = __take(nr_pages, align_pages, tag);
+    mutex_unlock(&pages_lock);
+    if (start == NONE)
+        return NULL;
+    p = arena.base + (start << PAGE_SHIFT);
+    *zeroed = clear_foreign(start, nr_pages, tag);
+    if (nr_pages >= HUGE_PAGES)
+        madvise(p, nr_pages << PAGE_SHIFT, MADV_HUGEPAGE); /* advice: a refusal costs nothing */
+    return p;
+}
+
+static size_t __trim(size_t keep)
+{
+    size_t before = nr_dirty;
+    int bin;
+
+    for (bin = NR_BINS - 1; bin >= 0 && nr_dirty > keep; bin--) {
+        uint32_t span;
+
+        for (span = bins[bin]; span != NONE && nr_dirty > keep; span = span_next[span]) {
+            size_t len = span_len[span], dirty = count_dirty(span, len);
+
+            if (!dirty || madvise(arena.base + ((size_t)span << PAGE_SHIFT), len << PAGE_SHIFT,
+                                  MADV_DONTNEED))
+                continue;
+            memset(&arena.page_tag[span], 0, len * sizeof(arena.page_tag[0]));
+            nr_dirty -= dirty;
+        }
+    }
+    return before - nr_dirty;
+}
+
+void free_pages(void *p, size_t nr_pages)
+{
+    size_t first = arena_page(p), len = nr_pages, cap;
+
+    MEMCG_ASSERT(arena_contains(p) && nr_pages > 0);
+    mutex_lock(&pages_lock);
+    MEMCG_ASSERT(span_len[first] == 0 && nr_used >= nr_pages);
+    nr_used -= nr_pages;
+    nr_dirty += nr_pages;
+    if (first + len < top && span_len[first + len]) {
+        size_t next = first + len;
+
+        len += span_len[next];
+        __span_del(next);
+    }
+    if (first > 0 && span_len[first - 1]) {
+        size_t before = first - span_len[first - 1];
+
+        len += first - before;
+        first = before;
+        __span_del(before);
+    }
+    __span_add(first, len);
+    cap = nr_used / 4 > DIRTY_MIN ? nr_used / 4 : DIRTY_MIN;
+    if (nr_dirty > cap)
+        __trim(cap / 2);
+    mutex_unlock(&pages_lock);
+}
+
+size_t page_trim(size_t keep_bytes)
+{
+    size_t n;
+
+    mutex_lock(&pages_lock);
+    n = __trim(keep_bytes >> PAGE_SHIFT);
+    mutex_unlock(&pages_lock);
+    return n << PAGE_SHIFT;
+}
+
+size_t pages_in_use(void)
+{
+    size_t n;
+
+    mutex_lock(&pages_lock);
+    n = nr_used;
+    mutex_unlock(&pages_lock);
+    return n;
+}
+
+size_t pages_free_dirty(void)
+{
+    size_t n;
+
+    mutex_lock(&pages_lock);
+    n = nr_dirty;
+    mutex_unlock(&pages_lock);
+    return n;
+}
+
+void pages_lock_all(void)
+{
+    mutex_lock(&pages_lock);
+}
+
+void pages_unlock_all(void)
+{
+    mutex_unlock(&pages_lock);
+}
+
+void pages_reinit_after_fork(void)
+{
+    mutex_init(&pages_lock);
+}

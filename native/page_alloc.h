@@ -1,0 +1,22 @@
+/*
+ * page_alloc.h - runs of pages, each clean of other groups' bytes.
+ */
+#ifndef MEMCG_PAGE_ALLOC_H
+#define MEMCG_PAGE_ALLOC_H
+
+#include "arena.h"
+
+int page_alloc_init(void);
+/* A run of nr_pages at a multiple of align_pages, tagged `tag` (not 0). Pages last used under
+ * another tag were cleared. *zeroed: the whole run reads as zero. NULL: no memory. */
+void *alloc_pages(size_t nr_pages, size_t align_pages, uint32_t tag, bool *zeroed);
+void free_pages(void *p, size_t nr_pages);
+/* Give free pages back to the system until at most keep_bytes of them hold old bytes. */
+size_t page_trim(size_t keep_bytes);
+size_t pages_in_use(void);     /* pages */
+size_t pages_free_dirty(void); /* pages */
+void pages_lock_all(void);     /* for fork */
+void pages_unlock_all(void);
+void pages_reinit_after_fork(void);
+
+#endif

@@ -1,0 +1,34 @@
+/*
+ * page_counter.h - bytes charged to a group and everything below it.
+ *
+ *   usage == own charges + usage of every child
+ *
+ * All fields are atomic; there is no lock.  Kernel: mm/page_counter.c.
+ */
+#ifndef MEMCG_PAGE_COUNTER_H
+#define MEMCG_PAGE_COUNTER_H
+
+#include "base.h"
+
+struct page_counter {
+    int64_t usage;     /* bytes */
+    int64_t watermark; /* highest usage seen, in bytes; racy: may miss a peak in flight */
+    int64_t max;       /* bytes; PAGE_COUNTER_MAX: none */
+    struct page_counter *parent;
+};
+
+void page_counter_init(struct page_counter *counter, struct page_counter *parent);
+void page_counter_charge(struct page_counter *counter, int64_t bytes); /* by force */
+/* All the way up or not at all; *fail is the counter whose max was met.  Concurrent callers
+ * never pass a max together, but each may see the other's charge that is about to be undone. */
+bool page_counter_try_charge(struct page_counter *counter, int64_t bytes,
+                             struct page_counter **fail);
+void page_counter_uncharge(struct page_counter *counter, int64_t bytes);
+uint64_t page_counter_underflows(void); /* a defect if not 0 */
+
+static inline int64_t page_counter_read(const struct page_counter *counter)
+{
+    return __atomic_load_n(&counter->usage, __ATOMIC_RELAXED);
+}
+
+#endif

@@ -1,0 +1,33 @@
+/*
+ * size_class.h - the sizes kmalloc caches serve: 16-byte steps to 128, then four per
+ * doubling up to KMALLOC_MAX_CACHE_SIZE, so that rounding up adds at most 25 %.
+ */
+#ifndef MEMCG_SIZE_CLASS_H
+#define MEMCG_SIZE_CLASS_H
+
+#include "memcg.h"
+
+#define NR_KMALLOC 40 /* 8 to 128, then 4 for each of the 8 doublings to 32768 */
+
+/* size: 1 to KMALLOC_MAX_CACHE_SIZE */
+static inline int kmalloc_index(size_t size)
+{
+    int top_bit;
+
+    if (size <= 128)
+        return (int)((size - 1) >> 4);
+    size--;
+    top_bit = 63 - __builtin_clzll(size);
+    return 8 + (top_bit - 7) * 4 + (int)((size >> (top_bit - 2)) & 3);
+}
+
+static inline size_t kmalloc_size(int index)
+{
+    int doubling = (index - 8) / 4, step = (index - 8) % 4;
+
+    if (index < 8)
+        return (size_t)(index + 1) * 16;
+    return ((size_t)128 << doubling) + (size_t)(step + 1) * ((size_t)32 << doubling);
+}
+
+#endif

@@ -1,0 +1,149 @@
+#include "../page_alloc.h"
+
+#include <string.h>
+
+#include "test.h"
+
+#define NR_RUNS 200
+
+static uint64_t state = 88172645463325252ull; /* xorshift64: the same runs every time */
+
+static uint64_t next_random(uint64_t *s)
+{
+    *s ^= *s << 13;
+    *s ^= *s >> 7;
+    *s ^= *s << 17;
+    return *s;
+}
+
+/* Writes tag over the run; before that each byte must be 0 or of the same tag. */
+static void own(unsigned char *p, size_t nr_pages, uint32_t tag, bool zeroed)
+{
+    for (size_t i = 0; i < nr_pages * PAGE_SIZE; i += 64)
+        CHECK(p[i] == 0 || (!zeroed && p[i] == (unsigned char)tag));
+    memset(p, (int)tag, nr_pages * PAGE_SIZE);
+}
+
+static void churn(uint64_t *random, int rounds)
+{
+    struct { unsigned char *p; size_t nr_pages; uint32_t tag; } runs[NR_RUNS] = {0};
+
+    for (int i = 0; i < rounds; i++) {
+        int n = (int)(next_random(random) % NR_RUNS);
+        bool zeroed = false;
+
+        if (runs[n].p) {
+            for (size_t j = 0; j < runs[n].nr_pages; j++) /* nobody else wrote to it */
+                CHECK(runs[n].p[j * PAGE_SIZE] == (unsigned char)runs[n].tag);
+            free_pages(runs[n].p, runs[n].nr_pages);
+            runs[n].p = NULL;
+            continue;
+        }
+        runs[n].nr_pages = 1 + next_random(random) % (next_random(random) % 8 ? 20 : 300);
+        runs[n].tag = 1 + (uint32_t)(next_random(random) % 5);
+        size_t align = (size_t)1 << next_random(random) % 5;
+        runs[n].p = alloc_pages(runs[n].nr_pages, align, runs[n].tag, &zeroed);
+        CHECK(runs[n].p && (uintptr_t)runs[n].p % (align * PAGE_SIZE) == 0);
+        own(runs[n].p, runs[n].nr_pages, runs[n].tag, zeroed);
+    }
+    for (int n = 0; n < NR_RUNS; n++)
+        if (runs[n].p)
+            free_pages(runs[n].p, runs[n].nr_pages);
+}
+
+static void no_run_overlaps_another_or_shows_another_tags_bytes(void)
+{
+    churn(&state, 6000);
+    CHECK(pages_in_use() == 0);
+}
+
+static void *churner(void *seed)
+{
+    uint64_t random = 1 + (uint64_t)(uintptr_t)seed * 7919;
+
+    churn(&random, 1500);
+    return NULL;
+}
+
+static void threads_may_take_and_give_back_at_once(void)
+{
+    pthread_t threads[4];
+
+    for (uintptr_t i = 0; i < 4; i++)
+        pthread_create(&threads[i], NULL, churner, (void *)i);
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    CHECK(pages_in_use() == 0);
+}
+
+static void trimmed_pages_read_as_zero_again(void)
+{
+    bool zeroed;
+    unsigned char *p = alloc_pages(32, 1, 9, &zeroed);
+
+    memset(p, 9, 32 * PAGE_SIZE);
+    free_pages(p, 32);
+    CHECK(pages_free_dirty() >= 32);
+    CHECK(page_trim(0) > 0 && pages_free_dirty() == 0);
+    CHECK(p[0] == 0 && p[31 * PAGE_SIZE] == 0);
+    p = alloc_pages(32, 1, 3, &zeroed);
+    CHECK(zeroed);
+    free_pages(p, 32);
+}
+
+static void free_pages_past_the_cap_go_back_by_themselves(void)
+{
+    bool zeroed;
+    void *p = alloc_pages(16384, 1, 2, &zeroed); /* 64 MiB, cap 32 */
+
+    free_pages(p, 16384);
+    CHECK(pages_free_dirty() <= 8192);
+}
+
+static void what_does_not_fit_is_refused_and_changes_nothing(void)
+{
+    bool zeroed;
+    size_t before = pages_in_use();
+
+    CHECK(!alloc_pages(0, 1, 1, &zeroed));
+    CHECK(!alloc_pages((arena.bytes >> PAGE_SHIFT) + 1, 1, 1, &zeroed));
+    CHECK(!alloc_pages(SIZE_MAX, 1, 1, &zeroed));
+    CHECK(!alloc_pages(arena.bytes >> PAGE_SHIFT, 1, 1, &zeroed));
+    CHECK(pages_in_use() == before);
+}
+
+static void a_foreign_pointer_is_not_ours(void)
+{
+    int on_stack;
+
+    CHECK(!arena_contains(&on_stack) && !virt_to_slab(&on_stack) && !arena_contains(NULL));
+    CHECK(arena_contains(arena.base) && !arena_contains(arena.base + arena.bytes));
+}
+
+static void metadata_is_zeroed_and_its_bytes_add_up(void)
+{
+    size_t before = metadata_bytes_in_use();
+
+    for (size_t size = 1; size <= 200000; size = size * 3 + 1) {
+        unsigned char *p = metadata_alloc(size);
+
+        for (size_t i = 0; i < size; i++)
+            CHECK(p[i] == 0);
+        memset(p, 0xff, size);
+        metadata_free(p, size);
+    }
+    CHECK(metadata_bytes_in_use() == before);
+}
+
+int main(void)
+{
+    CHECK(arena_init((size_t)1 << 30) == 0 && page_alloc_init() == 0);
+    RUN(no_run_overlaps_another_or_shows_another_tags_bytes);
+    RUN(threads_may_take_and_give_back_at_once);
+    RUN(trimmed_pages_read_as_zero_again);
+    RUN(free_pages_past_the_cap_go_back_by_themselves);
+    RUN(what_does_not_fit_is_refused_and_changes_nothing);
+    RUN(a_foreign_pointer_is_not_ours);
+    RUN(metadata_is_zeroed_and_its_bytes_add_up);
+    return DONE();
+}

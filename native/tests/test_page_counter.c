@@ -1,0 +1,82 @@
+#include "../page_counter.h"
+#include "test.h"
+
+static struct page_counter root, parent, leaves[4];
+
+static void setup(int64_t max)
+{
+    page_counter_init(&root, NULL);
+    page_counter_init(&parent, &root);
+    parent.max = max;
+    for (int i = 0; i < 4; i++)
+        page_counter_init(&leaves[i], &parent);
+}
+
+static void a_charge_counts_all_the_way_up(void)
+{
+    setup(PAGE_COUNTER_MAX);
+    page_counter_charge(&leaves[0], 100);
+    page_counter_charge(&leaves[1], 20);
+    CHECK(leaves[0].usage == 100 && parent.usage == 120 && root.usage == 120);
+    page_counter_uncharge(&leaves[0], 100);
+    CHECK(leaves[0].usage == 0 && parent.usage == 20 && root.usage == 20);
+    CHECK(parent.watermark == 120 && page_counter_underflows() == 0);
+}
+
+static void a_refused_charge_changes_no_usage_and_names_the_limit(void)
+{
+    struct page_counter *fail = NULL;
+
+    setup(100);
+    CHECK(page_counter_try_charge(&leaves[0], 100, &fail));
+    CHECK(!page_counter_try_charge(&leaves[1], 1, &fail));
+    CHECK(fail == &parent);
+    CHECK(leaves[1].usage == 0 && parent.usage == 100 && root.usage == 100);
+}
+
+static void *charge_until_refused(void *leaf)
+{
+    struct page_counter *fail;
+    int64_t got = 0;
+
+    for (int i = 0; i < 20000; i++)
+        if (page_counter_try_charge(leaf, 7, &fail))
+            got += 7;
+    return (void *)(intptr_t)got;
+}
+
+static void threads_together_never_pass_a_limit(void)
+{
+    pthread_t threads[4];
+    int64_t sum = 0;
+
+    setup(100000);
+    for (int i = 0; i < 4; i++)
+        pthread_create(&threads[i], NULL, charge_until_refused, &leaves[i]);
+    for (int i = 0; i < 4; i++) {
+        void *got;
+
+        pthread_join(threads[i], &got);
+        sum += (intptr_t)got;
+    }
+    CHECK(sum <= 100000 && sum > 100000 - 7 * 4);
+    CHECK(parent.usage == sum && root.usage == sum);
+    CHECK(parent.watermark <= 100000);
+}
+
+static void an_underflow_is_counted_and_clamped(void)
+{
+    setup(PAGE_COUNTER_MAX);
+    page_counter_charge(&leaves[0], 5);
+    page_counter_uncharge(&leaves[0], 6);
+    CHECK(leaves[0].usage == 0 && page_counter_underflows() > 0);
+}
+
+int main(void)
+{
+    RUN(a_charge_counts_all_the_way_up);
+    RUN(a_refused_charge_changes_no_usage_and_names_the_limit);
+    RUN(threads_together_never_pass_a_limit);
+    RUN(an_underflow_is_counted_and_clamped); /* last: it counts a defect on purpose */
+    return DONE();
+}
