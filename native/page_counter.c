@@ -44,8 +44,12 @@ bool page_counter_try_charge(struct page_counter *counter, int64_t bytes,
             return false;
         }
     }
-    for (c = counter; c; c = c->parent)
-        update_watermark(c, page_counter_read(c));
+    for (c = counter; c; c = c->parent) {
+        /* Usage may hold another thread's addition that is about to be undone. */
+        int64_t usage = page_counter_read(c), max = __atomic_load_n(&c->max, __ATOMIC_RELAXED);
+
+        update_watermark(c, usage < max ? usage : max);
+    }
     return true;
 }
 

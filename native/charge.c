@@ -1,0 +1,221 @@
+/*
+ * charge.c - charging against limits: who is refused, who goes into the reserve.
+ *
+ * A charge adds up the tree or fails at the first max.  Then: reclaim once; requests
+ * of 64 KiB and objects of users' caches are refused; smaller ones are charged by
+ * force into the reserve, with an alarm; past the reserve only 1 KiB and less pass.
+ *
+ * Kernel: try_charge (mm/memcontrol.c).  Where we differ: design section 6.
+ *
+ * Locks: none; counters and statistics are atomic.
+ */
+#include "internal.h"
+
+static void (*alarm_fn)(struct mem_cgroup *, struct mem_cgroup *, size_t);
+
+void memcg_set_alarm(void (*alarm)(struct mem_cgroup *, struct mem_cgroup *, size_t))
+{
+    __atomic_store_n(&alarm_fn, alarm, __ATOMIC_RELEASE);
+}
+
+void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind kind, int64_t bytes)
+{
+    __atomic_fetch_add(&memcg->stat[kind], bytes, __ATOMIC_RELAXED);
+}
+
+void mem_cgroup_count_event(struct mem_cgroup *memcg, enum mem_cgroup_event_item item)
+{
+    __atomic_fetch_add(&memcg->events_local[item], 1, __ATOMIC_RELAXED);
+    for (; memcg; memcg = memcg->parent)
+        __atomic_fetch_add(&memcg->events[item], 1, __ATOMIC_RELAXED);
+}
+
+static int64_t usage_of(struct mem_cgroup *memcg)
+{
+    return page_counter_read(&memcg->counter);
+}
+
+bool memcg_has_room(struct mem_cgroup *memcg, int64_t bytes)
+{
+    for (; memcg; memcg = memcg->parent)
+        if (mem_cgroup_get_limit(memcg, MEMCG_MAX) - usage_of(memcg) < bytes)
+            return false;
+    return true;
+}
+
+/* Posts once when usage passes high; re-armed an eighth below it. */
+static void check_high(struct mem_cgroup *memcg)
+{
+    for (; memcg; memcg = memcg->parent) {
+        int64_t high = __atomic_load_n(&memcg->high, __ATOMIC_RELAXED);
+
+        if (high == PAGE_COUNTER_MAX || usage_of(memcg) <= high ||
+            __atomic_load_n(&memcg->high_crossed, __ATOMIC_RELAXED) ||
+            __atomic_exchange_n(&memcg->high_crossed, 1, __ATOMIC_RELAXED))
+            continue;
+        mem_cgroup_count_event(memcg, MEMCG_EV_HIGH);
+        if (css_tryget(memcg) && !event_post(&memcg->high_event, MEMCG_EVENT_HIGH, memcg, NULL))
+            css_put(memcg);
+    }
+}
+
+static void set_failure(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes)
+{
+    struct thread *self = memcg_self; /* in its section */
+
+    if (!self->heaps) /* the orphan's caller */
+        return;
+    self->failure = (struct memcg_failure){ memcg, limited, bytes, usage_of(limited),
+                                            mem_cgroup_get_limit(limited, MEMCG_MAX) };
+    self->has_failure = true;
+}
+
+static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes)
+{
+    mem_cgroup_count_event(limited, MEMCG_EV_OOM);
+    mem_cgroup_count_event(limited, MEMCG_EV_FAIL);
+    set_failure(memcg, limited, bytes);
+    return -ENOMEM;
+}
+
+/* Charged by force: the group furthest past its reserve, and by how much. */
+static int64_t past_reserve(struct mem_cgroup *memcg, struct mem_cgroup **worst)
+{
+    int64_t most = 0;
+
+    for (; memcg; memcg = memcg->parent) {
+        int64_t max = mem_cgroup_get_limit(memcg, MEMCG_MAX);
+        int64_t over = max == PAGE_COUNTER_MAX ? 0 : usage_of(memcg) - max;
+
+        if (over > 0)
+            over -= mem_cgroup_get_limit(memcg, MEMCG_RESERVE);
+        if (over > most) {
+            most = over;
+            *worst = memcg;
+        }
+    }
+    return most;
+}
+
+static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
+                           struct request *req)
+{
+    void (*alarm)(struct mem_cgroup *, struct mem_cgroup *, size_t);
+    int64_t over, highest;
+
+    if (req->kind == CHARGE_OBJECT || req->bytes >= MEMCG_REFUSE_SIZE)
+        return refuse(memcg, limited, req->bytes);
+    page_counter_charge(&memcg->counter, (int64_t)bytes);
+    over = past_reserve(memcg, &limited);
+    if (over > 0 && req->bytes > MEMCG_SMALL_SIZE) {
+        page_counter_uncharge(&memcg->counter, (int64_t)bytes);
+        return refuse(memcg, limited, req->bytes);
+    }
+    if (over > 0) {
+        highest = __atomic_load_n(&limited->overdraft, __ATOMIC_RELAXED);
+        while (over > highest && !__atomic_compare_exchange_n(&limited->overdraft, &highest, over,
+                                                              true, __ATOMIC_RELAXED,
+                                                              __ATOMIC_RELAXED))
+            ;
+    }
+    mem_cgroup_count_event(limited, over > 0 ? MEMCG_EV_OVERDRAFT : MEMCG_EV_RESERVE);
+    mem_cgroup_count_event(limited, MEMCG_EV_OOM);
+    set_failure(memcg, limited, req->bytes);
+    alarm = __atomic_load_n(&alarm_fn, __ATOMIC_ACQUIRE);
+    if (alarm)
+        alarm(memcg, limited, req->bytes);
+    return 0;
+}
+
+int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req)
+{
+    struct page_counter *fail = NULL;
+    struct mem_cgroup *limited;
+    int error = 0;
+
+    if (req->kind == CHARGE_FORCE) {
+        page_counter_charge(&memcg->counter, (int64_t)bytes);
+    } else if (!page_counter_try_charge(&memcg->counter, (int64_t)bytes, &fail)) {
+        for (limited = memcg; limited->parent && &limited->counter != fail;)
+            limited = limited->parent;
+        if (!req->reclaimed) {
+            int skip = __atomic_load_n(&limited->reclaim_skip, __ATOMIC_RELAXED);
+
+            mem_cgroup_count_event(limited, MEMCG_EV_MAX);
+            /* a walk per small object would be all that we do: one in 64 */
+            if (req->bytes >= MEMCG_REFUSE_SIZE || req->kind == CHARGE_OBJECT || skip <= 0) {
+                __atomic_store_n(&limited->reclaim_skip, 64, __ATOMIC_RELAXED);
+                req->want_reclaim = limited;
+                return -EAGAIN;
+            }
+            __atomic_store_n(&limited->reclaim_skip, skip - 1, __ATOMIC_RELAXED);
+        }
+        error = charge_past_max(memcg, limited, bytes, req);
+    }
+    if (!error)
+        check_high(memcg);
+    return error;
+}
+
+void memcg_uncharge(struct mem_cgroup *memcg, size_t bytes)
+{
+    page_counter_uncharge(&memcg->counter, (int64_t)bytes);
+    for (; memcg; memcg = memcg->parent) {
+        int64_t high;
+
+        if (!__atomic_load_n(&memcg->high_crossed, __ATOMIC_RELAXED))
+            continue;
+        high = __atomic_load_n(&memcg->high, __ATOMIC_RELAXED);
+        if (usage_of(memcg) < high - high / 8)
+            __atomic_store_n(&memcg->high_crossed, 0, __ATOMIC_RELAXED);
+    }
+}
+
+bool memcg_last_failure(struct memcg_failure *failure)
+{
+    struct thread *self = thread_enter();
+    bool has = self->has_failure;
+
+    if (has)
+        *failure = self->failure;
+    self->has_failure = false;
+    thread_leave(self);
+    return has;
+}
+
+int mem_cgroup_try_charge(struct mem_cgroup *memcg, size_t bytes)
+{
+    struct request req = { .bytes = bytes, .kind = CHARGE_OBJECT };
+    int error;
+
+    for (;;) {
+        struct thread *self = thread_enter();
+        struct mem_cgroup *to = __atomic_load_n(&memcg->objcg->memcg, __ATOMIC_ACQUIRE);
+
+        error = memcg_charge(to, bytes, &req);
+        if (!error)
+            memcg_stat_add(to, STAT_EXTERNAL, (int64_t)bytes);
+        thread_leave(self);
+        if (error != -EAGAIN)
+            return error;
+        mem_cgroup_reclaim(req.want_reclaim);
+        req.reclaimed = true;
+    }
+}
+
+static void external(struct mem_cgroup *memcg, size_t bytes, bool charge)
+{
+    struct request req = { .bytes = bytes, .kind = CHARGE_FORCE };
+    struct thread *self = thread_enter();
+
+    memcg = __atomic_load_n(&memcg->objcg->memcg, __ATOMIC_ACQUIRE);
+    memcg_stat_add(memcg, STAT_EXTERNAL, charge ? (int64_t)bytes : -(int64_t)bytes);
+    if (charge)
+        memcg_charge(memcg, bytes, &req);
+    else
+        memcg_uncharge(memcg, bytes);
+    thread_leave(self);
+}
+
+void mem_cgroup_charge(struct mem_cgroup *memcg, size_t bytes) { external(memcg, bytes, true); }
+void mem_cgroup_uncharge(struct mem_cgroup *memcg, size_t bytes) { external(memcg, bytes, false); }

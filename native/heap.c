@@ -1,0 +1,256 @@
+/*
+ * heap.c - a thread's slabs and stock for one group.
+ *
+ * A heap has a slot per cache: the active slab, those with a free object, and the
+ * full ones.  A thread has one heap per group it has been in, and one (memcg NULL)
+ * for the root caches' shared slabs.  Slabs change hands only here: taken from the
+ * cache under its lock (slab.c), given back with all threads stolen.
+ *
+ * Kernel: struct kmem_cache_cpu (mm/slub.c), struct memcg_stock_pcp (memcontrol.c).
+ * Where we differ: per thread and group; full slabs are listed, so that a thread's
+ * slabs can be handed over.
+ *
+ * Locks: none of its own: everything is the section of heap->thread, or stolen.
+ */
+#include "internal.h"
+
+void slab_list_add(struct slab **head, struct slab *slab)
+{
+    slab->prev = NULL;
+    slab->next = *head;
+    if (*head)
+        (*head)->prev = slab;
+    *head = slab;
+}
+
+void slab_list_del(struct slab **head, struct slab *slab)
+{
+    if (slab->prev)
+        slab->prev->next = slab->next;
+    else
+        *head = slab->next;
+    if (slab->next)
+        slab->next->prev = slab->prev;
+    slab->prev = slab->next = NULL;
+}
+
+static struct heap *heap_create(struct thread *thread, struct mem_cgroup *memcg)
+{
+    struct heap *heap = metadata_alloc(sizeof(*heap));
+
+    if (!heap)
+        return NULL;
+    memset(heap, 0, sizeof(*heap));
+    for (int i = 0; i < NR_KMALLOC; i++)
+        heap->kmalloc[i].active = &slab_none;
+    heap->thread = thread;
+    heap->memcg = memcg;
+    heap->next = thread->heaps;
+    thread->heaps = heap;
+    return heap;
+}
+
+int heap_init(struct thread *thread)
+{
+    thread->root_heap = heap_create(thread, &root_mem_cgroup);
+    thread->shared_heap = heap_create(thread, NULL);
+    thread->heap = thread->root_heap;
+    return thread->root_heap && thread->shared_heap ? 0 : -ENOMEM;
+}
+
+struct heap_slot *heap_slot(struct heap *heap, int index, bool grow)
+{
+    int nr;
+    struct heap_slot *user;
+
+    if (index < NR_KMALLOC)
+        return &heap->kmalloc[index];
+    index -= NR_KMALLOC;
+    if (index < heap->nr_user)
+        return &heap->user[index];
+    if (!grow)
+        return NULL;
+    nr = index + 8;
+    user = metadata_alloc(sizeof(*user) * (size_t)nr);
+    if (!user)
+        return NULL;
+    memset(user, 0, sizeof(*user) * (size_t)nr);
+    if (heap->user) {
+        memcpy(user, heap->user, sizeof(*user) * (size_t)heap->nr_user);
+        metadata_free(heap->user, sizeof(*user) * (size_t)heap->nr_user);
+    }
+    for (int i = heap->nr_user; i < nr; i++)
+        user[i].active = &slab_none;
+    heap->user = user;
+    heap->nr_user = nr;
+    return &user[index];
+}
+
+struct heap *heap_lookup(struct thread *self, struct mem_cgroup *memcg)
+{
+    int id = __atomic_load_n(&memcg->id, __ATOMIC_RELAXED);
+    struct heap *heap;
+
+    if (memcg == &root_mem_cgroup)
+        return self->root_heap;
+    if (id < 0 || id >= self->nr_by_id)
+        return NULL;
+    heap = self->by_id[id];
+    return heap && heap->memcg == memcg ? heap : NULL;
+}
+
+/* The heap of memcg or, without an id or memory, of the nearest ancestor that has one. */
+struct heap *heap_of(struct thread *self, struct mem_cgroup *memcg)
+{
+    for (; memcg != &root_mem_cgroup; memcg = memcg->parent) {
+        struct heap *heap = heap_lookup(self, memcg);
+        int id = __atomic_load_n(&memcg->id, __ATOMIC_RELAXED);
+
+        if (heap)
+            return heap;
+        if (id < 0 || !__atomic_load_n(&memcg->online, __ATOMIC_ACQUIRE))
+            continue;
+        if (id >= self->nr_by_id) {
+            int nr = id * 2 + 8;
+            struct heap **by_id = metadata_alloc(sizeof(*by_id) * (size_t)nr);
+
+            if (!by_id)
+                continue;
+            memset(by_id, 0, sizeof(*by_id) * (size_t)nr);
+            if (self->by_id) {
+                memcpy(by_id, self->by_id, sizeof(*by_id) * (size_t)self->nr_by_id);
+                metadata_free(self->by_id, sizeof(*by_id) * (size_t)self->nr_by_id);
+            }
+            self->by_id = by_id;
+            self->nr_by_id = nr;
+        }
+        heap = heap_create(self, memcg);
+        if (!heap)
+            continue;
+        self->by_id[id] = heap;
+        return heap;
+    }
+    return self->root_heap;
+}
+
+size_t heap_drain_stock(struct heap *heap)
+{
+    size_t bytes = (size_t)heap->stock;
+
+    heap->stock = 0;
+    if (bytes)
+        memcg_uncharge(heap->memcg, bytes);
+    return bytes;
+}
+
+/* Takes in what other threads freed.  A slab leaves the list before `remote` is taken, so
+ * the next freer finds NULL and lists it again; release: our read of next_remote is over. */
+void heap_collect(struct thread *self)
+{
+    struct slab *slab = __atomic_exchange_n(&self->remote_slabs, NULL, __ATOMIC_ACQUIRE);
+
+    while (slab) {
+        struct slab *next = slab->next_remote;
+        void *object = __atomic_exchange_n(&slab->remote, NULL, __ATOMIC_ACQ_REL);
+
+        while (object) { /* the last one may end the slab */
+            void *next_object = *(void **)object;
+
+            slab_put(slab, object);
+            object = next_object;
+        }
+        slab = next;
+    }
+}
+
+static void slab_hand_over(struct slab *slab)
+{
+    struct kmem_cache *s = slab->cache;
+
+    if (!slab->inuse) {
+        slab_destroy(slab);
+        return;
+    }
+    mutex_lock(&s->lock);
+    slab->heap = NULL;
+    slab->place = SLAB_NO_OWNER_FULL;
+    if (slab->inuse < slab->objects) {
+        slab->place = SLAB_NO_OWNER_PARTIAL;
+        slab_list_add(&s->partial[slab->shared], slab);
+    }
+    __atomic_store_n(&slab->owner, NULL, __ATOMIC_RELEASE);
+    mutex_unlock(&s->lock);
+}
+
+static void slot_hand_over(struct heap_slot *slot)
+{
+    struct slab *slab;
+
+    if (slot->active != &slab_none) {
+        slab_hand_over(slot->active);
+        slot->active = &slab_none;
+    }
+    while ((slab = slot->partial)) {
+        slab_list_del(&slot->partial, slab);
+        slab_hand_over(slab);
+    }
+    while ((slab = slot->full)) {
+        slab_list_del(&slot->full, slab);
+        slab_hand_over(slab);
+    }
+}
+
+void heap_hand_over(struct heap *heap)
+{
+    heap_collect(heap->thread);
+    for (int i = 0; i < NR_KMALLOC + heap->nr_user; i++)
+        slot_hand_over(heap_slot(heap, i, false));
+}
+
+/* Gives back what the heap has of one cache. */
+void heap_hand_over_cache(struct heap *heap, struct kmem_cache *s)
+{
+    struct heap_slot *slot = heap_slot(heap, s->index, false);
+
+    heap_collect(heap->thread);
+    if (slot && heap->memcg == s->memcg)
+        slot_hand_over(slot);
+    else if (slot && !s->memcg && (!heap->memcg || heap->memcg == &root_mem_cgroup))
+        slot_hand_over(slot);
+}
+
+void heap_drop(struct heap *heap)
+{
+    struct thread *thread = heap->thread;
+    struct heap **link = &thread->heaps;
+
+    heap_hand_over(heap);
+    heap_drain_stock(heap);
+    while (*link != heap)
+        link = &(*link)->next;
+    *link = heap->next;
+    for (int i = 0; i < thread->nr_by_id; i++)
+        if (thread->by_id[i] == heap)
+            thread->by_id[i] = NULL;
+    if (heap->user)
+        metadata_free(heap->user, sizeof(*heap->user) * (size_t)heap->nr_user);
+    metadata_free(heap, sizeof(*heap));
+}
+
+/* Drops the empty active slab of s, or of every cache when s is NULL. */
+size_t heap_shrink(struct heap *heap, struct kmem_cache *s)
+{
+    size_t nr_pages = 0;
+
+    for (int i = 0; i < NR_KMALLOC + heap->nr_user; i++) {
+        struct heap_slot *slot = heap_slot(heap, i, false);
+        struct slab *slab = slot->active;
+
+        if (slab == &slab_none || slab->inuse || (s && slab->cache != s))
+            continue;
+        slot->active = &slab_none;
+        nr_pages += slab->nr_pages;
+        slab_destroy(slab);
+    }
+    return nr_pages;
+}

@@ -1,0 +1,279 @@
+/*
+ * internal.h - every structure of the allocator above pages and counters.
+ *
+ * Who protects what (the same words stand at the locks and at the functions):
+ *
+ *   section      the fields of the thread that is inside its read-side section
+ *                (thread->busy), or of a thread that a walker has stolen
+ *   cache->lock  the slabs without an owner, and the list of all slabs of a cache
+ *   groups_lock  the group tree and the lists of stubs
+ *   runs_lock    the list of page runs
+ *   walker_mutex who may steal; the thread list.  Never taken inside a section.
+ *
+ * Every lock but walker_mutex is taken inside a section, or by a walker that has
+ * stolen all threads; a walker therefore finds them all free.  Order:
+ * walker_mutex -> section -> cache->lock -> groups_lock/runs_lock (leaves).
+ *
+ * Kernel: mm/slab.h, include/linux/memcontrol.h (2014; obj_cgroup: 2020).
+ */
+#ifndef MEMCG_INTERNAL_H
+#define MEMCG_INTERNAL_H
+
+#include <errno.h>
+#include <string.h>
+
+#include "arena.h"
+#include "base.h"
+#include "memcg.h"
+#include "page_alloc.h"
+#include "page_counter.h"
+#include "size_class.h"
+
+#define MEMCG_BATCH ((int64_t)32768)      /* bytes of stock taken at once */
+#define MEMCG_REFUSE_SIZE ((size_t)65536) /* requests from here are refused past max */
+#define MEMCG_SMALL_SIZE ((size_t)1024)   /* requests up to here are never refused */
+#define MEMCG_RESERVE_MIN ((int64_t)16 << 20)
+#define MEMCG_MAX_OWNERS 255 /* owners of one shared slab: an index is a byte */
+#define MEMCG_TAG_SHARED (UINT32_MAX - 1) /* pages of shared slabs */
+#ifdef __GLIBC__
+#define MEMCG_TLS_MODEL __attribute__((tls_model("initial-exec")))
+#else
+#define MEMCG_TLS_MODEL /* musl has no static TLS to spare for dlopen */
+#endif
+
+/* ---- slabs ------------------------------------------------------------ */
+enum slab_place { SLAB_ACTIVE, SLAB_PARTIAL, SLAB_FULL, SLAB_NO_OWNER_FULL, SLAB_NO_OWNER_PARTIAL };
+
+struct slab_owner { /* one entry of a shared slab's owner table */
+    struct obj_cgroup *objcg; /* holds a reference while live > 0 */
+    uint32_t live;            /* objects; what lies in `remote` counts until collected */
+};
+
+/*
+ * A slab or (cache == NULL) a page run; out of band, found by virt_to_slab().
+ *   carved <= objects;  inuse == carved - length(freelist)
+ *   inuse counts what lies in `remote` until it is collected
+ *   remote != NULL  <=>  the slab is, or is about to be, on owner->remote_slabs
+ */
+struct slab {
+    /* fixed from creation to end */
+    char *base;
+    struct kmem_cache *cache;
+    uint32_t size;     /* bytes between objects */
+    uint32_t objects;  /* how many fit */
+    uint32_t nr_pages; /* of a slab (page runs: run_pages) */
+    bool shared;       /* objects have owners of their own */
+    bool zeroed;       /* what is not carved yet reads as zero */
+
+    /* the owner's section; without an owner: cache->lock */
+    uint32_t carved, inuse;
+    void *freelist; /* first word of a free object is the next */
+    enum slab_place place;
+    struct heap *heap; /* whose active, partial or full it is; NULL without owner */
+    struct slab *prev, *next; /* heap_slot's partial or full, or the cache's partial */
+
+    /* set to a thread under cache->lock; back to NULL only with all threads stolen */
+    struct thread *owner;
+
+    /* any thread, inside its section */
+    void *remote;             /* CAS; taken whole by the owner */
+    struct slab *next_remote; /* owner->remote_slabs */
+
+    struct slab *cache_prev, *cache_next; /* cache->lock: all slabs of the cache */
+
+    struct slab_owner *owners; /* shared: nr_owners entries; written by the slab's owner */
+    uint32_t nr_owners;
+    uint8_t *owner_of;     /* shared: per object, index into owners */
+    uint64_t *live;        /* user caches: atomic bit per object, set while allocated */
+    size_t metadata_bytes; /* of this descriptor with its tables */
+
+    struct obj_cgroup *objcg; /* page runs: charged to; holds a reference */
+    size_t run_pages;         /* page runs: length; runs_lock */
+};
+
+/* ---- events ------------------------------------------------------------ */
+/* Embedded in what it tells of, so posting allocates nothing. */
+struct event_node {
+    struct event_node *next; /* the poster until linked, then the consumer */
+    struct memcg_event event;
+    int queued; /* atomic: 2: its cache is gone; 1 from post to delivery (CREATE: to memcg_create_done) */
+};
+bool event_post(struct event_node *node, enum memcg_event_kind kind, struct mem_cgroup *memcg,
+                struct kmem_cache *cache); /* false: queued already */
+bool event_orphan(struct event_node *node); /* true: still queued, the consumer frees its cache */
+
+/* ---- caches ------------------------------------------------------------ */
+struct memcg_cache_entry { /* one kmemcg_id of one root cache */
+    struct kmem_cache *child; /* release store by the publisher, acquire load by readers */
+    struct event_node create; /* `queued` is the pending flag of the pair */
+};
+
+struct memcg_cache_array { /* published by a release store; old ones live until the root ends */
+    int nr_slots;
+    size_t bytes;
+    struct memcg_cache_array *retired;
+    struct memcg_cache_entry slot[];
+};
+
+struct kmem_cache {
+    /* fixed */
+    int index; /* heap slot: size classes first, then user caches */
+    bool user;
+    uint32_t size, object_size, align;
+    uint32_t objects, nr_pages; /* per slab */
+    struct kmem_cache *root;    /* itself for a root cache */
+    struct mem_cgroup *memcg;   /* children: holds a css reference */
+    struct obj_cgroup *objcg;   /* whom private slabs charge; root caches: the root's */
+    void *cache_owner;          /* opaque, control plane's */
+
+    /* root caches: writers under memcg_slab_mutex (above us), readers lockless */
+    struct memcg_cache_array *memcg_caches;
+
+    struct mutex lock;
+    /* lock */
+    struct slab *slabs;      /* all, by cache_next */
+    struct slab *partial[2]; /* no owner and a free object; [1]: shared */
+    long nr_slabs;           /* written under lock, read racily */
+    int dead;                /* atomic; keeps no empty slab */
+    struct event_node empty;
+
+    struct kmem_cache *all_prev, *all_next; /* caches_lock */
+};
+
+/* ---- groups ------------------------------------------------------------ */
+/* The stub that objects name.  memcg: the group, after offline an ancestor. */
+struct obj_cgroup {
+    struct mem_cgroup *memcg; /* atomic; written under groups_lock, walker */
+    long refs;                /* atomic: the group, its caches, owner table entries, page runs */
+    struct obj_cgroup *prev, *next; /* groups_lock: memcg->objcgs */
+};
+
+enum mem_cgroup_kind { STAT_PRIVATE, STAT_SHARED, STAT_RUNS, STAT_EXTERNAL, NR_STAT };
+
+struct mem_cgroup {
+    struct page_counter counter; /* atomic inside */
+    struct mem_cgroup *parent;   /* fixed */
+    struct obj_cgroup *objcg;    /* fixed: its own stub */
+    uint32_t tag;                /* fixed: never used twice; whose bytes a page holds */
+    int id;                      /* atomic: kmemcg_id, -1 before activation */
+    int online;                  /* atomic; cleared once */
+    long refs;                   /* atomic: css references */
+    void *owner;                 /* opaque, control plane's */
+
+    int64_t reserve;             /* atomic; -1: derived from max */
+    int64_t high;                /* atomic */
+    int64_t stat[NR_STAT];       /* atomic bytes, this group alone */
+    int64_t overdraft;           /* atomic, highest */
+    uint64_t events[MEMCG_NR_EVENTS], events_local[MEMCG_NR_EVENTS]; /* atomic */
+    int high_crossed;            /* atomic: HIGH was posted and usage is not below yet */
+    int reclaim_skip;            /* racy: small requests left before reclaim is tried again */
+    struct event_node high_event, release_event;
+
+    /* groups_lock */
+    struct mem_cgroup *children, *sibling_prev, *sibling_next;
+    struct obj_cgroup *objcgs; /* stubs that name this group */
+};
+extern struct mem_cgroup root_mem_cgroup;
+extern struct mutex groups_lock, runs_lock;
+
+enum charge_kind { CHARGE_SMALL, CHARGE_OBJECT, CHARGE_FORCE };
+/* What one entry asks for; lives on the caller's stack. */
+struct request {
+    size_t bytes;           /* size asked for: decides who may be refused */
+    enum charge_kind kind;
+    bool reclaimed;         /* second try */
+    struct mem_cgroup *want_reclaim; /* set with -EAGAIN: whose subtree to reclaim */
+};
+/* In a section.  0, -ENOMEM, or -EAGAIN: leave the section, reclaim, try again. */
+int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req);
+void memcg_uncharge(struct mem_cgroup *memcg, size_t bytes);
+void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind kind, int64_t bytes);
+struct obj_cgroup *objcg_alloc(struct mem_cgroup *memcg);
+void objcg_get(struct obj_cgroup *objcg);
+void objcg_put(struct obj_cgroup *objcg);
+bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg, const struct mem_cgroup *top);
+bool memcg_has_room(struct mem_cgroup *memcg, int64_t bytes); /* racy: below every max by bytes */
+
+/* ---- heaps and threads ------------------------------------------------- */
+/* active is never NULL: slab_none when there is none. */
+struct heap_slot {
+    struct slab *active, *partial, *full;
+    int64_t shared_bytes; /* this group's live bytes of the class in shared slabs, this thread */
+};
+
+struct heap { /* the section of `thread` */
+    struct heap_slot kmalloc[NR_KMALLOC];
+    struct heap_slot *user; /* user caches by index - NR_KMALLOC */
+    int nr_user;
+    struct thread *thread;
+    struct mem_cgroup *memcg; /* NULL: the thread's shared slabs */
+    int64_t stock;            /* bytes charged to memcg and not used */
+    struct heap *next;        /* thread->heaps */
+};
+
+struct thread {
+    /* the pair of the protocol; see thread.c */
+    int busy;   /* atomic; the owner writes */
+    int stolen; /* atomic; the walker writes */
+    /* section */
+    struct heap *heap;         /* of the current group: what malloc uses */
+    struct mem_cgroup *current;
+    int stop_depth;            /* memcg_stop_kmem_account nesting */
+    struct heap *root_heap, *shared_heap;
+    struct heap **by_id;       /* kmemcg_id -> heap or NULL */
+    int nr_by_id;
+    struct heap *heaps;        /* all, root_heap and shared_heap too */
+    struct memcg_failure failure;
+    bool has_failure;
+    bool is_orphan;
+    struct slab *remote_slabs; /* any thread in its section: CAS push; owner takes whole */
+    struct thread *next;       /* walker_mutex: all threads, or the free ones */
+};
+extern struct slab slab_none;
+extern __thread struct thread *memcg_self MEMCG_TLS_MODEL;
+
+struct thread *thread_enter(void); /* begins a section; makes the thread if need be */
+void thread_leave(struct thread *self);
+void thread_steal_all(void);    /* takes walker_mutex; not inside a section */
+void thread_release_all(void);
+extern struct thread *all_threads; /* walker_mutex */
+void thread_init(void);
+extern struct mutex orphan_lock;
+
+int heap_init(struct thread *thread);               /* root_heap and shared_heap */
+struct heap_slot *heap_slot(struct heap *heap, int index, bool grow); /* NULL: no memory */
+struct heap *heap_of(struct thread *self, struct mem_cgroup *memcg);  /* section */
+struct heap *heap_lookup(struct thread *self, struct mem_cgroup *memcg); /* section; or NULL */
+size_t heap_drain_stock(struct heap *heap);         /* section or stolen */
+void heap_hand_over(struct heap *heap);             /* all threads stolen */
+void heap_drop(struct heap *heap);                  /* stolen: hand over, unlink, free */
+void heap_hand_over_cache(struct heap *heap, struct kmem_cache *s); /* stolen */
+size_t heap_shrink(struct heap *heap, struct kmem_cache *s); /* stolen: drop empty actives; pages */
+void heap_collect(struct thread *self);             /* section or stolen: take remote frees in */
+
+void slab_list_add(struct slab **head, struct slab *slab);
+void slab_list_del(struct slab **head, struct slab *slab);
+struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, struct request *req,
+                      int *error);
+void slab_destroy(struct slab *slab);               /* empty, on no list but the cache's */
+void *slab_pop(struct slab *slab);                  /* owner; NULL: full */
+void slab_put(struct slab *slab, void *object);     /* owner's section or cache->lock */
+void *slab_alloc_slow(struct thread *self, struct heap *heap, struct kmem_cache *s, bool shared,
+                      struct request *req);
+int slab_free(struct thread *self, struct slab *slab, void *object);
+long slab_object_index(const struct slab *slab, const void *p); /* or -1 */
+size_t cache_shrink_stolen(struct kmem_cache *s);   /* all threads stolen; pages */
+extern struct kmem_cache *all_caches;               /* caches_lock */
+extern struct mutex caches_lock;
+extern struct kmem_cache *kmalloc_caches[NR_KMALLOC];
+int slab_init(void);
+void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *req);
+
+void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request *req);
+void shared_uncharge(struct thread *self, struct slab *slab, long index); /* whoever frees */
+void shared_release(struct slab *slab, long index); /* owner or cache->lock: entry reference */
+extern size_t promote_bytes;                        /* atomic */
+
+struct slab *run_alloc(struct thread *self, struct request *req);
+extern struct slab *all_runs;                       /* runs_lock, by cache_next */
+#endif

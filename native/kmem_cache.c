@@ -1,0 +1,352 @@
+/*
+ * kmem_cache.c - caches: their life, their lookup by kmemcg_id, their figures.
+ *
+ * A root cache serves the root group from private slabs and small groups from shared
+ * ones; a child serves one group.  memcg_caches is published with a release store and
+ * read with one acquire load; grown arrays stay until the root ends.
+ *
+ * Kernel: mm/slab_common.c, memcg_update_cache_size (2014).  Where we differ: retired
+ * arrays instead of RCU; what walks slabs steals all threads first.
+ *
+ * Locks: caches_lock: all_caches and the indices.
+ */
+#include "internal.h"
+
+#define NR_CACHES 4096 /* indices: a heap's user slots grow to at most 128 KiB */
+
+struct mutex caches_lock = MUTEX_INITIALIZER;
+struct kmem_cache *all_caches;
+struct kmem_cache *kmalloc_caches[NR_KMALLOC];
+static uint8_t index_used[NR_CACHES]; /* caches_lock; user caches */
+
+int kmalloc_nr_caches(void) { return NR_KMALLOC; }
+struct kmem_cache *kmalloc_cache(int index) { return kmalloc_caches[index]; }
+void kmem_cache_set_owner(struct kmem_cache *s, void *owner) { s->cache_owner = owner; }
+void *kmem_cache_owner(const struct kmem_cache *s) { return s->cache_owner; }
+size_t kmem_cache_size(const struct kmem_cache *s) { return s->size; }
+size_t kmem_cache_object_size(const struct kmem_cache *s) { return s->object_size; }
+
+static void cache_link(struct kmem_cache *s)
+{
+    s->all_next = all_caches;
+    if (all_caches)
+        all_caches->all_prev = s;
+    all_caches = s;
+}
+
+/* 16 KiB for small objects, up to 64 KiB for eight larger ones, else one object. */
+static void cache_geometry(struct kmem_cache *s)
+{
+    size_t bytes = 4 * PAGE_SIZE;
+
+    while (bytes / s->size < 8 && bytes < 16 * PAGE_SIZE)
+        bytes *= 2;
+    if (bytes < s->size)
+        bytes = (s->size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1);
+    s->nr_pages = (uint32_t)(bytes >> PAGE_SHIFT);
+    s->objects = (uint32_t)(bytes / s->size);
+}
+
+/* In a section, or while the process has one thread. */
+static struct kmem_cache *cache_create(struct mem_cgroup *memcg, struct kmem_cache *root,
+                                       size_t object_size, size_t align, int index)
+{
+    struct kmem_cache *s = metadata_alloc(sizeof(*s));
+    size_t size = object_size < 16 ? 16 : object_size;
+
+    if (!s)
+        return NULL;
+    memset(s, 0, sizeof(*s));
+    align = align < 16 ? 16 : align;
+    s->size = (uint32_t)((size + align - 1) & ~(align - 1));
+    s->object_size = (uint32_t)object_size;
+    s->align = (uint32_t)align;
+    s->index = index;
+    s->user = index >= NR_KMALLOC;
+    s->root = root ? root : s;
+    s->memcg = memcg;
+    s->objcg = (memcg ? memcg : &root_mem_cgroup)->objcg;
+    objcg_get(s->objcg);
+    mutex_init(&s->lock);
+    cache_geometry(s);
+    mutex_lock(&caches_lock);
+    cache_link(s);
+    mutex_unlock(&caches_lock);
+    return s;
+}
+
+int slab_init(void)
+{
+    for (int i = 0; i < NR_KMALLOC; i++) {
+        size_t size = kmalloc_size(i);
+        size_t align = size % PAGE_SIZE == 0 ? PAGE_SIZE : size % 64 == 0 ? 64 : 16;
+
+        kmalloc_caches[i] = cache_create(NULL, NULL, size, align, i);
+        if (!kmalloc_caches[i])
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+struct kmem_cache *kmem_cache_create_root(size_t object_size, size_t align, unsigned flags)
+{
+    struct thread *self;
+    struct kmem_cache *s = NULL;
+    int index;
+
+    (void)flags;
+    if (!object_size || object_size > (size_t)1 << 30 || align > (size_t)1 << 21 ||
+        (align & (align - 1)))
+        return NULL;
+    self = thread_enter();
+    mutex_lock(&caches_lock);
+    for (index = NR_KMALLOC; index < NR_CACHES && index_used[index]; index++)
+        ;
+    if (index < NR_CACHES)
+        index_used[index] = 1;
+    mutex_unlock(&caches_lock);
+    if (index < NR_CACHES) {
+        s = cache_create(NULL, NULL, object_size, align, index);
+        if (!s)
+            index_used[index] = 0;
+    }
+    thread_leave(self);
+    return s;
+}
+
+struct kmem_cache *kmem_cache_create_child(struct mem_cgroup *memcg, struct kmem_cache *root)
+{
+    struct thread *self;
+    struct kmem_cache *s;
+
+    if (!css_tryget(memcg))
+        return NULL;
+    self = thread_enter();
+    s = cache_create(memcg, root, root->object_size, root->align, root->index);
+    thread_leave(self);
+    if (!s)
+        css_put(memcg);
+    return s;
+}
+
+/* A group with a child of its own uses it; else the root cache's shared slabs. */
+void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *req)
+{
+    struct heap *heap = self->heap;
+    struct kmem_cache *child;
+
+    if (heap->memcg == &root_mem_cgroup)
+        return slab_alloc_slow(self, heap, root, false, req);
+    child = cache_from_memcg_idx(root, __atomic_load_n(&heap->memcg->id, __ATOMIC_RELAXED));
+    if (child && child->memcg == heap->memcg)
+        return slab_alloc_slow(self, heap, child, false, req);
+    return shared_alloc(self, root, req);
+}
+
+void *kmem_cache_alloc(struct kmem_cache *s)
+{
+    struct request req = { .bytes = s->object_size, .kind = CHARGE_OBJECT };
+    void *object;
+
+    for (;;) {
+        struct thread *self = thread_enter();
+
+        if (self->stop_depth)
+            req.kind = CHARGE_FORCE;
+        object = cache_alloc(self, s->root, &req);
+        thread_leave(self);
+        if (object || !req.want_reclaim)
+            return object;
+        mem_cgroup_reclaim(req.want_reclaim);
+        req.want_reclaim = NULL;
+        req.reclaimed = true;
+    }
+}
+
+int kmem_cache_free(struct kmem_cache *s, void *object)
+{
+    struct thread *self = thread_enter();
+    struct slab *slab = memcg_owns(object) ? virt_to_slab(object) : NULL;
+    int error = -EINVAL;
+
+    if (slab && slab->cache && slab->cache->root == s->root)
+        error = slab_free(self, slab, object);
+    thread_leave(self);
+    return error;
+}
+
+struct kmem_cache *kmem_cache_of(const void *p, void **object)
+{
+    struct thread *self = thread_enter();
+    struct slab *slab = memcg_owns(p) ? virt_to_slab(p) : NULL;
+    struct kmem_cache *s = slab ? slab->cache : NULL;
+
+    if (s && object)
+        *object = slab->base + (size_t)((const char *)p - slab->base) / slab->size * slab->size;
+    thread_leave(self);
+    return s;
+}
+
+size_t cache_shrink_stolen(struct kmem_cache *s)
+{
+    size_t nr_pages = 0;
+    long before = s->nr_slabs;
+
+    for (struct thread *t = all_threads; t; t = t->next) {
+        heap_collect(t);
+        for (struct heap *heap = t->heaps; heap; heap = heap->next)
+            heap_shrink(heap, s);
+    }
+    nr_pages = (size_t)(before - s->nr_slabs) * s->nr_pages;
+    return nr_pages;
+}
+
+size_t kmem_cache_shrink(struct kmem_cache *s)
+{
+    size_t nr_pages;
+
+    thread_steal_all();
+    nr_pages = cache_shrink_stolen(s);
+    thread_release_all();
+    return nr_pages;
+}
+
+/* Afterwards no thread owns a slab of s, so every last free is seen under its lock. */
+static void cache_hand_over(struct kmem_cache *s)
+{
+    for (struct thread *t = all_threads; t; t = t->next)
+        for (struct heap *heap = t->heaps; heap; heap = heap->next)
+            heap_hand_over_cache(heap, s);
+}
+
+void kmem_cache_set_dead(struct kmem_cache *s)
+{
+    thread_steal_all();
+    __atomic_store_n(&s->dead, 1, __ATOMIC_RELEASE);
+    cache_hand_over(s);
+    thread_release_all();
+}
+
+int kmem_cache_shutdown(struct kmem_cache *s)
+{
+    long nr_slabs;
+
+    thread_steal_all();
+    cache_hand_over(s);
+    nr_slabs = s->nr_slabs;
+    thread_release_all();
+    return nr_slabs ? -EBUSY : 0;
+}
+
+void kmem_cache_free_struct(struct kmem_cache *s)
+{
+    struct mem_cgroup *memcg = s->memcg;
+    struct memcg_cache_array *array, *retired;
+    struct thread *self;
+
+    memcg_synchronize();
+    self = thread_enter();
+    mutex_lock(&caches_lock);
+    if (s->all_prev)
+        s->all_prev->all_next = s->all_next;
+    else
+        all_caches = s->all_next;
+    if (s->all_next)
+        s->all_next->all_prev = s->all_prev;
+    if (s->root == s && s->user)
+        index_used[s->index] = 0;
+    mutex_unlock(&caches_lock);
+    for (array = s->memcg_caches; array; array = retired) {
+        retired = array->retired;
+        metadata_free(array, array->bytes);
+    }
+    objcg_put(s->objcg);
+    if (!event_orphan(&s->empty)) /* else memcg_next_event() frees it */
+        metadata_free(s, sizeof(*s));
+    thread_leave(self);
+    if (memcg)
+        css_put(memcg);
+}
+
+long kmem_cache_nr_pages(const struct kmem_cache *s)
+{
+    return __atomic_load_n(&s->nr_slabs, __ATOMIC_RELAXED) * (long)s->nr_pages;
+}
+
+void kmem_cache_read_info(struct kmem_cache *s, struct kmem_cache_info *info)
+{
+    memset(info, 0, sizeof(*info));
+    info->objsize = s->size;
+    info->objperslab = s->objects;
+    info->pagesperslab = s->nr_pages;
+    thread_steal_all();
+    for (struct thread *t = all_threads; t; t = t->next)
+        heap_collect(t);
+    for (struct slab *slab = s->slabs; slab; slab = slab->cache_next) {
+        info->num_slabs++;
+        info->active_slabs += slab->inuse > 0;
+        info->active_objs += slab->inuse;
+        info->num_objs += slab->objects;
+        info->nr_pages += slab->nr_pages;
+    }
+    thread_release_all();
+}
+
+/* ---- memcg_caches: writers under memcg_slab_mutex (above us) ---- */
+
+int memcg_cache_array_size(const struct kmem_cache *root)
+{
+    struct memcg_cache_array *array = __atomic_load_n(&root->memcg_caches, __ATOMIC_ACQUIRE);
+
+    return array ? array->nr_slots : 0;
+}
+
+int memcg_update_cache_size(struct kmem_cache *root, int nr_slots)
+{
+    struct memcg_cache_array *old = root->memcg_caches, *array;
+    size_t bytes;
+
+    if (old && old->nr_slots >= nr_slots)
+        return 0;
+    if (old && nr_slots < 2 * old->nr_slots)
+        nr_slots = 2 * old->nr_slots; /* keeps the retired ones together below the live one */
+    bytes = sizeof(*array) + (size_t)nr_slots * sizeof(array->slot[0]);
+    thread_steal_all(); /* nobody posts CREATE while the pending flags are copied */
+    array = metadata_alloc(bytes);
+    if (array) {
+        memset(array, 0, bytes);
+        array->nr_slots = nr_slots;
+        array->bytes = bytes;
+        array->retired = old;
+        for (int i = 0; old && i < old->nr_slots; i++) {
+            array->slot[i].child = old->slot[i].child;
+            array->slot[i].create.queued = old->slot[i].create.queued;
+        }
+        __atomic_store_n(&root->memcg_caches, array, __ATOMIC_RELEASE);
+    }
+    thread_release_all();
+    return array ? 0 : -ENOMEM;
+}
+
+void memcg_cache_publish(struct kmem_cache *root, int id, struct kmem_cache *child)
+{
+    __atomic_store_n(&root->memcg_caches->slot[id].child, child, __ATOMIC_RELEASE);
+}
+
+struct kmem_cache *cache_from_memcg_idx(const struct kmem_cache *root, int id)
+{
+    struct memcg_cache_array *array = __atomic_load_n(&root->memcg_caches, __ATOMIC_ACQUIRE);
+
+    if (!array || id < 0 || id >= array->nr_slots)
+        return NULL;
+    return __atomic_load_n(&array->slot[id].child, __ATOMIC_ACQUIRE);
+}
+
+void memcg_create_done(struct kmem_cache *root, struct mem_cgroup *memcg)
+{
+    int id = mem_cgroup_id(memcg);
+    struct memcg_cache_array *array = __atomic_load_n(&root->memcg_caches, __ATOMIC_ACQUIRE);
+
+    if (array && id >= 0 && id < array->nr_slots)
+        __atomic_store_n(&array->slot[id].create.queued, 0, __ATOMIC_RELEASE);
+}

@@ -1,0 +1,153 @@
+/*
+ * shared.c - small groups' objects in the root caches' slabs, each with its owner.
+ *
+ * A byte beside the slab indexes the slab's owner table; an entry holds a reference
+ * to a stub while objects of it live.  Whoever frees credits the owner at once; the
+ * entry itself is the slab owner's and goes when the free has come home.  Class bytes
+ * are charged through the heap's stock.  Above promote_bytes the heap asks for a child.
+ *
+ * Kernel: obj_cgroup (mm/memcontrol.c, 2020).  Where we differ: a byte per object, not
+ * a pointer; a cache of its own for a busy group (2014) instead of shared slabs for all.
+ *
+ * Locks: none; owner tables: the slab owner's section, or cache->lock without one.
+ */
+#include "internal.h"
+
+size_t promote_bytes = 64 * 1024; /* four of the small slabs */
+
+void memcg_set_promote_bytes(size_t bytes)
+{
+    __atomic_store_n(&promote_bytes, bytes, __ATOMIC_RELAXED);
+}
+
+/* -1: table full. */
+static int owner_index(struct slab *slab, struct obj_cgroup *objcg)
+{
+    int unused = -1;
+
+    for (uint32_t i = 0; i < slab->nr_owners; i++) {
+        if (slab->owners[i].live && slab->owners[i].objcg == objcg)
+            return (int)i;
+        if (unused < 0 && !slab->owners[i].live)
+            unused = (int)i;
+    }
+    return unused;
+}
+
+static int stock_charge(struct heap *heap, int64_t bytes, struct request *req)
+{
+    int error;
+
+    if (heap->stock < bytes) {
+        if (bytes < MEMCG_BATCH && memcg_has_room(heap->memcg, 2 * MEMCG_BATCH)) {
+            error = memcg_charge(heap->memcg, (size_t)MEMCG_BATCH, req);
+            if (!error)
+                heap->stock += MEMCG_BATCH;
+        } else {
+            error = memcg_charge(heap->memcg, (size_t)bytes, req);
+            if (!error)
+                heap->stock += bytes;
+        }
+        if (error)
+            return error;
+    }
+    heap->stock -= bytes;
+    return 0;
+}
+
+static void promote(struct heap *heap, struct kmem_cache *root)
+{
+    int id = __atomic_load_n(&heap->memcg->id, __ATOMIC_RELAXED);
+    struct memcg_cache_array *array = __atomic_load_n(&root->memcg_caches, __ATOMIC_ACQUIRE);
+    struct event_node *node;
+
+    if (!array || id < 0 || id >= array->nr_slots)
+        return;
+    node = &array->slot[id].create;
+    if (__atomic_load_n(&node->queued, __ATOMIC_RELAXED) || !css_tryget(heap->memcg))
+        return;
+    if (!event_post(node, MEMCG_EVENT_CREATE, heap->memcg, root))
+        css_put(heap->memcg);
+}
+
+void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request *req)
+{
+    struct heap *heap = self->heap;
+    struct obj_cgroup *objcg = heap->memcg->objcg;
+    struct heap_slot *mine = heap_slot(heap, root->index, true);
+    struct slab *slab;
+    char *object;
+    int i;
+
+    if (!mine || stock_charge(heap, root->size, req))
+        return NULL;
+    object = slab_alloc_slow(self, self->shared_heap, root, true, req);
+    slab = object ? virt_to_slab(object) : NULL;
+    if (slab && owner_index(slab, objcg) < 0) { /* set the slab aside as if full */
+        struct heap_slot *slot = heap_slot(self->shared_heap, root->index, true);
+        struct slab *fresh;
+        int error;
+
+        fresh = slab_new(self->shared_heap, root, true, req, &error);
+        if (fresh) {
+            slot->active = fresh;
+            fresh->place = SLAB_ACTIVE;
+            slab->place = SLAB_FULL;
+            slab_list_add(&slot->full, slab);
+        }
+        slab->owner_of[slab_object_index(slab, object)] = UINT8_MAX; /* never had one */
+        if (slab->live) {
+            long n = slab_object_index(slab, object);
+            __atomic_fetch_and(&slab->live[n / 64], ~(1ULL << (n % 64)), __ATOMIC_RELAXED);
+        }
+        slab_put(slab, object);
+        object = fresh ? slab_pop(fresh) : NULL;
+        slab = fresh;
+    }
+    if (!object) {
+        heap->stock += root->size;
+        return NULL;
+    }
+    i = owner_index(slab, objcg);
+    if (!slab->owners[i].live++) {
+        objcg_get(objcg);
+        slab->owners[i].objcg = objcg;
+    }
+    slab->owner_of[slab_object_index(slab, object)] = (uint8_t)i;
+    /* Another group's bytes may lie here. */
+    memset(object, 0, root->size);
+    memcg_stat_add(heap->memcg, STAT_SHARED, root->size);
+    mine->shared_bytes += root->size;
+    if (root->user ||
+        (size_t)mine->shared_bytes > __atomic_load_n(&promote_bytes, __ATOMIC_RELAXED))
+        promote(heap, root);
+    return object;
+}
+
+void shared_uncharge(struct thread *self, struct slab *slab, long index)
+{
+    struct obj_cgroup *objcg = slab->owners[slab->owner_of[index]].objcg;
+    struct mem_cgroup *memcg = __atomic_load_n(&objcg->memcg, __ATOMIC_ACQUIRE);
+    struct heap *heap = heap_lookup(self, memcg);
+    struct heap_slot *slot = heap ? heap_slot(heap, slab->cache->index, false) : NULL;
+
+    if (slot && slot->shared_bytes >= slab->size)
+        slot->shared_bytes -= slab->size;
+    memcg_stat_add(memcg, STAT_SHARED, -(int64_t)slab->size);
+    if (heap && heap == self->heap && heap->memcg != &root_mem_cgroup &&
+        heap->stock + slab->size <= MEMCG_BATCH)
+        heap->stock += slab->size;
+    else
+        memcg_uncharge(memcg, slab->size);
+}
+
+void shared_release(struct slab *slab, long index)
+{
+    struct slab_owner *owner;
+
+    if (slab->owner_of[index] == UINT8_MAX)
+        return;
+    owner = &slab->owners[slab->owner_of[index]];
+    if (!--owner->live)
+        objcg_put(owner->objcg);
+}

@@ -1,0 +1,190 @@
+/*
+ * thread.c - threads, read-side sections, and the walker that needs all of them out.
+ *
+ * memcg_self starts at thread_first, whose slabs are empty, so that the first call
+ * takes the slow path, where a real thread is made.  A thread that ends gives its
+ * slabs to their caches and its later calls (other libraries' destructors) go
+ * to one locked orphan, through thread_ended, as empty as thread_first.
+ *
+ * The protocol: the owner stores busy, then reads stolen; the walker stores stolen,
+ * runs a barrier on every CPU, then waits for busy == 0.  One of them sees the other.
+ *
+ * Kernel: membarrier(2) stands where the kernel has IPIs (slub's flush_all).
+ * Where we differ: without membarrier the section has a fence, not a lock.
+ *
+ * Locks: walker_mutex: who may steal, all_threads, free_threads.  Not inside a section.
+ */
+#include <linux/membarrier.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "inline.h"
+
+struct slab slab_none = { .place = SLAB_FULL };
+#define EMPTY_HEAP { .kmalloc = { [0 ... NR_KMALLOC - 1] = { .active = &slab_none } } }
+static struct heap first_heap = EMPTY_HEAP, ended_heap = EMPTY_HEAP;
+static struct thread thread_first = { .heap = &first_heap };
+static struct thread thread_ended = { .heap = &ended_heap };
+static struct thread orphan = { .is_orphan = true };
+__thread struct thread *memcg_self MEMCG_TLS_MODEL = &thread_first;
+
+static struct mutex walker_mutex = MUTEX_INITIALIZER;
+struct mutex orphan_lock = MUTEX_INITIALIZER; /* the orphan's section; held while it waits for stolen */
+struct thread *all_threads;            /* walker_mutex */
+static struct thread *free_threads;    /* walker_mutex */
+int thread_needs_fence;
+static pthread_key_t thread_key;
+
+static int membarrier(int command)
+{
+    return (int)syscall(SYS_membarrier, command, 0, 0);
+}
+
+void thread_steal_all(void)
+{
+    struct thread *t;
+
+    mutex_lock(&walker_mutex);
+    for (t = all_threads; t; t = t->next)
+        __atomic_store_n(&t->stolen, 1, __ATOMIC_SEQ_CST);
+#ifndef __SANITIZE_THREAD__ /* there all four accesses are sequentially consistent */
+    if (thread_needs_fence || membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED))
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+    for (t = all_threads; t; t = t->next)
+        while (__atomic_load_n(&t->busy, __ATOMIC_SEQ_CST))
+            sched_yield();
+}
+
+void thread_release_all(void)
+{
+    for (struct thread *t = all_threads; t; t = t->next)
+        __atomic_store_n(&t->stolen, 0, __ATOMIC_RELEASE);
+    mutex_unlock(&walker_mutex);
+}
+
+void memcg_synchronize(void)
+{
+    thread_steal_all();
+    thread_release_all();
+}
+
+/* walker_mutex and all threads stolen. */
+static void thread_empty(struct thread *t)
+{
+    heap_collect(t);
+    while (t->heaps)
+        heap_drop(t->heaps);
+    if (t->by_id)
+        metadata_free(t->by_id, sizeof(*t->by_id) * (size_t)t->nr_by_id);
+    t->by_id = NULL;
+    t->nr_by_id = 0;
+    t->heap = t->root_heap = t->shared_heap = NULL;
+}
+
+static void thread_unlink(struct thread *t)
+{
+    struct thread **link = &all_threads;
+
+    while (*link != t)
+        link = &(*link)->next;
+    *link = t->next;
+    t->next = free_threads;
+    free_threads = t;
+}
+
+static void thread_exit(void *arg)
+{
+    struct thread *self = arg;
+
+    memcg_self = &thread_ended;
+    thread_steal_all();
+    thread_empty(self);
+    thread_unlink(self);
+    thread_release_all();
+}
+
+static struct thread *thread_create(void)
+{
+    struct thread *t;
+
+    mutex_lock(&walker_mutex);
+    t = free_threads;
+    if (t)
+        free_threads = t->next;
+    else
+        t = metadata_alloc(sizeof(*t));
+    if (t) {
+        memset(t, 0, sizeof(*t));
+        t->current = &root_mem_cgroup;
+        if (heap_init(t) || pthread_setspecific(thread_key, t)) {
+            t->next = free_threads; /* the half-made heap stays with it: out of memory */
+            free_threads = t;
+            t = NULL;
+        } else {
+            t->next = all_threads;
+            all_threads = t;
+            memcg_self = t;
+        }
+    }
+    mutex_unlock(&walker_mutex);
+    return t;
+}
+
+struct thread *thread_enter(void)
+{
+    struct thread *self = memcg_self;
+
+    if (self == &thread_first)
+        self = thread_create();
+    if (!self || self == &thread_ended) {
+        mutex_lock(&orphan_lock);
+        self = &orphan;
+    }
+    while (!section_begin(self))
+        sched_yield();
+    return self;
+}
+
+void thread_leave(struct thread *self)
+{
+    section_end(self);
+    if (self->is_orphan)
+        mutex_unlock(&orphan_lock);
+}
+
+/* Every other lock is taken inside sections or by walkers only: stolen means free. */
+static void fork_prepare(void)
+{
+    thread_steal_all();
+}
+
+static void fork_child(void)
+{
+    struct thread *t, *next;
+
+    orphan_lock = (struct mutex)MUTEX_INITIALIZER; /* a dead thread may have waited with it */
+    membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
+    for (t = all_threads; t; t = next) {
+        next = t->next;
+        if (t == memcg_self || t->is_orphan)
+            continue;
+        thread_empty(t);
+        thread_unlink(t);
+    }
+    thread_release_all();
+}
+
+void thread_init(void)
+{
+    if (membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED))
+        thread_needs_fence = 1;
+    pthread_key_create(&thread_key, thread_exit);
+    pthread_atfork(fork_prepare, thread_release_all, fork_child);
+    orphan.current = &root_mem_cgroup;
+    heap_init(&orphan);
+    orphan.next = all_threads;
+    all_threads = &orphan;
+}
