@@ -9,11 +9,19 @@ Locks: ``cgroup_mutex``, the outermost, protects every group's `children` and st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
+from . import workqueue
 from .errors import GroupBusy, MemcgError, OfflineError
 from .locking import Mutex, shared
-from .memcontrol import mem_cgroup, mem_cgroup_destroy_all_caches, memcg_activate_kmem
+from .memcontrol import (
+    mem_cgroup,
+    mem_cgroup_destroy_all_caches,
+    mem_cgroup_offline_bare,
+    memcg_activate_kmem,
+    memcg_kmem_is_active,
+)
 
 cgroup_mutex = Mutex("cgroup_mutex")
 
@@ -76,21 +84,33 @@ def cgroup_mkdir(root: G, path: str, *, exclusive: bool = False) -> G:
         for depth, part in enumerate(parts, 1):
             child = group.children.get(part)
             if child is not None and not child.online:  # its closing was interrupted
-                __cgroup_rmdir(child, group)
+                __unlink(child, group)
                 child = None
             if child is None:
                 made = True
-                child = type(root)("/".join(parts[:depth]), group)
-                try:
-                    memcg_activate_kmem(child)
-                except BaseException:
-                    child.css_put()
-                    raise
-                group.children[part] = child
+                child = __link(type(root)("/".join(parts[:depth]), group), group)
             group = child  # type: ignore[assignment]
         if exclusive and not made:
             raise FileExistsError(f"group {path!r} exists already; pick another name")
         return group
+
+
+def __link(group: cgroup, parent: cgroup) -> cgroup:
+    """Activate a new group and put it into the tree. Context: `cgroup_mutex` held."""
+    try:
+        memcg_activate_kmem(group)
+        parent.children[group.name] = group
+    except BaseException:
+        if memcg_kmem_is_active(group) and parent.children.get(group.name) is not group:
+            group.css_put()  # a group that is not active lets go of its parent by itself
+        raise
+    return group
+
+
+def __unlink(group: cgroup, parent: cgroup) -> None:
+    """Take an offline group out of the tree. Context: `cgroup_mutex` held."""
+    del parent.children[group.name]  # with no call in between that an exception could come after
+    group.css_put()
 
 
 def cgroup_find(root: G, path: str) -> G:
@@ -120,29 +140,35 @@ def cgroup_rmdir(group: cgroup) -> None:
 
     Notes
     -----
-    Context: takes ``cgroup_mutex``, then ``memcg_slab_mutex``; waits for a grace period.
-    Closing a closed group does nothing.
+    Context: takes ``cgroup_mutex``, then ``memcg_slab_mutex``; waits for a grace period and, if
+    the group has caches, for a thread that does the same. Closing a closed group does nothing.
     """
+    if not __cgroup_rmdir(group, mem_cgroup_offline_bare):
+        workqueue.uninterrupted(__cgroup_rmdir, group, __offline)
+
+
+def __offline(group: cgroup) -> bool:
+    group.offline()
+    mem_cgroup_destroy_all_caches(group)
+    return True
+
+
+def __cgroup_rmdir(group: cgroup, offline: Callable[[cgroup], bool]) -> bool:
+    """Take the group offline and out of the tree, unless `offline` says no."""
     parent = group.parent
     if parent is None:
         raise GroupBusy("the root group cannot be closed; it ends with the process")
     assert isinstance(parent, cgroup)
     with cgroup_mutex:
         if parent.children.get(group.name) is not group:
-            return
+            return True
         if group.children:
             names = ", ".join(sorted(group.children)[:5])
             raise GroupBusy(
                 f"group {group.path!r} has {len(group.children)} children ({names}); "
                 "close them first or close(recursive=True)"
             )
-        __cgroup_rmdir(group, parent)
-
-
-def __cgroup_rmdir(group: cgroup, parent: cgroup) -> None:
-    """Context: ``cgroup_mutex`` held. Each step may be repeated after an interrupt."""
-    if group.online:
-        group.offline()
-    mem_cgroup_destroy_all_caches(group)
-    del parent.children[group.name]
-    group.css_put()
+        if not offline(group):
+            return False
+        __unlink(group, parent)
+        return True

@@ -15,6 +15,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+LIMITS = ("max", "high")
+
+
+def _limit(which: str) -> str:
+    if which not in LIMITS:
+        raise ValueError(f"{which!r} is not a limit of a group; write one of {', '.join(LIMITS)}")
+    return which
+
+
 class Group(cgroup):
     """A memory control group. Made by `group` and `scope`; ``with group:`` enters it.
 
@@ -62,10 +71,8 @@ class Group(cgroup):
         ValueError
             `size` is not a size, or `which` is not a limit.
         """
-        if which not in ("max", "high"):
-            raise ValueError(f"{which!r} is not a limit of a group; write 'max' or 'high'")
         parent_max = self.parent.max if self.parent is not None else None
-        setattr(self, which, parse_size(size, of=parent_max))
+        setattr(self, _limit(which), parse_size(size, of=parent_max))
 
     def __getitem__(self, file: str) -> int | str | dict[str, int]:
         """Read a file of the group under its name in cgroup v2."""
@@ -143,10 +150,9 @@ def group(path: str, **limits: int | str | None) -> Group:
 
 
 def _check(limits: dict[str, int | str | None]) -> None:
-    probe = Group("", None)
     for which, size in limits.items():
-        if not (isinstance(size, str) and size.strip().endswith("%")):
-            probe.set_limit(which, size)
+        _limit(which)
+        parse_size(size, of=0)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ MEMCG_CACHES_MIN_SIZE = 4
 MEMCG_CACHES_MAX_SIZE = 1 << 20
 
 memcg_limited_groups_array_size = 0  # slots in every root's array; slab_mutex
-_used_ids: set[int] = set()  # the IDA; activate_kmem_mutex
+_used_ids: dict[int, None] = {}  # the IDA; activate_kmem_mutex
 
 
 @shared(memcg_slab_caches="memcg_slab_mutex")
@@ -112,7 +112,9 @@ def memcg_activate_kmem(memcg: mem_cgroup) -> None:
     with activate_kmem_mutex:
         if memcg_kmem_is_active(memcg):
             return
-        memcg_id = next(i for i in range(MEMCG_CACHES_MAX_SIZE + 1) if i not in _used_ids)
+        memcg_id = 0
+        while memcg_id in _used_ids:
+            memcg_id += 1
         if memcg_id == MEMCG_CACHES_MAX_SIZE:
             raise MemoryError(
                 f"group {memcg.path!r}: all {MEMCG_CACHES_MAX_SIZE} kmemcg_ids are in use; "
@@ -120,7 +122,8 @@ def memcg_activate_kmem(memcg: mem_cgroup) -> None:
             )
         with memcg_slab_mutex:
             slab_common.memcg_update_all_caches(memcg_id + 1)
-        _used_ids.add(memcg_id)
+        # Two stores with no call between them, so that no asynchronous exception parts them.
+        _used_ids[memcg_id] = None
         memcg.kmemcg_id = memcg_id  # last: from here on the group is accounted
 
 
@@ -141,10 +144,7 @@ def memcg_kmem_create_cache(memcg: mem_cgroup, root_cache: kmem_cache) -> None:
     cachep = slab_common.kmem_cache_create_memcg(memcg, root_cache)
     if cachep is None:
         return  # not critical: the root goes on serving, and a later allocation asks again
-    # On the list, then in the slot: no call in between in which an exception could surface, and
-    # the store is a release, so that a reader sees a complete cache or none.
-    memcg.memcg_slab_caches[cachep] = None
-    root_cache.publish(memcg_id, cachep)
+    root_cache.publish(memcg_id, cachep, memcg.memcg_slab_caches)
 
 
 def memcg_kmem_destroy_cache(cachep: kmem_cache) -> None:
@@ -167,10 +167,8 @@ def memcg_kmem_destroy_cache(cachep: kmem_cache) -> None:
     memcg_id = memcg_cache_id(memcg)
     if cache_from_memcg_idx(root_cache, memcg_id) is not cachep:
         raise AssertionError(f"{cachep.name} is not in its slot")
-    if not cachep.frozen:  # else an earlier call was interrupted here: go on with it
-        slab_common.kmem_cache_destroy(cachep)  # from here on it serves nothing; may refuse
-    root_cache.publish(memcg_id, None)
-    memcg.memcg_slab_caches.pop(cachep, None)
+    slab_common.kmem_cache_destroy(cachep)  # from here on it serves nothing; may refuse
+    root_cache.unpublish(memcg_id, cachep, memcg.memcg_slab_caches)
     core.synchronize()
     freed(cachep)
     memcg.css_put()
@@ -179,13 +177,23 @@ def memcg_kmem_destroy_cache(cachep: kmem_cache) -> None:
 # -- offline and root destruction
 
 
+def mem_cgroup_offline_bare(memcg: mem_cgroup) -> bool:
+    """Take a group offline if it has no caches; tell whether it has none.
+
+    Context: takes ``memcg_slab_mutex``, so that no child is created in between.
+    """
+    with memcg_slab_mutex:
+        if memcg.memcg_slab_caches:
+            return False
+        memcg.offline()
+        return True
+
+
 def mem_cgroup_destroy_all_caches(memcg: mem_cgroup) -> None:
     """Shrink and destroy the caches of a group that went offline; busy ones are dead.
 
     Context: takes ``memcg_slab_mutex``, then ``slab_mutex``.
     """
-    if not memcg_kmem_is_active(memcg):
-        return
     with memcg_slab_mutex:
         for cachep in list(memcg.memcg_slab_caches):
             cachep.set_dead()  # before the shrink: a free in between drops its slab itself
@@ -278,7 +286,7 @@ def mem_cgroup_release_work_func(event: core.Event) -> None:
     """Return the id of a group that nothing refers to any more."""
     memcg = cast(mem_cgroup, event.memcg)
     with activate_kmem_mutex:
-        _used_ids.discard(memcg.kmemcg_id)
+        _used_ids.pop(memcg.kmemcg_id, None)
         freed(memcg)
     if memcg.parent is not None:
         memcg.parent.css_put()

@@ -22,7 +22,7 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from .errors import CacheBusy, MemcgError, MemcgOOM
 from .locking import Atomic, Mutex, Published, ReadSide, current_task, shared
@@ -160,12 +160,12 @@ class Memcg:
 
     _serials = 0
     path = ""  # for error texts
+    parent: Memcg | None = None
+    kmemcg_id = -1
 
     def __init__(self, parent: Memcg | None) -> None:
         Memcg._serials += 1
         self.serial = Memcg._serials  # never reused, unlike kmemcg_id
-        self.parent = parent
-        self.kmemcg_id = -1
         self.usage = Atomic(0)
         self.watermark = 0
         self.max = PAGE_COUNTER_MAX
@@ -178,6 +178,11 @@ class Memcg:
         self._objcgs = [self.objcg]  # stubs that point here; cgroup_mutex protects the list
         if parent is not None:
             parent.css_get()
+            self.parent = parent
+
+    def __del__(self) -> None:
+        if self.parent is not None and self.kmemcg_id < 0:  # dropped before it was activated
+            self.parent.css_put()
 
     # -- css references: what keeps an offline group's state alive
 
@@ -212,7 +217,8 @@ class Memcg:
         """Take no new references; what is still charged here becomes the parent's.
 
         After the grace period nobody charges or uncharges this group any more, and its
-        ancestors' counters contained its charges already. Kernel: ``memcg_reparent_objcgs``.
+        ancestors' counters contained its charges already. Again is nothing.
+        Kernel: ``memcg_reparent_objcgs``.
         """
         if self.parent is None:
             raise MemcgError("the root group cannot go offline")
@@ -326,7 +332,7 @@ class Cache:
         self.nr_pages = Atomic(0)
         # Roots only. Writers hold memcg_slab_mutex; readers none (one acquire load). A grown
         # array is published whole and the old one stays readable for whoever loaded it.
-        self._memcg_caches: Published[list[Published[Cache | None]]] = Published([])
+        self._memcg_caches: Published[list[Cache | None]] = Published([])
         self._pending: set[int] = set()  # serials of groups with a create item on its way
         self._shared_bytes: dict[int, int] = {}  # group serial -> live shared bytes
         if memcg is not None:
@@ -341,17 +347,33 @@ class Cache:
     def update_array(self, nr_slots: int) -> None:
         """Grow the array to `nr_slots`, keeping every slot. Kernel: memcg_update_cache_size."""
         old = self._memcg_caches.load()
-        new = list(old) + [Published[Cache | None](None) for _ in range(nr_slots - len(old))]
+        new = old + [None] * (nr_slots - len(old))
         self._memcg_caches.store(new)
 
-    def publish(self, kmemcg_id: int, child: Cache | None) -> None:
-        """Store a complete child, or None, for lock-free readers."""
-        self._memcg_caches.load()[kmemcg_id].store(child)
+    def publish(self, kmemcg_id: int, child: Cache, listed: dict[Any, None]) -> None:
+        """Put a complete child on its group's list and in its slot.
+
+        Context: ``memcg_slab_mutex`` held. The last two stores have no call between them, so that
+        no asynchronous exception can part them.
+        """
+        slots = self._memcg_caches.load()
+        if slots[kmemcg_id] is not None:
+            raise AssertionError("the slot of a child to be published is taken")
+        listed[child] = None
+        slots[kmemcg_id] = child  # a release: who reads it sees a complete child
+
+    def unpublish(self, kmemcg_id: int, child: Cache, listed: dict[Any, None]) -> None:
+        """Take a child out of its slot and off its group's list. Context: as for `publish`."""
+        slots = self._memcg_caches.load()
+        if slots[kmemcg_id] is not child:
+            raise AssertionError("the child to be unpublished is not in its slot")
+        slots[kmemcg_id] = None
+        del listed[child]
 
     def from_memcg_idx(self, kmemcg_id: int) -> Cache | None:
         """Load the child of a group. Kernel: ``cache_from_memcg_idx``."""
         slots = self._memcg_caches.load()
-        return slots[kmemcg_id].load() if 0 <= kmemcg_id < len(slots) else None
+        return slots[kmemcg_id] if 0 <= kmemcg_id < len(slots) else None
 
     def create_done(self, memcg: Memcg) -> None:
         """Let the pair (root, group) be asked for again."""

@@ -166,25 +166,30 @@ def kmem_cache_destroy(s: kmem_cache) -> None:
 
     Notes
     -----
-    Context: for a root, blocks and takes ``memcg_slab_mutex``, then ``slab_mutex``; for a child
-    (only from `memcg_kmem_destroy_cache`) takes ``slab_mutex``.
+    Context: for a root, waits for a thread that takes ``memcg_slab_mutex``, then ``slab_mutex``
+    (an interrupted wait leaves it at work); for a child (only from `memcg_kmem_destroy_cache`)
+    takes ``slab_mutex``.
     """
     if is_root_cache(s):
-        memcontrol.memcg_cache_mark_dying(s)
-        try:
-            workqueue.flush()
-            failed = memcontrol.__kmem_cache_destroy_memcg_children(s)
-            if failed:
-                raise CacheBusy(
-                    f"cache {s.name!r}: {failed} child caches still have objects; "
-                    "free them and destroy it again"
-                )
-            __kmem_cache_shutdown(s)
-        except BaseException:
-            s.dying = False
-            raise
+        workqueue.uninterrupted(__kmem_cache_destroy_root, s)
     else:
         __kmem_cache_shutdown(s)
+
+
+def __kmem_cache_destroy_root(s: kmem_cache) -> None:
+    memcontrol.memcg_cache_mark_dying(s)
+    try:
+        workqueue.flush()
+        failed = memcontrol.__kmem_cache_destroy_memcg_children(s)
+        if failed:
+            raise CacheBusy(
+                f"cache {s.name!r}: {failed} child caches still have objects; "
+                "free them and destroy it again"
+            )
+        __kmem_cache_shutdown(s)
+    except BaseException:
+        s.dying = False
+        raise
 
 
 def __kmem_cache_shutdown(s: kmem_cache) -> None:

@@ -58,6 +58,35 @@ def _worker() -> None:
         _handle(event)
 
 
+def uninterrupted(fn: Callable[..., None], *args: object) -> None:
+    """Run `fn` in a thread of its own, where no asynchronous exception reaches it, and wait.
+
+    What it raises is raised here. If the wait is interrupted (KeyboardInterrupt, say), `fn` goes
+    on to its end.
+
+    Notes
+    -----
+    Context: blocks; the caller holds no mutex that `fn` takes.
+    """
+    done = Event("uninterrupted")
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        core.stop_account()
+        try:
+            fn(*args)
+        except BaseException as failure:
+            raised.append(failure)
+        finally:
+            core.resume_account()
+            done.set()
+
+    spawn(run, "memcg-uninterrupted")
+    done.wait()
+    if raised:
+        raise raised[0]
+
+
 def run_pending() -> None:
     """Handle queued events in the calling thread until the queue is empty."""
     while (event := core.next_event()) is not None:

@@ -133,18 +133,18 @@ def test_s23_s24_s25_a_child_is_complete_and_listed_before_it_is_published(schem
     memcg, seen = scheme.make(), []
     publish = scheme.frames.publish
 
-    def spy(kmemcg_id, child):
-        if child is not None:
-            assert scheme.child(scheme.frames, memcg) is None
-            seen.append(
-                (child in memcg.memcg_slab_caches, child.refcount, child.memcg_params.memcg)
-            )
-        publish(kmemcg_id, child)
+    def spy(kmemcg_id, child, listed):
+        seen.append((child in scheme.slab_common.slab_caches, child.refcount))
+        seen.append(scheme.child(scheme.frames, memcg))
+        publish(kmemcg_id, child, listed)
+        with pytest.raises(AssertionError, match="taken"):
+            publish(kmemcg_id, child, listed)
 
     monkeypatch.setattr(scheme.frames, "publish", spy)
     address = scheme.frames.alloc(memcg)
     scheme.work()
-    assert seen == [(True, 1, memcg)]
+    assert seen == [(True, 1), None]
+    assert list(memcg.memcg_slab_caches) == [scheme.child(scheme.frames, memcg)]
     scheme.frames.free(address)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -16,10 +17,11 @@ def test_s49_destroying_a_child_that_is_not_in_its_slot_fails_loudly(scheme, chi
     memcg = scheme.make()
     child, address = child_of(memcg)
     scheme.frames.free(address)
-    scheme.frames.publish(memcg.kmemcg_id, None)
+    slots = scheme.frames._memcg_caches.load()
+    slots[memcg.kmemcg_id] = None
     with scheme.memcontrol.memcg_slab_mutex, pytest.raises(AssertionError, match="not in its slot"):
         scheme.memcontrol.memcg_kmem_destroy_cache(child)
-    scheme.frames.publish(memcg.kmemcg_id, child)
+    slots[memcg.kmemcg_id] = child
 
 
 def test_s50_s51_a_destroyed_child_is_in_no_slot_and_no_list_and_put_its_reference(
@@ -204,41 +206,49 @@ def test_r11_an_id_is_reused_only_when_nothing_refers_to_the_old_group(scheme, c
     assert scheme.make("newer").kmemcg_id == old.kmemcg_id
 
 
-def test_r18_a_close_cut_short_by_an_interrupt_is_finished_by_the_next_use_of_the_path(
-    scheme, child_of, monkeypatch
+@pytest.fixture
+def interrupted_wait(scheme, monkeypatch):
+    """Whoever waits for an uninterrupted call is interrupted, and the call goes on."""
+
+    class Interrupted(scheme.workqueue.Event):
+        def wait(self, timeout=None):
+            if self.name == "uninterrupted":
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    monkeypatch.setattr(scheme.workqueue, "Event", Interrupted)
+
+
+def settle(threads):
+    while threading.active_count() > threads:
+        time.sleep(0.001)
+
+
+def test_r18_a_close_whose_caller_is_interrupted_goes_on_to_its_end(
+    scheme, child_of, interrupted_wait
 ):
     memcg = scheme.make()
     _, address = child_of(memcg)
     scheme.frames.free(address)
-
-    def interrupt(_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(scheme.cgroup, "mem_cgroup_destroy_all_caches", interrupt)
+    threads = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         scheme.cgroup.cgroup_rmdir(memcg)
-    monkeypatch.undo()
+    settle(threads)
     assert scheme.make() is not memcg
     scheme.work()
     assert memcg.css_refs == 0
     assert not memcg.memcg_slab_caches
 
 
-def test_d2_an_interrupt_between_shutdown_and_unpublish_is_repaired_by_the_next_destruction(
-    scheme, child_of, monkeypatch
+def test_d2_a_root_destruction_whose_caller_is_interrupted_goes_on_to_its_end(
+    scheme, child_of, interrupted_wait
 ):
     memcg = scheme.make()
     _, address = child_of(memcg)
     scheme.frames.free(address)
-    publish = scheme.frames.publish
-
-    def interrupt(kmemcg_id, cache):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(scheme.frames, "publish", interrupt)
+    threads = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         scheme.slab_common.kmem_cache_destroy(scheme.frames)
-    monkeypatch.setattr(scheme.frames, "publish", publish)
-    scheme.frames.free(scheme.frames.alloc(memcg))  # the root serves past the frozen child
-    scheme.slab_common.kmem_cache_destroy(scheme.frames)
+    settle(threads)
+    assert scheme.frames not in scheme.slab_common.slab_caches
     assert not memcg.memcg_slab_caches

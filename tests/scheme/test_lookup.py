@@ -48,7 +48,7 @@ def test_s36_a_reader_of_a_grown_array_still_reads_the_old_one(scheme, child_of)
     for i in range(2 * len(old)):
         scheme.make(f"g{i}")
     assert scheme.frames.array_size > len(old)
-    assert old[memcg.kmemcg_id].load() is child
+    assert old[memcg.kmemcg_id] is child
     scheme.frames.free(address)
 
 
@@ -73,7 +73,7 @@ def test_s41_s43_a_failed_relocation_leaves_the_group_inactive_and_the_rest_work
         update(s, n)
 
     size = scheme.memcontrol.memcg_limited_groups_array_size
-    ids = set(scheme.memcontrol._used_ids)
+    ids = dict(scheme.memcontrol._used_ids)
     monkeypatch.setattr(scheme.memcontrol, "memcg_update_cache_size", fail_on_the_second_root)
     with pytest.raises(MemoryError):
         scheme.make("fails")
