@@ -11,7 +11,7 @@ import memcg
 
 SOURCE = Path(memcg.__file__).parent
 LAYERS = [  # bottom to top; modules of one row may import each other
-    {"errors", "locking"},
+    {"errors", "locking", "dataplane"},
     {"model"},
     {"core"},
     {"workqueue", "sizes"},
@@ -19,7 +19,7 @@ LAYERS = [  # bottom to top; modules of one row may import each other
     {"cgroup"},
     {"group"},
     {"cache"},
-    {"__init__"},
+    {"__init__", "__main__"},
 ]
 HEIGHT = {module: height for height, row in enumerate(LAYERS) for module in row}
 PRIMITIVES = {"threading", "_thread", "queue", "multiprocessing", "concurrent", "asyncio"}

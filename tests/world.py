@@ -22,6 +22,7 @@ class World:
         package = types.ModuleType(self.name)
         package.__path__ = [str(Path(memcg.__file__).parent)]
         sys.modules[self.name] = package
+        sys.modules[self.name + "._core"] = None  # the model core: one system per world
         if seam is not None:
             sys.modules[self.name + ".locking"] = seam
         load = lambda noun: importlib.import_module(f"{self.name}.{noun}")  # noqa: E731
@@ -30,6 +31,7 @@ class World:
         self.cgroup = load("cgroup")
         self.workqueue = load("workqueue")
         self.core = load("core")
+        self.model = load("model")
         self.locking = load("locking")
         self.errors = load("errors")
         self.group = load("group")
@@ -57,7 +59,7 @@ class World:
                 assert params.root_cache in slab.slab_caches
                 assert self.child(params.root_cache, params.memcg) is child
                 assert child in params.memcg.memcg_slab_caches
-                assert params.memcg.online or child.nr_pages.get() > 0
+                assert params.memcg.online or child.nr_pages > 0
             for root in (s for s in slab.slab_caches if slab.is_root_cache(s)):
                 slots = [root.from_memcg_idx(i) for i in range(root.array_size)]
                 assert all(c in children for c in slots if c is not None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 
-from . import core, group, slab_common
+from . import core, slab_common
 
 
 class KmemCache:
@@ -42,7 +42,7 @@ class KmemCache:
         MemcgOOM
             The group or an ancestor is at its ``memory.max``.
         """
-        address = self._cache.alloc(core.current() or group.root)
+        address = self._cache.alloc()
         buffer = core.view(address, self.size)
         self._live[id(buffer)] = (address, buffer, weakref.ref(buffer.obj))
         return buffer

@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 from . import core, memcontrol, slab_common
 from .cgroup import cgroup, cgroup_find, cgroup_mkdir, cgroup_rmdir
-from .errors import MemcgError, OfflineError
+from .errors import MemcgError
 from .sizes import parse_size
 
 P = ParamSpec("P")
@@ -37,31 +37,12 @@ class Group(cgroup):
 
     # -- being inside
 
-    def __enter__(self) -> Group:
-        if not self.online:
-            raise OfflineError(f"group {self.path!r} is closed; memcg.group() makes a new one")
-        core.enter(self)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        core.leave(self)
-
     def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `fn` inside the group."""
         with self:
             return fn(*args, **kwargs)
 
     # -- reading and writing
-
-    @property
-    def current(self) -> int:
-        """Bytes charged here and below. cgroup v2: ``memory.current``."""
-        return self.usage.get()
-
-    @property
-    def peak(self) -> int:
-        """The highest `current`. cgroup v2: ``memory.peak``."""
-        return self.watermark
 
     def set_limit(self, which: str, size: int | str | None) -> None:
         """Write ``max`` or ``high``: one store, from any thread.

@@ -203,7 +203,7 @@ def mem_cgroup_destroy_all_caches(memcg: mem_cgroup) -> None:
 
 def __destroy_if_empty(cachep: kmem_cache) -> None:
     """Context: ``memcg_slab_mutex`` held."""
-    if cachep.nr_pages.get() == 0:
+    if cachep.nr_pages == 0:
         try:
             memcg_kmem_destroy_cache(cachep)
         except CacheBusy:

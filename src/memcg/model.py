@@ -22,39 +22,18 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from .errors import CacheBusy, MemcgError, MemcgOOM
+from .dataplane import PAGE_COUNTER_MAX, PAGE_SIZE, CacheInfo, Event
+from .errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
 from .locking import Atomic, Mutex, Published, ReadSide, current_task, shared
 
-PAGE_SIZE = 4096
-PAGE_COUNTER_MAX = 2**63 - 1
+name = "model"
 KMALLOC_SIZES = (64, 256, 1024, 4096)
 _ARENA_PAGES = 1 << 16
-_CHUNK_PAGES = 64
-_RESERVE_MIN = 16 << 20
+_SHARED = 0  # the serial of shared slabs' pages: cleared when a group takes them over
 
 read_side = ReadSide()
-
-
-class Event(NamedTuple):
-    """A request of the data plane to the control plane. CREATE and HIGH carry a css reference."""
-
-    kind: Literal["create", "empty", "high", "release"]
-    memcg: Memcg | None
-    cache: Cache | None
-
-
-class CacheInfo(NamedTuple):
-    """A line of slabinfo: counts, sizes in bytes, pages."""
-
-    active_objs: int
-    num_objs: int
-    objsize: int
-    objperslab: int
-    pagesperslab: int
-    active_slabs: int
-    num_slabs: int
 
 
 _events: deque[Event] = deque()
@@ -63,10 +42,15 @@ _promote_bytes = 2 * PAGE_SIZE
 _skip_account: dict[object, int] = {}  # task -> nesting; only that task writes its entry
 
 
-def set_waker(waker: Callable[[], None] | None) -> None:
-    """Install what is called when an event was posted; it must not wait."""
+def set_waker(
+    wake: Callable[[], None] | None, work: Callable[[], None] | None = None
+) -> None:
+    """Have `wake` called when an event was posted; None: nobody.
+
+    `wake` must not wait. The native data plane calls `work` instead, in a thread of its own.
+    """
     global _waker
-    _waker = waker
+    _waker = wake
 
 
 def _post(event: Event) -> None:
@@ -100,8 +84,8 @@ class _PageAllocator:
         self.free: list[tuple[int, int]] = [(0, _ARENA_PAGES)]
         self.owner: dict[int, int] = {}  # page -> serial of the group that used it last
 
-    def alloc(self, nr_pages: int, memcg: Memcg) -> int:
-        """Return the offset of a run that holds no other group's bytes; -1 when full."""
+    def alloc(self, nr_pages: int, serial: int) -> int:
+        """Return the offset of a run with no bytes of another group than `serial`; -1 when full."""
         with self.page_lock:
             if self.memory is None:
                 self.memory = mmap.mmap(-1, _ARENA_PAGES * PAGE_SIZE)
@@ -113,9 +97,9 @@ class _PageAllocator:
             else:
                 return -1
             for page in range(start, start + nr_pages):
-                if self.owner.get(page, memcg.serial) != memcg.serial:
+                if self.owner.get(page, serial) != serial:
                     self.memory[page * PAGE_SIZE : (page + 1) * PAGE_SIZE] = bytes(PAGE_SIZE)
-                self.owner[page] = memcg.serial
+                self.owner[page] = serial
             return start * PAGE_SIZE
 
     def release(self, offset: int, nr_pages: int) -> None:
@@ -151,6 +135,9 @@ class ObjCgroup:
         self.memcg = Published(memcg)
 
 
+_root: Memcg | None = None  # the one without a parent
+
+
 class Memcg:
     """The data-plane half of a group: page counter, css references, stub.
 
@@ -164,16 +151,20 @@ class Memcg:
     kmemcg_id = -1
 
     def __init__(self, parent: Memcg | None) -> None:
+        global _root
+        if parent is None:
+            _root = self
         Memcg._serials += 1
         self.serial = Memcg._serials  # never reused, unlike kmemcg_id
         self.usage = Atomic(0)
-        self.watermark = 0
+        self.peak = 0
         self.max = PAGE_COUNTER_MAX
         self.high = PAGE_COUNTER_MAX
         self.events = {"high": 0, "max": 0, "oom": 0, "oom_kill": 0}
         self._refs = Atomic(1)
         self._online = Published(True)
         self._high_posted = Atomic(0)
+        self.nr_inside = 0
         self.objcg = ObjCgroup(self)
         self._objcgs = [self.objcg]  # stubs that point here; cgroup_mutex protects the list
         if parent is not None:
@@ -189,6 +180,18 @@ class Memcg:
     @property
     def online(self) -> bool:
         return self._online.load()
+
+    @property
+    def current(self) -> int:
+        """Bytes charged here and below. cgroup v2: ``memory.current``."""
+        return self.usage.get()
+
+    def __enter__(self) -> Self:
+        enter(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        leave(self)
 
     @property
     def css_refs(self) -> int:
@@ -264,8 +267,8 @@ class Memcg:
     def _charged(self) -> None:
         for memcg in self.ancestry():
             usage = memcg.usage.get()
-            if usage > memcg.watermark:  # racy: a lower peak may overwrite a higher one in flight
-                memcg.watermark = usage
+            if usage > memcg.peak:  # racy: a lower peak may overwrite a higher one in flight
+                memcg.peak = usage
             if usage > memcg.high and memcg._high_posted.compare_exchange(0, 1):
                 memcg.events["high"] += 1
                 if memcg.css_tryget():
@@ -311,11 +314,13 @@ class Cache:
         Alignment of each object in bytes, a power of two.
     memcg, root : optional
         For a child cache, the group it serves and the root it is a copy of.
+    kmalloc : int
+        Which size class the root cache serves; -1: none.
     """
 
     def __init__(
         self, object_size: int, align: int = 16, *, memcg: Memcg | None = None,
-        root: Cache | None = None,
+        root: Cache | None = None, kmalloc: int = -1,
     ) -> None:  # fmt: skip
         self.object_size = object_size
         self.align = align
@@ -329,7 +334,7 @@ class Cache:
         self.dying = False  # a root being destroyed; written under memcg_slab_mutex, read racily
         self.memcg = memcg
         self.root_cache = root
-        self.nr_pages = Atomic(0)
+        self._nr_pages = Atomic(0)
         # Roots only. Writers hold memcg_slab_mutex; readers none (one acquire load). A grown
         # array is published whole and the old one stays readable for whoever loaded it.
         self._memcg_caches: Published[list[Cache | None]] = Published([])
@@ -337,6 +342,10 @@ class Cache:
         self._shared_bytes: dict[int, int] = {}  # group serial -> live shared bytes
         if memcg is not None:
             memcg.css_get()
+
+    @property
+    def nr_pages(self) -> int:
+        return self._nr_pages.get()
 
     # -- memcg_caches
 
@@ -382,8 +391,13 @@ class Cache:
 
     # -- objects
 
-    def alloc(self, memcg: Memcg) -> int:
-        """Allocate for `memcg` from its child cache if published, else from this root.
+    def alloc(self, memcg: Memcg | None = None) -> int:
+        """Allocate from the group's child cache if published, else from this root.
+
+        Parameters
+        ----------
+        memcg : Memcg, optional
+            The group; default: the current one.
 
         Returns
         -------
@@ -403,6 +417,8 @@ class Cache:
         """
         if self.root_cache is not None:
             raise AssertionError("lookup on a cache that is not a root")
+        memcg = memcg or current() or _root
+        assert memcg is not None
         with read_side:
             while True:
                 cachep = _memcg_kmem_get_cache(self, memcg)
@@ -436,7 +452,7 @@ class Cache:
         memcg = objcg.memcg.load() if objcg else None
         if memcg is not None:
             _try_charge_or_raise(memcg, nbytes)
-        offset = _pages.alloc(self.pages_per_slab, memcg or _shared_pages)
+        offset = _pages.alloc(self.pages_per_slab, memcg.serial if memcg else _SHARED)
         if offset < 0:
             if memcg is not None:
                 memcg.uncharge(nbytes)
@@ -445,7 +461,7 @@ class Cache:
         for page in range(offset // PAGE_SIZE, offset // PAGE_SIZE + slab.nr_pages):
             _slab_of_page[page] = slab
         self._slabs.append(slab)
-        self.nr_pages.add(slab.nr_pages)
+        self._nr_pages.add(slab.nr_pages)
         return slab
 
     def free(self, address: int) -> None:
@@ -486,7 +502,7 @@ class Cache:
         for page in range(slab.offset // PAGE_SIZE, slab.offset // PAGE_SIZE + slab.nr_pages):
             del _slab_of_page[page]
         self._slabs.remove(slab)
-        self.nr_pages.add(-slab.nr_pages)
+        self._nr_pages.add(-slab.nr_pages)
         if slab.objcg is not None:
             slab.objcg.memcg.load().uncharge(slab.nr_pages * PAGE_SIZE)
         _pages.release(slab.offset, slab.nr_pages)
@@ -558,9 +574,6 @@ def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
         )
 
 
-_shared_pages = Memcg(None)  # the tag of shared slabs' pages: cleared when a group takes them over
-
-
 def _charged_group(memcg: Memcg) -> Memcg:
     """The group itself, or the nearest ancestor that is online; the root when skipping."""
     skip = _skip_account.get(current_task())
@@ -625,6 +638,9 @@ def current() -> Memcg | None:
 
 def enter(memcg: Memcg) -> None:
     """Make `memcg` the context's group."""
+    if not memcg.online:
+        raise OfflineError(f"group {memcg.path!r} is closed; memcg.group() makes a new one")
+    memcg.nr_inside += 1
     _entry.set(_Entry(memcg, _entry.get()))
 
 
@@ -634,3 +650,4 @@ def leave(memcg: Memcg) -> None:
     if entry is None or entry.memcg is not memcg:
         raise MemcgError("leaving a group that is not the innermost one of this context")
     _entry.set(entry.previous)
+    memcg.nr_inside -= 1

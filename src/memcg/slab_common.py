@@ -50,8 +50,9 @@ class kmem_cache(core.Cache):
         ctor: Callable[[memoryview], None] | None,
         memcg: mem_cgroup | None = None,
         root_cache: kmem_cache | None = None,
+        kmalloc: int = -1,
     ) -> None:
-        super().__init__(object_size, align, memcg=memcg, root=root_cache)
+        super().__init__(object_size, align, memcg=memcg, root=root_cache, kmalloc=kmalloc)
         self.name = name
         self.ctor = ctor
         self.refcount = 0
@@ -70,11 +71,12 @@ def do_kmem_cache_create(
     ctor: Callable[[memoryview], None] | None,
     memcg: mem_cgroup | None,
     root_cache: kmem_cache | None,
+    kmalloc: int = -1,
 ) -> kmem_cache:
     """Make a cache and put it on `slab_caches`. Context: `slab_mutex` held."""
     if choose(2):
         raise MemoryError(f"cache {name!r}: no memory for its structure")
-    s = kmem_cache(name, object_size, align, ctor, memcg, root_cache)
+    s = kmem_cache(name, object_size, align, ctor, memcg, root_cache, kmalloc)
     if memcg is None:
         s.update_array(memcontrol.memcg_limited_groups_array_size)
     s.refcount = 1
@@ -224,8 +226,9 @@ def memcg_update_all_caches(num_memcgs: int) -> None:
 
 def create_kmalloc_caches() -> None:
     """Make the root caches of the size classes. Kernel: ``create_kmalloc_caches``."""
-    for size in core.KMALLOC_SIZES:
-        kmem_cache_create(f"kmalloc-{size}", size)
+    with slab_mutex:
+        for i, size in enumerate(core.KMALLOC_SIZES):
+            do_kmem_cache_create(f"kmalloc-{size}", size, 16, None, None, None, kmalloc=i)
 
 
 def print_slabinfo_header() -> str:

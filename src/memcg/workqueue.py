@@ -45,6 +45,17 @@ def wake() -> None:
         raise
 
 
+def work() -> None:
+    """Be the worker unless one is at work. Context: a thread that the data plane started."""
+    global _running
+    with _wq_lock:
+        if _running:
+            return
+        _idle.clear()
+        _running = True
+    _worker()
+
+
 def _worker() -> None:
     global _running
     while True:
@@ -58,7 +69,7 @@ def _worker() -> None:
         _handle(event)
 
 
-def uninterrupted(fn: Callable[..., None], *args: object) -> None:
+def uninterrupted(fn: Callable[..., object], *args: object) -> None:
     """Run `fn` in a thread of its own, where no asynchronous exception reaches it, and wait.
 
     What it raises is raised here. If the wait is interrupted (KeyboardInterrupt, say), `fn` goes
@@ -118,4 +129,4 @@ def flush() -> None:
         _handle(event)
 
 
-core.set_waker(wake)
+core.set_waker(wake, work)

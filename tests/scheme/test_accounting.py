@@ -10,12 +10,12 @@ PAGE = 4096
 def test_s73_pages_are_charged_to_the_caches_group_whoever_frees(scheme, child_of):
     a, b = scheme.make("a"), scheme.make("b")
     child, address = child_of(a)
-    assert child.nr_pages.get() * PAGE == a.usage.get()
+    assert child.nr_pages * PAGE == a.current
     with_b = scheme.frames.alloc(b)
-    before = b.usage.get()
+    before = b.current
     scheme.frames.free(address)
     scheme.slab_common.kmem_cache_shrink(child)
-    assert (a.usage.get(), b.usage.get()) == (0, before)
+    assert (a.current, b.current) == (0, before)
     scheme.frames.free(with_b)
 
 
@@ -26,7 +26,7 @@ def test_s74_p12_a_refused_charge_changes_no_counter(scheme):
     with pytest.raises(scheme.errors.MemcgOOM, match=r"group 'p/c'.*set on 'p'"):
         while True:
             objects.append(scheme.frames.alloc(memcg))
-    assert 0 < memcg.usage.get() == parent.usage.get() <= 10_000
+    assert 0 < memcg.current == parent.current <= 10_000
     assert parent.events["max"] == parent.events["oom"] == 1
     assert memcg.events["max"] == 0
     for address in objects:
@@ -60,7 +60,7 @@ def test_p2_p5_hundred_groups_used_and_closed_leave_nothing(scheme):
         scheme.work()
         assert memcg.css_refs == 0
     assert scheme.frames.shrink() >= 1
-    assert scheme.root.usage.get() == 0
+    assert scheme.root.current == 0
     assert not scheme.root.children
 
 
@@ -68,10 +68,10 @@ def test_shared_slabs_charge_objects_not_pages(scheme):
     scheme.core.set_promote_bytes(1 << 30)
     memcgs = [scheme.make(f"g{i}") for i in range(50)]
     objects = [scheme.frames.alloc(m) for m in memcgs]
-    assert {m.usage.get() for m in memcgs} == {scheme.frames.size}
+    assert {m.current for m in memcgs} == {scheme.frames.size}
     for address in objects:
         scheme.frames.free(address)
-    assert {m.usage.get() for m in memcgs} == {0}
+    assert {m.current for m in memcgs} == {0}
 
 
 def test_no_group_reads_another_groups_bytes(scheme, child_of):

@@ -169,7 +169,7 @@ def test_s27_nothing_is_scheduled_for_a_group_that_is_offline(scheme):
     scheme.work()
     address = scheme.frames.alloc(memcg)
     assert scheme.core.next_event() is None
-    assert scheme.root.usage.get() == scheme.core.PAGE_SIZE  # the root served and is charged
+    assert scheme.root.current == scheme.core.PAGE_SIZE  # the root served and is charged
     scheme.frames.free(address)
 
 
@@ -182,7 +182,7 @@ def test_s29_s30_s31_unaccounted_work_is_nestable_and_asks_for_nothing(scheme):
     address = scheme.frames.alloc(memcg)
     scheme.core.resume_account()
     assert scheme.core.next_event() is None
-    assert memcg.usage.get() == 0
+    assert memcg.current == 0
     scheme.frames.free(address)
     with pytest.raises(scheme.errors.MemcgOOM):
         scheme.frames.alloc(memcg)

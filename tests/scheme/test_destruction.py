@@ -46,7 +46,7 @@ def test_s52_d4_destruction_waits_for_a_reader_that_looked_the_child_up(scheme, 
     inside, leave, destroyed = threading.Event(), threading.Event(), threading.Event()
 
     def reader():
-        with scheme.core.read_side:
+        with scheme.model.read_side:
             assert scheme.child(scheme.frames, memcg) is child
             inside.set()
             assert leave.wait(10)
@@ -85,13 +85,13 @@ def test_s56_s57_a_busy_child_is_dead_charged_to_the_parent_and_gone_with_its_la
     parent, memcg = scheme.make("p"), scheme.make("p/c")
     child, address = child_of(memcg)
     scheme.cgroup.cgroup_rmdir(memcg)
-    assert memcg.usage.get() == 0
-    assert parent.usage.get() == scheme.core.PAGE_SIZE
+    assert memcg.current == 0
+    assert parent.current == scheme.core.PAGE_SIZE
     assert scheme.child(scheme.frames, memcg) is child
     scheme.frames.free(address)
     scheme.work()
     assert scheme.child(scheme.frames, memcg) is None
-    assert parent.usage.get() == 0
+    assert parent.current == 0
     assert memcg.css_refs == 0
 
 
@@ -101,10 +101,10 @@ def test_s58_charges_of_nested_closed_groups_reach_the_nearest_group_alive(schem
     _, address = child_of(memcg)
     for path in ("p/q/r", "p/q", "p"):
         scheme.cgroup.cgroup_rmdir(scheme.cgroup.cgroup_find(scheme.root, path))
-    assert scheme.root.usage.get() == scheme.core.PAGE_SIZE
+    assert scheme.root.current == scheme.core.PAGE_SIZE
     scheme.frames.free(address)
     scheme.work()
-    assert scheme.root.usage.get() == 0
+    assert scheme.root.current == 0
 
 
 def test_s59_a_group_takes_no_reference_once_offline(scheme):

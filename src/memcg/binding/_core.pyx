@@ -1,0 +1,528 @@
+# cython: language_level=3, binding=False
+"""The native data plane, wrapped: the classes and functions of `memcg.model`, in C.
+
+Every method is one call that no asynchronous exception can cut in two.
+"""
+
+cimport cython
+from cpython.contextvars cimport PyContextVar_Get, PyContextVar_New, PyContextVar_Set
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.stdint cimport int64_t, uintptr_t
+from memcg cimport *
+
+from .dataplane import PAGE_COUNTER_MAX, PAGE_SIZE, CacheInfo, Event
+from .errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
+
+name = "native"
+EVENTS = ("high", "max", "oom", "oom_kill", "reserve", "overdraft", "fail")
+
+if memcg_init(NULL):
+    raise ImportError("memcg: no address space for the arena; raise `ulimit -v`")
+
+KMALLOC_SIZES = tuple([kmem_cache_object_size(kmalloc_cache(i))
+                       for i in range(kmalloc_nr_caches())])
+
+
+# -- groups
+
+
+@cython.no_gc_clear
+cdef class Memcg:
+    """The data-plane half of a group: page counter, css references, stub.
+
+    A group that was activated keeps itself alive until its last css reference is gone.
+    """
+
+    cdef mem_cgroup *c
+    cdef readonly Memcg parent
+    cdef bint activated
+    cdef readonly long nr_inside
+
+    def __init__(self, Memcg parent):
+        if self.c is not NULL:
+            raise MemcgError("a group is made once")
+        if parent is None:
+            self.c = mem_cgroup_root()
+            Py_INCREF(self)  # the root never ends
+            self.activated = True
+        else:
+            self.c = mem_cgroup_alloc(parent.c)
+            if self.c is NULL:
+                raise MemoryError("no memory for a group")
+            css_get(parent.c)
+            self.parent = parent
+        mem_cgroup_set_owner(self.c, <void *>self)
+
+    def __dealloc__(self):
+        if self.c is NULL or self.parent is None:
+            return
+        if not self.activated:  # dropped before it was linked
+            css_put(self.parent.c)
+        mem_cgroup_free(self.c)
+
+    @property
+    def path(self):
+        """For error texts."""
+        return ""
+
+    @property
+    def online(self):
+        return mem_cgroup_online(self.c)
+
+    @property
+    def kmemcg_id(self):
+        return mem_cgroup_id(self.c)
+
+    @kmemcg_id.setter
+    def kmemcg_id(self, int kmemcg_id):
+        if not self.activated:
+            self.activated = True
+            Py_INCREF(self)  # dropped with the `release` event
+        mem_cgroup_set_id(self.c, kmemcg_id)
+
+    @property
+    def css_refs(self):
+        return css_refs(self.c)
+
+    def css_tryget(self):
+        """Take a reference unless the group is offline or gone."""
+        return css_tryget(self.c)
+
+    def css_get(self):
+        """Take one more reference; the caller already holds one."""
+        css_get(self.c)
+
+    def css_put(self):
+        """Drop a reference; the last one posts ``release``."""
+        if css_refs(self.c) <= 0:
+            raise AssertionError("css reference count fell below zero")
+        css_put(self.c)
+
+    def offline(self):
+        """Take no new references; what is still charged here becomes the parent's."""
+        if self.parent is None:
+            raise MemcgError("the root group cannot go offline")
+        mem_cgroup_offline(self.c)
+
+    # -- being inside
+
+    def __enter__(self):
+        enter(self)
+        return self
+
+    def __exit__(self, *exc):
+        leave(self)
+
+    # -- limits and figures
+
+    cdef mem_cgroup_stat read(self):
+        cdef mem_cgroup_stat stat
+        mem_cgroup_read_stat(self.c, &stat)
+        return stat
+
+    @property
+    def current(self):
+        """Bytes charged here and below, without stock. cgroup v2: ``memory.current``."""
+        return self.read().current
+
+    @property
+    def peak(self):
+        """The highest usage. cgroup v2: ``memory.peak``."""
+        return self.read().watermark
+
+    @property
+    def max(self):
+        """The limit in bytes. cgroup v2: ``memory.max``."""
+        return mem_cgroup_get_limit(self.c, MEMCG_MAX)
+
+    @max.setter
+    def max(self, int64_t size):
+        mem_cgroup_set_limit(self.c, MEMCG_MAX, size)
+
+    @property
+    def high(self):
+        """Where reclaim starts, in bytes. cgroup v2: ``memory.high``."""
+        return mem_cgroup_get_limit(self.c, MEMCG_HIGH)
+
+    @high.setter
+    def high(self, int64_t size):
+        mem_cgroup_set_limit(self.c, MEMCG_HIGH, size)
+
+    @property
+    def reserve(self):
+        """Bytes past ``memory.max`` that small requests may still take."""
+        return mem_cgroup_get_limit(self.c, MEMCG_RESERVE)
+
+    @reserve.setter
+    def reserve(self, int64_t size):
+        mem_cgroup_set_limit(self.c, MEMCG_RESERVE, size)
+
+    @property
+    def events(self):
+        """How often what happened here and below. cgroup v2: ``memory.events``."""
+        cdef mem_cgroup_stat stat = self.read()
+        return {EVENTS[i]: stat.events[i] for i in range(len(EVENTS))}
+
+    @property
+    def stat(self):
+        """Bytes of this group alone, by kind. cgroup v2: ``memory.stat``."""
+        cdef mem_cgroup_stat stat = self.read()
+        return {
+            "slab_private": stat.slab_private,
+            "slab_shared": stat.slab_shared,
+            "page_runs": stat.page_runs,
+            "external": stat.external,
+            "overdraft": stat.overdraft,
+        }
+
+    def reset_peak(self):
+        """Start `peak` again at the usage of now."""
+        mem_cgroup_reset_watermark(self.c)
+
+    def try_charge(self, size_t n):
+        """Charge `n` bytes here and above, or nothing and return the group that refused."""
+        cdef memcg_failure failure
+        if mem_cgroup_try_charge(self.c, n) == 0:
+            return None
+        if memcg_last_failure(&failure):
+            return <Memcg>mem_cgroup_owner(failure.limited)
+        return self
+
+    def charge(self, size_t n):
+        """Charge `n` bytes by force."""
+        mem_cgroup_charge(self.c, n)
+
+    def uncharge(self, size_t n):
+        """Give `n` bytes back here and above."""
+        mem_cgroup_uncharge(self.c, n)
+
+    def drain(self):
+        """Drop empty slabs and stock here and below; return bytes given back."""
+        return mem_cgroup_reclaim(self.c)
+
+
+# -- caches
+
+
+cdef class Cache:
+    """The data-plane half of a kmem_cache: its slabs, and for a root its memcg_caches."""
+
+    cdef kmem_cache *c
+    cdef readonly Memcg memcg
+    cdef readonly Cache root_cache
+    cdef readonly size_t object_size, size, align
+    cdef readonly bint frozen
+    cdef public bint dying  # a root being destroyed; written under memcg_slab_mutex
+    cdef bint boot
+
+    def __init__(self, size_t object_size, size_t align=16, *, Memcg memcg=None, Cache root=None,
+                 int kmalloc=-1):
+        if self.c is not NULL:
+            raise MemcgError("a cache is made once")
+        self.boot = kmalloc >= 0
+        if self.boot:
+            self.c = kmalloc_cache(kmalloc)
+        elif root is None:
+            self.c = kmem_cache_create_root(object_size, align, 0)
+        else:
+            self.c = kmem_cache_create_child(memcg.c, root.c)
+        if self.c is NULL:
+            raise MemoryError(f"no memory for a cache of {object_size}-byte objects")
+        self.object_size = object_size
+        self.align = align
+        self.size = kmem_cache_size(self.c)
+        self.memcg = memcg
+        self.root_cache = root
+        kmem_cache_set_owner(self.c, <void *>self)
+
+    def __dealloc__(self):
+        if self.c is not NULL and not self.boot and kmem_cache_nr_pages(self.c) == 0:
+            kmem_cache_free_struct(self.c)
+
+    @property
+    def nr_pages(self):
+        return kmem_cache_nr_pages(self.c)
+
+    # -- memcg_caches
+
+    @property
+    def array_size(self):
+        return memcg_cache_array_size(self.c)
+
+    def update_array(self, int nr_slots):
+        """Grow the array to `nr_slots`, keeping every slot."""
+        if nr_slots and memcg_update_cache_size(self.c, nr_slots):
+            raise MemoryError(f"no memory for {nr_slots} slots")
+
+    def publish(self, int kmemcg_id, Cache child, dict listed):
+        """Put a complete child on its group's list and in its slot."""
+        if cache_from_memcg_idx(self.c, kmemcg_id) is not NULL:
+            raise AssertionError("the slot of a child to be published is taken")
+        listed[child] = None
+        memcg_cache_publish(self.c, kmemcg_id, child.c)
+
+    def unpublish(self, int kmemcg_id, Cache child, dict listed):
+        """Take a child out of its slot and off its group's list."""
+        if cache_from_memcg_idx(self.c, kmemcg_id) is not child.c:
+            raise AssertionError("the child to be unpublished is not in its slot")
+        memcg_cache_publish(self.c, kmemcg_id, NULL)
+        del listed[child]
+
+    def from_memcg_idx(self, int kmemcg_id):
+        """Load the child of a group."""
+        cdef kmem_cache *c = cache_from_memcg_idx(self.c, kmemcg_id)
+        return None if c is NULL else <Cache>kmem_cache_owner(c)
+
+    def create_done(self, Memcg memcg):
+        """Let the pair (root, group) be asked for again."""
+        memcg_create_done(self.c, memcg.c)
+
+    # -- objects
+
+    def alloc(self, Memcg memcg=None):
+        """Allocate for `memcg`, else for the current group; return the object's address."""
+        cdef mem_cgroup *before
+        cdef void *p
+        if self.root_cache is not None:
+            raise AssertionError("lookup on a cache that is not a root")
+        if self.frozen:
+            raise MemcgError("the cache was destroyed; make a new one")
+        current_refresh()
+        if memcg is None:
+            p = kmem_cache_alloc(self.c)
+        else:
+            before = memcg_get_current()
+            memcg_set_current(memcg.c)
+            p = kmem_cache_alloc(self.c)
+            memcg_set_current(before)
+        if p is NULL:
+            raise_oom(self.object_size)
+        return <uintptr_t>p
+
+    def free(self, uintptr_t address):
+        """Free an object of this root or of any child of it; the owner is credited."""
+        cdef int error = kmem_cache_free(self.c, <void *>address)
+        if error:
+            raise_bad_free(self.c, address)
+
+    def shrink(self):
+        """Drop empty slabs; return how many pages went."""
+        return kmem_cache_shrink(self.c)
+
+    def set_dead(self):
+        """Keep no empty slab; the free that empties the cache posts ``empty``."""
+        kmem_cache_set_dead(self.c)
+
+    def shutdown(self):
+        """Serve nothing from now on, or raise `CacheBusy` and go on as before."""
+        if kmem_cache_shutdown(self.c):
+            n = self.info().active_objs
+            raise CacheBusy(f"cache still has {n} objects; free them and destroy it again")
+        self.frozen = True
+
+    def info(self):
+        """Count slabs and objects."""
+        cdef kmem_cache_info i
+        kmem_cache_read_info(self.c, &i)
+        return CacheInfo(i.active_objs, i.num_objs, i.objsize, i.objperslab, i.pagesperslab,
+                         i.active_slabs, i.num_slabs)
+
+
+cdef raise_bad_free(kmem_cache *s, uintptr_t address):
+    cdef void *start = NULL
+    if kmem_cache_of(<void *>address, &start) is NULL:
+        raise ValueError(f"address {address:#x} is not an object of this cache")
+    if <uintptr_t>start != address:
+        raise ValueError(f"address {address:#x} is not the start of an object")
+    if kmem_cache_of(<void *>address, &start) is not s:
+        raise ValueError(f"address {address:#x} is not an object of this cache, or is free already")
+    raise ValueError(f"address {address:#x} is free already")
+
+
+def view(uintptr_t address, Py_ssize_t size):
+    """Return the `size` bytes at `address`, writable, without a copy."""
+    return memoryview(<char[:size]><char *>address).cast("B")
+
+
+# -- errors
+
+
+cdef str describe(memcg_failure *failure):
+    memcg = <Memcg>mem_cgroup_owner(failure.memcg)
+    limited = <Memcg>mem_cgroup_owner(failure.limited)
+    return (
+        f"group {memcg.path!r}: charge of {failure.bytes} B is over memory.max (current "
+        f"{failure.current} B, max {failure.max} B, set on {limited.path!r}); "
+        f"raise memory.max or free memory in {limited.path!r}"
+    )
+
+
+def last_failure():
+    """Describe this thread's last refusal or alarm, once; None if there is none."""
+    cdef memcg_failure failure
+    return describe(&failure) if memcg_last_failure(&failure) else None
+
+
+cdef raise_oom(size_t size):
+    text = last_failure()
+    if text is None:
+        raise MemoryError(f"no memory for {size} bytes")
+    raise MemcgOOM(text)
+
+
+# -- the current group
+
+
+cdef class Entry:
+    """One ``with group:``: the group and the entry before it."""
+
+    cdef readonly Memcg memcg
+    cdef readonly Entry previous
+
+
+cdef object entry_var = PyContextVar_New("memcg_current", <PyObject *>None)
+
+
+cdef mem_cgroup *memcg_of_entry(object entry) noexcept:
+    return (<Entry>entry).memcg.c
+
+
+cdef Entry current_entry():
+    cdef PyObject *value
+    PyContextVar_Get(entry_var, NULL, &value)
+    entry = <object>value
+    Py_DECREF(entry)
+    return entry
+
+
+def current():
+    """The group of the running context, or None for the root."""
+    cdef Entry entry = current_entry()
+    return None if entry is None else entry.memcg
+
+
+def enter(Memcg memcg):
+    """Make `memcg` the context's group."""
+    cdef Entry entry
+    if not mem_cgroup_online(memcg.c):
+        raise OfflineError(f"group {memcg.path!r} is closed; memcg.group() makes a new one")
+    entry = Entry.__new__(Entry)
+    entry.memcg = memcg
+    entry.previous = current_entry()
+    PyContextVar_Set(entry_var, entry)
+    current_set(memcg.c)
+    memcg.nr_inside += 1
+
+
+def leave(Memcg memcg):
+    """Go back to the group before; restores by setting, never by deleting the variable."""
+    cdef Entry entry = current_entry()
+    if entry is None or entry.memcg is not memcg:
+        raise MemcgError("leaving a group that is not the innermost one of this context")
+    PyContextVar_Set(entry_var, entry.previous)
+    current_set(NULL if entry.previous is None else entry.previous.memcg.c)
+    memcg.nr_inside -= 1
+
+
+# -- events
+
+
+cdef bint wakes = False
+
+
+def next_event():
+    """Take the oldest event, or None."""
+    cdef memcg_event event
+    if not memcg_next_event(&event):
+        return None
+    memcg = None if event.memcg is NULL else <Memcg>mem_cgroup_owner(event.memcg)
+    cache = None if event.cache is NULL else <Cache>kmem_cache_owner(event.cache)
+    if event.kind == MEMCG_EVENT_CREATE:
+        return Event("create", memcg, cache)
+    if event.kind == MEMCG_EVENT_EMPTY:
+        return Event("empty", memcg, cache)
+    if event.kind == MEMCG_EVENT_HIGH:
+        return Event("high", memcg, cache)
+    result = Event("release", memcg, cache)
+    Py_DECREF(memcg)  # it kept itself alive since it was activated
+    return result
+
+
+def set_waker(wake, work=None):
+    """Have `work` called in a native thread soon after an event was posted; None: nobody."""
+    if wake is None or work is None:
+        memcg_set_waker(NULL)
+        return
+    worker_init(work)
+    memcg_set_waker(worker_wake)
+
+
+def wait_worker():
+    """Wait until no native worker is at work."""
+    worker_wait()
+
+
+def set_promote_bytes(size_t n):
+    """Set how many live shared bytes of one cache ask for a child; 0 asks at once."""
+    memcg_set_promote_bytes(n)
+
+
+def synchronize():
+    """Wait until every allocation, free and lookup that began before has ended."""
+    memcg_synchronize()
+
+
+def stop_account():
+    """Charge the root by force and ask for nothing until `resume_account`; nestable."""
+    memcg_stop_kmem_account()
+
+
+def resume_account():
+    """End the innermost `stop_account`."""
+    memcg_resume_kmem_account()
+
+
+# -- the whole
+
+
+def global_stat():
+    """Figures of the process, in bytes but for counts (``nr_*``)."""
+    cdef memcg_global_stat stat
+    memcg_read_global_stat(&stat)
+    return stat
+
+
+def trim():
+    """Give idle pages back to the system; return bytes."""
+    return memcg_trim()
+
+
+# -- hooks
+
+
+def install():
+    """Put the hooks in; again is nothing."""
+    hooks_install()
+
+
+def installed():
+    """Tell whether the hooks are in."""
+    return bool(hooks_installed())
+
+
+def install_numpy(array_api):
+    """Put the hooks of NumPy before 2.5 in; `array_api` is its ``_ARRAY_API``."""
+    hooks_numpy(array_api)
+
+
+def exiting():
+    """Before the interpreter ends: no worker, new RAW requests as before us."""
+    worker_stop()
+    hooks_exiting()
+
+
+def after_fork_in_child():
+    worker_after_fork()
+
+
+current_init(entry_var, memcg_of_entry)

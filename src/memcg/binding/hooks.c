@@ -1,0 +1,248 @@
+/*
+ * hooks.c - CPython's RAW, MEM, OBJ and arena allocators, and NumPy's before 2.5.
+ *
+ * A block that is not in our arena was born before the hooks or in an exit window:
+ * it is freed and resized where it was born; when it grows past 1 KiB it moves to us, so
+ * that the growth is charged.  Nothing is ever uninstalled.
+ *
+ * PEP 445 (PyMem_SetAllocator), NEP 49 (PyDataMem_Handler).
+ */
+#include "binding.h"
+
+#define FOREIGN_KEEP 1024 /* bytes up to which a foreign block grows where it is */
+
+static PyMemAllocatorEx previous_raw, previous_mem, previous_obj;
+static PyObjectArenaAllocator previous_arena;
+static int installed, exiting; /* exiting: atomic */
+
+/* Keeps a foreign block valid on failure: NULL is returned and p is as it was. */
+static void *foreign_realloc(const PyMemAllocatorEx *previous, void *p, size_t size)
+{
+    void *q, *ours;
+
+    q = previous->realloc(previous->ctx, p, size);
+    if (!q || size <= FOREIGN_KEEP || __atomic_load_n(&exiting, __ATOMIC_RELAXED))
+        return q;
+    ours = memcg_malloc(size);
+    if (!ours)
+        return q; /* it has grown already; charging it is not worth failing */
+    memcpy(ours, q, size);
+    previous->free(previous->ctx, q);
+    return ours;
+}
+
+static inline void *zero_malloc(size_t nelem, size_t elsize)
+{
+    size_t size;
+    void *p;
+
+    if (unlikely(__builtin_mul_overflow(nelem, elsize, &size)))
+        return NULL;
+    if (size > KMALLOC_MAX_CACHE_SIZE)
+        return memcg_calloc(size);
+    p = memcg_malloc_fast(size);
+    if (likely(p != NULL))
+        memset(p, 0, size);
+    return p;
+}
+
+/* ---- MEM and OBJ: the GIL is held; ctx is the previous allocator ---------- */
+
+static void *hook_malloc(void *ctx, size_t size)
+{
+    (void)ctx;
+    current_refresh();
+    return memcg_malloc_fast(size);
+}
+
+static void *hook_calloc(void *ctx, size_t nelem, size_t elsize)
+{
+    (void)ctx;
+    current_refresh();
+    return zero_malloc(nelem, elsize);
+}
+
+static void *hook_realloc(void *ctx, void *p, size_t size)
+{
+    current_refresh();
+    if (likely(!p || arena_contains(p)))
+        return memcg_realloc(p, size);
+    return foreign_realloc(ctx, p, size);
+}
+
+static void hook_free(void *ctx, void *p)
+{
+    const PyMemAllocatorEx *previous = ctx;
+
+    if (likely(!p || arena_contains(p)))
+        memcg_free_fast(p);
+    else
+        previous->free(previous->ctx, p);
+}
+
+/* ---- RAW: any thread, with or without the GIL; ctx is the previous one's -- */
+
+static void *raw_malloc(void *ctx, size_t size)
+{
+    if (unlikely(__atomic_load_n(&exiting, __ATOMIC_RELAXED)))
+        return previous_raw.malloc(ctx, size);
+    return memcg_malloc_fast(size);
+}
+
+static void *raw_calloc(void *ctx, size_t nelem, size_t elsize)
+{
+    if (unlikely(__atomic_load_n(&exiting, __ATOMIC_RELAXED)))
+        return previous_raw.calloc(ctx, nelem, elsize);
+    return zero_malloc(nelem, elsize);
+}
+
+static void *raw_realloc(void *ctx, void *p, size_t size)
+{
+    if (!p)
+        return raw_malloc(ctx, size);
+    if (likely(arena_contains(p)))
+        return memcg_realloc(p, size);
+    return foreign_realloc(&previous_raw, p, size);
+}
+
+static void raw_free(void *ctx, void *p)
+{
+    if (likely(!p || arena_contains(p)))
+        memcg_free_fast(p);
+    else
+        previous_raw.free(ctx, p);
+}
+
+/* ---- arenas: frames of Python functions come in chunks from here ---------- */
+
+static void *arena_hook_alloc(void *ctx, size_t size)
+{
+    (void)ctx;
+    current_refresh();
+    return memcg_malloc(size);
+}
+
+static void arena_hook_free(void *ctx, void *p, size_t size)
+{
+    if (arena_contains(p))
+        memcg_free(p);
+    else
+        previous_arena.free(ctx, p, size);
+}
+
+/* Free and realloc are published first: what new malloc returns meets new free. */
+static void set_raw(void)
+{
+    PyMemAllocatorEx hooked;
+
+    PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &previous_raw);
+    hooked = previous_raw;
+    hooked.realloc = raw_realloc;
+    hooked.free = raw_free;
+    PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &hooked);
+    hooked.malloc = raw_malloc;
+    hooked.calloc = raw_calloc;
+    PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &hooked);
+}
+
+static void set_domain(PyMemAllocatorDomain domain, PyMemAllocatorEx *previous)
+{
+    PyMemAllocatorEx hooked = { previous, hook_malloc, hook_calloc, hook_realloc, hook_free };
+
+    PyMem_GetAllocator(domain, previous);
+    PyMem_SetAllocator(domain, &hooked);
+}
+
+int hooks_installed(void) { return installed; }
+
+int hooks_install(void)
+{
+    PyObjectArenaAllocator arena_hooks;
+
+    if (installed)
+        return 0;
+    installed = 1;
+    set_raw();
+    set_domain(PYMEM_DOMAIN_MEM, &previous_mem);
+    set_domain(PYMEM_DOMAIN_OBJ, &previous_obj);
+    PyObject_GetArenaAllocator(&previous_arena);
+    arena_hooks = (PyObjectArenaAllocator){ previous_arena.ctx, arena_hook_alloc, arena_hook_free };
+    PyObject_SetArenaAllocator(&arena_hooks);
+    return 0;
+}
+
+void hooks_exiting(void) { __atomic_store_n(&exiting, 1, __ATOMIC_RELAXED); }
+
+/* ---- NumPy before 2.5: arrays come from a handler ------------------------- */
+
+/* Public and versioned: numpy/ndarraytypes.h. */
+struct numpy_handler {
+    char name[127];
+    uint8_t version;
+    struct {
+        void *ctx;
+        void *(*malloc)(void *ctx, size_t size);
+        void *(*calloc)(void *ctx, size_t nelem, size_t elsize);
+        void *(*realloc)(void *ctx, void *p, size_t new_size);
+        void (*free)(void *ctx, void *p, size_t size);
+    } allocator;
+};
+static struct numpy_handler previous_numpy;
+
+static void *numpy_malloc(void *ctx, size_t size)
+{
+    (void)ctx;
+    return memcg_malloc_fast(size);
+}
+
+static void *numpy_calloc(void *ctx, size_t nelem, size_t elsize)
+{
+    (void)ctx;
+    return zero_malloc(nelem, elsize);
+}
+
+static void *numpy_realloc(void *ctx, void *p, size_t size)
+{
+    if (!p || arena_contains(p))
+        return memcg_realloc(p, size);
+    return previous_numpy.allocator.realloc(ctx, p, size);
+}
+
+static void numpy_free(void *ctx, void *p, size_t size)
+{
+    if (!p || arena_contains(p))
+        memcg_free_fast(p);
+    else
+        previous_numpy.allocator.free(ctx, p, size);
+}
+
+/*
+ * A handler set by PyDataMem_SetHandler lives in a context variable, and new threads start
+ * with the default; so the default handler itself is what we change, in place. Free and
+ * realloc first, as above.
+ */
+int hooks_numpy(PyObject *array_api)
+{
+    enum { PYDATAMEM_DEFAULTHANDLER = 306 }; /* numpy/__multiarray_api.h, since 1.22 */
+    void **table = PyCapsule_GetPointer(array_api, NULL);
+    struct numpy_handler *handler;
+
+    if (!table)
+        return -1;
+    handler = PyCapsule_GetPointer(*(PyObject **)table[PYDATAMEM_DEFAULTHANDLER], "mem_handler");
+    if (!handler)
+        return -1;
+    if (handler->allocator.malloc == numpy_malloc)
+        return 0;
+    if (handler->version != 1) {
+        PyErr_Format(PyExc_NotImplementedError, "NumPy memory handler version %d is not known",
+                     handler->version);
+        return -1;
+    }
+    previous_numpy = *handler;
+    handler->allocator.free = numpy_free;
+    handler->allocator.realloc = numpy_realloc;
+    handler->allocator.calloc = numpy_calloc;
+    handler->allocator.malloc = numpy_malloc;
+    return 0;
+}

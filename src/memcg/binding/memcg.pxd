@@ -1,0 +1,122 @@
+# The data plane's interface, as declared in native/memcg.h and binding.h.
+from libc.stdint cimport int64_t, uint64_t
+
+cdef extern from "memcg.h" nogil:
+    struct mem_cgroup:
+        pass
+    struct kmem_cache:
+        pass
+    struct memcg_config:
+        size_t arena_bytes
+        size_t promote_bytes
+    int memcg_init(const memcg_config *config)
+    void memcg_set_promote_bytes(size_t bytes)
+
+    mem_cgroup *mem_cgroup_root()
+    mem_cgroup *mem_cgroup_alloc(mem_cgroup *parent)
+    void mem_cgroup_set_id(mem_cgroup *memcg, int kmemcg_id)
+    int mem_cgroup_id(const mem_cgroup *memcg)
+    mem_cgroup *mem_cgroup_parent(const mem_cgroup *memcg)
+    void mem_cgroup_set_owner(mem_cgroup *memcg, void *owner)
+    void *mem_cgroup_owner(const mem_cgroup *memcg)
+    void mem_cgroup_offline(mem_cgroup *memcg)
+    bint mem_cgroup_online(const mem_cgroup *memcg)
+    bint css_tryget(mem_cgroup *memcg)
+    void css_get(mem_cgroup *memcg)
+    void css_put(mem_cgroup *memcg)
+    long css_refs(const mem_cgroup *memcg)
+    void mem_cgroup_free(mem_cgroup *memcg)
+
+    enum mem_cgroup_limit:
+        MEMCG_MAX
+        MEMCG_HIGH
+        MEMCG_RESERVE
+    void mem_cgroup_set_limit(mem_cgroup *memcg, mem_cgroup_limit which, int64_t bytes)
+    int64_t mem_cgroup_get_limit(const mem_cgroup *memcg, mem_cgroup_limit which)
+
+    enum mem_cgroup_event_item:
+        MEMCG_EV_OOM_KILL
+        MEMCG_NR_EVENTS
+    struct mem_cgroup_stat:
+        int64_t usage, current, watermark
+        int64_t slab_private, slab_shared, page_runs, external, overdraft
+        uint64_t events[7]
+        uint64_t events_local[7]
+    void mem_cgroup_read_stat(mem_cgroup *memcg, mem_cgroup_stat *stat)
+    void mem_cgroup_reset_watermark(mem_cgroup *memcg)
+    void mem_cgroup_count_event(mem_cgroup *memcg, mem_cgroup_event_item item)
+    int mem_cgroup_try_charge(mem_cgroup *memcg, size_t bytes)
+    void mem_cgroup_charge(mem_cgroup *memcg, size_t bytes)
+    void mem_cgroup_uncharge(mem_cgroup *memcg, size_t bytes)
+    size_t mem_cgroup_reclaim(mem_cgroup *memcg)
+    struct memcg_failure:
+        mem_cgroup *memcg
+        mem_cgroup *limited
+        size_t bytes
+        int64_t current, max
+    bint memcg_last_failure(memcg_failure *failure)
+
+    void memcg_set_current(mem_cgroup *memcg)
+    mem_cgroup *memcg_get_current()
+    void memcg_stop_kmem_account()
+    void memcg_resume_kmem_account()
+    void memcg_synchronize()
+
+    struct kmem_cache_info:
+        uint64_t active_objs, num_objs, objsize, objperslab, pagesperslab
+        uint64_t active_slabs, num_slabs, nr_pages
+    int kmalloc_nr_caches()
+    kmem_cache *kmalloc_cache(int index)
+    kmem_cache *kmem_cache_create_root(size_t object_size, size_t align, unsigned flags)
+    kmem_cache *kmem_cache_create_child(mem_cgroup *memcg, kmem_cache *root)
+    void kmem_cache_set_owner(kmem_cache *s, void *owner)
+    void *kmem_cache_owner(const kmem_cache *s)
+    size_t kmem_cache_size(const kmem_cache *s)
+    size_t kmem_cache_object_size(const kmem_cache *s)
+    void *kmem_cache_alloc(kmem_cache *s)
+    int kmem_cache_free(kmem_cache *s, void *object)
+    kmem_cache *kmem_cache_of(const void *p, void **object)
+    size_t kmem_cache_shrink(kmem_cache *s)
+    int kmem_cache_shutdown(kmem_cache *s)
+    void kmem_cache_free_struct(kmem_cache *s)
+    void kmem_cache_set_dead(kmem_cache *s)
+    long kmem_cache_nr_pages(const kmem_cache *s)
+    void kmem_cache_read_info(kmem_cache *s, kmem_cache_info *info)
+    int memcg_update_cache_size(kmem_cache *root, int nr_slots)
+    int memcg_cache_array_size(const kmem_cache *root)
+    void memcg_cache_publish(kmem_cache *root, int id, kmem_cache *child)
+    kmem_cache *cache_from_memcg_idx(const kmem_cache *root, int id)
+    void memcg_create_done(kmem_cache *root, mem_cgroup *memcg)
+
+    enum memcg_event_kind:
+        MEMCG_EVENT_NONE
+        MEMCG_EVENT_CREATE
+        MEMCG_EVENT_EMPTY
+        MEMCG_EVENT_HIGH
+        MEMCG_EVENT_RELEASE
+    struct memcg_event:
+        memcg_event_kind kind
+        mem_cgroup *memcg
+        kmem_cache *cache
+    bint memcg_next_event(memcg_event *event)
+    void memcg_set_waker(void (*waker)() noexcept)
+
+    struct memcg_global_stat:
+        size_t reserved, committed, pages_in_use, pages_free_dirty, metadata
+        size_t nr_threads, nr_slabs, slab_shared_bytes, slab_shared_used
+    void memcg_read_global_stat(memcg_global_stat *stat)
+    size_t memcg_trim()
+
+cdef extern from "binding.h":
+    void current_init(object var, mem_cgroup *(*entry_memcg)(object) noexcept)
+    void current_set(mem_cgroup *memcg)
+    void current_refresh()
+    int hooks_install() except -1
+    int hooks_installed()
+    void hooks_exiting()
+    int hooks_numpy(object array_api) except -1
+    void worker_init(object work)
+    void worker_wake() noexcept nogil
+    void worker_wait()
+    void worker_stop()
+    void worker_after_fork()
