@@ -1,7 +1,10 @@
 # make help lists the targets.
 PYTHON ?= python3
-VENV := build/venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV := build/venv-$(VERSION)
 STAMP := $(VENV)/.installed
+EXTENSION := build/extension-$(VERSION)
+SOURCES := $(wildcard native/*.[ch] src/memcg/binding/*) meson.build
 
 .PHONY: help demo test test-all lint clean
 help: ## list the targets
@@ -9,14 +12,21 @@ help: ## list the targets
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pytest>=8' numpy mypy ruff
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pytest>=8' numpy mypy ruff meson ninja 'cython>=3.1'
 	touch $@
 
-demo: $(STAMP) ## the life of one child cache and tenants beside a hog, traced live
+# The extension beside the sources, where PYTHONPATH=src finds it.
+$(EXTENSION)/.built: $(STAMP) $(SOURCES)
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" meson setup $(EXTENSION) $(if $(wildcard $(EXTENSION)/build.ninja),--reconfigure) >/dev/null
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" meson compile -C $(EXTENSION) >/dev/null
+	cp $(EXTENSION)/_core*.so src/memcg/
+	touch $@
+
+demo: $(EXTENSION)/.built ## the life of one child cache and tenants beside a hog, traced live
 	PYTHONPATH=src $(VENV)/bin/python examples/demo.py
 
-test: $(STAMP) ## set everything up and pass the tests
-	$(if $(wildcard native/Makefile),$(MAKE) -C native check)
+test: $(EXTENSION)/.built ## set everything up and pass the tests
+	$(MAKE) -C native check
 	$(VENV)/bin/python -m pytest
 
 test-all: ## the tests on 3.11, 3.12 and 3.13
@@ -27,4 +37,4 @@ lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/mypy
 
 clean: ## remove what was built
-	rm -rf build native/build
+	rm -rf build native/build src/memcg/*.so

@@ -24,7 +24,7 @@ def store(text: bytes) -> list[memoryview]:
         for start in range(0, len(text), blocks.size):
             piece = text[start : start + blocks.size]
             held.append(blocks.alloc())
-            held[-1][: len(piece)] = piece
+            memoryview(held[-1])[: len(piece)] = piece
     except memcg.MemcgOOM:
         release(held)
         raise

@@ -119,6 +119,7 @@ struct kmem_cache {
     /* fixed */
     int index; /* heap slot: size classes first, then user caches */
     bool user;
+    unsigned flags;
     uint32_t size, object_size, align;
     uint32_t objects, nr_pages; /* per slab */
     struct kmem_cache *root;    /* itself for a root cache */

@@ -94,7 +94,6 @@ struct kmem_cache *kmem_cache_create_root(size_t object_size, size_t align, unsi
     struct kmem_cache *s = NULL;
     int index;
 
-    (void)flags;
     if (!object_size || object_size > (size_t)1 << 30 || align > (size_t)1 << 21 ||
         (align & (align - 1)))
         return NULL;
@@ -107,7 +106,9 @@ struct kmem_cache *kmem_cache_create_root(size_t object_size, size_t align, unsi
     mutex_unlock(&caches_lock);
     if (index < NR_CACHES) {
         s = cache_create(NULL, NULL, object_size, align, index);
-        if (!s)
+        if (s)
+            s->flags = flags;
+        else
             index_used[index] = 0;
     }
     thread_leave(self);
@@ -123,6 +124,8 @@ struct kmem_cache *kmem_cache_create_child(struct mem_cgroup *memcg, struct kmem
         return NULL;
     self = thread_enter();
     s = cache_create(memcg, root, root->object_size, root->align, root->index);
+    if (s)
+        s->flags = root->flags;
     thread_leave(self);
     if (!s)
         css_put(memcg);
@@ -187,6 +190,18 @@ struct kmem_cache *kmem_cache_of(const void *p, void **object)
     return s;
 }
 
+void *kmem_cache_slab_of(const void *p, size_t *objects)
+{
+    struct thread *self = thread_enter();
+    struct slab *slab = memcg_owns(p) ? virt_to_slab(p) : NULL;
+    void *base = slab && slab->cache ? slab->base : NULL;
+
+    if (base)
+        *objects = slab->objects;
+    thread_leave(self);
+    return base;
+}
+
 size_t cache_shrink_stolen(struct kmem_cache *s)
 {
     size_t nr_pages = 0;
@@ -240,7 +255,6 @@ int kmem_cache_shutdown(struct kmem_cache *s)
 
 void kmem_cache_free_struct(struct kmem_cache *s)
 {
-    struct mem_cgroup *memcg = s->memcg;
     struct memcg_cache_array *array, *retired;
     struct thread *self;
 
@@ -264,8 +278,6 @@ void kmem_cache_free_struct(struct kmem_cache *s)
     if (!event_orphan(&s->empty)) /* else memcg_next_event() frees it */
         metadata_free(s, sizeof(*s));
     thread_leave(self);
-    if (memcg)
-        css_put(memcg);
 }
 
 long kmem_cache_nr_pages(const struct kmem_cache *s)

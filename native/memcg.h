@@ -125,7 +125,8 @@ struct kmem_cache_info { /* a line of slabinfo, in the kernel's columns */
 int kmalloc_nr_caches(void);
 struct kmem_cache *kmalloc_cache(int index); /* root caches of the size classes, ascending */
 /* A root cache (memcg NULL) or the child of root for memcg (size, align, flags are the root's).
- * A child takes a css reference, dropped when it is destroyed. */
+ * A child takes a css reference; who destroys it drops it. */
+#define KMEM_CACHE_ZERO 1u /* a new slab reads as zero (then a constructor can mark its objects) */
 struct kmem_cache *kmem_cache_create_root(size_t object_size, size_t align, unsigned flags);
 struct kmem_cache *kmem_cache_create_child(struct mem_cgroup *memcg, struct kmem_cache *root);
 void kmem_cache_set_owner(struct kmem_cache *s, void *owner);
@@ -139,6 +140,8 @@ void *kmem_cache_alloc(struct kmem_cache *s);
 int kmem_cache_free(struct kmem_cache *s, void *object);
 /* The cache that serves p (child or root) and the object's start; NULL: not a slab object. */
 struct kmem_cache *kmem_cache_of(const void *p, void **object);
+/* The first object of the slab that holds live object p, and how many there are. */
+void *kmem_cache_slab_of(const void *p, size_t *objects);
 size_t kmem_cache_shrink(struct kmem_cache *s);   /* frees empty slabs everywhere; pages freed */
 int kmem_cache_shutdown(struct kmem_cache *s);    /* 0: no slab left; -EBUSY: objects live */
 void kmem_cache_free_struct(struct kmem_cache *s);/* after shutdown, unpublish and synchronize */

@@ -108,6 +108,8 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     slab->objects = s->objects;
     slab->nr_pages = s->nr_pages;
     slab->shared = shared;
+    if ((s->flags & KMEM_CACHE_ZERO) && !zeroed)
+        memset(pages, 0, (size_t)s->nr_pages << PAGE_SHIFT);
     slab->zeroed = zeroed;
     slab->metadata_bytes = meta;
     char *tail = (char *)(slab + 1);

@@ -136,6 +136,7 @@ static void promotion_asks_once_and_the_child_serves(void)
     CHECK(kmem_cache_shutdown(child) == 0);
     memcg_cache_publish(root, mem_cgroup_id(g), NULL);
     kmem_cache_free_struct(child);
+    css_put(g); /* the child's */
     css_put(g);
     CHECK(memcg_next_event(&event) && event.kind == MEMCG_EVENT_RELEASE && event.memcg == g);
     mem_cgroup_free(g);

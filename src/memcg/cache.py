@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from . import core, slab_common
+from . import slab_common
 
 
 class KmemCache:
@@ -18,12 +19,34 @@ class KmemCache:
         Bytes of a buffer.
     align : int
         Alignment in bytes, a power of two up to a page.
+    ctor : callable, optional
+        Called once with each buffer, as a memoryview, when its slab is made. A freed buffer
+        keeps what it holds, so that it is constructed when it is allocated again. If it raises,
+        the slab goes back and `alloc` raises the same.
+
+    Examples
+    --------
+    >>> import memcg
+    >>> with memcg.KmemCache("doc-frame", size=1920, align=64) as frames:
+    ...     buffer = frames.alloc()
+    ...     len(memoryview(buffer))
+    ...     frames.free(buffer)
+    1920
     """
 
-    def __init__(self, name: str, size: int, align: int = 16) -> None:
-        self._cache = slab_common.kmem_cache_create(name, size, align)
-        # id of buffer -> address, buffer, and the object that every view and array of it keeps
-        self._live: dict[int, tuple[int, memoryview, weakref.ref[object]]] = {}
+    def __init__(
+        self,
+        name: str,
+        size: int,
+        align: int = 16,
+        ctor: Callable[[memoryview], object] | None = None,
+    ) -> None:
+        self._cache = slab_common.kmem_cache_create(name, size, align, ctor)
+        self._alloc = self._cache.alloc_buffer
+        self._free = self._cache.free_buffer
+
+    def __repr__(self) -> str:
+        return f"<memcg.KmemCache {self.name!r} size={self.size}>"
 
     @property
     def name(self) -> str:
@@ -34,20 +57,24 @@ class KmemCache:
         """Bytes of a buffer."""
         return self._cache.object_size
 
-    def alloc(self) -> memoryview:
+    @property
+    def align(self) -> int:
+        """Alignment of a buffer in bytes."""
+        return self._cache.align
+
+    def alloc(self) -> Any:
         """Return a writable buffer of `size` bytes, charged to the current group.
+
+        ``memoryview(buffer)`` and ``numpy.frombuffer(buffer, "u1")`` do not copy.
 
         Raises
         ------
         MemcgOOM
             The group or an ancestor is at its ``memory.max``.
         """
-        address = self._cache.alloc()
-        buffer = core.view(address, self.size)
-        self._live[id(buffer)] = (address, buffer, weakref.ref(buffer.obj))
-        return buffer
+        return self._alloc()
 
-    def free(self, buffer: memoryview) -> None:
+    def free(self, buffer: Any) -> None:
         """Give a buffer back; the group that allocated it is credited.
 
         Raises
@@ -58,20 +85,29 @@ class KmemCache:
             An array or view of the buffer is still in use. The memory stays allocated and charged;
             call again once they are gone.
         """
-        entry = self._live.get(id(buffer))
-        if entry is None or entry[1] is not buffer:
-            raise ValueError(
-                f"cache {self.name!r}: not a live buffer of this cache; each buffer is freed once, "
-                "to the cache it came from"
-            )
-        buffer.release()
-        if entry[2]() is not None:
-            raise BufferError(
-                f"cache {self.name!r}: an array or view of the buffer is still in use; "
-                "drop it and free the buffer again"
-            )
-        del self._live[id(buffer)]
-        self._cache.free(entry[0])
+        self._free(buffer)
+
+    def alloc_bulk(self, n: int) -> list[Any]:
+        """Return `n` buffers, or raise as `alloc` does and allocate none.
+
+        Kernel: ``kmem_cache_alloc_bulk``.
+        """
+        buffers: list[Any] = []
+        try:
+            for _ in range(n):
+                buffers.append(self._alloc())
+        except BaseException:
+            self.free_bulk(buffers)
+            raise
+        return buffers
+
+    def free_bulk(self, buffers: Iterable[Any]) -> None:
+        """Give several buffers back; stops at the first that `free` refuses.
+
+        Kernel: ``kmem_cache_free_bulk``.
+        """
+        for buffer in buffers:
+            self._free(buffer)
 
     def shrink(self) -> int:
         """Drop empty slabs; return the pages given back."""

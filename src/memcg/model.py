@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -287,7 +288,7 @@ class Memcg:
 class _Slab:
     """A page run cut into objects. Its cache's `cache_lock` protects all fields."""
 
-    __slots__ = ("cache", "free", "live", "nr_pages", "objcg", "offset")
+    __slots__ = ("cache", "constructed", "free", "live", "nr_pages", "objcg", "offset")
 
     def __init__(self, cache: Cache, offset: int, nr_pages: int, objcg: ObjCgroup | None) -> None:
         self.cache = cache
@@ -297,6 +298,19 @@ class _Slab:
         count = cache.objects_per_slab
         self.free = [offset + i * cache.size for i in reversed(range(count))]
         self.live: dict[int, ObjCgroup | None] = {}
+        self.constructed = cache.ctor is None
+
+    def construct(self) -> None:
+        """Run the cache's constructor on each object, unless that was done."""
+        if not self.constructed:
+            self.constructed = True
+            try:
+                for i in range(self.cache.objects_per_slab):
+                    assert self.cache.ctor is not None
+                    self.cache.ctor(view(self.offset + i * self.cache.size, self.cache.object_size))
+            except BaseException:
+                self.constructed = False
+                raise
 
 
 _slab_of_page: dict[int, _Slab] = {}  # page -> slab; written under page_lock by the slab's owner
@@ -314,16 +328,21 @@ class Cache:
         Alignment of each object in bytes, a power of two.
     memcg, root : optional
         For a child cache, the group it serves and the root it is a copy of.
+    ctor : callable, optional
+        Called once with each object when its slab is made.
     kmalloc : int
         Which size class the root cache serves; -1: none.
     """
 
     def __init__(
         self, object_size: int, align: int = 16, *, memcg: Memcg | None = None,
-        root: Cache | None = None, kmalloc: int = -1,
+        root: Cache | None = None, ctor: Callable[[memoryview], object] | None = None,
+        kmalloc: int = -1,
     ) -> None:  # fmt: skip
+        self.name = ""  # for error texts
         self.object_size = object_size
         self.align = align
+        self.ctor = ctor
         self.size = -(-object_size // align) * align
         self.pages_per_slab = max(1, -(-self.size // PAGE_SIZE))
         self.objects_per_slab = self.pages_per_slab * PAGE_SIZE // self.size
@@ -339,6 +358,8 @@ class Cache:
         # array is published whole and the old one stays readable for whoever loaded it.
         self._memcg_caches: Published[list[Cache | None]] = Published([])
         self._pending: set[int] = set()  # serials of groups with a create item on its way
+        # id of buffer -> address, buffer, and the object that every view and array of it keeps
+        self._buffers: dict[int, tuple[int, memoryview, weakref.ref[object]]] = {}
         self._shared_bytes: dict[int, int] = {}  # group serial -> live shared bytes
         if memcg is not None:
             memcg.css_get()
@@ -506,6 +527,44 @@ class Cache:
         if slab.objcg is not None:
             slab.objcg.memcg.load().uncharge(slab.nr_pages * PAGE_SIZE)
         _pages.release(slab.offset, slab.nr_pages)
+
+    def alloc_buffer(self) -> memoryview:
+        """Allocate for the current group and return a buffer of `object_size` bytes."""
+        address = self.alloc()
+        try:
+            _slab_of_page[address // PAGE_SIZE].construct()
+        except BaseException:
+            self.free(address)
+            self.shrink()
+            raise
+        buffer = view(address, self.object_size)
+        self._buffers[id(buffer)] = (address, buffer, weakref.ref(buffer.obj))
+        return buffer
+
+    def free_buffer(self, buffer: memoryview) -> None:
+        """Free a buffer; the group that allocated it is credited.
+
+        Raises
+        ------
+        ValueError
+            Not a live buffer of this cache; nothing changed.
+        BufferError
+            An array or view of the buffer is still in use; nothing changed.
+        """
+        entry = self._buffers.get(id(buffer))
+        if entry is None or entry[1] is not buffer:
+            raise ValueError(
+                f"cache {self.name!r}: not a live buffer of this cache; each buffer is freed once, "
+                "to the cache it came from"
+            )
+        buffer.release()
+        if entry[2]() is not None:
+            raise BufferError(
+                f"cache {self.name!r}: an array or view of the buffer is still in use; "
+                "drop it and free the buffer again"
+            )
+        del self._buffers[id(buffer)]
+        self.free(entry[0])
 
     def live_objects(self) -> list[tuple[int, Memcg]]:
         """Each live object with the group it is charged to."""

@@ -52,9 +52,10 @@ class kmem_cache(core.Cache):
         root_cache: kmem_cache | None = None,
         kmalloc: int = -1,
     ) -> None:
-        super().__init__(object_size, align, memcg=memcg, root=root_cache, kmalloc=kmalloc)
+        super().__init__(
+            object_size, align, memcg=memcg, root=root_cache, ctor=ctor, kmalloc=kmalloc
+        )
         self.name = name
-        self.ctor = ctor
         self.refcount = 0
         self.memcg_params = memcg_cache_params(memcg, root_cache)
 

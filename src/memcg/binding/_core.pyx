@@ -5,7 +5,9 @@ Every method is one call that no asynchronous exception can cut in two.
 """
 
 cimport cython
+from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
 from cpython.contextvars cimport PyContextVar_Get, PyContextVar_New, PyContextVar_Set
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int64_t, uintptr_t
 from memcg cimport *
@@ -37,6 +39,10 @@ cdef class Memcg:
     cdef readonly Memcg parent
     cdef bint activated
     cdef readonly long nr_inside
+    cdef public str path  # for error texts
+
+    def __cinit__(self, *args, **kwargs):
+        self.path = ""
 
     def __init__(self, Memcg parent):
         if self.c is not NULL:
@@ -59,11 +65,6 @@ cdef class Memcg:
         if not self.activated:  # dropped before it was linked
             css_put(self.parent.c)
         mem_cgroup_free(self.c)
-
-    @property
-    def path(self):
-        """For error texts."""
-        return ""
 
     @property
     def online(self):
@@ -203,6 +204,9 @@ cdef class Memcg:
 
 # -- caches
 
+cdef enum:
+    CONSTRUCTED = 8  # offset of the constructor's flag, after the free pointer; new slabs are zero
+
 
 cdef class Cache:
     """The data-plane half of a kmem_cache: its slabs, and for a root its memcg_caches."""
@@ -214,16 +218,25 @@ cdef class Cache:
     cdef readonly bint frozen
     cdef public bint dying  # a root being destroyed; written under memcg_slab_mutex
     cdef bint boot
+    cdef public str name  # for error texts
+    cdef readonly object ctor
+    cdef size_t pad  # with a constructor: where the free pointer and the flag are, before the bytes
+
+    def __cinit__(self, *args, **kwargs):
+        self.name = ""
 
     def __init__(self, size_t object_size, size_t align=16, *, Memcg memcg=None, Cache root=None,
-                 int kmalloc=-1):
+                 ctor=None, int kmalloc=-1):
+        cdef size_t pad = 0 if ctor is None else max(align, <size_t>16)
         if self.c is not NULL:
             raise MemcgError("a cache is made once")
+        self.ctor = ctor
+        self.pad = pad
         self.boot = kmalloc >= 0
         if self.boot:
             self.c = kmalloc_cache(kmalloc)
         elif root is None:
-            self.c = kmem_cache_create_root(object_size, align, 0)
+            self.c = kmem_cache_create_root(object_size + pad, align, KMEM_CACHE_ZERO if pad else 0)
         else:
             self.c = kmem_cache_create_child(memcg.c, root.c)
         if self.c is NULL:
@@ -305,6 +318,38 @@ cdef class Cache:
         if error:
             raise_bad_free(self.c, address)
 
+    def alloc_buffer(self):
+        """Allocate for the current group and return a buffer of `object_size` bytes."""
+        cdef Buffer buffer
+        cdef void *p
+        if self.frozen or self.root_cache is not None:
+            raise MemcgError(f"cache {self.name!r} was destroyed; make a new one")
+        buffer = Buffer.__new__(Buffer)
+        current_refresh()
+        p = kmem_cache_alloc(self.c)
+        if p is NULL:
+            raise_oom(self.object_size)
+        buffer.cache = self
+        buffer.p = p
+        if self.pad and not (<char *>p)[CONSTRUCTED]:
+            construct_slab(self, buffer)
+        return buffer
+
+    def free_buffer(self, Buffer buffer not None):
+        """Free a buffer; the group that allocated it is credited."""
+        if buffer.cache is not self or buffer.p is NULL:
+            raise ValueError(
+                f"cache {self.name!r}: not a live buffer of this cache; each buffer is freed once, "
+                "to the cache it came from"
+            )
+        if buffer.exports:
+            raise BufferError(
+                f"cache {self.name!r}: an array or view of the buffer is still in use; "
+                "drop it and free the buffer again"
+            )
+        kmem_cache_free(self.c, buffer.p)
+        buffer.p = NULL
+
     def shrink(self):
         """Drop empty slabs; return how many pages went."""
         return kmem_cache_shrink(self.c)
@@ -328,6 +373,62 @@ cdef class Cache:
                          i.active_slabs, i.num_slabs)
 
 
+@cython.no_gc
+@cython.freelist(64)
+cdef class Buffer:
+    """One object of a cache, with the buffer protocol. Dropping it frees it."""
+
+    cdef Cache cache
+    cdef void *p
+    cdef Py_ssize_t exports
+
+    def __dealloc__(self):
+        if self.p is not NULL:
+            kmem_cache_free(self.cache.c, self.p)
+
+    def __len__(self):
+        return self.cache.object_size
+
+    def __repr__(self):
+        state = "freed" if self.p is NULL else f"at {<uintptr_t>self.p + self.cache.pad:#x}"
+        return f"<memcg buffer of {self.cache.name!r}, {self.cache.object_size} B, {state}>"
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        if self.p is NULL:
+            raise ValueError(f"cache {self.cache.name!r}: the buffer was freed")
+        PyBuffer_FillInfo(view, self, <char *>self.p + self.cache.pad, self.cache.object_size, 0,
+                          flags)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self.exports -= 1
+
+
+cdef construct_slab(Cache cache, Buffer buffer):
+    """Run the constructor on each object of the slab that is new; if it raises, give it back."""
+    cdef size_t n = 0, size = cache.size
+    cdef char *base = <char *>kmem_cache_slab_of(buffer.p, &n)
+    cdef size_t i
+    cdef list done = []
+    try:
+        for i in range(n):
+            if not base[i * size + CONSTRUCTED]:
+                base[i * size + CONSTRUCTED] = 1
+                done.append(i)
+                cache.ctor(memory(base + i * size + cache.pad, cache.object_size))
+    except BaseException:
+        for i in done:
+            base[i * size + CONSTRUCTED] = 0
+        kmem_cache_free(cache.c, buffer.p)
+        buffer.p = NULL
+        kmem_cache_shrink(cache.c)
+        raise
+
+
+cdef memory(char *p, Py_ssize_t size):
+    return PyMemoryView_FromMemory(p, size, PyBUF_WRITE)
+
+
 cdef raise_bad_free(kmem_cache *s, uintptr_t address):
     cdef void *start = NULL
     if kmem_cache_of(<void *>address, &start) is NULL:
@@ -341,7 +442,7 @@ cdef raise_bad_free(kmem_cache *s, uintptr_t address):
 
 def view(uintptr_t address, Py_ssize_t size):
     """Return the `size` bytes at `address`, writable, without a copy."""
-    return memoryview(<char[:size]><char *>address).cast("B")
+    return memory(<char *>address, size)
 
 
 # -- errors

@@ -67,6 +67,8 @@ cdef extern from "memcg.h" nogil:
         uint64_t active_slabs, num_slabs, nr_pages
     int kmalloc_nr_caches()
     kmem_cache *kmalloc_cache(int index)
+    unsigned KMEM_CACHE_ZERO
+    void *kmem_cache_slab_of(const void *p, size_t *objects)
     kmem_cache *kmem_cache_create_root(size_t object_size, size_t align, unsigned flags)
     kmem_cache *kmem_cache_create_child(mem_cgroup *memcg, kmem_cache *root)
     void kmem_cache_set_owner(kmem_cache *s, void *owner)
