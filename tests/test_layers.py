@@ -19,11 +19,13 @@ LAYERS = [  # bottom to top; modules of one row may import each other
     {"cgroup"},
     {"group"},
     {"cache"},
+    {"integrations"},
+    {"hooks"},
     {"__init__"},
     {"cli"},
     {"__main__"},
 ]
-PACKAGES = {"cli"}  # one verb per file
+PACKAGES = {"cli", "integrations"}  # one verb per file
 HEIGHT = {module: height for height, row in enumerate(LAYERS) for module in row}
 PRIMITIVES = {"threading", "_thread", "queue", "multiprocessing", "concurrent", "asyncio"}
 

@@ -12,11 +12,12 @@ from .slab_common import create_kmalloc_caches as _create_kmalloc_caches  # isor
 from .cache import KmemCache
 from .errors import CacheBusy, GroupBusy, MemcgError, MemcgOOM, OfflineError
 from .group import Group, current, group, root, scope, slabinfo
+from .hooks import install
 
 __version__ = "0.1.0"
 __all__ = [
     "CacheBusy", "Group", "GroupBusy", "KmemCache", "MemcgError", "MemcgOOM", "OfflineError",
-    "current", "group", "root", "scope", "slabinfo",
+    "current", "group", "install", "root", "scope", "slabinfo",
 ]  # fmt: skip
 
 _create_kmalloc_caches()

@@ -13,20 +13,30 @@ from typing import TYPE_CHECKING
 
 from .dataplane import PAGE_COUNTER_MAX, PAGE_SIZE, CacheInfo, Event
 
+why_not_native = ""
 if TYPE_CHECKING:
-    from . import model as _plane
+    from . import _core as _plane
 elif os.environ.get("MEMCG_CORE") == "model":
     from . import model as _plane
 else:
     try:
         _plane = importlib.import_module("._core", __package__)
-    except ModuleNotFoundError:  # installed without a compiler
+    except ModuleNotFoundError:
         from . import model as _plane
 
+        why_not_native = "memcg was installed without a C compiler; install one and memcg again"
+    except ImportError as error:  # a subinterpreter, no address space
+        from . import model as _plane
+
+        why_not_native = str(error)
+
 KMALLOC_SIZES = _plane.KMALLOC_SIZES
+Bound = _plane.Bound
 Cache = _plane.Cache
 Memcg = _plane.Memcg
+after_fork_in_child = _plane.after_fork_in_child
 current = _plane.current
+current_entry = _plane.current_entry
 enter = _plane.enter
 leave = _plane.leave
 name = _plane.name  # "native" or "model"
@@ -37,9 +47,11 @@ set_waker = _plane.set_waker
 stop_account = _plane.stop_account
 synchronize = _plane.synchronize
 view = _plane.view
-
-__all__ = [
-    "KMALLOC_SIZES", "PAGE_COUNTER_MAX", "PAGE_SIZE", "Cache", "CacheInfo", "Event", "Memcg",
-    "current", "enter", "leave", "name", "next_event", "resume_account", "set_promote_bytes",
-    "set_waker", "stop_account", "synchronize", "view",
-]  # fmt: skip
+wait_worker = _plane.wait_worker
+if name == "native" or TYPE_CHECKING:
+    exiting = _plane.exiting
+    global_stat = _plane.global_stat
+    install = _plane.install
+    install_numpy = _plane.install_numpy
+    last_failure = _plane.last_failure
+    trim = _plane.trim

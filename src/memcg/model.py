@@ -710,3 +710,32 @@ def leave(memcg: Memcg) -> None:
         raise MemcgError("leaving a group that is not the innermost one of this context")
     _entry.set(entry.previous)
     memcg.nr_inside -= 1
+
+
+def current_entry() -> object | None:
+    """What `Bound` takes: the running context's place in its groups."""
+    return _entry.get()
+
+
+class Bound:
+    """A callable that runs in an entry of another context, as `fn` runs in this one."""
+
+    def __init__(self, entry: Any, fn: Callable[..., Any]) -> None:
+        self.entry = entry
+        self.fn = fn
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        before = _entry.get()
+        _entry.set(self.entry)
+        try:
+            return self.fn(*args, **kwargs)
+        finally:
+            _entry.set(before)
+
+
+def wait_worker() -> None:
+    """Wait for native workers: there are none here."""
+
+
+def after_fork_in_child() -> None:
+    """Forget native workers: there are none here."""

@@ -11,13 +11,15 @@ Locks: `_wq_lock` protects `_running`; innermost, held for a few stores.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Hashable
 
 from . import core
-from .locking import Event, Mutex, spawn
+from .locking import Event, Mutex, current_task, spawn
 
 _wq_lock = Mutex("wq_lock")
 _running = False
+_worker_task: Hashable = None
 _idle = Event("wq_idle")
 _idle.set()
 _handlers: dict[str, Callable[[core.Event], None]] = {}
@@ -57,13 +59,15 @@ def work() -> None:
 
 
 def _worker() -> None:
-    global _running
+    global _running, _worker_task
+    _worker_task = current_task()
     while True:
         run_pending()
         with _wq_lock:
             event = core.next_event()
             if event is None:
                 _running = False
+                _worker_task = None
                 _idle.set()
                 return
         _handle(event)
@@ -129,4 +133,12 @@ def flush() -> None:
         _handle(event)
 
 
+def _before_fork() -> None:
+    """Let the worker end, so that no mutex is held in the child and no thread is missing there."""
+    if _worker_task != current_task():
+        _idle.wait()
+        core.wait_worker()
+
+
+os.register_at_fork(before=_before_fork, after_in_child=core.after_fork_in_child)
 core.set_waker(wake, work)

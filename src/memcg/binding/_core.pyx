@@ -488,12 +488,37 @@ cdef mem_cgroup *memcg_of_entry(object entry) noexcept:
     return (<Entry>entry).memcg.c
 
 
-cdef Entry current_entry():
+cpdef Entry current_entry():
+    """What `Bound` takes: the running context's place in its groups."""
     cdef PyObject *value
     PyContextVar_Get(entry_var, NULL, &value)
     entry = <object>value
     Py_DECREF(entry)
     return entry
+
+
+cdef set_entry(Entry entry):
+    PyContextVar_Set(entry_var, entry)
+    current_set(NULL if entry is None else entry.memcg.c)
+
+
+cdef class Bound:
+    """A callable that runs in an entry of another context, as `fn` runs in this one."""
+
+    cdef Entry entry
+    cdef object fn
+
+    def __init__(self, Entry entry, fn):
+        self.entry = entry
+        self.fn = fn
+
+    def __call__(self, *args, **kwargs):
+        cdef Entry before = current_entry()
+        set_entry(self.entry)
+        try:
+            return self.fn(*args, **kwargs)
+        finally:
+            set_entry(before)
 
 
 def current():
@@ -510,8 +535,7 @@ def enter(Memcg memcg):
     entry = Entry.__new__(Entry)
     entry.memcg = memcg
     entry.previous = current_entry()
-    PyContextVar_Set(entry_var, entry)
-    current_set(memcg.c)
+    set_entry(entry)
     memcg.nr_inside += 1
 
 
@@ -520,8 +544,7 @@ def leave(Memcg memcg):
     cdef Entry entry = current_entry()
     if entry is None or entry.memcg is not memcg:
         raise MemcgError("leaving a group that is not the innermost one of this context")
-    PyContextVar_Set(entry_var, entry.previous)
-    current_set(NULL if entry.previous is None else entry.previous.memcg.c)
+    set_entry(entry.previous)
     memcg.nr_inside -= 1
 
 
@@ -623,6 +646,7 @@ def exiting():
 
 
 def after_fork_in_child():
+    """Forget the workers of the parent."""
     worker_after_fork()
 
 

@@ -1,0 +1,68 @@
+"""`install`: from here on what CPython and NumPy allocate is charged."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+
+from . import core
+from .errors import MemcgError
+
+_installed = False
+
+
+def why_not() -> str | None:
+    """Say why the hooks cannot be put in here, or None."""
+    if core.name != "native":
+        return core.why_not_native or "MEMCG_CORE=model asks for the model core"
+    if sys.platform != "linux":
+        return f"it runs on Linux, not on {sys.platform}"
+    return None
+
+
+def install(*, inherit: bool = True) -> None:
+    """Charge what CPython and NumPy allocate to the current group. Again is nothing.
+
+    Parameters
+    ----------
+    inherit : bool
+        New threads and jobs of thread pools are in the group of who started or submitted them.
+
+    Raises
+    ------
+    MemcgError
+        The hooks cannot be put in here; the text says why.
+
+    Notes
+    -----
+    Blocks allocated before stay uncharged until they grow. There is no way back.
+    PEP 445, NEP 49.
+    """
+    global _installed
+    if _installed:
+        return
+    reason = why_not()
+    if reason is not None:
+        raise MemcgError(f"memcg.install() cannot work here: {reason}")
+    from .integrations import numpy, threading
+
+    tracemalloc = sys.modules.get("tracemalloc")
+    frames = tracemalloc.get_traceback_limit() if tracemalloc and tracemalloc.is_tracing() else 0
+    if frames:  # it would restore the allocator from before us when it stops
+        assert tracemalloc is not None
+        tracemalloc.stop()
+    core.install()
+    _installed = True
+    if frames:
+        assert tracemalloc is not None
+        tracemalloc.start(frames)
+    atexit.register(core.exiting)
+    numpy.install()
+    if inherit:
+        threading.install()
+
+
+def installed() -> bool:
+    """Tell whether `install` was called."""
+    return _installed
