@@ -151,6 +151,8 @@ int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req)
             __atomic_store_n(&limited->reclaim_skip, skip - 1, __ATOMIC_RELAXED);
         }
         error = charge_past_max(memcg, limited, bytes, req);
+    } else if (unlikely(mem_cgroup_alarmed(memcg))) {
+        mem_cgroup_set_alarmed(memcg, 0);
     }
     if (!error)
         check_high(memcg);

@@ -167,6 +167,7 @@ struct mem_cgroup {
     int64_t overdraft;           /* atomic, highest */
     uint64_t events[MEMCG_NR_EVENTS], events_local[MEMCG_NR_EVENTS]; /* atomic */
     int high_crossed;            /* atomic: HIGH was posted and usage is not below yet */
+    int alarmed;                 /* atomic: an alarm was raised and no charge was below max since */
     int reclaim_skip;            /* racy: small requests left before reclaim is tried again */
     struct event_node high_event, release_event;
 

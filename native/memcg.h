@@ -83,6 +83,10 @@ struct mem_cgroup_stat {
 void mem_cgroup_read_stat(struct mem_cgroup *memcg, struct mem_cgroup_stat *stat);
 void mem_cgroup_reset_watermark(struct mem_cgroup *memcg);
 void mem_cgroup_count_event(struct mem_cgroup *memcg, enum mem_cgroup_event_item item);
+int64_t mem_cgroup_usage(const struct mem_cgroup *memcg); /* as in the stat, without a walk */
+/* Set by whoever raised an alarm; cleared by the first charge below every max. */
+void mem_cgroup_set_alarmed(struct mem_cgroup *memcg, int alarmed);
+int mem_cgroup_alarmed(const struct mem_cgroup *memcg);
 /* Memory that is not ours (a mapping, say).  try_: -ENOMEM past max and nothing is charged. */
 int mem_cgroup_try_charge(struct mem_cgroup *memcg, size_t bytes);
 void mem_cgroup_charge(struct mem_cgroup *memcg, size_t bytes); /* by force */

@@ -289,6 +289,21 @@ size_t mem_cgroup_reclaim(struct mem_cgroup *memcg)
     return bytes;
 }
 
+int64_t mem_cgroup_usage(const struct mem_cgroup *memcg)
+{
+    return page_counter_read(&memcg->counter);
+}
+
+void mem_cgroup_set_alarmed(struct mem_cgroup *memcg, int alarmed)
+{
+    __atomic_store_n(&memcg->alarmed, alarmed, __ATOMIC_RELAXED);
+}
+
+int mem_cgroup_alarmed(const struct mem_cgroup *memcg)
+{
+    return __atomic_load_n(&memcg->alarmed, __ATOMIC_RELAXED);
+}
+
 /* ---- this thread ---- */
 
 void memcg_set_current(struct mem_cgroup *memcg)

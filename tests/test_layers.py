@@ -12,9 +12,10 @@ import memcg
 SOURCE = Path(memcg.__file__).parent
 LAYERS = [  # bottom to top; modules of one row may import each other
     {"errors", "locking", "dataplane"},
+    {"sizes"},
     {"model"},
     {"core"},
-    {"workqueue", "sizes"},
+    {"workqueue"},
     {"memcontrol", "slab_common"},
     {"cgroup"},
     {"group"},

@@ -34,6 +34,7 @@ KMALLOC_SIZES = _plane.KMALLOC_SIZES
 Bound = _plane.Bound
 Cache = _plane.Cache
 Memcg = _plane.Memcg
+Shield = _plane.Shield
 after_fork_in_child = _plane.after_fork_in_child
 current = _plane.current
 current_entry = _plane.current_entry
@@ -53,5 +54,6 @@ if name == "native" or TYPE_CHECKING:
     global_stat = _plane.global_stat
     install = _plane.install
     install_numpy = _plane.install_numpy
+    last_alarm = _plane.last_alarm
     last_failure = _plane.last_failure
     trim = _plane.trim

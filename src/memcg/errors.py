@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 
 class MemcgError(Exception):
     """The base of memcg's own errors."""
@@ -9,6 +12,13 @@ class MemcgError(Exception):
 
 class MemcgOOM(MemcgError, MemoryError):
     """A group met its ``memory.max``; raised in the offender only."""
+
+    describe: ClassVar[Callable[[], str | None]] = lambda: None  # for one raised as a bare class
+
+    def __init__(self, *args: object) -> None:
+        if not args and (text := MemcgOOM.describe()) is not None:
+            args = (text,)
+        super().__init__(*args)
 
 
 class OfflineError(MemcgError):

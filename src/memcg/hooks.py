@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import atexit
-import os
 import sys
 
 from . import core
-from .errors import MemcgError
+from .errors import MemcgError, MemcgOOM
 
 _installed = False
 
@@ -52,6 +51,7 @@ def install(*, inherit: bool = True) -> None:
     if frames:  # it would restore the allocator from before us when it stops
         assert tracemalloc is not None
         tracemalloc.stop()
+    MemcgOOM.describe = staticmethod(core.last_alarm)
     core.install()
     _installed = True
     if frames:

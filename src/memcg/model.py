@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Self
 from .dataplane import PAGE_COUNTER_MAX, PAGE_SIZE, CacheInfo, Event
 from .errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
 from .locking import Atomic, Mutex, Published, ReadSide, current_task, shared
+from .sizes import format_size
 
 name = "model"
 KMALLOC_SIZES = (64, 256, 1024, 4096)
@@ -627,8 +628,9 @@ def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
     if limited is not None:
         limited.events["oom"] += 1
         raise MemcgOOM(
-            f"group {memcg.path!r}: charge of {n} B is over memory.max (current "
-            f"{limited.usage.get()} B, max {limited.max} B, set on {limited.path!r}); "
+            f"group {memcg.path!r}: charge of {format_size(n)} is over memory.max (current "
+            f"{format_size(limited.usage.get())}, max {format_size(limited.max)}, "
+            f"set on {limited.path!r}); "
             f"raise memory.max or free memory in {limited.path!r}"
         )
 
@@ -703,7 +705,7 @@ def enter(memcg: Memcg) -> None:
     _entry.set(_Entry(memcg, _entry.get()))
 
 
-def leave(memcg: Memcg) -> None:
+def leave(memcg: Memcg, error: BaseException | None = None) -> None:
     """Go back to the group before; restores by setting, never by deleting the variable."""
     entry = _entry.get()
     if entry is None or entry.memcg is not memcg:
@@ -715,6 +717,16 @@ def leave(memcg: Memcg) -> None:
 def current_entry() -> object | None:
     """What `Bound` takes: the running context's place in its groups."""
     return _entry.get()
+
+
+class Shield:
+    """See `memcg.shield`: nothing is delivered here."""
+
+    def __enter__(self) -> Shield:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
 
 
 class Bound:

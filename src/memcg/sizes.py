@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .core import PAGE_COUNTER_MAX
+from .dataplane import PAGE_COUNTER_MAX
 
 _BINARY = {
     "": 1,

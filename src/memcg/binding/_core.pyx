@@ -14,6 +14,7 @@ from memcg cimport *
 
 from .dataplane import PAGE_COUNTER_MAX, PAGE_SIZE, CacheInfo, Event
 from .errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
+from .sizes import format_size
 
 name = "native"
 EVENTS = ("high", "max", "oom", "oom_kill", "reserve", "overdraft", "fail")
@@ -62,6 +63,7 @@ cdef class Memcg:
     def __dealloc__(self):
         if self.c is NULL or self.parent is None:
             return
+        alarm_forget(self.c)
         if not self.activated:  # dropped before it was linked
             css_put(self.parent.c)
         mem_cgroup_free(self.c)
@@ -111,8 +113,8 @@ cdef class Memcg:
         enter(self)
         return self
 
-    def __exit__(self, *exc):
-        leave(self)
+    def __exit__(self, type, value, traceback):
+        leave(self, value)
 
     # -- limits and figures
 
@@ -452,8 +454,8 @@ cdef str describe(memcg_failure *failure):
     memcg = <Memcg>mem_cgroup_owner(failure.memcg)
     limited = <Memcg>mem_cgroup_owner(failure.limited)
     return (
-        f"group {memcg.path!r}: charge of {failure.bytes} B is over memory.max (current "
-        f"{failure.current} B, max {failure.max} B, set on {limited.path!r}); "
+        f"group {memcg.path!r}: charge of {format_size(failure.bytes)} is over memory.max (current "
+        f"{format_size(failure.current)}, max {format_size(failure.max)}, set on {limited.path!r}); "
         f"raise memory.max or free memory in {limited.path!r}"
     )
 
@@ -462,6 +464,12 @@ def last_failure():
     """Describe this thread's last refusal or alarm, once; None if there is none."""
     cdef memcg_failure failure
     return describe(&failure) if memcg_last_failure(&failure) else None
+
+
+def last_alarm():
+    """Describe the alarm that was delivered to this thread; None if there is none."""
+    cdef memcg_failure failure
+    return describe(&failure) if alarm_last(&failure) else None
 
 
 cdef raise_oom(size_t size):
@@ -479,6 +487,7 @@ cdef class Entry:
 
     cdef readonly Memcg memcg
     cdef readonly Entry previous
+    cdef readonly int shielded
 
 
 cdef object entry_var = PyContextVar_New("memcg_current", <PyObject *>None)
@@ -486,6 +495,14 @@ cdef object entry_var = PyContextVar_New("memcg_current", <PyObject *>None)
 
 cdef mem_cgroup *memcg_of_entry(object entry) noexcept:
     return (<Entry>entry).memcg.c
+
+
+cdef PyObject *previous_of_entry(object entry) noexcept:
+    return <PyObject *>(<Entry>entry).previous
+
+
+cdef int shielded_of_entry(object entry) noexcept:
+    return (<Entry>entry).shielded
 
 
 cpdef Entry current_entry():
@@ -529,29 +546,65 @@ def current():
 
 def enter(Memcg memcg):
     """Make `memcg` the context's group."""
-    cdef Entry entry
+    cdef Entry entry, previous
     if not mem_cgroup_online(memcg.c):
         raise OfflineError(f"group {memcg.path!r} is closed; memcg.group() makes a new one")
+    previous = current_entry()
     entry = Entry.__new__(Entry)
     entry.memcg = memcg
-    entry.previous = current_entry()
+    entry.previous = previous
+    entry.shielded = 0 if previous is None else previous.shielded
     set_entry(entry)
     memcg.nr_inside += 1
 
 
-def leave(Memcg memcg):
-    """Go back to the group before; restores by setting, never by deleting the variable."""
+def leave(Memcg memcg, BaseException error=None):
+    """Go back to the group before; restores by setting, never by deleting the variable.
+
+    An alarm of the group that was not raised yet is raised here. If `error` is a plain
+    MemoryError that memcg caused, it gets the account as a note.
+    """
     cdef Entry entry = current_entry()
+    cdef memcg_failure failure
+    cdef bint alarmed
     if entry is None or entry.memcg is not memcg:
         raise MemcgError("leaving a group that is not the innermost one of this context")
+    alarmed = alarm_take(memcg.c, &failure)
     set_entry(entry.previous)
     memcg.nr_inside -= 1
+    if alarmed:
+        raise MemcgOOM(describe(&failure))
+    if isinstance(error, MemoryError) and not isinstance(error, MemcgOOM):
+        text = last_failure()
+        if text is not None:
+            error.add_note(text)
+
+
+cdef extern from *:
+    """
+    static PyObject *context_now(void) { return PyThreadState_Get()->context; }
+    """
+    PyObject *context_now()
+
+
+cdef class Shield:
+    """See `memcg.shield`."""
+
+    def __enter__(self):
+        cdef Entry entry = Entry.__new__(Entry), previous = current_entry()
+        entry.memcg = <Memcg>mem_cgroup_owner(mem_cgroup_root()) if previous is None else previous.memcg
+        entry.previous = previous
+        entry.shielded = 1
+        set_entry(entry)
+        return self
+
+    def __exit__(self, *exc):
+        cdef Entry entry = current_entry()
+        set_entry(entry.previous)
+        alarm_resume(context_now())
 
 
 # -- events
-
-
-cdef bint wakes = False
 
 
 def next_event():
@@ -572,13 +625,17 @@ def next_event():
     return result
 
 
+cdef void wake_for_events() noexcept nogil:
+    worker_wake(WORKER_EVENTS)
+
+
 def set_waker(wake, work=None):
     """Have `work` called in a native thread soon after an event was posted; None: nobody."""
     if wake is None or work is None:
         memcg_set_waker(NULL)
         return
     worker_init(work)
-    memcg_set_waker(worker_wake)
+    memcg_set_waker(wake_for_events)
 
 
 def wait_worker():
@@ -623,9 +680,23 @@ def trim():
 
 # -- hooks
 
+CHECKED = {"RESUME", "JUMP_BACKWARD", "PRECALL", "CALL", "CALL_KW", "CALL_FUNCTION_EX"}
+# Libraries that hold locks of their own or drive other people's tasks, and code that must end.
+GUARDED_MODULES = frozenset((
+    "_frozen_importlib", "_frozen_importlib_external", "_weakrefset", "anyio", "asyncio", "atexit",
+    "concurrent", "contextlib", "gevent", "importlib", "logging", "memcg", "multiprocessing",
+    "queue", "sched", "selectors", "tempfile", "threading", "trio", "uvloop", "weakref",
+))
+GUARDED_FUNCTIONS = frozenset(("__aexit__", "__del__", "__enter__", "__aenter__", "__exit__"))
+
 
 def install():
-    """Put the hooks in; again is nothing."""
+    """Put the hooks in; again is nothing. Context: the main thread, where alarms are quickest."""
+    import opcode
+    # Entering a function, jumping back, and returning from a call: there CPython checks.
+    checked = [number for name, number in opcode.opmap.items()
+               if number < 256 and name in CHECKED]
+    alarm_init(MemcgOOM, GUARDED_MODULES, GUARDED_FUNCTIONS, bytes(checked))
     hooks_install()
 
 
@@ -650,4 +721,8 @@ def after_fork_in_child():
     worker_after_fork()
 
 
-current_init(entry_var, memcg_of_entry)
+cdef entry_ops ops
+ops.memcg = memcg_of_entry
+ops.previous = previous_of_entry
+ops.shielded = shielded_of_entry
+current_init(entry_var, &ops)

@@ -22,11 +22,15 @@ struct current_key {
 };
 extern __thread struct current_key current_key;
 
-/* var: the ContextVar; entry_memcg: the group an entry names. Called once, GIL held. */
-void current_init(PyObject *var, struct mem_cgroup *(*entry_memcg)(PyObject *entry));
+/* What an entry says (see Entry in _core.pyx). */
+struct entry_ops {
+    struct mem_cgroup *(*memcg)(PyObject *entry);
+    PyObject *(*previous)(PyObject *entry); /* borrowed; None at the end */
+    int (*shielded)(PyObject *entry);
+};
+/* var: the ContextVar. Called once, GIL held. */
+void current_init(PyObject *var, const struct entry_ops *ops);
 void current_reload(PyThreadState *tstate);
-/* The entry in a context (borrowed) or NULL. Runs no Python code, allocates nothing. */
-PyObject *current_entry_of(PyObject *context);
 /* After an entry was set: the thread's group is memcg (NULL: root) until the context changes. */
 void current_set(struct mem_cgroup *memcg);
 
@@ -62,10 +66,27 @@ void hooks_exiting(void);
 /* array_api: NumPy's _ARRAY_API capsule.  0, or -1 with an exception. */
 int hooks_numpy(PyObject *array_api);
 
+/* ---- alarm.c: MemcgOOM in the offender ------------------------------------ */
+/* What a context is to a group: outside it, inside, inside under memcg.shield(). */
+enum entry_state { ENTRY_LEFT, ENTRY_INSIDE, ENTRY_SHIELDED };
+enum entry_state entry_state_of(PyObject *context, struct mem_cgroup *memcg);
+
+/* exception: a class; modules, functions: frozensets of names whose frames are left alone;
+ * opcodes: bytes, the instructions after which CPython checks. On the main thread. */
+void alarm_init(PyObject *exception, PyObject *modules, PyObject *functions, PyObject *opcodes);
+void alarm_work(void); /* GIL held: until nothing is left to be tried again */
+void alarm_resume(PyObject *context); /* in a hook: the context runs, in this thread */
+/* Leaving memcg: true if an alarm was not raised yet; it is the caller's to raise. */
+bool alarm_take(struct mem_cgroup *memcg, struct memcg_failure *failure);
+bool alarm_last(struct memcg_failure *failure); /* delivered to this thread */
+void alarm_forget(struct mem_cgroup *memcg);    /* before it is freed */
+void alarm_after_fork(void);
+
 /* ---- worker.c: a thread when the data plane has events --------------------- */
 /* work: called in the thread, GIL held; borrowed for ever. */
 void worker_init(PyObject *work);
-void worker_wake(void);    /* any context */
+enum worker_kind { WORKER_EVENTS, WORKER_ALARM, NR_WORKERS };
+void worker_wake(enum worker_kind kind); /* any context */
 void worker_wait(void);    /* until no worker is at work; releases the GIL */
 void worker_stop(void);    /* wakes are ignored from now on; then as worker_wait */
 void worker_after_fork(void);

@@ -11,12 +11,12 @@
 __thread struct current_key current_key;
 static PyObject *entry_var;
 static PyInterpreterState *interpreter;
-static struct mem_cgroup *(*memcg_of_entry)(PyObject *);
+static const struct entry_ops *entry_ops;
 
-void current_init(PyObject *var, struct mem_cgroup *(*entry_memcg)(PyObject *entry))
+void current_init(PyObject *var, const struct entry_ops *ops)
 {
     Py_INCREF(var);
-    memcg_of_entry = entry_memcg;
+    entry_ops = ops;
     interpreter = PyThreadState_Get()->interp;
     entry_var = var;
 }
@@ -45,8 +45,9 @@ void current_reload(PyThreadState *tstate)
         return;
     }
     entry = get_entry();
-    memcg_set_current(entry && entry != Py_None ? memcg_of_entry(entry) : NULL);
+    memcg_set_current(entry && entry != Py_None ? entry_ops->memcg(entry) : NULL);
     Py_XDECREF(entry);
+    alarm_resume(tstate->context);
 }
 
 void current_set(struct mem_cgroup *memcg)
@@ -57,17 +58,22 @@ void current_set(struct mem_cgroup *memcg)
     memcg_set_current(memcg);
 }
 
-PyObject *current_entry_of(PyObject *context)
+/* Runs no Python code: the variable is found by identity. */
+enum entry_state entry_state_of(PyObject *context, struct mem_cgroup *memcg)
 {
+    enum entry_state inside = memcg == mem_cgroup_root() ? ENTRY_INSIDE : ENTRY_LEFT;
     PyObject *entry;
 
-    if (!context || PySequence_Contains(context, entry_var) <= 0)
-        return NULL;
+    if (!context || PySequence_Contains(context, entry_var) != 1)
+        return inside;
     entry = PyObject_GetItem(context, entry_var);
-    if (!entry) {
-        PyErr_Clear();
-        return NULL;
-    }
+    if (!entry)
+        return inside;
     Py_DECREF(entry); /* the context keeps it */
-    return entry == Py_None ? NULL : entry;
+    if (entry != Py_None && entry_ops->shielded(entry))
+        return ENTRY_SHIELDED;
+    for (; entry != Py_None && inside == ENTRY_LEFT; entry = entry_ops->previous(entry))
+        if (entry_ops->memcg(entry) == memcg)
+            inside = ENTRY_INSIDE;
+    return inside;
 }

@@ -1,4 +1,5 @@
 # The data plane's interface, as declared in native/memcg.h and binding.h.
+from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "memcg.h" nogil:
@@ -110,7 +111,16 @@ cdef extern from "memcg.h" nogil:
     size_t memcg_trim()
 
 cdef extern from "binding.h":
-    void current_init(object var, mem_cgroup *(*entry_memcg)(object) noexcept)
+    struct entry_ops:
+        mem_cgroup *(*memcg)(object) noexcept
+        PyObject *(*previous)(object) noexcept
+        int (*shielded)(object) noexcept
+    void current_init(object var, const entry_ops *ops)
+    void alarm_init(object exception, object modules, object functions, object opcodes)
+    bint alarm_take(mem_cgroup *memcg, memcg_failure *failure)
+    bint alarm_last(memcg_failure *failure)
+    void alarm_forget(mem_cgroup *memcg)
+    void alarm_resume(PyObject *context)
     void current_set(mem_cgroup *memcg)
     void current_refresh()
     int hooks_install() except -1
@@ -118,7 +128,9 @@ cdef extern from "binding.h":
     void hooks_exiting()
     int hooks_numpy(object array_api) except -1
     void worker_init(object work)
-    void worker_wake() noexcept nogil
+    enum worker_kind:
+        WORKER_EVENTS
+    void worker_wake(worker_kind kind) noexcept nogil
     void worker_wait()
     void worker_stop()
     void worker_after_fork()

@@ -1,0 +1,422 @@
+/*
+ * alarm.c - raising MemcgOOM in the offender, never anywhere else.
+ *
+ * A hook that charged past a limit only notes the alarm: thread, context, group.  Delivery
+ * holds the GIL and looks first:
+ *
+ *   - the thread state is the only one with that thread id (a thread being started may
+ *     carry its parent's);
+ *   - the thread is in the context the charge came from, and that context still in the group;
+ *   - the group is not shielded, and no exception is pending;
+ *   - its innermost frame is not in a library that holds locks of its own, and no frame near it
+ *     is a finalizer or a context manager's exit;
+ *   - it stands at an instruction after which CPython checks for exceptions before
+ *     anything else can happen, a task's suspension least of all.
+ *
+ * Else it is tried again, then parked until the context runs again or the thread charges
+ * past the limit once more.  Leaving the group takes an alarm back that was not raised yet.
+ *
+ * The main thread delivers to itself at its next check (Py_AddPendingCall); the worker
+ * delivers to the others (PyThreadState_SetAsyncExc).
+ *
+ * Locks: alarm_lock, a leaf; held for a scan of the table, by hooks too.
+ */
+#include <pthread.h>
+#include <time.h>
+
+#include "binding.h"
+
+#define NR_ALARMS 256
+#define ATTEMPTS 400 /* about 4 s of tries, then it is parked */
+#define NEAR_FRAMES 16
+#define REARM_STEP ((int64_t)1 << 20) /* growth past the limit before it is raised again */
+
+enum alarm_state { ALARM_FREE, ALARM_POSTED, ALARM_PARKED, ALARM_DELIVERED };
+struct alarm {
+    enum alarm_state state;
+    int attempts;
+    unsigned long thread_id;
+    PyObject *context; /* borrowed, for comparison only; NULL: a thread without one */
+    struct memcg_failure failure;
+    int64_t rearm_usage;
+};
+
+static struct alarm alarms[NR_ALARMS]; /* alarm_lock */
+static pthread_mutex_t alarm_lock = PTHREAD_MUTEX_INITIALIZER;
+static int nr_alarms, nr_parked; /* written under alarm_lock, read racily */
+static int pending_call;         /* atomic: a call is on its way to the main thread */
+static unsigned long main_thread;
+static PyObject *oom_class, *guarded_modules, *guarded_functions;
+static unsigned char checked_opcodes[256];
+
+static unsigned long this_thread(void) { return (unsigned long)pthread_self(); }
+
+static void set_state(struct alarm *alarm, enum alarm_state state)
+{
+    nr_alarms += (state != ALARM_FREE) - (alarm->state != ALARM_FREE);
+    nr_parked += (state == ALARM_PARKED) - (alarm->state == ALARM_PARKED);
+    alarm->state = state;
+    if (state == ALARM_POSTED)
+        alarm->attempts = 0;
+}
+
+static struct alarm *find_alarm(unsigned long thread_id, PyObject *context,
+                                struct mem_cgroup *memcg)
+{
+    struct alarm *alarm;
+
+    for (alarm = alarms; alarm < alarms + NR_ALARMS; alarm++)
+        if (alarm->state != ALARM_FREE && alarm->failure.memcg == memcg &&
+            alarm->context == context && (context || alarm->thread_id == thread_id))
+            return alarm;
+    return NULL;
+}
+
+/* A free entry, else one that was delivered and can only be asked for its text. */
+static struct alarm *new_alarm(void)
+{
+    struct alarm *alarm, *delivered = NULL;
+
+    for (alarm = alarms; alarm < alarms + NR_ALARMS; alarm++) {
+        if (alarm->state == ALARM_FREE)
+            return alarm;
+        if (alarm->state == ALARM_DELIVERED)
+            delivered = alarm;
+    }
+    return delivered;
+}
+
+static int deliver_here(void *unused);
+
+static void call_for_delivery(unsigned long thread_id)
+{
+    if (thread_id == main_thread && !__atomic_exchange_n(&pending_call, 1, __ATOMIC_SEQ_CST) &&
+        Py_AddPendingCall(deliver_here, NULL) == 0)
+        return;
+    worker_wake(WORKER_ALARM);
+}
+
+/* In a hook, inside the data plane. */
+static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes)
+{
+    unsigned long me = this_thread();
+    PyObject *context = current_key.context;
+    int64_t usage = mem_cgroup_usage(limited);
+    struct alarm *alarm;
+    bool call = false;
+
+    pthread_mutex_lock(&alarm_lock);
+    alarm = find_alarm(me, context, memcg);
+    if (!alarm || alarm->state == ALARM_PARKED ||
+        (alarm->state == ALARM_DELIVERED &&
+         (!mem_cgroup_alarmed(memcg) || usage >= alarm->rearm_usage))) {
+        if (!alarm)
+            alarm = new_alarm();
+        if (alarm) { /* else: hundreds of alarms are waiting; the next charge tries again */
+            alarm->thread_id = me;
+            alarm->context = context;
+            alarm->failure = (struct memcg_failure){ memcg, limited, bytes, usage,
+                                                     mem_cgroup_get_limit(limited, MEMCG_MAX) };
+            set_state(alarm, ALARM_POSTED);
+            call = true;
+        }
+    }
+    pthread_mutex_unlock(&alarm_lock);
+    if (call)
+        call_for_delivery(me);
+}
+
+void alarm_resume(PyObject *context)
+{
+    unsigned long me = this_thread();
+    bool call = false;
+
+    if (likely(!nr_parked) || !context)
+        return;
+    pthread_mutex_lock(&alarm_lock);
+    for (struct alarm *alarm = alarms; alarm < alarms + NR_ALARMS; alarm++)
+        if (alarm->state == ALARM_PARKED && alarm->context == context) {
+            alarm->thread_id = me;
+            set_state(alarm, ALARM_POSTED);
+            call = true;
+        }
+    pthread_mutex_unlock(&alarm_lock);
+    if (call)
+        call_for_delivery(me);
+}
+
+/* ---- may it be delivered now? GIL held; allocates, but never collects ----- */
+
+static PyThreadState *only_tstate(unsigned long thread_id, int *count)
+{
+    PyThreadState *tstate, *found = NULL;
+
+    *count = 0;
+    tstate = PyInterpreterState_ThreadHead(PyInterpreterState_Main());
+    for (; tstate; tstate = PyThreadState_Next(tstate))
+        if (tstate->thread_id == thread_id) {
+            found = tstate;
+            ++*count;
+        }
+    return *count == 1 ? found : NULL;
+}
+
+static bool is_guarded(PyFrameObject *frame, bool innermost)
+{
+    PyCodeObject *code = PyFrame_GetCode(frame);
+    bool guarded = PySet_Contains(guarded_functions, code->co_name) == 1;
+
+    if (innermost && !guarded) {
+        PyObject *globals = PyFrame_GetGlobals(frame);
+        PyObject *name = PyDict_GetItemString(globals, "__name__");
+
+        if (name && PyUnicode_Check(name)) {
+            Py_ssize_t dot = PyUnicode_FindChar(name, '.', 0, PyUnicode_GET_LENGTH(name), 1);
+            PyObject *top = PyUnicode_Substring(name, 0, dot < 0 ? PY_SSIZE_T_MAX : dot);
+
+            guarded = !top || PySet_Contains(guarded_modules, top) == 1;
+            Py_XDECREF(top);
+        }
+        Py_DECREF(globals);
+    }
+    Py_DECREF(code);
+    return guarded;
+}
+
+static bool at_checked_instruction(PyFrameObject *frame)
+{
+    int offset = PyFrame_GetLasti(frame);
+    PyCodeObject *code = PyFrame_GetCode(frame);
+    PyObject *bytes = PyCode_GetCode(code);
+    bool checked = bytes && offset >= 0 && offset < PyBytes_GET_SIZE(bytes) &&
+                   checked_opcodes[(unsigned char)PyBytes_AS_STRING(bytes)[offset]];
+
+    Py_XDECREF(bytes);
+    Py_DECREF(code);
+    return checked;
+}
+
+static bool frames_allow(PyThreadState *tstate, bool self)
+{
+    PyFrameObject *frame = PyThreadState_GetFrame(tstate);
+    bool allow = frame && (self || at_checked_instruction(frame));
+
+    for (int i = 0; frame && i < NEAR_FRAMES; i++) {
+        PyFrameObject *back;
+
+        allow = allow && !is_guarded(frame, i == 0);
+        back = allow ? PyFrame_GetBack(frame) : NULL;
+        Py_DECREF(frame);
+        frame = back;
+    }
+    Py_XDECREF(frame);
+    return allow;
+}
+
+enum verdict { VERDICT_DELIVER, VERDICT_RETRY, VERDICT_PARK, VERDICT_DROP };
+
+static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool self)
+{
+    enum entry_state state;
+
+    if (alarm->context && alarm->context != tstate->context)
+        return VERDICT_PARK; /* the task is suspended */
+    state = entry_state_of(tstate->context, alarm->failure.memcg);
+    if (state == ENTRY_LEFT)
+        return VERDICT_DROP;
+    if (state == ENTRY_SHIELDED)
+        return VERDICT_PARK; /* the end of the shield posts it again */
+    if (tstate->async_exc || !frames_allow(tstate, self))
+        return VERDICT_RETRY;
+    return VERDICT_DELIVER;
+}
+
+/* GIL held: no collection, so no Python code and no switch between judging and raising. */
+static enum verdict judge_quietly(const struct alarm *alarm, PyThreadState *tstate, bool self)
+{
+    PyObject *type, *value, *traceback;
+    int collecting = PyGC_Disable();
+    enum verdict verdict;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    memcg_stop_kmem_account();
+    verdict = judge(alarm, tstate, self);
+    memcg_resume_kmem_account();
+    PyErr_Restore(type, value, traceback);
+    if (collecting)
+        PyGC_Enable();
+    return verdict;
+}
+
+/* alarm_lock not held; `alarm` is a copy.  Tells whether the table's entry was still the same. */
+static bool settle(const struct alarm *copy, struct alarm *alarm, enum verdict verdict)
+{
+    bool same;
+
+    pthread_mutex_lock(&alarm_lock);
+    same = alarm->state == ALARM_POSTED && alarm->thread_id == copy->thread_id &&
+           alarm->context == copy->context && alarm->failure.memcg == copy->failure.memcg;
+    if (same && verdict == VERDICT_DELIVER) {
+        set_state(alarm, ALARM_DELIVERED);
+        alarm->rearm_usage = mem_cgroup_usage(alarm->failure.limited) + REARM_STEP;
+        mem_cgroup_set_alarmed(alarm->failure.memcg, 1);
+        mem_cgroup_count_event(alarm->failure.limited, MEMCG_EV_OOM_KILL);
+    } else if (same && verdict == VERDICT_DROP) {
+        set_state(alarm, ALARM_FREE);
+    } else if (same && (verdict == VERDICT_PARK || ++alarm->attempts > ATTEMPTS)) {
+        set_state(alarm, ALARM_PARKED);
+    }
+    pthread_mutex_unlock(&alarm_lock);
+    return same;
+}
+
+static bool next_posted(struct alarm **alarm, struct alarm *copy, unsigned long only_thread)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&alarm_lock);
+    for (; !found && *alarm < alarms + NR_ALARMS; ++*alarm)
+        if ((*alarm)->state == ALARM_POSTED &&
+            (!only_thread || (*alarm)->thread_id == only_thread)) {
+            *copy = **alarm;
+            found = true;
+        }
+    pthread_mutex_unlock(&alarm_lock);
+    return found;
+}
+
+/* A pending call, on the main thread, at a check in Python code. */
+static int deliver_here(void *unused)
+{
+    PyThreadState *tstate = PyThreadState_Get();
+    struct alarm *alarm = alarms, copy;
+    bool left = false;
+
+    (void)unused;
+    __atomic_store_n(&pending_call, 0, __ATOMIC_SEQ_CST);
+    while (next_posted(&alarm, &copy, this_thread())) {
+        enum verdict verdict = judge_quietly(&copy, tstate, true);
+
+        left |= verdict == VERDICT_RETRY;
+        if (settle(&copy, alarm - 1, verdict) && verdict == VERDICT_DELIVER) {
+            PyErr_SetNone(oom_class);
+            return -1;
+        }
+    }
+    if (left)
+        worker_wake(WORKER_ALARM);
+    return 0;
+}
+
+/* One round over what is posted; the number that must be tried again. */
+static int deliver_all(void)
+{
+    struct alarm *alarm = alarms, copy;
+    int left = 0;
+
+    while (next_posted(&alarm, &copy, 0)) {
+        int count;
+        PyThreadState *tstate = only_tstate(copy.thread_id, &count);
+        enum verdict verdict = count == 0 ? VERDICT_DROP : VERDICT_RETRY;
+
+        if (tstate)
+            verdict = judge_quietly(&copy, tstate, false);
+        if (!settle(&copy, alarm - 1, verdict))
+            continue;
+        left += verdict == VERDICT_RETRY;
+        if (verdict == VERDICT_DELIVER)
+            PyThreadState_SetAsyncExc(copy.thread_id, oom_class);
+    }
+    return left;
+}
+
+void alarm_work(void)
+{
+    struct timespec pause = { 0, 500 * 1000 };
+
+    while (deliver_all()) {
+        Py_BEGIN_ALLOW_THREADS
+        nanosleep(&pause, NULL);
+        Py_END_ALLOW_THREADS
+        if (pause.tv_nsec < 10 * 1000 * 1000)
+            pause.tv_nsec += pause.tv_nsec / 4;
+    }
+}
+
+/* ---- the thread's own side ------------------------------------------------ */
+
+bool alarm_take(struct mem_cgroup *memcg, struct memcg_failure *failure)
+{
+    PyThreadState *tstate;
+    unsigned long me = this_thread();
+    struct alarm *alarm;
+    bool raise = false, undelivered = false;
+
+    if (likely(!nr_alarms))
+        return false;
+    tstate = PyThreadState_Get();
+    pthread_mutex_lock(&alarm_lock);
+    alarm = find_alarm(me, tstate->context, memcg);
+    if (!alarm)
+        alarm = find_alarm(me, NULL, memcg);
+    if (alarm) {
+        undelivered = alarm->state == ALARM_DELIVERED && tstate->async_exc == oom_class;
+        raise = undelivered || alarm->state != ALARM_DELIVERED;
+        *failure = alarm->failure;
+        set_state(alarm, ALARM_FREE);
+    }
+    pthread_mutex_unlock(&alarm_lock);
+    if (undelivered)
+        PyThreadState_SetAsyncExc(me, NULL);
+    if (raise)
+        mem_cgroup_set_alarmed(memcg, 0);
+    return raise;
+}
+
+bool alarm_last(struct memcg_failure *failure)
+{
+    unsigned long me = this_thread();
+    bool found = false;
+
+    pthread_mutex_lock(&alarm_lock);
+    for (struct alarm *alarm = alarms; !found && alarm < alarms + NR_ALARMS; alarm++)
+        if (alarm->state == ALARM_DELIVERED && alarm->thread_id == me) {
+            *failure = alarm->failure;
+            found = true;
+        }
+    pthread_mutex_unlock(&alarm_lock);
+    return found;
+}
+
+void alarm_forget(struct mem_cgroup *memcg)
+{
+    if (!nr_alarms)
+        return;
+    pthread_mutex_lock(&alarm_lock);
+    for (struct alarm *alarm = alarms; alarm < alarms + NR_ALARMS; alarm++)
+        if (alarm->failure.memcg == memcg || alarm->failure.limited == memcg)
+            set_state(alarm, ALARM_FREE);
+    pthread_mutex_unlock(&alarm_lock);
+}
+
+void alarm_after_fork(void)
+{
+    pthread_mutex_init(&alarm_lock, NULL);
+    memset(alarms, 0, sizeof(alarms));
+    nr_alarms = nr_parked = pending_call = 0;
+    main_thread = this_thread();
+}
+
+void alarm_init(PyObject *exception, PyObject *modules, PyObject *functions, PyObject *opcodes)
+{
+    Py_INCREF(exception);
+    Py_INCREF(modules);
+    Py_INCREF(functions);
+    oom_class = exception;
+    guarded_modules = modules;
+    guarded_functions = functions;
+    for (Py_ssize_t i = 0; i < PyBytes_GET_SIZE(opcodes); i++)
+        checked_opcodes[(unsigned char)PyBytes_AS_STRING(opcodes)[i]] = 1;
+    main_thread = PyThread_get_thread_ident();
+    memcg_set_alarm(alarm_post);
+}
