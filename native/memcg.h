@@ -160,8 +160,8 @@ void memcg_cache_publish(struct kmem_cache *root, int id, struct kmem_cache *chi
 struct kmem_cache *cache_from_memcg_idx(const struct kmem_cache *root, int id);
 /* The CREATE item for (root, memcg) was handled: the pair may be asked for again. */
 void memcg_create_done(struct kmem_cache *root, struct mem_cgroup *memcg);
-/* Every live block charged to memcg itself (not below), or of one cache; stops when fn returns
- * nonzero. fn runs while the thread that owns the slab is stolen: it must not allocate. */
+/* Every live block charged to memcg itself (not below; of an offline group: that was); stops when
+ * fn returns nonzero. fn runs while the thread that owns the slab is stolen: it must not allocate. */
 typedef int (*memcg_block_fn)(void *arg, void *block, size_t size, struct kmem_cache *cache);
 void mem_cgroup_for_each_block(struct mem_cgroup *memcg, memcg_block_fn fn, void *arg);
 

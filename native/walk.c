@@ -5,13 +5,19 @@
  */
 #include "internal.h"
 
+/* Charged to memcg now, or, of a group that is offline, before its stub moved on. */
+static bool is_of(const struct obj_cgroup *objcg, const struct mem_cgroup *memcg)
+{
+    return objcg->memcg == memcg || objcg == memcg->objcg;
+}
+
 /* A map of free objects is made in bits: objects <= 4096 (64 KiB / 16). */
 static int walk_slab(struct mem_cgroup *memcg, struct slab *slab, memcg_block_fn fn, void *arg)
 {
     uint64_t free_bits[64] = { 0 };
     int stop = 0;
 
-    if (!slab->shared && slab->cache->objcg->memcg != memcg)
+    if (!slab->shared && !is_of(slab->cache->objcg, memcg))
         return 0;
     for (void *p = slab->freelist; p; p = *(void **)p) {
         size_t i = (size_t)((char *)p - slab->base) / slab->size;
@@ -21,7 +27,7 @@ static int walk_slab(struct mem_cgroup *memcg, struct slab *slab, memcg_block_fn
     for (uint32_t i = 0; i < slab->carved && !stop; i++) {
         if (free_bits[i / 64] >> (i % 64) & 1)
             continue;
-        if (slab->shared && slab->owners[slab->owner_of[i]].objcg->memcg != memcg)
+        if (slab->shared && !is_of(slab->owners[slab->owner_of[i]].objcg, memcg))
             continue;
         stop = fn(arg, slab->base + (size_t)i * slab->size, slab->size, slab->cache);
     }
@@ -39,7 +45,7 @@ void mem_cgroup_for_each_block(struct mem_cgroup *memcg, memcg_block_fn fn, void
         for (struct slab *slab = s->slabs; slab && !stop; slab = slab->cache_next)
             stop = walk_slab(memcg, slab, fn, arg);
     for (struct slab *run = all_runs; run && !stop; run = run->cache_next)
-        if (run->objcg->memcg == memcg)
+        if (is_of(run->objcg, memcg))
             stop = fn(arg, run->base, run->run_pages << PAGE_SHIFT, NULL);
     thread_release_all();
 }

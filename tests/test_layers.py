@@ -18,6 +18,7 @@ LAYERS = [  # bottom to top; modules of one row may import each other
     {"workqueue"},
     {"memcontrol", "slab_common"},
     {"cgroup"},
+    {"holders"},
     {"group"},
     {"cache"},
     {"integrations"},

@@ -9,13 +9,18 @@ Locks: ``cgroup_mutex``, the outermost, protects every group's `children` and st
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TypeVar
 
-from . import workqueue
+from . import core, workqueue
 from .errors import GroupBusy, MemcgError, OfflineError
 from .locking import Mutex, shared
 from .memcontrol import (
+    activate_kmem_mutex,
+    dying,
     mem_cgroup,
     mem_cgroup_destroy_all_caches,
     mem_cgroup_offline_bare,
@@ -30,12 +35,21 @@ PATH_MAX = 4096  # characters, as in the kernel
 
 @shared(children="cgroup_mutex")
 class cgroup(mem_cgroup):
-    """A group with its place in the tree. Kernel: ``struct cgroup``."""
+    """A group with its place in the tree. Kernel: ``struct cgroup``.
+
+    Attributes
+    ----------
+    children : dict
+        Name -> group.
+    shrinkers : list
+        What gives memory back when asked for some bytes. Kernel: ``struct shrinker``.
+    """
 
     def __init__(self, path: str, parent: cgroup | None) -> None:
         super().__init__(path, parent)
         self.name = path.rsplit("/", 1)[-1]
         self.children: dict[str, cgroup] = {}
+        self.shrinkers: list[Callable[[int], object]] = []
 
 
 G = TypeVar("G", bound=cgroup)
@@ -109,6 +123,8 @@ def __link(group: cgroup, parent: cgroup) -> cgroup:
 
 def __unlink(group: cgroup, parent: cgroup) -> None:
     """Take an offline group out of the tree. Context: `cgroup_mutex` held."""
+    with activate_kmem_mutex:
+        dying[group] = None
     del parent.children[group.name]  # with no call in between that an exception could come after
     group.css_put()
 
@@ -136,7 +152,7 @@ def cgroup_rmdir(group: cgroup) -> None:
     Raises
     ------
     GroupBusy
-        It has children, or it is the root.
+        It has children, something is inside it, or it is the root.
 
     Notes
     -----
@@ -162,6 +178,11 @@ def __cgroup_rmdir(group: cgroup, offline: Callable[[cgroup], bool]) -> bool:
     with cgroup_mutex:
         if parent.children.get(group.name) is not group:
             return True
+        if group.nr_inside:
+            raise GroupBusy(
+                f"group {group.path!r} is entered {group.nr_inside} times; "
+                "leave it first or close(wait=seconds)"
+            )
         if group.children:
             names = ", ".join(sorted(group.children)[:5])
             raise GroupBusy(
@@ -172,3 +193,59 @@ def __cgroup_rmdir(group: cgroup, offline: Callable[[cgroup], bool]) -> bool:
             return False
         __unlink(group, parent)
         return True
+
+
+def subtree(group: cgroup) -> list[cgroup]:
+    """The group and everything below it, parents first. Context: takes `cgroup_mutex`."""
+    with cgroup_mutex:
+        groups = [group]
+        for g in groups:
+            groups += g.children.values()
+        return groups
+
+
+def try_to_free(group: cgroup, nbytes: int) -> int:
+    """Reclaim from a group and below: shrinkers, garbage, empty slabs, stock.
+
+    Returns
+    -------
+    int
+        Bytes by which `current` fell, 0 if it grew meanwhile.
+
+    Notes
+    -----
+    Context: no mutex held, since shrinkers and finalizers are the users' code. What a shrinker
+    raises goes to ``sys.unraisablehook``, as from a finalizer.
+    Kernel: ``try_to_free_mem_cgroup_pages``, ``shrink_slab``.
+    """
+    before = group.current
+    for g in subtree(group):
+        for shrink in list(g.shrinkers):
+            try:
+                shrink(nbytes)
+            except Exception as error:
+                sys.unraisablehook(
+                    SimpleNamespace(
+                        exc_type=type(error), exc_value=error, exc_traceback=error.__traceback__,
+                        err_msg=f"Exception ignored in a shrinker of group {g.path!r}",
+                        object=shrink,
+                    )  # fmt: skip
+                )
+    gc.collect()
+    group.drain()
+    return max(before - group.current, 0)
+
+
+def mem_cgroup_high_work_func(event: core.Event) -> None:
+    """Reclaim from a group that crossed ``memory.high``, then drop the item's css reference.
+
+    Kernel: ``high_work_func``, ``reclaim_high``.
+    """
+    group = event.memcg
+    try:
+        try_to_free(group, group.current - group.get_limit("high"))
+    finally:
+        group.css_put()
+
+
+workqueue.register("high", mem_cgroup_high_work_func)

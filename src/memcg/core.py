@@ -11,7 +11,10 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
-from .dataplane import PAGE_COUNTER_MAX, PAGE_SIZE, CacheInfo, Event
+from .dataplane import PAGE_COUNTER_MAX as PAGE_COUNTER_MAX
+from .dataplane import PAGE_SIZE as PAGE_SIZE
+from .dataplane import CacheInfo as CacheInfo
+from .dataplane import Event as Event
 
 why_not_native = ""
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ current = _plane.current
 current_entry = _plane.current_entry
 enter = _plane.enter
 leave = _plane.leave
+live_blocks = _plane.live_blocks
 name = _plane.name  # "native" or "model"
 next_event = _plane.next_event
 resume_account = _plane.resume_account
@@ -49,6 +53,7 @@ stop_account = _plane.stop_account
 synchronize = _plane.synchronize
 view = _plane.view
 wait_worker = _plane.wait_worker
+word_at = _plane.word_at
 if name == "native" or TYPE_CHECKING:
     exiting = _plane.exiting
     global_stat = _plane.global_stat

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from . import core, memcontrol, slab_common
-from .cgroup import cgroup, cgroup_find, cgroup_mkdir, cgroup_rmdir
-from .errors import MemcgError
-from .sizes import parse_size
+from .cgroup import cgroup, cgroup_find, cgroup_mkdir, cgroup_rmdir, subtree, try_to_free
+from .errors import GroupBusy, MemcgError
+from .holders import report
+from .sizes import format_size, parse_size
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Size = int | str | None
 
-
-LIMITS = ("max", "high")
+LIMITS = ("max", "high", "reserve")
+READABLE = (
+    "memory.current", "memory.peak", "memory.max", "memory.high", "memory.reserve",
+    "memory.events", "memory.events.local", "memory.stat", "memory.kmem.slabinfo", "cgroup.stat",
+)  # fmt: skip
+WRITABLE = ("memory.max", "memory.high", "memory.reserve", "memory.reclaim", "memory.peak")
 
 
 def _limit(which: str) -> str:
@@ -28,12 +36,16 @@ class Group(cgroup):
     """A memory control group. Made by `group` and `scope`; ``with group:`` enters it.
 
     Sizes are ints in bytes when read; when written also ``"256MiB"``, ``"max"`` or ``"50%"`` of
-    the parent's ``memory.max``.
+    the parent's ``memory.max``. Entering nests and is reentrant; leaving does not close.
     """
+
+    children: dict[str, Group]  # type: ignore[assignment]
+    parent: Group | None
+    _own_high = False  # memory.high was written; else it follows memory.max
 
     def __repr__(self) -> str:
         state = "" if self.online else " closed"
-        return f"<memcg.Group {self.path or '/'!r}{state} current={self.current}>"
+        return f"<memcg.Group {self.path or '/'!r}{state} current={format_size(self.current)}>"
 
     # -- being inside
 
@@ -42,65 +54,200 @@ class Group(cgroup):
         with self:
             return fn(*args, **kwargs)
 
-    # -- reading and writing
+    def wrap(self, fn: Callable[P, R]) -> Callable[P, R]:
+        """Return a function that calls `fn` inside the group."""
 
-    def set_limit(self, which: str, size: int | str | None) -> None:
-        """Write ``max`` or ``high``: one store, from any thread.
+        @functools.wraps(fn)
+        def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return fn(*args, **kwargs)
+
+        return inside
+
+    def iterate(self, iterable: Iterable[R]) -> Generator[R, None, None]:
+        """Run each step of an iterator inside the group, its consumer outside.
+
+        A ``with group:`` in the generator itself would leak into the consumer.
+        """
+        steps = iter(iterable)
+        while True:
+            with self:
+                try:
+                    item = next(steps)
+                except StopIteration:
+                    return
+            yield item
+
+    # -- limits
+
+    @property
+    def max(self) -> int:
+        """The limit in bytes. cgroup v2: ``memory.max``."""
+        return self.get_limit("max")
+
+    @max.setter
+    def max(self, size: Size) -> None:
+        self.write_limit("max", size)
+
+    @property
+    def high(self) -> int:
+        """Where reclaim starts, in bytes; by default 7/8 of `max`. cgroup v2: ``memory.high``."""
+        return self.get_limit("high")
+
+    @high.setter
+    def high(self, size: Size) -> None:
+        self.write_limit("high", size)
+
+    @property
+    def reserve(self) -> int:
+        """Bytes past `max` for small requests; by default 1/8 of `max`, at least 16 MiB."""
+        return self.get_limit("reserve")
+
+    @reserve.setter
+    def reserve(self, size: Size) -> None:
+        self.write_limit("reserve", size)
+
+    def write_limit(self, which: str, size: Size, *, bare_is_binary: bool = False) -> None:
+        """Write ``max``, ``high`` or ``reserve``: one store, from any thread, then reclaim.
+
+        A limit below the use reclaims what it can and then holds for new charges. None is the
+        default: no ``max``, ``high`` and ``reserve`` derived from it.
 
         Raises
         ------
         ValueError
-            `size` is not a size, or `which` is not a limit.
+            `size` is not a size, or `which` is not a limit; nothing changed.
         """
-        parent_max = self.parent.max if self.parent is not None else None
-        setattr(self, _limit(which), parse_size(size, of=parent_max))
+        parent = self.parent
+        n = parse_size(
+            size, of=parent.max if parent is not None else None, bare_is_binary=bare_is_binary
+        )
+        if _limit(which) == "reserve":
+            self.set_limit("reserve", -1 if size is None else n)
+            return
+        self.set_limit(which, n)
+        if which == "high":
+            self._own_high = size is not None
+        if not self._own_high:
+            limit = self.max
+            self.set_limit("high", limit if limit == core.PAGE_COUNTER_MAX else limit * 7 // 8)
+        if which == "max" and self.current > n:
+            try_to_free(self, self.current - n)
+
+    # -- reclaim
+
+    def shrinker(self, fn: Callable[[int], object]) -> Callable[[int], object]:
+        """Have `fn` called with a number of bytes to give back; usable as a decorator.
+
+        It runs in a thread of its own when `high` is crossed, and in `reclaim`. Kernel:
+        ``register_shrinker``.
+        """
+        self.shrinkers.append(fn)
+        return fn
+
+    def reclaim(self, size: Size = "max") -> int:
+        """Run shrinkers here and below, collect garbage, drop empty slabs. ``memory.reclaim``.
+
+        Returns
+        -------
+        int
+            Bytes by which `current` fell.
+        """
+        return try_to_free(self, parse_size(size))
+
+    # -- files
 
     def __getitem__(self, file: str) -> int | str | dict[str, int]:
-        """Read a file of the group under its name in cgroup v2."""
+        """Read a file of the group under its name in cgroup v2.
+
+        Raises
+        ------
+        KeyError
+            There is no such file; the text names all.
+        """
         match file:
             case "memory.current":
                 return self.current
             case "memory.peak":
                 return self.peak
-            case "memory.max":
-                return self.max
-            case "memory.high":
-                return self.high
+            case "memory.max" | "memory.high" | "memory.reserve":
+                return self.get_limit(file.removeprefix("memory."))
             case "memory.events":
-                return dict(self.events)
+                return self.events
+            case "memory.events.local":
+                return self.events_local
+            case "memory.stat":
+                return self.stat
             case "memory.kmem.slabinfo":
                 return memcontrol.mem_cgroup_slabinfo_read(self)
-        raise KeyError(f"a group has no file {file!r}")
+            case "cgroup.stat":
+                return {
+                    "nr_descendants": len(subtree(self)) - 1,
+                    "nr_dying_descendants": self.nr_dying,
+                }
+        raise KeyError(f"a group has no file {file!r}; it has {', '.join(READABLE)}")
 
-    def __setitem__(self, file: str, size: int | str | None) -> None:
-        """Write ``memory.max`` or ``memory.high``; a bare ``512M`` is binary, as in the kernel."""
-        if file not in ("memory.max", "memory.high"):
-            raise MemcgError(f"{file!r} cannot be written; write memory.max or memory.high")
-        parent_max = self.parent.max if self.parent is not None else None
-        value = parse_size(size, of=parent_max, bare_is_binary=True)
-        self.set_limit(file.removeprefix("memory."), value)
+    def __setitem__(self, file: str, size: Size) -> None:
+        """Write a file of the group; a bare ``512M`` is binary here, as in the kernel.
+
+        Raises
+        ------
+        MemcgError
+            The file cannot be written.
+        """
+        if file not in WRITABLE:
+            raise MemcgError(f"{file!r} cannot be written; one can write {', '.join(WRITABLE)}")
+        if file == "memory.peak":
+            self.reset_peak()
+        elif file == "memory.reclaim":
+            try_to_free(self, parse_size(size, bare_is_binary=True))
+        else:
+            self.write_limit(file.removeprefix("memory."), size, bare_is_binary=True)
+
+    @property
+    def nr_dying(self) -> int:
+        """Closed groups below this one that something still refers to."""
+        with memcontrol.activate_kmem_mutex:
+            return sum(self in g.ancestry() for g in memcontrol.dying if g is not self)
+
+    def report(self) -> str:
+        """Account for the group: figures of its tree, and what still holds memory."""
+        return report(self)
 
     # -- closing
 
-    def close(self, *, recursive: bool = False) -> None:
+    def close(self, *, recursive: bool = False, wait: float = 0) -> None:
         """Take the group offline; what it still holds is charged to the parent from now on.
+
+        Parameters
+        ----------
+        recursive : bool
+            Close its children too, deepest first.
+        wait : float
+            Seconds to wait for those inside to leave.
 
         Raises
         ------
         GroupBusy
-            It has children and `recursive` is false, or it is the root.
+            Something is inside, it has children and `recursive` is false, or it is the root.
+            Nothing was closed but, with `recursive`, children.
         """
-        if recursive:
-            for child in list(self.children.values()):
-                assert isinstance(child, Group)
-                child.close(recursive=True)
-        cgroup_rmdir(self)
+        end = time.monotonic() + wait
+        for g in reversed(subtree(self)) if recursive else [self]:
+            while True:
+                try:
+                    cgroup_rmdir(g)
+                    break
+                except GroupBusy:
+                    if not g.nr_inside or time.monotonic() >= end:
+                        raise
+                    time.sleep(0.005)
 
 
 root = Group("", None)
 
 
-def group(path: str, **limits: int | str | None) -> Group:
+def group(path: str, **limits: Size) -> Group:
     """Get the group at `path` or make it; given limits are written, others stay.
 
     Parameters
@@ -108,7 +255,7 @@ def group(path: str, **limits: int | str | None) -> Group:
     path : str
         Absolute, as ``"tenants/a"``; parents are made without limits.
     **limits
-        ``max`` and ``high``.
+        ``max``, ``high`` and ``reserve``.
 
     Raises
     ------
@@ -126,19 +273,25 @@ def group(path: str, **limits: int | str | None) -> Group:
     _check(limits)
     g = cgroup_mkdir(root, path)
     for which, size in limits.items():
-        g.set_limit(which, size)
+        g.write_limit(which, size)
     return g
 
 
-def _check(limits: dict[str, int | str | None]) -> None:
+def _check(limits: dict[str, Size]) -> None:
     for which, size in limits.items():
         _limit(which)
         parse_size(size, of=0)
 
 
 @contextmanager
-def scope(name: str, **limits: int | str | None) -> Iterator[Group]:
-    """Enter a new group and close it at the end; a taken name gets a number."""
+def scope(name: str, **limits: Size) -> Iterator[Group]:
+    """Enter a new group and close it at the end; a taken name gets a number.
+
+    Raises
+    ------
+    ValueError
+        A bad path, size or limit; nothing was made.
+    """
     _check(limits)
     path, n = name, 1
     while True:
@@ -150,7 +303,7 @@ def scope(name: str, **limits: int | str | None) -> Iterator[Group]:
             path = f"{name}-{n}"
     try:
         for which, size in limits.items():
-            g.set_limit(which, size)
+            g.write_limit(which, size)
         with g:
             yield g
     finally:
@@ -161,6 +314,16 @@ def current() -> Group:
     """The innermost group of the running context."""
     memcg = core.current()
     return memcg if isinstance(memcg, Group) else root
+
+
+def shield() -> core.Shield:
+    """Defer `MemcgOOM` while in ``with memcg.shield():``.
+
+    For code that must not be cut in two, as when it holds a lock that is shared with others:
+    like KeyboardInterrupt, `MemcgOOM` can come between any two steps of a group's Python code.
+    What is refused at once (64 KiB and more, `KmemCache`) is refused here too.
+    """
+    return core.Shield()
 
 
 def slabinfo(path: str = "") -> str:

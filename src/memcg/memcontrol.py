@@ -40,6 +40,7 @@ MEMCG_CACHES_MAX_SIZE = 1 << 20
 
 memcg_limited_groups_array_size = 0  # slots in every root's array; slab_mutex
 _used_ids: dict[int, None] = {}  # the IDA; activate_kmem_mutex
+dying: dict[mem_cgroup, None] = {}  # offline and still referenced; activate_kmem_mutex
 
 
 @shared(memcg_slab_caches="memcg_slab_mutex")
@@ -234,12 +235,6 @@ def __kmem_cache_destroy_memcg_children(s: kmem_cache) -> int:
     return failed
 
 
-def mem_cgroup_reclaim(memcg: mem_cgroup) -> int:
-    """Drop the empty slabs of the group's own caches; return the pages given back."""
-    with memcg_slab_mutex:
-        return sum(slab_common.kmem_cache_shrink(s) for s in memcg.memcg_slab_caches)
-
-
 def mem_cgroup_slabinfo_read(memcg: mem_cgroup) -> str:
     """The group's slabinfo, all lines under one hold of ``memcg_slab_mutex``."""
     with memcg_slab_mutex:
@@ -270,23 +265,12 @@ def memcg_cache_empty_work_func(event: core.Event) -> None:
             __destroy_if_empty(cachep)
 
 
-def mem_cgroup_high_work_func(event: core.Event) -> None:
-    """Reclaim from a group that crossed ``memory.high``, then drop the item's css reference.
-
-    Kernel: ``high_work_func``, ``reclaim_high``.
-    """
-    memcg = cast(mem_cgroup, event.memcg)
-    try:
-        mem_cgroup_reclaim(memcg)
-    finally:
-        memcg.css_put()
-
-
 def mem_cgroup_release_work_func(event: core.Event) -> None:
     """Return the id of a group that nothing refers to any more."""
     memcg = cast(mem_cgroup, event.memcg)
     with activate_kmem_mutex:
         _used_ids.pop(memcg.kmemcg_id, None)
+        dying.pop(memcg, None)
         freed(memcg)
     if memcg.parent is not None:
         memcg.parent.css_put()
@@ -294,5 +278,4 @@ def mem_cgroup_release_work_func(event: core.Event) -> None:
 
 workqueue.register("create", memcg_create_cache_work_func)
 workqueue.register("empty", memcg_cache_empty_work_func)
-workqueue.register("high", mem_cgroup_high_work_func)
 workqueue.register("release", mem_cgroup_release_work_func)

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Self
 
-from .dataplane import PAGE_COUNTER_MAX, PAGE_SIZE, CacheInfo, Event
+from .dataplane import EVENTS, PAGE_COUNTER_MAX, PAGE_SIZE, CacheInfo, Event
 from .errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
 from .locking import Atomic, Mutex, Published, ReadSide, current_task, shared
 from .sizes import format_size
@@ -144,7 +144,8 @@ class Memcg:
     """The data-plane half of a group: page counter, css references, stub.
 
     ``usage`` counts what is charged here and below. Limits are single stores, read racily by
-    design: a charge sees the old or the new limit.
+    design: a charge sees the old or the new limit. Whatever passes ``max`` is refused here: there
+    are no Python objects to be charged, so no reserve.
     """
 
     _serials = 0
@@ -160,9 +161,8 @@ class Memcg:
         self.serial = Memcg._serials  # never reused, unlike kmemcg_id
         self.usage = Atomic(0)
         self.peak = 0
-        self.max = PAGE_COUNTER_MAX
-        self.high = PAGE_COUNTER_MAX
-        self.events = {"high": 0, "max": 0, "oom": 0, "oom_kill": 0}
+        self._limits = {"max": PAGE_COUNTER_MAX, "high": PAGE_COUNTER_MAX, "reserve": 0}
+        self.events = dict.fromkeys(EVENTS, 0)
         self._refs = Atomic(1)
         self._online = Published(True)
         self._high_posted = Atomic(0)
@@ -235,6 +235,34 @@ class Memcg:
         synchronize()
         self.usage.set(0)
 
+    # -- limits and figures
+
+    def get_limit(self, which: str) -> int:
+        """``max``, ``high`` or ``reserve`` in bytes."""
+        return self._limits[which]
+
+    def set_limit(self, which: str, n: int) -> None:
+        """Store a limit in bytes; a negative reserve: derived from ``max``."""
+        self._limits[which] = n
+
+    @property
+    def events_local(self) -> dict[str, int]:
+        """As `events`: they are counted at the limit's group alone here."""
+        return self.events
+
+    def reset_peak(self) -> None:
+        """Start `peak` again at the usage of now."""
+        self.peak = self.current
+
+    @property
+    def stat(self) -> dict[str, int]:
+        """Bytes of this group alone, by kind. cgroup v2: ``memory.stat``."""
+        return {"slab": self.current}
+
+    def drain(self) -> int:
+        """Nothing is held back here."""
+        return 0
+
     # -- page counter
 
     def ancestry(self) -> Iterator[Memcg]:
@@ -250,7 +278,7 @@ class Memcg:
         Kernel: ``page_counter_try_charge``.
         """
         for memcg in self.ancestry():
-            if memcg.usage.add(n) > memcg.max:
+            if memcg.usage.add(n) > memcg._limits["max"]:
                 for undo in self.ancestry():
                     undo.usage.add(-n)
                     if undo is memcg:
@@ -271,7 +299,7 @@ class Memcg:
             usage = memcg.usage.get()
             if usage > memcg.peak:  # racy: a lower peak may overwrite a higher one in flight
                 memcg.peak = usage
-            if usage > memcg.high and memcg._high_posted.compare_exchange(0, 1):
+            if usage > memcg._limits["high"] and memcg._high_posted.compare_exchange(0, 1):
                 memcg.events["high"] += 1
                 if memcg.css_tryget():
                     _post(Event("high", memcg, None))
@@ -282,7 +310,7 @@ class Memcg:
             usage = memcg.usage.add(-n)
             if usage < 0:
                 raise AssertionError(f"charge of a group fell below zero by {-usage} bytes")
-            if usage <= memcg.high:
+            if usage <= memcg._limits["high"]:
                 memcg._high_posted.set(0)
 
 
@@ -567,16 +595,6 @@ class Cache:
         del self._buffers[id(buffer)]
         self.free(entry[0])
 
-    def live_objects(self) -> list[tuple[int, Memcg]]:
-        """Each live object with the group it is charged to."""
-        with self.cache_lock:
-            return [
-                (address, objcg.memcg.load())
-                for slab in self._slabs
-                for address, owner in slab.live.items()
-                if (objcg := owner or slab.objcg)
-            ]
-
     def shrink(self) -> int:
         """Drop empty slabs; return how many pages went. Kernel: ``kmem_cache_shrink``."""
         with read_side, self.cache_lock:
@@ -629,7 +647,7 @@ def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
         limited.events["oom"] += 1
         raise MemcgOOM(
             f"group {memcg.path!r}: charge of {format_size(n)} is over memory.max (current "
-            f"{format_size(limited.usage.get())}, max {format_size(limited.max)}, "
+            f"{format_size(limited.usage.get())}, max {format_size(limited.get_limit('max'))}, "
             f"set on {limited.path!r}); "
             f"raise memory.max or free memory in {limited.path!r}"
         )
@@ -666,6 +684,25 @@ def _memcg_schedule_create(root: Cache, memcg: Memcg) -> None:
             return
         root._pending.add(memcg.serial)
     _post(Event("create", memcg, root))
+
+
+def live_blocks(memcg: Memcg) -> list[tuple[int, int, Cache | None]]:
+    """List (address, size in bytes, cache) of what is charged to the group itself.
+
+    Of a group that is offline: what was charged to it.
+    """
+    return [
+        (address, slab.cache.size, slab.cache)
+        for slab in set(_slab_of_page.values())
+        for address, owner in slab.live.items()
+        if (objcg := owner or slab.objcg)
+        and (objcg is memcg.objcg or objcg.memcg.load() is memcg)
+    ]
+
+
+def word_at(address: int) -> int:
+    """Nothing here is a Python object."""
+    return 0
 
 
 def stop_account() -> None:

@@ -21,7 +21,7 @@ def test_s73_pages_are_charged_to_the_caches_group_whoever_frees(scheme, child_o
 
 def test_s74_p12_a_refused_charge_changes_no_counter(scheme):
     parent, memcg = scheme.make("p"), scheme.make("p/c")
-    parent.max = 10_000
+    parent.set_limit("max", 10_000)
     objects = []
     with pytest.raises(scheme.errors.MemcgOOM, match=r"group 'p/c'.*set on 'p'"):
         while True:
@@ -87,7 +87,7 @@ def test_no_group_reads_another_groups_bytes(scheme, child_of):
 
 def test_high_is_counted_and_asked_for_once_per_crossing(scheme):
     memcg = scheme.make()
-    memcg.high = 1500
+    memcg.set_limit("high", 1500)
     objects = [scheme.frames.alloc(memcg) for _ in range(3)]
     refs = memcg.css_refs
     scheme.work()

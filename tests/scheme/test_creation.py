@@ -175,7 +175,7 @@ def test_s27_nothing_is_scheduled_for_a_group_that_is_offline(scheme):
 
 def test_s29_s30_s31_unaccounted_work_is_nestable_and_asks_for_nothing(scheme):
     memcg = scheme.make()
-    memcg.max = 0
+    memcg.set_limit("max", 0)
     scheme.core.stop_account()
     scheme.core.stop_account()
     scheme.core.resume_account()

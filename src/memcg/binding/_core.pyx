@@ -10,14 +10,15 @@ from cpython.contextvars cimport PyContextVar_Get, PyContextVar_New, PyContextVa
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int64_t, uintptr_t
+from libc.stdlib cimport free as libc_free
+from libc.stdlib cimport malloc as libc_malloc
 from memcg cimport *
 
-from .dataplane import PAGE_COUNTER_MAX, PAGE_SIZE, CacheInfo, Event
+from .dataplane import EVENTS, PAGE_COUNTER_MAX, PAGE_SIZE, CacheInfo, Event
 from .errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
 from .sizes import format_size
 
 name = "native"
-EVENTS = ("high", "max", "oom", "oom_kill", "reserve", "overdraft", "fail")
 
 if memcg_init(NULL):
     raise ImportError("memcg: no address space for the arena; raise `ulimit -v`")
@@ -27,6 +28,8 @@ KMALLOC_SIZES = tuple([kmem_cache_object_size(kmalloc_cache(i))
 
 
 # -- groups
+
+LIMITS = {"max": MEMCG_MAX, "high": MEMCG_HIGH, "reserve": MEMCG_RESERVE}
 
 
 @cython.no_gc_clear
@@ -133,38 +136,32 @@ cdef class Memcg:
         """The highest usage. cgroup v2: ``memory.peak``."""
         return self.read().watermark
 
-    @property
-    def max(self):
-        """The limit in bytes. cgroup v2: ``memory.max``."""
-        return mem_cgroup_get_limit(self.c, MEMCG_MAX)
+    def get_limit(self, str which):
+        """``max``, ``high`` or ``reserve`` in bytes."""
+        return mem_cgroup_get_limit(self.c, LIMITS[which])
 
-    @max.setter
-    def max(self, int64_t size):
-        mem_cgroup_set_limit(self.c, MEMCG_MAX, size)
-
-    @property
-    def high(self):
-        """Where reclaim starts, in bytes. cgroup v2: ``memory.high``."""
-        return mem_cgroup_get_limit(self.c, MEMCG_HIGH)
-
-    @high.setter
-    def high(self, int64_t size):
-        mem_cgroup_set_limit(self.c, MEMCG_HIGH, size)
-
-    @property
-    def reserve(self):
-        """Bytes past ``memory.max`` that small requests may still take."""
-        return mem_cgroup_get_limit(self.c, MEMCG_RESERVE)
-
-    @reserve.setter
-    def reserve(self, int64_t size):
-        mem_cgroup_set_limit(self.c, MEMCG_RESERVE, size)
+    def set_limit(self, str which, int64_t n):
+        """Store a limit in bytes; a negative reserve: derived from ``max``."""
+        mem_cgroup_set_limit(self.c, LIMITS[which], n)
 
     @property
     def events(self):
         """How often what happened here and below. cgroup v2: ``memory.events``."""
         cdef mem_cgroup_stat stat = self.read()
         return {EVENTS[i]: stat.events[i] for i in range(len(EVENTS))}
+
+    @property
+    def events_local(self):
+        """As `events`, of this group's own limit."""
+        cdef mem_cgroup_stat stat = self.read()
+        return {EVENTS[i]: stat.events_local[i] for i in range(len(EVENTS))}
+
+    def ancestry(self):
+        """The group, its parent, and so on up to the root."""
+        memcg = self
+        while memcg is not None:
+            yield memcg
+            memcg = (<Memcg>memcg).parent
 
     @property
     def stat(self):
@@ -676,6 +673,59 @@ def global_stat():
 def trim():
     """Give idle pages back to the system; return bytes."""
     return memcg_trim()
+
+
+# -- what holds memory
+
+cdef struct block:
+    void *start
+    size_t size
+    kmem_cache *cache
+
+cdef struct block_list:
+    block *blocks
+    size_t n, room
+
+
+cdef int note_block(void *arg, void *start, size_t size, kmem_cache *cache) noexcept nogil:
+    cdef block_list *found = <block_list *>arg
+    if found.n < found.room:
+        found.blocks[found.n] = block(start, size, cache)
+    found.n += 1
+    return 0
+
+
+def live_blocks(Memcg memcg):
+    """List (address, size in bytes, cache or None) of what is charged to the group itself.
+
+    Of a group that is offline: what was charged to it. Threads stand still meanwhile.
+    """
+    cdef block_list found = block_list(NULL, 0, 0)
+    try:
+        while True:
+            found.n = 0
+            mem_cgroup_for_each_block(memcg.c, note_block, &found)
+            if found.n <= found.room:
+                break
+            libc_free(found.blocks)
+            found.room = found.n + found.n // 4
+            found.blocks = <block *>libc_malloc(found.room * sizeof(block))
+            if found.blocks is NULL:
+                found.room = 0
+                raise MemoryError(f"no memory to list {found.n} blocks")
+        return [
+            (<uintptr_t>found.blocks[i].start, found.blocks[i].size,
+             None if found.blocks[i].cache is NULL
+             else <Cache>kmem_cache_owner(found.blocks[i].cache))
+            for i in range(found.n)
+        ]
+    finally:
+        libc_free(found.blocks)
+
+
+def word_at(uintptr_t address):
+    """Read a machine word of a live block: a guess at its type is made from it."""
+    return (<uintptr_t *>address)[0]
 
 
 # -- hooks

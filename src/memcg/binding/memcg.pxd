@@ -91,6 +91,10 @@ cdef extern from "memcg.h" nogil:
     kmem_cache *cache_from_memcg_idx(const kmem_cache *root, int id)
     void memcg_create_done(kmem_cache *root, mem_cgroup *memcg)
 
+    void mem_cgroup_for_each_block(mem_cgroup *memcg,
+                                   int (*fn)(void *, void *, size_t, kmem_cache *) noexcept nogil,
+                                   void *arg)
+
     enum memcg_event_kind:
         MEMCG_EVENT_NONE
         MEMCG_EVENT_CREATE
