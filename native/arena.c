@@ -9,8 +9,9 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
-#define ARENA_DEFAULT ((size_t)64 << 30)
+#define ARENA_DEFAULT ((size_t)64 << 30) /* or twice the machine's memory, if that is more */
 #define ARENA_MIN ((size_t)64 << 20)
 #define COMMIT_STEP ((size_t)8192) /* pages: 32 MiB, so that mprotect is rare */
 #define METADATA_CHUNK ((size_t)1 << 18)
@@ -26,9 +27,19 @@ static void *map(size_t bytes, int prot)
     return p == MAP_FAILED ? NULL : p;
 }
 
+static size_t arena_default(void)
+{
+    long nr_pages = sysconf(_SC_PHYS_PAGES);
+    size_t twice = nr_pages > 0 ? (size_t)nr_pages * 2 << PAGE_SHIFT : 0;
+
+    if (twice > (size_t)8 << 40) /* a page number is 32 bits */
+        twice = (size_t)8 << 40;
+    return twice > ARENA_DEFAULT ? twice : ARENA_DEFAULT;
+}
+
 int arena_init(size_t wish)
 {
-    size_t bytes = ALIGN_UP(wish ? wish : ARENA_DEFAULT, COMMIT_STEP * PAGE_SIZE);
+    size_t bytes = ALIGN_UP(wish ? wish : arena_default(), COMMIT_STEP * PAGE_SIZE);
 
     for (; bytes >= ARENA_MIN || bytes == COMMIT_STEP * PAGE_SIZE; bytes /= 2) {
         size_t nr_pages = bytes >> PAGE_SHIFT;

@@ -11,6 +11,10 @@
  */
 #include "internal.h"
 
+#define CHARGE_LIMIT ((size_t)1 << 56) /* so that no sum of a few passes INT64_MAX */
+#define RECLAIM_ALWAYS MEMCG_SMALL_SIZE /* what may be refused is refused after a reclaim only */
+#define RECLAIM_SKIP 64
+
 static void (*alarm_fn)(struct mem_cgroup *, struct mem_cgroup *, size_t);
 
 void memcg_set_alarm(void (*alarm)(struct mem_cgroup *, struct mem_cgroup *, size_t))
@@ -35,14 +39,6 @@ static int64_t usage_of(struct mem_cgroup *memcg)
     return page_counter_read(&memcg->counter);
 }
 
-bool memcg_has_room(struct mem_cgroup *memcg, int64_t bytes)
-{
-    for (; memcg; memcg = memcg->parent)
-        if (mem_cgroup_get_limit(memcg, MEMCG_MAX) - usage_of(memcg) < bytes)
-            return false;
-    return true;
-}
-
 /* Posts once when usage passes high; re-armed an eighth below it. */
 static void check_high(struct mem_cgroup *memcg)
 {
@@ -54,9 +50,25 @@ static void check_high(struct mem_cgroup *memcg)
             __atomic_exchange_n(&memcg->high_crossed, 1, __ATOMIC_RELAXED))
             continue;
         mem_cgroup_count_event(memcg, MEMCG_EV_HIGH);
-        if (css_tryget(memcg) && !event_post(&memcg->high_event, MEMCG_EVENT_HIGH, memcg, NULL))
+        if (!css_tryget(memcg))
+            continue;
+        __atomic_store_n(&memcg->high_pending, 1, __ATOMIC_RELEASE);
+        if (!event_post(&memcg->high_event, MEMCG_EVENT_HIGH, memcg, NULL))
             css_put(memcg);
     }
+}
+
+bool memcg_charge_ahead(struct mem_cgroup *memcg, size_t bytes)
+{
+    struct page_counter *fail;
+
+    for (struct mem_cgroup *m = memcg; m; m = m->parent)
+        if (mem_cgroup_get_limit(m, MEMCG_MAX) - usage_of(m) < 2 * (int64_t)bytes)
+            return false;
+    if (!page_counter_try_charge(&memcg->counter, (int64_t)bytes, &fail))
+        return false;
+    check_high(memcg);
+    return true;
 }
 
 static void set_failure(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes)
@@ -78,14 +90,14 @@ static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t b
     return -ENOMEM;
 }
 
-/* Charged by force: the group furthest past its reserve, and by how much. */
-static int64_t past_reserve(struct mem_cgroup *memcg, struct mem_cgroup **worst)
+/* With `bytes` more charged by force: the group furthest past its reserve, and by how much. */
+static int64_t past_reserve(struct mem_cgroup *memcg, size_t bytes, struct mem_cgroup **worst)
 {
     int64_t most = 0;
 
     for (; memcg; memcg = memcg->parent) {
         int64_t max = mem_cgroup_get_limit(memcg, MEMCG_MAX);
-        int64_t over = max == PAGE_COUNTER_MAX ? 0 : usage_of(memcg) - max;
+        int64_t over = max == PAGE_COUNTER_MAX ? 0 : usage_of(memcg) + (int64_t)bytes - max;
 
         if (over > 0)
             over -= mem_cgroup_get_limit(memcg, MEMCG_RESERVE);
@@ -103,14 +115,15 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
     void (*alarm)(struct mem_cgroup *, struct mem_cgroup *, size_t);
     int64_t over, highest;
 
-    if (req->kind == CHARGE_OBJECT || req->bytes >= MEMCG_REFUSE_SIZE)
+    bool large = req->bytes >= MEMCG_REFUSE_SIZE;
+
+    /* Garbage may be what fills the group: while it is being collected the reserve helps out. */
+    if (req->kind == CHARGE_OBJECT || (large && !mem_cgroup_high_pending(limited)))
+        return refuse(memcg, limited, req->bytes);
+    over = past_reserve(memcg, bytes, &limited);
+    if (over > 0 && req->bytes > MEMCG_SMALL_SIZE)
         return refuse(memcg, limited, req->bytes);
     page_counter_charge(&memcg->counter, (int64_t)bytes);
-    over = past_reserve(memcg, &limited);
-    if (over > 0 && req->bytes > MEMCG_SMALL_SIZE) {
-        page_counter_uncharge(&memcg->counter, (int64_t)bytes);
-        return refuse(memcg, limited, req->bytes);
-    }
     if (over > 0) {
         highest = __atomic_load_n(&limited->overdraft, __ATOMIC_RELAXED);
         while (over > highest && !__atomic_compare_exchange_n(&limited->overdraft, &highest, over,
@@ -122,7 +135,7 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
     mem_cgroup_count_event(limited, MEMCG_EV_OOM);
     set_failure(memcg, limited, req->bytes);
     alarm = __atomic_load_n(&alarm_fn, __ATOMIC_ACQUIRE);
-    if (alarm)
+    if (alarm && !large) /* a large one is refused at the next line, if it still has to be */
         alarm(memcg, limited, req->bytes);
     return 0;
 }
@@ -133,18 +146,20 @@ int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req)
     struct mem_cgroup *limited;
     int error = 0;
 
+    if (bytes > CHARGE_LIMIT)
+        return -ENOMEM;
     if (req->kind == CHARGE_FORCE) {
         page_counter_charge(&memcg->counter, (int64_t)bytes);
     } else if (!page_counter_try_charge(&memcg->counter, (int64_t)bytes, &fail)) {
         for (limited = memcg; limited->parent && &limited->counter != fail;)
             limited = limited->parent;
-        if (!req->reclaimed) {
+        if (req->reclaimed) { /* in vain; a walk per small object would be all that we do */
+            __atomic_store_n(&limited->reclaim_skip, RECLAIM_SKIP, __ATOMIC_RELAXED);
+        } else {
             int skip = __atomic_load_n(&limited->reclaim_skip, __ATOMIC_RELAXED);
 
             mem_cgroup_count_event(limited, MEMCG_EV_MAX);
-            /* a walk per small object would be all that we do: one in 64 */
-            if (req->bytes >= MEMCG_REFUSE_SIZE || req->kind == CHARGE_OBJECT || skip <= 0) {
-                __atomic_store_n(&limited->reclaim_skip, 64, __ATOMIC_RELAXED);
+            if (req->bytes > RECLAIM_ALWAYS || req->kind == CHARGE_OBJECT || skip <= 0) {
                 req->want_reclaim = limited;
                 return -EAGAIN;
             }
@@ -210,6 +225,7 @@ static void external(struct mem_cgroup *memcg, size_t bytes, bool charge)
     struct request req = { .bytes = bytes, .kind = CHARGE_FORCE };
     struct thread *self = thread_enter();
 
+    bytes = bytes < CHARGE_LIMIT ? bytes : CHARGE_LIMIT;
     memcg = __atomic_load_n(&memcg->objcg->memcg, __ATOMIC_ACQUIRE);
     memcg_stat_add(memcg, STAT_EXTERNAL, charge ? (int64_t)bytes : -(int64_t)bytes);
     if (charge)

@@ -24,7 +24,10 @@ bool event_post(struct event_node *node, enum memcg_event_kind kind, struct mem_
     void (*waker)(void);
     struct event_node *first;
 
-    if (__atomic_exchange_n(&node->queued, 1, __ATOMIC_ACQ_REL))
+    int idle = EVENT_IDLE;
+
+    if (!__atomic_compare_exchange_n(&node->state, &idle, EVENT_POSTED, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_RELAXED))
         return false;
     node->event = (struct memcg_event){ kind, memcg, cache };
     first = __atomic_load_n(&posted, __ATOMIC_RELAXED);
@@ -38,26 +41,43 @@ bool event_post(struct event_node *node, enum memcg_event_kind kind, struct mem_
     return true;
 }
 
-/* The cache the node lies in ends while its EMPTY may be queued. */
+/* What the node lies in ends while it may be in the queue. */
 bool event_orphan(struct event_node *node)
 {
-    return __atomic_exchange_n(&node->queued, 2, __ATOMIC_ACQ_REL) == 1;
+    return __atomic_exchange_n(&node->state, EVENT_ORPHANED, __ATOMIC_ACQ_REL) == EVENT_POSTED;
+}
+
+/* What was posted, oldest first. */
+static struct event_node *take_posted(void)
+{
+    struct event_node *node = __atomic_exchange_n(&posted, NULL, __ATOMIC_ACQUIRE), *list = NULL;
+
+    while (node) {
+        struct event_node *next = node->next;
+
+        node->next = list;
+        list = node;
+        node = next;
+    }
+    return list;
+}
+
+/* The worker that was woken is the parent's: empty `posted`, so that the next post wakes ours. */
+void event_fork_child(void)
+{
+    struct event_node **last = &taken;
+
+    while (*last)
+        last = &(*last)->next;
+    *last = take_posted();
 }
 
 static struct event_node *next_node(void)
 {
     struct event_node *node;
 
-    if (!taken) {
-        node = __atomic_exchange_n(&posted, NULL, __ATOMIC_ACQUIRE);
-        while (node) {
-            struct event_node *next = node->next;
-
-            node->next = taken;
-            taken = node;
-            node = next;
-        }
-    }
+    if (!taken)
+        taken = take_posted();
     node = taken;
     if (node)
         taken = node->next;
@@ -70,12 +90,19 @@ bool memcg_next_event(struct memcg_event *event)
     struct event_node *node;
 
     while ((node = next_node())) {
+        int posted_state = EVENT_POSTED;
+
         *event = node->event;
-        if (event->kind == MEMCG_EVENT_CREATE) /* memcg_create_done() re-arms */
+        if (event->kind == MEMCG_EVENT_CREATE) { /* memcg_create_done() re-arms */
+            if (__atomic_compare_exchange_n(&node->state, &posted_state, EVENT_DELIVERED, false,
+                                            __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+                break;
+            css_put(event->memcg); /* its root is gone */
+            continue;
+        }
+        if (__atomic_exchange_n(&node->state, EVENT_IDLE, __ATOMIC_ACQ_REL) != EVENT_ORPHANED)
             break;
-        if (__atomic_exchange_n(&node->queued, 0, __ATOMIC_ACQ_REL) != 2)
-            break;
-        metadata_free(event->cache, sizeof(*event->cache));
+        metadata_free(event->cache, sizeof(*event->cache)); /* it is an EMPTY */
     }
     if (!node)
         event->kind = MEMCG_EVENT_NONE;

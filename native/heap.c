@@ -1,8 +1,8 @@
 /*
  * heap.c - a thread's slabs and stock for one group.
  *
- * A heap has a slot per cache: the active slab, those with a free object, and the
- * full ones.  A thread has one heap per group it has been in, and one (memcg NULL)
+ * A heap has a slot per cache: the active slab, those with a free object, an empty one
+ * and the full ones.  A thread has one heap per group it has been in, and one (memcg NULL)
  * for the root caches' shared slabs.  Slabs change hands only here: taken from the
  * cache under its lock (slab.c), given back with all threads stolen.
  *
@@ -167,15 +167,16 @@ static void slab_hand_over(struct slab *slab)
 {
     struct kmem_cache *s = slab->cache;
 
+    MEMCG_ASSERT(slab_is_valid(slab) && !slab->remote);
     if (!slab->inuse) {
         slab_destroy(slab);
         return;
     }
     mutex_lock(&s->lock);
     slab->heap = NULL;
-    slab->place = SLAB_NO_OWNER_FULL;
+    slab_set_place(slab, SLAB_NO_OWNER_FULL);
     if (slab->inuse < slab->objects) {
-        slab->place = SLAB_NO_OWNER_PARTIAL;
+        slab_set_place(slab, SLAB_NO_OWNER_PARTIAL);
         slab_list_add(&s->partial[slab->shared], slab);
     }
     __atomic_store_n(&slab->owner, NULL, __ATOMIC_RELEASE);
@@ -189,6 +190,10 @@ static void slot_hand_over(struct heap_slot *slot)
     if (slot->active != &slab_none) {
         slab_hand_over(slot->active);
         slot->active = &slab_none;
+    }
+    if (slot->empty) {
+        slab_hand_over(slot->empty);
+        slot->empty = NULL;
     }
     while ((slab = slot->partial)) {
         slab_list_del(&slot->partial, slab);
@@ -237,20 +242,32 @@ void heap_drop(struct heap *heap)
     metadata_free(heap, sizeof(*heap));
 }
 
-/* Drops the empty active slab of s, or of every cache when s is NULL. */
+static size_t slab_drop(struct slab *slab)
+{
+    size_t nr_pages = slab->nr_pages;
+
+    slab_destroy(slab);
+    return nr_pages;
+}
+
+/* Drops the empty slabs of s, or of every cache when s is NULL. */
 size_t heap_shrink(struct heap *heap, struct kmem_cache *s)
 {
+    int first = s ? s->index : 0, end = s ? s->index + 1 : NR_KMALLOC + heap->nr_user;
     size_t nr_pages = 0;
 
-    for (int i = 0; i < NR_KMALLOC + heap->nr_user; i++) {
+    for (int i = first; i < end; i++) {
         struct heap_slot *slot = heap_slot(heap, i, false);
-        struct slab *slab = slot->active;
 
-        if (slab == &slab_none || slab->inuse || (s && slab->cache != s))
-            continue;
-        slot->active = &slab_none;
-        nr_pages += slab->nr_pages;
-        slab_destroy(slab);
+        if (slot && slot->empty && (!s || slot->empty->cache == s)) {
+            nr_pages += slab_drop(slot->empty);
+            slot->empty = NULL;
+        }
+        if (slot && slot->active != &slab_none && !slot->active->inuse &&
+            (!s || slot->active->cache == s)) {
+            nr_pages += slab_drop(slot->active);
+            slot->active = &slab_none;
+        }
     }
     return nr_pages;
 }

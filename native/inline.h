@@ -2,8 +2,9 @@
  * inline.h - the fast path: allocate and free without a call.
  *
  * A section is entered with a store, a compiler fence and a load; the walker
- * (thread.c) pays for the fence with membarrier.  Without membarrier, and under
- * ThreadSanitizer, which knows neither, the pair is made of real fences.
+ * (thread.c) pays for the fence with membarrier.  Without membarrier `stolen` is never 0
+ * and every section begins in thread_enter(), with a fence.  ThreadSanitizer, which knows
+ * neither, sees sequentially consistent accesses.
  *
  * The group's heap has a private active slab per class once the group has a child
  * cache; before that `active` is slab_none, which is always empty: slow path.
@@ -12,8 +13,6 @@
 #define MEMCG_INLINE_H
 
 #include "internal.h"
-
-extern int thread_needs_fence; /* fixed by thread_init */
 
 /* Pairs with thread_steal_all(): either we see stolen, or the walker sees busy. */
 static inline bool section_begin(struct thread *self)
@@ -25,8 +24,6 @@ static inline bool section_begin(struct thread *self)
 #else
     __atomic_store_n(&self->busy, 1, __ATOMIC_RELAXED);
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
-    if (__builtin_expect(thread_needs_fence, 0))
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (__builtin_expect(!__atomic_load_n(&self->stolen, __ATOMIC_ACQUIRE), 1))
         return true;
 #endif
@@ -66,10 +63,10 @@ static inline void memcg_free_fast(void *p)
     if (__builtin_expect(p != NULL, 1) && section_begin(self)) {
         struct slab *slab = virt_to_slab(p);
 
-        /* Only the owner writes `place`, so it is ours to read once owner == self. */
+        /* Only we make `fast` ours, so the rest is ours to read when it is. */
         if (__builtin_expect(slab != NULL, 1) &&
-            __atomic_load_n(&slab->owner, __ATOMIC_RELAXED) == self &&
-            slab->place == SLAB_ACTIVE && !slab->shared && !slab->live && slab->freelist != p) {
+            __atomic_load_n(&slab->fast, __ATOMIC_RELAXED) == self &&
+            slab->inuse != slab->last && slab->freelist != p) {
             *(void **)p = slab->freelist;
             slab->freelist = p;
             slab->inuse--;

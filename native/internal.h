@@ -42,7 +42,14 @@
 #endif
 
 /* ---- slabs ------------------------------------------------------------ */
-enum slab_place { SLAB_ACTIVE, SLAB_PARTIAL, SLAB_FULL, SLAB_NO_OWNER_FULL, SLAB_NO_OWNER_PARTIAL };
+enum slab_place {
+    SLAB_ACTIVE,  /* heap_slot->active */
+    SLAB_PARTIAL, /* on heap_slot->partial: live and free objects */
+    SLAB_FULL,    /* on heap_slot->full */
+    SLAB_EMPTY,   /* heap_slot->empty: no live object */
+    SLAB_NO_OWNER_FULL,
+    SLAB_NO_OWNER_PARTIAL /* on cache->partial */
+};
 
 struct slab_owner { /* one entry of a shared slab's owner table */
     struct obj_cgroup *objcg; /* holds a reference while live > 0 */
@@ -54,8 +61,17 @@ struct slab_owner { /* one entry of a shared slab's owner table */
  *   carved <= objects;  inuse == carved - length(freelist)
  *   inuse counts what lies in `remote` until it is collected
  *   remote != NULL  <=>  the slab is, or is about to be, on owner->remote_slabs
+ *   fast == owner   <=>  private, no live bits, active or partial
  */
 struct slab {
+    /* the owner's section; without an owner: cache->lock.  One cache line with `fast` */
+    void *freelist;      /* first word of a free object is the next */
+    struct thread *fast; /* atomic: for this thread a free is a push; NULL: slab_free() */
+    uint32_t inuse;
+    uint32_t last; /* the inuse from which even then a free is more: 1 if partial, else 0 */
+    uint32_t carved;
+    enum slab_place place;
+
     /* fixed from creation to end */
     char *base;
     struct kmem_cache *cache;
@@ -66,9 +82,6 @@ struct slab {
     bool zeroed;       /* what is not carved yet reads as zero */
 
     /* the owner's section; without an owner: cache->lock */
-    uint32_t carved, inuse;
-    void *freelist; /* first word of a free object is the next */
-    enum slab_place place;
     struct heap *heap; /* whose active, partial or full it is; NULL without owner */
     struct slab *prev, *next; /* heap_slot's partial or full, or the cache's partial */
 
@@ -82,7 +95,7 @@ struct slab {
     struct slab *cache_prev, *cache_next; /* cache->lock: all slabs of the cache */
 
     struct slab_owner *owners; /* shared: nr_owners entries; written by the slab's owner */
-    uint32_t nr_owners;
+    uint32_t nr_owners, owner_hint; /* the entry used last */
     uint8_t *owner_of;     /* shared: per object, index into owners */
     uint64_t *live;        /* user caches: atomic bit per object, set while allocated */
     size_t metadata_bytes; /* of this descriptor with its tables */
@@ -93,19 +106,26 @@ struct slab {
 
 /* ---- events ------------------------------------------------------------ */
 /* Embedded in what it tells of, so posting allocates nothing. */
+enum event_state {
+    EVENT_IDLE,
+    EVENT_POSTED,    /* in the queue */
+    EVENT_DELIVERED, /* CREATE: until memcg_create_done() */
+    EVENT_ORPHANED,  /* what it lies in is gone: the consumer drops it */
+};
 struct event_node {
     struct event_node *next; /* the poster until linked, then the consumer */
     struct memcg_event event;
-    int queued; /* atomic: 2: its cache is gone; 1 from post to delivery (CREATE: to memcg_create_done) */
+    int state; /* atomic, enum event_state */
 };
 bool event_post(struct event_node *node, enum memcg_event_kind kind, struct mem_cgroup *memcg,
                 struct kmem_cache *cache); /* false: queued already */
-bool event_orphan(struct event_node *node); /* true: still queued, the consumer frees its cache */
+bool event_orphan(struct event_node *node); /* true: in the queue, so its memory must stay */
+void event_fork_child(void);
 
 /* ---- caches ------------------------------------------------------------ */
 struct memcg_cache_entry { /* one kmemcg_id of one root cache */
     struct kmem_cache *child; /* release store by the publisher, acquire load by readers */
-    struct event_node create; /* `queued` is the pending flag of the pair */
+    struct event_node create; /* `state` is the pending flag of the pair */
 };
 
 struct memcg_cache_array { /* published by a release store; old ones live until the root ends */
@@ -135,7 +155,7 @@ struct kmem_cache {
     struct slab *slabs;      /* all, by cache_next */
     struct slab *partial[2]; /* no owner and a free object; [1]: shared */
     long nr_slabs;           /* written under lock, read racily */
-    int dead;                /* atomic; keeps no empty slab */
+    int dead;                /* atomic; keeps no empty slab, serves no allocation */
     struct event_node empty;
 
     struct kmem_cache *all_prev, *all_next; /* caches_lock */
@@ -167,8 +187,9 @@ struct mem_cgroup {
     int64_t overdraft;           /* atomic, highest */
     uint64_t events[MEMCG_NR_EVENTS], events_local[MEMCG_NR_EVENTS]; /* atomic */
     int high_crossed;            /* atomic: HIGH was posted and usage is not below yet */
+    int high_pending;            /* atomic: HIGH was posted and not handled yet */
     int alarmed;                 /* atomic: an alarm was raised and no charge was below max since */
-    int reclaim_skip;            /* racy: small requests left before reclaim is tried again */
+    int reclaim_skip;            /* racy: small requests until reclaim, vain the last time, is tried */
     struct event_node high_event, release_event;
 
     /* groups_lock */
@@ -189,17 +210,19 @@ struct request {
 /* In a section.  0, -ENOMEM, or -EAGAIN: leave the section, reclaim, try again. */
 int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req);
 void memcg_uncharge(struct mem_cgroup *memcg, size_t bytes);
+/* Stock: charges only where no max is within two of it; nobody is told of a failure. */
+bool memcg_charge_ahead(struct mem_cgroup *memcg, size_t bytes);
 void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind kind, int64_t bytes);
 struct obj_cgroup *objcg_alloc(struct mem_cgroup *memcg);
 void objcg_get(struct obj_cgroup *objcg);
 void objcg_put(struct obj_cgroup *objcg);
 bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg, const struct mem_cgroup *top);
-bool memcg_has_room(struct mem_cgroup *memcg, int64_t bytes); /* racy: below every max by bytes */
 
 /* ---- heaps and threads ------------------------------------------------- */
 /* active is never NULL: slab_none when there is none. */
 struct heap_slot {
     struct slab *active, *partial, *full;
+    struct slab *empty; /* one is kept, so that a batch that comes and goes makes no slab */
     int64_t shared_bytes; /* this group's live bytes of the class in shared slabs, this thread */
 };
 
@@ -213,10 +236,12 @@ struct heap { /* the section of `thread` */
     struct heap *next;        /* thread->heaps */
 };
 
+#define STOLEN_BY_WALKER 1
+#define STOLEN_FOR_FENCE 2 /* for good: no membarrier, so sections begin in thread_enter() */
 struct thread {
     /* the pair of the protocol; see thread.c */
     int busy;   /* atomic; the owner writes */
-    int stolen; /* atomic; the walker writes */
+    int stolen; /* atomic; the walker writes: STOLEN_ bits */
     /* section */
     struct heap *heap;         /* of the current group: what malloc uses */
     struct mem_cgroup *current;
@@ -239,7 +264,8 @@ void thread_leave(struct thread *self);
 void thread_steal_all(void);    /* takes walker_mutex; not inside a section */
 void thread_release_all(void);
 extern struct thread *all_threads; /* walker_mutex */
-void thread_init(void);
+bool thread_is_forking(void);   /* this thread is between fork's handlers: it is the walker */
+int thread_init(void);
 extern struct mutex orphan_lock;
 
 int heap_init(struct thread *thread);               /* root_heap and shared_heap */
@@ -250,18 +276,21 @@ size_t heap_drain_stock(struct heap *heap);         /* section or stolen */
 void heap_hand_over(struct heap *heap);             /* all threads stolen */
 void heap_drop(struct heap *heap);                  /* stolen: hand over, unlink, free */
 void heap_hand_over_cache(struct heap *heap, struct kmem_cache *s); /* stolen */
-size_t heap_shrink(struct heap *heap, struct kmem_cache *s); /* stolen: drop empty actives; pages */
+size_t heap_shrink(struct heap *heap, struct kmem_cache *s); /* stolen: drop empty slabs; pages */
 void heap_collect(struct thread *self);             /* section or stolen: take remote frees in */
 
 void slab_list_add(struct slab **head, struct slab *slab);
 void slab_list_del(struct slab **head, struct slab *slab);
-struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, struct request *req,
-                      int *error);
+struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, struct request *req);
+#ifdef MEMCG_DEBUG
+bool slab_is_valid(const struct slab *slab);
+#endif
 void slab_destroy(struct slab *slab);               /* empty, on no list but the cache's */
 void *slab_pop(struct slab *slab);                  /* owner; NULL: full */
 void slab_put(struct slab *slab, void *object);     /* owner's section or cache->lock */
-void *slab_alloc_slow(struct thread *self, struct heap *heap, struct kmem_cache *s, bool shared,
-                      struct request *req);
+void slab_set_place(struct slab *slab, enum slab_place place); /* owner's section or cache->lock */
+struct slab *slab_active(struct thread *self, struct heap *heap, struct kmem_cache *s, bool shared,
+                         struct request *req);
 int slab_free(struct thread *self, struct slab *slab, void *object);
 long slab_object_index(const struct slab *slab, const void *p); /* or -1 */
 size_t cache_shrink_stolen(struct kmem_cache *s);   /* all threads stolen; pages */

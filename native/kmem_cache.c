@@ -88,6 +88,13 @@ int slab_init(void)
     return 0;
 }
 
+static void index_put(int index)
+{
+    mutex_lock(&caches_lock);
+    index_used[index] = 0;
+    mutex_unlock(&caches_lock);
+}
+
 struct kmem_cache *kmem_cache_create_root(size_t object_size, size_t align, unsigned flags)
 {
     struct thread *self;
@@ -109,7 +116,7 @@ struct kmem_cache *kmem_cache_create_root(size_t object_size, size_t align, unsi
         if (s)
             s->flags = flags;
         else
-            index_used[index] = 0;
+            index_put(index);
     }
     thread_leave(self);
     return s;
@@ -132,18 +139,27 @@ struct kmem_cache *kmem_cache_create_child(struct mem_cgroup *memcg, struct kmem
     return s;
 }
 
+static bool is_dead(const struct kmem_cache *s)
+{
+    return __atomic_load_n(&s->dead, __ATOMIC_ACQUIRE);
+}
+
 /* A group with a child of its own uses it; else the root cache's shared slabs. */
 void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *req)
 {
     struct heap *heap = self->heap;
-    struct kmem_cache *child;
+    struct kmem_cache *s = root;
+    struct slab *slab;
 
-    if (heap->memcg == &root_mem_cgroup)
-        return slab_alloc_slow(self, heap, root, false, req);
-    child = cache_from_memcg_idx(root, __atomic_load_n(&heap->memcg->id, __ATOMIC_RELAXED));
-    if (child && child->memcg == heap->memcg)
-        return slab_alloc_slow(self, heap, child, false, req);
-    return shared_alloc(self, root, req);
+    if (is_dead(root))
+        return NULL;
+    if (heap->memcg != &root_mem_cgroup) {
+        s = cache_from_memcg_idx(root, __atomic_load_n(&heap->memcg->id, __ATOMIC_RELAXED));
+        if (!s || s->memcg != heap->memcg || is_dead(s))
+            return shared_alloc(self, root, req);
+    }
+    slab = slab_active(self, heap, s, false, req);
+    return slab ? slab_pop(slab) : NULL;
 }
 
 void *kmem_cache_alloc(struct kmem_cache *s)
@@ -183,9 +199,12 @@ struct kmem_cache *kmem_cache_of(const void *p, void **object)
     struct thread *self = thread_enter();
     struct slab *slab = memcg_owns(p) ? virt_to_slab(p) : NULL;
     struct kmem_cache *s = slab ? slab->cache : NULL;
+    size_t index = s ? (size_t)((const char *)p - slab->base) / slab->size : 0;
 
+    if (s && index >= slab->objects) /* behind the last object */
+        s = NULL;
     if (s && object)
-        *object = slab->base + (size_t)((const char *)p - slab->base) / slab->size * slab->size;
+        *object = slab->base + index * slab->size;
     thread_leave(self);
     return s;
 }
@@ -249,6 +268,8 @@ int kmem_cache_shutdown(struct kmem_cache *s)
     thread_steal_all();
     cache_hand_over(s);
     nr_slabs = s->nr_slabs;
+    if (!nr_slabs) /* nobody gets in between this and the end of s */
+        __atomic_store_n(&s->dead, 1, __ATOMIC_RELEASE);
     thread_release_all();
     return nr_slabs ? -EBUSY : 0;
 }
@@ -271,8 +292,13 @@ void kmem_cache_free_struct(struct kmem_cache *s)
         index_used[s->index] = 0;
     mutex_unlock(&caches_lock);
     for (array = s->memcg_caches; array; array = retired) {
+        bool in_queue = false;
+
         retired = array->retired;
-        metadata_free(array, array->bytes);
+        for (int i = 0; i < array->nr_slots; i++)
+            in_queue |= event_orphan(&array->slot[i].create);
+        if (!in_queue) /* else it stays for good: seldom, and small */
+            metadata_free(array, array->bytes);
     }
     objcg_put(s->objcg);
     if (!event_orphan(&s->empty)) /* else memcg_next_event() frees it */
@@ -332,7 +358,8 @@ int memcg_update_cache_size(struct kmem_cache *root, int nr_slots)
         array->retired = old;
         for (int i = 0; old && i < old->nr_slots; i++) {
             array->slot[i].child = old->slot[i].child;
-            array->slot[i].create.queued = old->slot[i].create.queued;
+            if (old->slot[i].create.state != EVENT_IDLE) /* in the queue by the old node */
+                array->slot[i].create.state = EVENT_DELIVERED;
         }
         __atomic_store_n(&root->memcg_caches, array, __ATOMIC_RELEASE);
     }
@@ -342,7 +369,10 @@ int memcg_update_cache_size(struct kmem_cache *root, int nr_slots)
 
 void memcg_cache_publish(struct kmem_cache *root, int id, struct kmem_cache *child)
 {
-    __atomic_store_n(&root->memcg_caches->slot[id].child, child, __ATOMIC_RELEASE);
+    struct memcg_cache_array *array = root->memcg_caches;
+
+    MEMCG_ASSERT(array && id >= 0 && id < array->nr_slots);
+    __atomic_store_n(&array->slot[id].child, child, __ATOMIC_RELEASE);
 }
 
 struct kmem_cache *cache_from_memcg_idx(const struct kmem_cache *root, int id)
@@ -356,9 +386,12 @@ struct kmem_cache *cache_from_memcg_idx(const struct kmem_cache *root, int id)
 
 void memcg_create_done(struct kmem_cache *root, struct mem_cgroup *memcg)
 {
-    int id = mem_cgroup_id(memcg);
+    struct thread *self = thread_enter(); /* memcg_update_cache_size() copies the flags */
+    int id = mem_cgroup_id(memcg), delivered = EVENT_DELIVERED;
     struct memcg_cache_array *array = __atomic_load_n(&root->memcg_caches, __ATOMIC_ACQUIRE);
 
     if (array && id >= 0 && id < array->nr_slots)
-        __atomic_store_n(&array->slot[id].create.queued, 0, __ATOMIC_RELEASE);
+        __atomic_compare_exchange_n(&array->slot[id].create.state, &delivered, EVENT_IDLE, false,
+                                    __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+    thread_leave(self);
 }

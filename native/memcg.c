@@ -46,16 +46,17 @@ struct slab *run_alloc(struct thread *self, struct request *req)
         if (pages)
             free_pages(pages, nr_pages);
         memcg_uncharge(memcg, bytes);
+        if (!req->reclaimed)
+            req->want_reclaim = &root_mem_cgroup;
         return NULL;
     }
-    memset(run, 0, sizeof(*run));
     run->base = pages;
     run->run_pages = nr_pages;
     run->zeroed = zeroed;
     run->objcg = memcg->objcg;
     objcg_get(run->objcg);
     memcg_stat_add(memcg, STAT_RUNS, (int64_t)bytes);
-    set_page_slab(pages, nr_pages, run);
+    set_page_slab(pages, 1, run); /* nobody asks for a page inside */
     mutex_lock(&runs_lock);
     run->cache_next = all_runs;
     if (all_runs)
@@ -77,7 +78,7 @@ static void run_uncharge(struct slab *run, size_t nr_pages)
 static void run_free(struct slab *run)
 {
     run_unlink(run);
-    set_page_slab(run->base, run->run_pages, NULL);
+    set_page_slab(run->base, 1, NULL);
     run_uncharge(run, run->run_pages);
     free_pages(run->base, run->run_pages);
     objcg_put(run->objcg);
@@ -90,7 +91,7 @@ static void *malloc_slow(size_t size, bool zero)
     bool zeroed;
     void *p;
 
-    if (size > PTRDIFF_MAX - PAGE_SIZE)
+    if (size > PTRDIFF_MAX - PAGE_SIZE || unlikely(!arena.base))
         return NULL;
     for (;;) {
         struct thread *self = thread_enter();
@@ -151,35 +152,97 @@ size_t memcg_usable_size(const void *p)
     return !slab ? 0 : slab->cache ? slab->size : slab->run_pages << PAGE_SHIFT;
 }
 
+static void run_set_pages(struct slab *run, size_t nr_pages)
+{
+    mutex_lock(&runs_lock);
+    run->run_pages = nr_pages;
+    mutex_unlock(&runs_lock);
+}
+
 /* Gives back the tail of a run in place. */
-static void run_shrink(struct slab *run, size_t size)
+static void run_shrink(struct slab *run, size_t nr_pages)
 {
     struct thread *self = thread_enter();
-    size_t keep = (size + PAGE_SIZE - 1) >> PAGE_SHIFT, rest = run->run_pages - keep;
-    char *tail = run->base + (keep << PAGE_SHIFT);
+    size_t rest = run->run_pages - nr_pages;
 
-    mutex_lock(&runs_lock);
-    run->run_pages = keep;
-    mutex_unlock(&runs_lock);
-    set_page_slab(tail, rest, NULL);
+    run_set_pages(run, nr_pages);
     run_uncharge(run, rest);
-    free_pages(tail, rest);
+    free_pages(run->base + (nr_pages << PAGE_SHIFT), rest);
     thread_leave(self);
+}
+
+/* In a section.  In place, when the pages behind are free and the owner is who grows it.
+ * 0: done; -ENOSPC: it must move; -ENOMEM; -EAGAIN: req->want_reclaim is set. */
+static int __run_grow(struct thread *self, struct slab *run, size_t nr_pages, struct request *req)
+{
+    struct mem_cgroup *memcg = self->heap->memcg;
+    size_t more = nr_pages - run->run_pages, bytes = more << PAGE_SHIFT;
+    int error;
+
+    if (memcg != __atomic_load_n(&run->objcg->memcg, __ATOMIC_ACQUIRE))
+        return -ENOSPC;
+    error = memcg_charge(memcg, bytes, req);
+    if (error)
+        return error;
+    if (!extend_pages(run->base, run->run_pages, more, memcg->tag)) {
+        memcg_uncharge(memcg, bytes);
+        return -ENOSPC;
+    }
+    memcg_stat_add(memcg, STAT_RUNS, (int64_t)bytes);
+    run_set_pages(run, nr_pages);
+    return 0;
+}
+
+static int run_grow(struct slab *run, size_t size)
+{
+    struct request req = { .bytes = size, .kind = CHARGE_SMALL };
+    int error;
+
+    if (size > arena.bytes)
+        return -ENOSPC;
+    for (;;) {
+        struct thread *self = thread_enter();
+
+        if (self->stop_depth)
+            req.kind = CHARGE_FORCE;
+        error = __run_grow(self, run, (size + PAGE_SIZE - 1) >> PAGE_SHIFT, &req);
+        thread_leave(self);
+        if (error != -EAGAIN)
+            return error;
+        mem_cgroup_reclaim(req.want_reclaim);
+        req.reclaimed = true;
+    }
+}
+
+/* -ENOSPC: it must move. */
+static int run_resize(struct slab *run, size_t size)
+{
+    size_t nr_pages = (size + PAGE_SIZE - 1) >> PAGE_SHIFT;
+
+    if (nr_pages > run->run_pages)
+        return run_grow(run, size);
+    if (nr_pages < run->run_pages - run->run_pages / 8)
+        run_shrink(run, nr_pages);
+    return 0;
 }
 
 void *memcg_realloc(void *p, size_t size)
 {
+    struct slab *slab;
     size_t old;
     void *q;
+    int error;
 
     if (!p)
         return memcg_malloc(size);
     size = size ? size : 1;
+    slab = virt_to_slab(p);
     old = memcg_usable_size(p);
-    if (size <= old && size > old / 2)
-        return p;
-    if (old > KMALLOC_MAX_CACHE_SIZE && size <= old && size > KMALLOC_MAX_CACHE_SIZE) {
-        run_shrink(virt_to_slab(p), size);
+    if (!slab->cache && size > KMALLOC_MAX_CACHE_SIZE) {
+        error = run_resize(slab, size);
+        if (error != -ENOSPC)
+            return error ? NULL : p;
+    } else if (size <= old && size > old / 2) {
         return p;
     }
     q = memcg_malloc_fast(size);

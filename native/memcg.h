@@ -87,6 +87,10 @@ int64_t mem_cgroup_usage(const struct mem_cgroup *memcg); /* as in the stat, wit
 /* Set by whoever raised an alarm; cleared by the first charge below every max. */
 void mem_cgroup_set_alarmed(struct mem_cgroup *memcg, int alarmed);
 int mem_cgroup_alarmed(const struct mem_cgroup *memcg);
+/* From the post of HIGH until its receiver says that it has reclaimed. Meanwhile requests that
+ * would be refused for their size go into the reserve. */
+int mem_cgroup_high_pending(const struct mem_cgroup *memcg);
+void mem_cgroup_high_done(struct mem_cgroup *memcg);
 /* Memory that is not ours (a mapping, say).  try_: -ENOMEM past max and nothing is charged. */
 int mem_cgroup_try_charge(struct mem_cgroup *memcg, size_t bytes);
 void mem_cgroup_charge(struct mem_cgroup *memcg, size_t bytes); /* by force */

@@ -142,10 +142,11 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
 
     if (!memcg->parent || !__atomic_exchange_n(&memcg->online, 0, __ATOMIC_ACQ_REL))
         return;
-    parent = nearest_online(memcg);
     thread_steal_all();
+    parent = nearest_online(memcg); /* it cannot hand its stubs on before us */
     for (struct thread *t = all_threads; t; t = t->next) {
         struct heap *heap, *next;
+        bool inside = false;
 
         heap_collect(t);
         if (t->current == memcg)
@@ -154,12 +155,11 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
             next = heap->next;
             if (heap->memcg != memcg)
                 continue;
-            if (t->heap == heap) /* no allocation here: the parent's heap or the root's */
-                t->heap = NULL;
+            inside |= t->heap == heap;
             heap_drop(heap);
         }
-        for (struct mem_cgroup *m = parent; !t->heap; m = m->parent)
-            t->heap = heap_lookup(t, m);
+        if (inside)
+            t->heap = heap_of(t, t->current);
     }
     mutex_lock(&groups_lock);
     while ((objcg = memcg->objcgs)) {
@@ -182,7 +182,12 @@ void mem_cgroup_free(struct mem_cgroup *memcg)
 {
     struct thread *self;
 
-    memcg_synchronize();
+    mem_cgroup_offline(memcg); /* one that was dropped before it was linked is online still */
+    thread_steal_all();        /* the grace period */
+    for (struct thread *t = all_threads; t; t = t->next)
+        if (t->failure.memcg == memcg || t->failure.limited == memcg)
+            t->has_failure = false;
+    thread_release_all();
     self = thread_enter();
     mutex_lock(&groups_lock);
     if (memcg->sibling_prev)
@@ -202,6 +207,7 @@ void mem_cgroup_free(struct mem_cgroup *memcg)
 void mem_cgroup_set_limit(struct mem_cgroup *memcg, enum mem_cgroup_limit which, int64_t bytes)
 {
     if (which == MEMCG_MAX) {
+        __atomic_store_n(&memcg->reclaim_skip, 0, __ATOMIC_RELAXED);
         __atomic_store_n(&memcg->counter.max, bytes, __ATOMIC_RELAXED);
         if (page_counter_read(&memcg->counter) > bytes)
             mem_cgroup_reclaim(memcg);
@@ -275,11 +281,15 @@ size_t mem_cgroup_reclaim(struct mem_cgroup *memcg)
 {
     size_t bytes = 0;
 
+    if (thread_is_forking())
+        return 0;
     thread_steal_all();
     for (struct thread *t = all_threads; t; t = t->next) {
         heap_collect(t);
         for (struct heap *heap = t->heaps; heap; heap = heap->next) {
-            if (!heap->memcg || !mem_cgroup_is_descendant(heap->memcg, memcg))
+            /* shared slabs are nobody's charge, but take pages */
+            if (heap->memcg ? !mem_cgroup_is_descendant(heap->memcg, memcg)
+                            : memcg != &root_mem_cgroup)
                 continue;
             bytes += heap_shrink(heap, NULL) << PAGE_SHIFT;
             bytes += heap_drain_stock(heap);
@@ -304,6 +314,16 @@ int mem_cgroup_alarmed(const struct mem_cgroup *memcg)
     return __atomic_load_n(&memcg->alarmed, __ATOMIC_RELAXED);
 }
 
+int mem_cgroup_high_pending(const struct mem_cgroup *memcg)
+{
+    return __atomic_load_n(&memcg->high_pending, __ATOMIC_ACQUIRE);
+}
+
+void mem_cgroup_high_done(struct mem_cgroup *memcg)
+{
+    __atomic_store_n(&memcg->high_pending, 0, __ATOMIC_RELEASE);
+}
+
 /* ---- this thread ---- */
 
 void memcg_set_current(struct mem_cgroup *memcg)
@@ -312,7 +332,9 @@ void memcg_set_current(struct mem_cgroup *memcg)
     struct heap *heap;
 
     memcg = memcg ? nearest_online(memcg) : &root_mem_cgroup;
-    if (!self->is_orphan && memcg != self->current) {
+    /* the heap may be an ancestor's because the group had no id then */
+    if (!self->is_orphan &&
+        (memcg != self->current || (!self->stop_depth && self->heap->memcg != memcg))) {
         self->current = memcg;
         if (!self->stop_depth) {
             heap = heap_of(self, memcg);
@@ -371,9 +393,11 @@ int memcg_init(const struct memcg_config *config)
         error = slab_init();
     if (error)
         return error;
+    error = thread_init();
+    if (error)
+        return error;
     if (config && config->promote_bytes)
         memcg_set_promote_bytes(config->promote_bytes);
-    thread_init();
     done = 1;
     return 0;
 }

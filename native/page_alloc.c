@@ -128,12 +128,14 @@ static size_t __take(size_t nr_pages, size_t align_pages, uint32_t tag)
     size_t base_page = (uintptr_t)arena.base >> PAGE_SHIFT; /* alignment is of addresses */
     size_t first = __span_find(wanted, tag), len, start;
 
-    if (first == NONE) {
-        if (wanted > (arena.bytes >> PAGE_SHIFT) - top || arena_commit(top + wanted))
+    if (first == NONE) { /* from the top, with the free span that ends there */
+        first = top - (top ? span_len[top - 1] : 0);
+        if (wanted > (arena.bytes >> PAGE_SHIFT) - first || arena_commit(first + wanted))
             return NONE;
-        first = top;
+        if (first < top)
+            __span_del(first);
         len = wanted;
-        top += wanted;
+        top = first + wanted;
     } else {
         len = span_len[first];
         __span_del(first);
@@ -188,6 +190,32 @@ void *alloc_pages(size_t nr_pages, size_t align_pages, uint32_t tag, bool *zeroe
     if (nr_pages >= HUGE_PAGES)
         madvise(p, nr_pages << PAGE_SHIFT, MADV_HUGEPAGE); /* advice: a refusal costs nothing */
     return p;
+}
+
+bool extend_pages(void *p, size_t nr_pages, size_t more, uint32_t tag)
+{
+    size_t end = arena_page(p) + nr_pages, len;
+
+    mutex_lock(&pages_lock);
+    len = end < top ? span_len[end] : 0; /* the page before is in use: a span starts here or none */
+    if (len < more && (end + len != top || more > (arena.bytes >> PAGE_SHIFT) - end ||
+                       arena_commit(end + more))) {
+        mutex_unlock(&pages_lock);
+        return false;
+    }
+    if (len)
+        __span_del(end);
+    if (len > more)
+        __span_add(end + more, len - more);
+    else
+        top = end + more > top ? end + more : top;
+    nr_used += more;
+    nr_dirty -= count_dirty(end, more);
+    mutex_unlock(&pages_lock);
+    clear_foreign(end, more, tag);
+    if (nr_pages + more >= HUGE_PAGES)
+        madvise(p, (nr_pages + more) << PAGE_SHIFT, MADV_HUGEPAGE);
+    return true;
 }
 
 static size_t __trim(size_t keep)

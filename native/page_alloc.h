@@ -10,6 +10,8 @@ int page_alloc_init(void);
 /* A run of nr_pages at a multiple of align_pages, tagged `tag` (not 0). Pages last used under
  * another tag were cleared. *zeroed: the whole run reads as zero. NULL: no memory. */
 void *alloc_pages(size_t nr_pages, size_t align_pages, uint32_t tag, bool *zeroed);
+/* Grow a run in place by the free pages behind it; false: they are not free. */
+bool extend_pages(void *p, size_t nr_pages, size_t more, uint32_t tag);
 void free_pages(void *p, size_t nr_pages);
 /* Give free pages back to the system until at most keep_bytes of them hold old bytes. */
 size_t page_trim(size_t keep_bytes);

@@ -13,6 +13,8 @@
  */
 #include "internal.h"
 
+#define ROOM_TRIES 8 /* partial slabs looked at for room in the owner table */
+
 size_t promote_bytes = 64 * 1024; /* four of the small slabs */
 
 void memcg_set_promote_bytes(size_t bytes)
@@ -25,6 +27,8 @@ static int owner_index(struct slab *slab, struct obj_cgroup *objcg)
 {
     int unused = -1;
 
+    if (slab->owners[slab->owner_hint].live && slab->owners[slab->owner_hint].objcg == objcg)
+        return (int)slab->owner_hint;
     for (uint32_t i = 0; i < slab->nr_owners; i++) {
         if (slab->owners[i].live && slab->owners[i].objcg == objcg)
             return (int)i;
@@ -39,17 +43,14 @@ static int stock_charge(struct heap *heap, int64_t bytes, struct request *req)
     int error;
 
     if (heap->stock < bytes) {
-        if (bytes < MEMCG_BATCH && memcg_has_room(heap->memcg, 2 * MEMCG_BATCH)) {
-            error = memcg_charge(heap->memcg, (size_t)MEMCG_BATCH, req);
-            if (!error)
-                heap->stock += MEMCG_BATCH;
+        if (bytes < MEMCG_BATCH && memcg_charge_ahead(heap->memcg, (size_t)MEMCG_BATCH)) {
+            heap->stock += MEMCG_BATCH;
         } else {
             error = memcg_charge(heap->memcg, (size_t)bytes, req);
-            if (!error)
-                heap->stock += bytes;
+            if (error)
+                return error;
+            heap->stock += bytes;
         }
-        if (error)
-            return error;
     }
     heap->stock -= bytes;
     return 0;
@@ -64,10 +65,36 @@ static void promote(struct heap *heap, struct kmem_cache *root)
     if (!array || id < 0 || id >= array->nr_slots)
         return;
     node = &array->slot[id].create;
-    if (__atomic_load_n(&node->queued, __ATOMIC_RELAXED) || !css_tryget(heap->memcg))
+    if (__atomic_load_n(&node->state, __ATOMIC_RELAXED) != EVENT_IDLE || !css_tryget(heap->memcg))
         return;
     if (!event_post(node, MEMCG_EVENT_CREATE, heap->memcg, root))
         css_put(heap->memcg);
+}
+
+/*
+ * The active shared slab has a free object but no room in its owner table: another that has
+ * both, else a new one; it is set aside among the partial ones.
+ */
+static struct slab *next_with_room(struct thread *self, struct kmem_cache *root,
+                                   struct obj_cgroup *objcg, struct request *req)
+{
+    struct heap_slot *slot = heap_slot(self->shared_heap, root->index, true);
+    struct slab *slab = slot->partial;
+    int tries = 0;
+
+    while (slab && owner_index(slab, objcg) < 0)
+        slab = ++tries < ROOM_TRIES ? slab->next : NULL;
+    if (slab)
+        slab_list_del(&slot->partial, slab);
+    else
+        slab = slab_new(self->shared_heap, root, true, req);
+    if (slab) {
+        slab_set_place(slot->active, SLAB_PARTIAL);
+        slab_list_add(&slot->partial, slot->active);
+        slab_set_place(slab, SLAB_ACTIVE);
+        slot->active = slab;
+    }
+    return slab;
 }
 
 void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request *req)
@@ -77,38 +104,23 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
     struct heap_slot *mine = heap_slot(heap, root->index, true);
     struct slab *slab;
     char *object;
-    int i;
+    int i = -1;
 
     if (!mine || stock_charge(heap, root->size, req))
         return NULL;
-    object = slab_alloc_slow(self, self->shared_heap, root, true, req);
-    slab = object ? virt_to_slab(object) : NULL;
-    if (slab && owner_index(slab, objcg) < 0) { /* set the slab aside as if full */
-        struct heap_slot *slot = heap_slot(self->shared_heap, root->index, true);
-        struct slab *fresh;
-        int error;
-
-        fresh = slab_new(self->shared_heap, root, true, req, &error);
-        if (fresh) {
-            slot->active = fresh;
-            fresh->place = SLAB_ACTIVE;
-            slab->place = SLAB_FULL;
-            slab_list_add(&slot->full, slab);
-        }
-        slab->owner_of[slab_object_index(slab, object)] = UINT8_MAX; /* never had one */
-        if (slab->live) {
-            long n = slab_object_index(slab, object);
-            __atomic_fetch_and(&slab->live[n / 64], ~(1ULL << (n % 64)), __ATOMIC_RELAXED);
-        }
-        slab_put(slab, object);
-        object = fresh ? slab_pop(fresh) : NULL;
-        slab = fresh;
+    slab = slab_active(self, self->shared_heap, root, true, req);
+    if (slab)
+        i = owner_index(slab, objcg);
+    if (slab && i < 0) {
+        slab = next_with_room(self, root, objcg, req);
+        i = slab ? owner_index(slab, objcg) : -1;
     }
-    if (!object) {
+    if (!slab) {
         heap->stock += root->size;
         return NULL;
     }
-    i = owner_index(slab, objcg);
+    object = slab_pop(slab);
+    slab->owner_hint = (uint32_t)i;
     if (!slab->owners[i].live++) {
         objcg_get(objcg);
         slab->owners[i].objcg = objcg;
@@ -145,8 +157,6 @@ void shared_release(struct slab *slab, long index)
 {
     struct slab_owner *owner;
 
-    if (slab->owner_of[index] == UINT8_MAX)
-        return;
     owner = &slab->owners[slab->owner_of[index]];
     if (!--owner->live)
         objcg_put(owner->objcg);

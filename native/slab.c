@@ -14,14 +14,45 @@
  */
 #include "inline.h"
 
+#define SLAB_KEEP_PAGES 16 /* a larger slab is not kept when it is empty and not active */
+
 long slab_object_index(const struct slab *slab, const void *p)
 {
-    size_t offset = (size_t)((const char *)p - slab->base);
-    size_t index = offset / slab->size;
+    uint32_t offset = (uint32_t)((const char *)p - slab->base); /* a slab is below 2 GiB */
+    uint32_t index = offset / slab->size;
 
     return offset % slab->size == 0 && index < __atomic_load_n(&slab->carved, __ATOMIC_RELAXED)
                ? (long)index : -1;
 }
+
+void slab_set_place(struct slab *slab, enum slab_place place)
+{
+    bool fast = (place == SLAB_ACTIVE || place == SLAB_PARTIAL) && !slab->shared && !slab->live;
+
+    slab->place = place;
+    slab->last = place == SLAB_PARTIAL;
+    __atomic_store_n(&slab->fast, fast ? slab->owner : NULL, __ATOMIC_RELAXED);
+}
+
+#ifdef MEMCG_DEBUG
+/* Owner's section, stolen, or cache->lock. */
+bool slab_is_valid(const struct slab *slab)
+{
+    uint32_t nr_free = 0, live = 0;
+
+    for (void *p = slab->freelist; p && nr_free <= slab->carved; p = *(void **)p, nr_free++)
+        if (slab_object_index(slab, p) < 0)
+            return false;
+    for (uint32_t i = 0; i < slab->nr_owners; i++)
+        live += slab->owners[i].live;
+    return slab->carved <= slab->objects && slab->inuse == slab->carved - nr_free &&
+           (!slab->shared || live == slab->inuse) &&
+           (slab->place != SLAB_EMPTY || slab->inuse == 0) &&
+           (slab->place != SLAB_FULL || slab->inuse == slab->objects) &&
+           (slab->place != SLAB_PARTIAL || (slab->inuse && slab->inuse < slab->objects)) &&
+           (slab->place < SLAB_NO_OWNER_FULL) == (slab->owner != NULL);
+}
+#endif
 
 /* cache->lock held. */
 static void __slab_unlist(struct slab *slab)
@@ -59,6 +90,7 @@ void slab_destroy(struct slab *slab)
     struct kmem_cache *s = slab->cache;
     struct obj_cgroup *objcg = s->objcg; /* s may end once it has no slab */
 
+    MEMCG_ASSERT(!slab->inuse && !slab->remote && slab_is_valid(slab));
     objcg_get(objcg);
     mutex_lock(&s->lock);
     __slab_unlist(slab);
@@ -67,9 +99,8 @@ void slab_destroy(struct slab *slab)
     objcg_put(objcg);
 }
 
-/* `*error`: -ENOMEM or -EAGAIN (reclaim first). */
-struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, struct request *req,
-                      int *error)
+/* NULL: no memory, or req->want_reclaim is set. */
+struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, struct request *req)
 {
     size_t bytes = (size_t)s->nr_pages << PAGE_SHIFT, meta = sizeof(struct slab);
     struct mem_cgroup *memcg = __atomic_load_n(&s->objcg->memcg, __ATOMIC_ACQUIRE);
@@ -78,10 +109,8 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     void *pages;
     bool zeroed = false;
 
-    *error = shared ? 0 : memcg_charge(memcg, bytes, req);
-    if (*error)
+    if (!shared && memcg_charge(memcg, bytes, req))
         return NULL;
-    *error = -ENOMEM;
     if (shared) {
         nr_owners = s->objects / 8 < 8 ? 8 : s->objects / 8;
         if (nr_owners > MEMCG_MAX_OWNERS)
@@ -99,9 +128,10 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
             free_pages(pages, s->nr_pages);
         if (!shared)
             memcg_uncharge(memcg, bytes);
+        if (!req->reclaimed)
+            req->want_reclaim = &root_mem_cgroup;
         return NULL;
     }
-    memset(slab, 0, meta);
     slab->base = pages;
     slab->cache = s;
     slab->size = s->size;
@@ -126,6 +156,7 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
         slab->live = (uint64_t *)tail;
     slab->heap = heap;
     slab->owner = heap->thread;
+    slab_set_place(slab, SLAB_ACTIVE);
     set_page_slab(pages, s->nr_pages, slab);
     mutex_lock(&s->lock);
     slab->cache_next = s->slabs;
@@ -134,11 +165,10 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     s->slabs = slab;
     __atomic_store_n(&s->nr_slabs, s->nr_slabs + 1, __ATOMIC_RELAXED);
     mutex_unlock(&s->lock);
-    *error = 0;
     return slab;
 }
 
-/* The owner.  Shared slabs are carved one by one: what is not carved may read as zero. */
+/* The owner.  NULL: full.  Shared slabs are carved one by one: objects are cleared anyway. */
 void *slab_pop(struct slab *slab)
 {
     void *object = slab->freelist;
@@ -171,40 +201,49 @@ void *slab_pop(struct slab *slab)
     return object;
 }
 
-/* In the owner's section; without an owner under cache->lock. */
+/* An owned slab, on no list, whose last object is gone. */
+static void slab_emptied(struct heap_slot *slot, struct slab *slab)
+{
+    slab_set_place(slab, SLAB_EMPTY);
+    if (slot->empty || slab->shared || slab->nr_pages > SLAB_KEEP_PAGES)
+        slab_destroy(slab);
+    else
+        slot->empty = slab;
+}
+
+/* In the owner's section; without an owner under cache->lock, and an empty slab is the
+ * caller's to unlist and release. */
 void slab_put(struct slab *slab, void *object)
 {
     struct heap_slot *slot;
-    struct slab **list;
+    bool was_full;
 
     if (slab->shared)
         shared_release(slab, slab_object_index(slab, object));
+    MEMCG_ASSERT(slab->inuse > 0);
     *(void **)object = slab->freelist;
     slab->freelist = object;
     slab->inuse--;
     if (slab->place == SLAB_ACTIVE)
         return;
-    if (slab->heap) {
-        slot = heap_slot(slab->heap, slab->cache->index, false);
-        list = &slot->partial;
-        if (slab->place == SLAB_FULL) {
-            slab_list_del(&slot->full, slab);
-            slab->place = SLAB_PARTIAL;
-            slab_list_add(list, slab);
-        }
-        if (!slab->inuse) {
-            slab_list_del(list, slab);
-            slab_destroy(slab);
+    was_full = slab->place == SLAB_FULL || slab->place == SLAB_NO_OWNER_FULL;
+    if (!slab->heap) {
+        if (!slab->inuse && !was_full)
+            slab_list_del(&slab->cache->partial[slab->shared], slab);
+        if (slab->inuse && was_full) {
+            slab_list_add(&slab->cache->partial[slab->shared], slab);
+            slab_set_place(slab, SLAB_NO_OWNER_PARTIAL);
         }
         return;
     }
-    list = &slab->cache->partial[slab->shared];
-    if (slab->place == SLAB_NO_OWNER_FULL) {
-        slab->place = SLAB_NO_OWNER_PARTIAL;
-        slab_list_add(list, slab);
-    }
-    if (!slab->inuse) { /* the caller unlists and releases it */
-        slab_list_del(list, slab);
+    slot = heap_slot(slab->heap, slab->cache->index, false);
+    if (was_full || !slab->inuse)
+        slab_list_del(was_full ? &slot->full : &slot->partial, slab);
+    if (!slab->inuse) {
+        slab_emptied(slot, slab);
+    } else if (was_full) {
+        slab_list_add(&slot->partial, slab);
+        slab_set_place(slab, SLAB_PARTIAL);
     }
 }
 
@@ -274,57 +313,55 @@ int slab_free(struct thread *self, struct slab *slab, void *object)
     return 0;
 }
 
-/* The active slab is full: its successor, from near to far.  NULL: *error. */
+/* The active slab is full: its successor, from near to far. */
 static struct slab *slab_refill(struct heap *heap, struct heap_slot *slot, struct kmem_cache *s,
-                                bool shared, struct request *req, int *error)
+                                bool shared, struct request *req)
 {
     struct slab *slab;
 
     if (slot->active != &slab_none) {
-        slot->active->place = SLAB_FULL;
+        slab_set_place(slot->active, SLAB_FULL);
         slab_list_add(&slot->full, slot->active);
         slot->active = &slab_none;
     }
-    slab = slot->partial;
-    if (slab) {
+    if ((slab = slot->partial)) {
         slab_list_del(&slot->partial, slab);
+    } else if ((slab = slot->empty)) {
+        slot->empty = NULL;
     } else {
         mutex_lock(&s->lock);
         slab = s->partial[shared];
         if (slab) {
             slab_list_del(&s->partial[shared], slab);
             slab->heap = heap;
-            slab->place = SLAB_ACTIVE;
             __atomic_store_n(&slab->owner, heap->thread, __ATOMIC_RELEASE);
         }
         mutex_unlock(&s->lock);
     }
     if (!slab)
-        slab = slab_new(heap, s, shared, req, error);
+        slab = slab_new(heap, s, shared, req);
     if (slab) {
-        slab->place = SLAB_ACTIVE;
+        slab_set_place(slab, SLAB_ACTIVE);
         slot->active = slab;
+        MEMCG_ASSERT(slab_is_valid(slab) && slab->inuse < slab->objects);
     }
     return slab;
 }
 
-/* In a section.  NULL: -ENOMEM, or req->want_reclaim is set. */
-void *slab_alloc_slow(struct thread *self, struct heap *heap, struct kmem_cache *s, bool shared,
-                      struct request *req)
+/* In a section: an active slab with a free object.  NULL: no memory, or req->want_reclaim. */
+struct slab *slab_active(struct thread *self, struct heap *heap, struct kmem_cache *s, bool shared,
+                         struct request *req)
 {
     struct heap_slot *slot;
-    void *object;
-    int error = 0;
+    struct slab *slab;
 
     if (__atomic_load_n(&self->remote_slabs, __ATOMIC_RELAXED))
         heap_collect(self);
     slot = heap_slot(heap, s->index, true);
     if (!slot)
         return NULL;
-    if (slot->active != &slab_none) {
-        object = slab_pop(slot->active);
-        if (object)
-            return object;
-    }
-    return slab_refill(heap, slot, s, shared, req, &error) ? slab_pop(slot->active) : NULL;
+    slab = slot->active;
+    if (slab->freelist || slab->carved < slab->objects)
+        return slab;
+    return slab_refill(heap, slot, s, shared, req);
 }

@@ -9,8 +9,12 @@
  * The protocol: the owner stores busy, then reads stolen; the walker stores stolen,
  * runs a barrier on every CPU, then waits for busy == 0.  One of them sees the other.
  *
+ * Without membarrier owners have a fence of their own, and no fast path (inline.h).
+ *
+ * A section is no place for a signal handler that allocates: as with libc, malloc is not
+ * async-signal-safe.
+ *
  * Kernel: membarrier(2) stands where the kernel has IPIs (slub's flush_all).
- * Where we differ: without membarrier the section has a fence, not a lock.
  *
  * Locks: walker_mutex: who may steal, all_threads, free_threads.  Not inside a section.
  */
@@ -34,12 +38,40 @@ static struct mutex walker_mutex = MUTEX_INITIALIZER;
 struct mutex orphan_lock = MUTEX_INITIALIZER; /* the orphan's section; held while it waits for stolen */
 struct thread *all_threads;            /* walker_mutex */
 static struct thread *free_threads;    /* walker_mutex */
-int thread_needs_fence;
+int thread_needs_fence;                /* atomic; set before memcg_init() by tests */
+static struct thread *forking_thread;  /* atomic; the thread between fork's handlers */
 static pthread_key_t thread_key;
 
 static int membarrier(int command)
 {
     return (int)syscall(SYS_membarrier, command, 0, 0);
+}
+
+static bool needs_fence(void)
+{
+    return __atomic_load_n(&thread_needs_fence, __ATOMIC_RELAXED);
+}
+
+/* `stolen` of a thread that no walker wants. */
+static int stolen_idle(void)
+{
+    return needs_fence() ? STOLEN_FOR_FENCE : 0;
+}
+
+/* Every owner's store of busy that its load of stolen has passed is visible afterwards. */
+static void barrier_everywhere(void)
+{
+#ifndef __SANITIZE_THREAD__ /* there all four accesses are sequentially consistent */
+    if (!needs_fence()) {
+        if (!membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED))
+            return;
+        /* Forbidden since we registered (seccomp): fences from now on, and time for what is
+         * in store buffers, where nothing stays for a microsecond. */
+        __atomic_store_n(&thread_needs_fence, 1, __ATOMIC_RELAXED);
+        usleep(10000);
+    }
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
 }
 
 void thread_steal_all(void)
@@ -48,11 +80,8 @@ void thread_steal_all(void)
 
     mutex_lock(&walker_mutex);
     for (t = all_threads; t; t = t->next)
-        __atomic_store_n(&t->stolen, 1, __ATOMIC_SEQ_CST);
-#ifndef __SANITIZE_THREAD__ /* there all four accesses are sequentially consistent */
-    if (thread_needs_fence || membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED))
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
-#endif
+        __atomic_store_n(&t->stolen, STOLEN_BY_WALKER | stolen_idle(), __ATOMIC_SEQ_CST);
+    barrier_everywhere();
     for (t = all_threads; t; t = t->next)
         while (__atomic_load_n(&t->busy, __ATOMIC_SEQ_CST))
             sched_yield();
@@ -61,7 +90,7 @@ void thread_steal_all(void)
 void thread_release_all(void)
 {
     for (struct thread *t = all_threads; t; t = t->next)
-        __atomic_store_n(&t->stolen, 0, __ATOMIC_RELEASE);
+        __atomic_store_n(&t->stolen, stolen_idle(), __ATOMIC_RELEASE);
     mutex_unlock(&walker_mutex);
 }
 
@@ -119,6 +148,7 @@ static struct thread *thread_create(void)
     if (t) {
         memset(t, 0, sizeof(*t));
         t->current = &root_mem_cgroup;
+        t->stolen = stolen_idle();
         if (heap_init(t) || pthread_setspecific(thread_key, t)) {
             t->next = free_threads; /* the half-made heap stays with it: out of memory */
             free_threads = t;
@@ -133,6 +163,21 @@ static struct thread *thread_create(void)
     return t;
 }
 
+/* section_begin() that works without membarrier too. */
+static bool section_begin_slow(struct thread *self)
+{
+    if (section_begin(self))
+        return true;
+    if (!needs_fence())
+        return false;
+    __atomic_store_n(&self->busy, 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (!(__atomic_load_n(&self->stolen, __ATOMIC_SEQ_CST) & STOLEN_BY_WALKER))
+        return true;
+    __atomic_store_n(&self->busy, 0, __ATOMIC_RELEASE);
+    return false;
+}
+
 struct thread *thread_enter(void)
 {
     struct thread *self = memcg_self;
@@ -143,7 +188,7 @@ struct thread *thread_enter(void)
         mutex_lock(&orphan_lock);
         self = &orphan;
     }
-    while (!section_begin(self))
+    while (!section_begin_slow(self))
         sched_yield();
     return self;
 }
@@ -155,10 +200,30 @@ void thread_leave(struct thread *self)
         mutex_unlock(&orphan_lock);
 }
 
-/* Every other lock is taken inside sections or by walkers only: stolen means free. */
+bool thread_is_forking(void)
+{
+    struct thread *t = __atomic_load_n(&forking_thread, __ATOMIC_RELAXED);
+
+    return t && t == memcg_self;
+}
+
+/*
+ * Every other lock is taken inside sections or by walkers only: stolen means free.  Other
+ * libraries' handlers run between ours, in this thread; they may allocate, so it is not stolen
+ * from itself.
+ */
 static void fork_prepare(void)
 {
+    thread_leave(thread_enter()); /* makes the thread, which needs walker_mutex */
     thread_steal_all();
+    __atomic_store_n(&memcg_self->stolen, stolen_idle(), __ATOMIC_RELAXED);
+    __atomic_store_n(&forking_thread, memcg_self, __ATOMIC_RELAXED);
+}
+
+static void fork_parent(void)
+{
+    __atomic_store_n(&forking_thread, NULL, __ATOMIC_RELAXED);
+    thread_release_all();
 }
 
 static void fork_child(void)
@@ -174,17 +239,26 @@ static void fork_child(void)
         thread_empty(t);
         thread_unlink(t);
     }
-    thread_release_all();
+    event_fork_child();
+    fork_parent();
 }
 
-void thread_init(void)
+int thread_init(void)
 {
+    int error;
+
     if (membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED))
         thread_needs_fence = 1;
-    pthread_key_create(&thread_key, thread_exit);
-    pthread_atfork(fork_prepare, thread_release_all, fork_child);
+    error = -pthread_key_create(&thread_key, thread_exit);
+    if (error)
+        return error;
+    error = -pthread_atfork(fork_prepare, fork_parent, fork_child);
+    if (error)
+        return error;
     orphan.current = &root_mem_cgroup;
-    heap_init(&orphan);
+    orphan.stolen = stolen_idle();
+    error = heap_init(&orphan);
     orphan.next = all_threads;
     all_threads = &orphan;
+    return error;
 }

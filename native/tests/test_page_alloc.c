@@ -108,8 +108,43 @@ static void what_does_not_fit_is_refused_and_changes_nothing(void)
     CHECK(!alloc_pages(0, 1, 1, &zeroed));
     CHECK(!alloc_pages((arena.bytes >> PAGE_SHIFT) + 1, 1, 1, &zeroed));
     CHECK(!alloc_pages(SIZE_MAX, 1, 1, &zeroed));
+    void *p = alloc_pages(1, 1, 1, &zeroed);
     CHECK(!alloc_pages(arena.bytes >> PAGE_SHIFT, 1, 1, &zeroed));
-    CHECK(pages_in_use() == before);
+    CHECK(pages_in_use() == before + 1);
+    free_pages(p, 1);
+}
+
+/* What is taken from the top joins the free span below it, so the whole arena fits again. */
+static void the_whole_arena_can_be_one_run(void)
+{
+    size_t nr_total = arena.bytes >> PAGE_SHIFT;
+    bool zeroed;
+    void *p;
+
+    for (int i = 0; i < 3; i++) {
+        CHECK((p = alloc_pages(nr_total, 1, 1, &zeroed)) == arena.base);
+        CHECK(!alloc_pages(1, 1, 1, &zeroed));
+        free_pages(p, nr_total);
+    }
+}
+
+static void a_run_grows_into_the_free_pages_behind_it(void)
+{
+    bool zeroed;
+    char *p = alloc_pages(4, 1, 1, &zeroed), *q = alloc_pages(4, 1, 2, &zeroed);
+    size_t before = pages_in_use();
+
+    CHECK(q == p + 4 * PAGE_SIZE && !extend_pages(p, 4, 1, 1));
+    memset(q, 'q', 4 * PAGE_SIZE);
+    free_pages(q, 4);
+    CHECK(extend_pages(p, 4, 2, 1) && pages_in_use() == before - 2);
+    CHECK(q[0] == 0 && q[2 * PAGE_SIZE - 1] == 0); /* another tag's bytes */
+    CHECK(alloc_pages(2, 1, 2, &zeroed) == q + 2 * PAGE_SIZE);
+    free_pages(q + 2 * PAGE_SIZE, 2);
+    CHECK(extend_pages(p, 6, (arena.bytes >> PAGE_SHIFT) - 6 - ((size_t)(p - arena.base) >> PAGE_SHIFT), 1));
+    CHECK(!extend_pages(p, (arena.bytes >> PAGE_SHIFT), 1, 1));
+    free_pages(p, (size_t)(arena.base + arena.bytes - p) >> PAGE_SHIFT);
+    CHECK(pages_in_use() == before - 8);
 }
 
 static void a_foreign_pointer_is_not_ours(void)
@@ -143,6 +178,8 @@ int main(void)
     RUN(trimmed_pages_read_as_zero_again);
     RUN(free_pages_past_the_cap_go_back_by_themselves);
     RUN(what_does_not_fit_is_refused_and_changes_nothing);
+    RUN(the_whole_arena_can_be_one_run);
+    RUN(a_run_grows_into_the_free_pages_behind_it);
     RUN(a_foreign_pointer_is_not_ours);
     RUN(metadata_is_zeroed_and_its_bytes_add_up);
     return DONE();

@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import TypeVar
 
 from . import core, workqueue
@@ -224,13 +223,9 @@ def try_to_free(group: cgroup, nbytes: int) -> int:
             try:
                 shrink(nbytes)
             except Exception as error:
-                sys.unraisablehook(
-                    SimpleNamespace(
-                        exc_type=type(error), exc_value=error, exc_traceback=error.__traceback__,
-                        err_msg=f"Exception ignored in a shrinker of group {g.path!r}",
-                        object=shrink,
-                    )  # fmt: skip
-                )
+                what = f"Exception ignored in a shrinker of group {g.path!r}"
+                args = (type(error), error, error.__traceback__, what, shrink)
+                sys.unraisablehook(sys.UnraisableHookArgs(args))
     gc.collect()
     group.drain()
     return max(before - group.current, 0)
@@ -245,6 +240,7 @@ def mem_cgroup_high_work_func(event: core.Event) -> None:
     try:
         try_to_free(group, group.current - group.get_limit("high"))
     finally:
+        group.high_done()
         group.css_put()
 
 

@@ -250,6 +250,9 @@ class Memcg:
         """As `events`: they are counted at the limit's group alone here."""
         return self.events
 
+    def high_done(self) -> None:
+        """The receiver of ``high`` has reclaimed."""
+
     def reset_peak(self) -> None:
         """Start `peak` again at the usage of now."""
         self.peak = self.current

@@ -4,6 +4,8 @@
 Every method is one call that no asynchronous exception can cut in two.
 """
 
+import gc
+
 cimport cython
 from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
 from cpython.contextvars cimport PyContextVar_Get, PyContextVar_New, PyContextVar_Set
@@ -174,6 +176,10 @@ cdef class Memcg:
             "external": stat.external,
             "overdraft": stat.overdraft,
         }
+
+    def high_done(self):
+        """The receiver of ``high`` has reclaimed."""
+        mem_cgroup_high_done(self.c)
 
     def reset_peak(self):
         """Start `peak` again at the usage of now."""
@@ -555,6 +561,15 @@ def enter(Memcg memcg):
     memcg.nr_inside += 1
 
 
+cdef bint reclaimed(mem_cgroup *limited):
+    """Tell whether garbage was all that filled the group, if that is not known yet."""
+    if not mem_cgroup_high_pending(limited):
+        return False
+    gc.collect()
+    mem_cgroup_reclaim(limited)
+    return mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX)
+
+
 def leave(Memcg memcg, BaseException error=None):
     """Go back to the group before; restores by setting, never by deleting the variable.
 
@@ -569,7 +584,7 @@ def leave(Memcg memcg, BaseException error=None):
     alarmed = alarm_take(memcg.c, &failure)
     set_entry(entry.previous)
     memcg.nr_inside -= 1
-    if alarmed:
+    if alarmed and not reclaimed(failure.limited):
         raise MemcgOOM(describe(&failure))
     if isinstance(error, MemoryError) and not isinstance(error, MemcgOOM):
         text = last_failure()

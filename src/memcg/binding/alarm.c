@@ -39,6 +39,7 @@ struct alarm {
     PyObject *context; /* borrowed, for comparison only; NULL: a thread without one */
     struct memcg_failure failure;
     int64_t rearm_usage;
+    bool reclaimed; /* it waited for reclaim at memory.high, which may have made it needless */
 };
 
 static struct alarm alarms[NR_ALARMS]; /* alarm_lock */
@@ -117,6 +118,7 @@ static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
             alarm->context = context;
             alarm->failure = (struct memcg_failure){ memcg, limited, bytes, usage,
                                                      mem_cgroup_get_limit(limited, MEMCG_MAX) };
+            alarm->reclaimed = false;
             set_state(alarm, ALARM_POSTED);
             call = true;
         }
@@ -213,12 +215,21 @@ static bool frames_allow(PyThreadState *tstate, bool self)
     return allow;
 }
 
-enum verdict { VERDICT_DELIVER, VERDICT_RETRY, VERDICT_PARK, VERDICT_DROP };
+enum verdict { VERDICT_DELIVER, VERDICT_RETRY, VERDICT_RECLAIMING, VERDICT_PARK, VERDICT_DROP };
+
+static bool below_max(const struct memcg_failure *failure)
+{
+    return mem_cgroup_usage(failure->limited) <= mem_cgroup_get_limit(failure->limited, MEMCG_MAX);
+}
 
 static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool self)
 {
     enum entry_state state;
 
+    if (mem_cgroup_high_pending(alarm->failure.limited))
+        return VERDICT_RECLAIMING;
+    if (alarm->reclaimed && below_max(&alarm->failure))
+        return VERDICT_DROP;
     if (alarm->context && alarm->context != tstate->context)
         return VERDICT_PARK; /* the task is suspended */
     state = entry_state_of(tstate->context, alarm->failure.memcg);
@@ -263,6 +274,8 @@ static bool settle(const struct alarm *copy, struct alarm *alarm, enum verdict v
         mem_cgroup_count_event(alarm->failure.limited, MEMCG_EV_OOM_KILL);
     } else if (same && verdict == VERDICT_DROP) {
         set_state(alarm, ALARM_FREE);
+    } else if (same && verdict == VERDICT_RECLAIMING) {
+        alarm->reclaimed = true;
     } else if (same && (verdict == VERDICT_PARK || ++alarm->attempts > ATTEMPTS)) {
         set_state(alarm, ALARM_PARKED);
     }
@@ -297,7 +310,7 @@ static int deliver_here(void *unused)
     while (next_posted(&alarm, &copy, this_thread())) {
         enum verdict verdict = judge_quietly(&copy, tstate, true);
 
-        left |= verdict == VERDICT_RETRY;
+        left |= verdict == VERDICT_RETRY || verdict == VERDICT_RECLAIMING;
         if (settle(&copy, alarm - 1, verdict) && verdict == VERDICT_DELIVER) {
             PyErr_SetNone(oom_class);
             return -1;
@@ -323,7 +336,7 @@ static int deliver_all(void)
             verdict = judge_quietly(&copy, tstate, false);
         if (!settle(&copy, alarm - 1, verdict))
             continue;
-        left += verdict == VERDICT_RETRY;
+        left += verdict == VERDICT_RETRY || verdict == VERDICT_RECLAIMING;
         if (verdict == VERDICT_DELIVER)
             PyThreadState_SetAsyncExc(copy.thread_id, oom_class);
     }
