@@ -10,13 +10,12 @@ Locks: ``cgroup_mutex``, the outermost, protects every group's `children` and st
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 from . import core, workqueue
 from .errors import GroupBusy, MemcgError, OfflineError
-from .locking import Mutex, shared
+from .locking import Mutex, report_exception, shared
 from .memcontrol import (
     activate_kmem_mutex,
     dying,
@@ -214,20 +213,21 @@ def try_to_free(group: cgroup, nbytes: int) -> int:
     Notes
     -----
     Context: no mutex held, since shrinkers and finalizers are the users' code. What a shrinker
-    raises goes to ``sys.unraisablehook``, as from a finalizer.
+    raises is raised when all is done.
     Kernel: ``try_to_free_mem_cgroup_pages``, ``shrink_slab``.
     """
     before = group.current
+    raised: list[Exception] = []
     for g in subtree(group):
         for shrink in list(g.shrinkers):
             try:
                 shrink(nbytes)
             except Exception as error:
-                what = f"Exception ignored in a shrinker of group {g.path!r}"
-                args = (type(error), error, error.__traceback__, what, shrink)
-                sys.unraisablehook(sys.UnraisableHookArgs(args))
+                raised.append(error)
     gc.collect()
     group.drain()
+    if raised:
+        raise raised[0]
     return max(before - group.current, 0)
 
 
@@ -239,6 +239,8 @@ def mem_cgroup_high_work_func(event: core.Event) -> None:
     group = event.memcg
     try:
         try_to_free(group, group.current - group.get_limit("high"))
+    except Exception as error:  # a shrinker's: its author's to see
+        report_exception(error)
     finally:
         group.high_done()
         group.css_put()

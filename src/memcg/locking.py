@@ -26,7 +26,7 @@ C = TypeVar("C", bound=type)
 
 __all__ = [
     "Atomic", "Event", "Mutex", "Published", "ReadSide", "assert_held", "choose",
-    "current_task", "freed", "shared", "spawn",
+    "current_task", "freed", "report_exception", "shared", "spawn",
 ]  # fmt: skip
 
 
@@ -67,6 +67,12 @@ def spawn(fn: Callable[[], None], name: str) -> threading.Thread:
     thread = threading.Thread(target=fn, name=name, daemon=True)
     thread.start()
     return thread
+
+
+def report_exception(error: BaseException) -> None:
+    """Show what nobody can catch as an uncaught exception in a thread is shown."""
+    args = (type(error), error, error.__traceback__, threading.current_thread())
+    threading.excepthook(threading.ExceptHookArgs(args))
 
 
 class Atomic:

@@ -5,7 +5,7 @@ work; it drains the queue and goes, so a process at rest has no thread of ours. 
 at a time: creation never exhausts anything.
 
 Kernel: kernel/workqueue.c (``schedule_work``, ``flush_workqueue``).
-Where we differ: no standing worker; a handler's exception is kept for `failures`, not printed.
+Where we differ: no standing worker; a handler's exception is shown and kept for `failures`.
 Locks: `_wq_lock` protects `_running`; innermost, held for a few stores.
 """
 
@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Hashable
 
 from . import core
-from .locking import Event, Mutex, current_task, spawn
+from .locking import Event, Mutex, current_task, report_exception, spawn
 
 _wq_lock = Mutex("wq_lock")
 _running = False
@@ -114,6 +114,7 @@ def _handle(event: core.Event) -> None:
         _handlers[event.kind](event)
     except BaseException as failure:
         failures.append(failure)
+        report_exception(failure)
     finally:
         core.resume_account()
 
