@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml
 $(EXTENSION)/.built: $(STAMP) $(SOURCES)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" meson setup $(EXTENSION) $(if $(wildcard $(EXTENSION)/build.ninja),--reconfigure) >/dev/null
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" meson compile -C $(EXTENSION) >/dev/null
-	cp $(EXTENSION)/_core*.so src/memcg/
+	install $(EXTENSION)/_core*.so src/memcg/
 	touch $@
 
 demo: $(EXTENSION)/.built ## the life of one child cache and tenants beside a hog, traced live

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _tracemalloc
 import atexit
 import sys
 
@@ -46,17 +47,14 @@ def install(*, inherit: bool = True) -> None:
         raise MemcgError(f"memcg.install() cannot work here: {reason}")
     from .integrations import numpy, threading
 
-    tracemalloc = sys.modules.get("tracemalloc")
-    frames = tracemalloc.get_traceback_limit() if tracemalloc and tracemalloc.is_tracing() else 0
+    frames = _tracemalloc.get_traceback_limit() if _tracemalloc.is_tracing() else 0
     if frames:  # it would restore the allocator from before us when it stops
-        assert tracemalloc is not None
-        tracemalloc.stop()
+        _tracemalloc.stop()
     MemcgOOM.describe = staticmethod(core.last_alarm)
     core.install()
     _installed = True
     if frames:
-        assert tracemalloc is not None
-        tracemalloc.start(frames)
+        _tracemalloc.start(frames)
     atexit.register(core.exiting)
     numpy.install()
     if inherit:

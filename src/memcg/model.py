@@ -649,10 +649,10 @@ def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
     if limited is not None:
         limited.events["oom"] += 1
         raise MemcgOOM(
-            f"group {memcg.path!r}: charge of {format_size(n)} is over memory.max (current "
+            f"group {memcg.path or '/'!r}: charge of {format_size(n)} is over memory.max (current "
             f"{format_size(limited.usage.get())}, max {format_size(limited.get_limit('max'))}, "
-            f"set on {limited.path!r}); "
-            f"raise memory.max or free memory in {limited.path!r}"
+            f"set on {limited.path or '/'!r}); "
+            f"raise memory.max or free memory in {limited.path or '/'!r}"
         )
 
 

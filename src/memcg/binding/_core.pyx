@@ -8,13 +8,14 @@ import gc
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
-from cpython.contextvars cimport PyContextVar_Get, PyContextVar_New, PyContextVar_Set
+from cpython.contextvars cimport PyContextVar_New
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free as libc_free
 from libc.stdlib cimport malloc as libc_malloc
 from memcg cimport *
+from memcg cimport entry as c_entry
 
 from .dataplane import EVENTS, PAGE_COUNTER_MAX, PAGE_SIZE, CacheInfo, Event
 from .errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
@@ -111,6 +112,7 @@ cdef class Memcg:
         if self.parent is None:
             raise MemcgError("the root group cannot go offline")
         mem_cgroup_offline(self.c)
+        current_forget(<PyObject *>self)
 
     # -- being inside
 
@@ -204,6 +206,7 @@ cdef class Memcg:
 
     def drain(self):
         """Drop empty slabs and stock here and below; return bytes given back."""
+        current_forget(NULL)
         return mem_cgroup_reclaim(self.c)
 
 
@@ -457,9 +460,9 @@ cdef str describe(memcg_failure *failure):
     memcg = <Memcg>mem_cgroup_owner(failure.memcg)
     limited = <Memcg>mem_cgroup_owner(failure.limited)
     return (
-        f"group {memcg.path!r}: charge of {format_size(failure.bytes)} is over memory.max (current "
-        f"{format_size(failure.current)}, max {format_size(failure.max)}, set on {limited.path!r}); "
-        f"raise memory.max or free memory in {limited.path!r}"
+        f"group {memcg.path or '/'!r}: charge of {format_size(failure.bytes)} is over memory.max (current "
+        f"{format_size(failure.current)}, max {format_size(failure.max)}, set on {limited.path or '/'!r}); "
+        f"raise memory.max or free memory in {limited.path or '/'!r}"
     )
 
 
@@ -484,42 +487,48 @@ cdef raise_oom(size_t size):
 
 # -- the current group
 
-
-cdef class Entry:
-    """One ``with group:``: the group and the entry before it."""
-
-    cdef readonly Memcg memcg
-    cdef readonly Entry previous
-    cdef readonly int shielded
-
-
 cdef object entry_var = PyContextVar_New("memcg_current", <PyObject *>None)
 
 
-cdef mem_cgroup *memcg_of_entry(object entry) noexcept:
-    return (<Entry>entry).memcg.c
+@cython.no_gc
+@cython.final
+cdef class Entry:
+    """One ``with group:``: the group and the entry before it. `struct entry` in binding.h."""
+
+    cdef readonly Memcg memcg
+    cdef readonly Entry previous
+    cdef mem_cgroup *c
+    cdef readonly int shielded
+    cdef int slot
 
 
-cdef PyObject *previous_of_entry(object entry) noexcept:
-    return <PyObject *>(<Entry>entry).previous
-
-
-cdef int shielded_of_entry(object entry) noexcept:
-    return (<Entry>entry).shielded
-
-
-cpdef Entry current_entry():
-    """What `Bound` takes: the running context's place in its groups."""
-    cdef PyObject *value
-    PyContextVar_Get(entry_var, NULL, &value)
-    entry = <object>value
-    Py_DECREF(entry)
+cdef Entry new_entry(Memcg memcg, Entry previous, int shielded):
+    cdef Entry entry = Entry.__new__(Entry)
+    entry.memcg = memcg
+    entry.c = memcg.c
+    entry.previous = previous
+    entry.shielded = shielded
     return entry
 
 
-cdef set_entry(Entry entry):
-    PyContextVar_Set(entry_var, entry)
-    current_set(NULL if entry is None else entry.memcg.c)
+cdef Entry entry_now():
+    cdef c_entry *now = current_entry_now()
+    return None if now is NULL else <Entry><PyObject *>now
+
+
+cdef set_entry(Entry entry, bint enter):
+    current_set_entry(<c_entry *>(NULL if entry is None else <PyObject *>entry), enter)
+
+
+def current():
+    """The group of the running context, or None for the root."""
+    cdef Entry entry = entry_now()
+    return None if entry is None else entry.memcg
+
+
+def current_entry():
+    """What `Bound` takes: the running context's place in its groups."""
+    return entry_now()
 
 
 cdef class Bound:
@@ -533,31 +542,22 @@ cdef class Bound:
         self.fn = fn
 
     def __call__(self, *args, **kwargs):
-        cdef Entry before = current_entry()
-        set_entry(self.entry)
+        cdef Entry before = entry_now()
+        set_entry(self.entry, False)
         try:
             return self.fn(*args, **kwargs)
         finally:
-            set_entry(before)
+            set_entry(before, False)
 
 
-def current():
-    """The group of the running context, or None for the root."""
-    cdef Entry entry = current_entry()
-    return None if entry is None else entry.memcg
-
-
-def enter(Memcg memcg):
+cpdef enter(Memcg memcg):
     """Make `memcg` the context's group."""
-    cdef Entry entry, previous
+    cdef Entry previous
     if not mem_cgroup_online(memcg.c):
         raise OfflineError(f"group {memcg.path!r} is closed; memcg.group() makes a new one")
-    previous = current_entry()
-    entry = Entry.__new__(Entry)
-    entry.memcg = memcg
-    entry.previous = previous
-    entry.shielded = 0 if previous is None else previous.shielded
-    set_entry(entry)
+    if not current_enter_again(<PyObject *>memcg):
+        previous = entry_now()
+        set_entry(new_entry(memcg, previous, 0 if previous is None else previous.shielded), True)
     memcg.nr_inside += 1
 
 
@@ -570,23 +570,23 @@ cdef bint reclaimed(mem_cgroup *limited):
     return mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX)
 
 
-def leave(Memcg memcg, BaseException error=None):
+cpdef leave(Memcg memcg, error=None):
     """Go back to the group before; restores by setting, never by deleting the variable.
 
     An alarm of the group that was not raised yet is raised here. If `error` is a plain
     MemoryError that memcg caused, it gets the account as a note.
     """
-    cdef Entry entry = current_entry()
+    cdef c_entry *now = current_entry_now()
     cdef memcg_failure failure
     cdef bint alarmed
-    if entry is None or entry.memcg is not memcg:
+    if now is NULL or (<Entry><PyObject *>now).memcg is not memcg:
         raise MemcgError("leaving a group that is not the innermost one of this context")
     alarmed = alarm_take(memcg.c, &failure)
-    set_entry(entry.previous)
+    current_leave()
     memcg.nr_inside -= 1
     if alarmed and not reclaimed(failure.limited):
         raise MemcgOOM(describe(&failure))
-    if isinstance(error, MemoryError) and not isinstance(error, MemcgOOM):
+    if error is not None and isinstance(error, MemoryError) and not isinstance(error, MemcgOOM):
         text = last_failure()
         if text is not None:
             error.add_note(text)
@@ -603,16 +603,14 @@ cdef class Shield:
     """See `memcg.shield`."""
 
     def __enter__(self):
-        cdef Entry entry = Entry.__new__(Entry), previous = current_entry()
-        entry.memcg = <Memcg>mem_cgroup_owner(mem_cgroup_root()) if previous is None else previous.memcg
-        entry.previous = previous
-        entry.shielded = 1
-        set_entry(entry)
+        cdef Entry previous = entry_now()
+        cdef Memcg memcg = (<Memcg>mem_cgroup_owner(mem_cgroup_root()) if previous is None
+                            else previous.memcg)
+        set_entry(new_entry(memcg, previous, 1), False)
         return self
 
     def __exit__(self, *exc):
-        cdef Entry entry = current_entry()
-        set_entry(entry.previous)
+        set_entry(entry_now().previous, False)
         alarm_resume(context_now())
 
 
@@ -786,8 +784,4 @@ def after_fork_in_child():
     worker_after_fork()
 
 
-cdef entry_ops ops
-ops.memcg = memcg_of_entry
-ops.previous = previous_of_entry
-ops.shielded = shielded_of_entry
-current_init(entry_var, &ops)
+current_init(entry_var)

@@ -14,25 +14,37 @@
 #include "memcg.h"
 
 /* ---- current.c: the group of the running context ------------------------- */
+/* What an entry into a group is; its class is Entry in _core.pyx. */
+struct entry {
+    PyObject_HEAD
+    PyObject *memcg;         /* the group */
+    PyObject *previous;      /* the entry before it, or None */
+    struct mem_cgroup *c;    /* of memcg */
+    int shielded;            /* depth of memcg.shield() */
+    int slot;                /* where the context maps with and without it may be kept */
+};
+
 /* What the thread's group was read from; see current_refresh(). */
 struct current_key {
     PyThreadState *tstate;
     uint64_t id, context_ver;
-    PyObject *context; /* borrowed, for comparison only */
+    PyObject *context;   /* borrowed, for comparison only */
+    struct entry *entry; /* borrowed from the context; NULL: none */
 };
 extern __thread struct current_key current_key;
 
-/* What an entry says (see Entry in _core.pyx). */
-struct entry_ops {
-    struct mem_cgroup *(*memcg)(PyObject *entry);
-    PyObject *(*previous)(PyObject *entry); /* borrowed; None at the end */
-    int (*shielded)(PyObject *entry);
-};
-/* var: the ContextVar. Called once, GIL held. */
-void current_init(PyObject *var, const struct entry_ops *ops);
+/* var: the ContextVar of entries. Called once, GIL held. */
+void current_init(PyObject *var);
 void current_reload(PyThreadState *tstate);
-/* After an entry was set: the thread's group is memcg (NULL: root) until the context changes. */
-void current_set(struct mem_cgroup *memcg);
+/* This context's entry; borrowed, NULL: none. */
+struct entry *current_entry_now(void);
+/* Enter memcg again as it was entered from this very context map before; false: not known. */
+int current_enter_again(PyObject *memcg);
+/* Make entry (or NULL) the context's. enter: it is new, by `with`. 0, or -1 with an exception. */
+int current_set_entry(struct entry *entry, int enter);
+/* Leave the context's entry for the one before it. 0, or -1 with an exception. */
+int current_leave(void);
+void current_forget(PyObject *memcg); /* drop what is kept for a group, NULL: for all */
 
 static inline PyThreadState *tstate_get(void)
 {

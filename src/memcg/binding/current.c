@@ -5,24 +5,66 @@
  * calls, which hold the GIL, compare three words and reload the pointer when the
  * context may have changed.  RAW calls use what was last loaded: without the GIL the
  * thread state is not ours to read.
+ *
+ * A context is an object with an immutable map (PEP 567).  Entering a group by setting the
+ * variable makes a new map each time; so the maps without and with an entry are kept, and
+ * entering the same group from the same map again, and leaving, is an exchange of the two.
+ * The version of the context moves on, as for any other change of context.
  */
 #include "binding.h"
 
 __thread struct current_key current_key;
 static PyObject *entry_var;
 static PyInterpreterState *interpreter;
-static const struct entry_ops *entry_ops;
+static size_t map_offset; /* of a context's map; 0: not as we know it, then without exchange */
 
-void current_init(PyObject *var, const struct entry_ops *ops)
+/* GIL held. The references keep addresses from being used again. */
+#define NR_SLOTS 64
+static struct slot {
+    struct entry *entry;
+    PyObject *without, *with;
+} slots[NR_SLOTS];
+
+static PyObject **map_of(PyObject *context)
+{
+    return context && map_offset ? (PyObject **)((char *)context + map_offset) : NULL;
+}
+
+/* In CPython 3.11 to 3.13: the head, the context before it, the map. */
+static size_t find_map(void)
+{
+    size_t offset = sizeof(PyObject) + sizeof(void *);
+    PyObject *context = PyContext_New(), *map;
+
+    if (!context) {
+        PyErr_Clear();
+        return 0;
+    }
+    map = *(PyObject **)((char *)context + offset);
+    if (Py_TYPE(context)->tp_basicsize < (Py_ssize_t)(offset + sizeof(map)) || !map ||
+        strcmp(Py_TYPE(map)->tp_name, "hamt") != 0)
+        offset = 0;
+    Py_DECREF(context);
+    return offset;
+}
+
+void current_init(PyObject *var)
 {
     Py_INCREF(var);
-    entry_ops = ops;
     interpreter = PyThreadState_Get()->interp;
+    map_offset = find_map();
     entry_var = var;
 }
 
+static void set_key(PyThreadState *tstate, struct entry *entry)
+{
+    current_key = (struct current_key){ tstate, tstate->id, tstate->context_ver, tstate->context,
+                                        entry };
+    memcg_set_current(entry ? entry->c : NULL);
+}
+
 /* PyContextVar_Get finds keys by identity, but a lookup at the edge of the C stack can raise. */
-static PyObject *get_entry(void)
+static struct entry *get_entry(void)
 {
     PyObject *entry = NULL, *type, *value, *traceback;
 
@@ -30,50 +72,133 @@ static PyObject *get_entry(void)
     if (PyContextVar_Get(entry_var, NULL, &entry) < 0)
         PyErr_Clear();
     PyErr_Restore(type, value, traceback);
-    return entry;
+    Py_XDECREF(entry); /* the context keeps it */
+    return entry == Py_None ? NULL : (struct entry *)entry;
 }
 
 void current_reload(PyThreadState *tstate)
 {
-    PyObject *entry;
-
     if (!entry_var || !tstate)
         return;
-    current_key = (struct current_key){ tstate, tstate->id, tstate->context_ver, tstate->context };
-    if (tstate->interp != interpreter) { /* the variable is the main interpreter's */
-        memcg_set_current(NULL);
-        return;
-    }
-    entry = get_entry();
-    memcg_set_current(entry && entry != Py_None ? entry_ops->memcg(entry) : NULL);
-    Py_XDECREF(entry);
+    /* the variable is the main interpreter's */
+    set_key(tstate, tstate->interp == interpreter ? get_entry() : NULL);
     alarm_resume(tstate->context);
 }
 
-void current_set(struct mem_cgroup *memcg)
+struct entry *current_entry_now(void)
+{
+    current_refresh();
+    return current_key.entry;
+}
+
+/* The context's map becomes `map`; the variables' caches in this thread are void. */
+static void exchange(PyThreadState *tstate, PyObject **map, PyObject *to, struct entry *entry)
+{
+    PyObject *from = *map;
+
+    Py_INCREF(to);
+    *map = to;
+    tstate->context_ver++;
+    Py_DECREF(from);
+    set_key(tstate, entry);
+}
+
+static int slot_of(PyObject *memcg, PyObject *map)
+{
+    return (int)(((uintptr_t)memcg >> 4 ^ (uintptr_t)map >> 5) % NR_SLOTS);
+}
+
+int current_enter_again(PyObject *memcg)
 {
     PyThreadState *tstate = tstate_get();
+    PyObject **map = map_of(tstate->context);
+    struct slot *slot;
 
-    current_key = (struct current_key){ tstate, tstate->id, tstate->context_ver, tstate->context };
-    memcg_set_current(memcg);
+    if (!map)
+        return 0;
+    slot = &slots[slot_of(memcg, *map)];
+    if (slot->without != *map || slot->entry->memcg != memcg)
+        return 0;
+    exchange(tstate, map, slot->with, slot->entry);
+    return 1;
+}
+
+static void keep(struct entry *entry, PyObject *without, PyObject *with)
+{
+    struct slot *slot = &slots[entry->slot = slot_of(entry->memcg, without)], old = *slot;
+
+    Py_INCREF(entry);
+    Py_INCREF(with);
+    *slot = (struct slot){ entry, without, with };
+    Py_XDECREF(old.entry);
+    Py_XDECREF(old.without);
+    Py_XDECREF(old.with);
+}
+
+int current_set_entry(struct entry *entry, int enter)
+{
+    PyThreadState *tstate = tstate_get();
+    PyObject **map = map_of(tstate->context), *without = map ? *map : NULL, *token;
+
+    Py_XINCREF(without);
+    token = PyContextVar_Set(entry_var, entry ? (PyObject *)entry : Py_None);
+    if (!token) {
+        Py_XDECREF(without);
+        return -1;
+    }
+    Py_DECREF(token);
+    set_key(tstate, entry);
+    if (enter && without)
+        keep(entry, without, *map_of(tstate->context));
+    else
+        Py_XDECREF(without);
+    return 0;
+}
+
+int current_leave(void)
+{
+    struct entry *entry = current_key.entry, *previous;
+    PyThreadState *tstate = tstate_get();
+    PyObject **map = map_of(tstate->context);
+    struct slot *slot = &slots[entry->slot];
+
+    previous = entry->previous == Py_None ? NULL : (struct entry *)entry->previous;
+    if (!map || slot->entry != entry || slot->with != *map)
+        return current_set_entry(previous, 0);
+    exchange(tstate, map, slot->without, previous);
+    return 0;
+}
+
+void current_forget(PyObject *memcg)
+{
+    for (int i = 0; i < NR_SLOTS; i++) {
+        struct slot old = slots[i];
+
+        if (!old.entry || (memcg && old.entry->memcg != memcg))
+            continue;
+        slots[i] = (struct slot){ 0 };
+        Py_DECREF(old.entry);
+        Py_DECREF(old.without);
+        Py_DECREF(old.with);
+    }
 }
 
 /* Runs no Python code: the variable is found by identity. */
 enum entry_state entry_state_of(PyObject *context, struct mem_cgroup *memcg)
 {
     enum entry_state inside = memcg == mem_cgroup_root() ? ENTRY_INSIDE : ENTRY_LEFT;
-    PyObject *entry;
+    PyObject *object;
 
     if (!context || PySequence_Contains(context, entry_var) != 1)
         return inside;
-    entry = PyObject_GetItem(context, entry_var);
-    if (!entry)
+    object = PyObject_GetItem(context, entry_var);
+    if (!object)
         return inside;
-    Py_DECREF(entry); /* the context keeps it */
-    if (entry != Py_None && entry_ops->shielded(entry))
+    Py_DECREF(object); /* the context keeps it */
+    if (object != Py_None && ((struct entry *)object)->shielded)
         return ENTRY_SHIELDED;
-    for (; entry != Py_None && inside == ENTRY_LEFT; entry = entry_ops->previous(entry))
-        if (entry_ops->memcg(entry) == memcg)
+    for (; object != Py_None && inside == ENTRY_LEFT; object = ((struct entry *)object)->previous)
+        if (((struct entry *)object)->c == memcg)
             inside = ENTRY_INSIDE;
     return inside;
 }

@@ -118,17 +118,19 @@ cdef extern from "memcg.h" nogil:
     size_t memcg_trim()
 
 cdef extern from "binding.h":
-    struct entry_ops:
-        mem_cgroup *(*memcg)(object) noexcept
-        PyObject *(*previous)(object) noexcept
-        int (*shielded)(object) noexcept
-    void current_init(object var, const entry_ops *ops)
+    struct entry:
+        pass
+    void current_init(object var)
+    entry *current_entry_now()
+    bint current_enter_again(PyObject *memcg)
+    int current_set_entry(entry *entry, bint enter) except -1
+    int current_leave() except -1
+    void current_forget(PyObject *memcg)
     void alarm_init(object exception, object modules, object functions, object opcodes)
     bint alarm_take(mem_cgroup *memcg, memcg_failure *failure)
     bint alarm_last(memcg_failure *failure)
     void alarm_forget(mem_cgroup *memcg)
     void alarm_resume(PyObject *context)
-    void current_set(mem_cgroup *memcg)
     void current_refresh()
     int hooks_install() except -1
     int hooks_installed()

@@ -1,0 +1,74 @@
+"""The command line: one verb per file.
+
+A verb is a module of this package with ``add_parser(subparsers)`` and ``main(args) -> int``;
+a new file is a new verb. ``run`` is taken out before argparse is imported: what it imports, the
+user's program finds in `sys.modules`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+    from collections.abc import Sequence
+
+EXAMPLES = """\
+examples:
+  memcg run --max 512MiB script.py args      limit an unmodified program
+  memcg run --max 1GiB --report -m pytest    ... a module, with an account at the end
+  memcg doctor                               can memcg run here, and what it would charge
+  python -m memcg ...                        the same command, by this Python
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit status.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; default ``sys.argv[1:]``.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args[:1] == ["run"]:
+        from . import run
+
+        return run.start(args[1:])
+    return _dispatch(args)
+
+
+def _dispatch(args: list[str]) -> int:
+    import pkgutil
+    from importlib import import_module
+
+    parser = _parser()
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    verbs = {}
+    for _, name, _ in pkgutil.iter_modules(__path__):
+        if not name.startswith("_"):
+            module = import_module(f"{__name__}.{name}")
+            if hasattr(module, "add_parser"):
+                module.add_parser(subparsers)
+                verbs[name] = module
+    namespace = parser.parse_args(args)
+    if namespace.verb is None:
+        parser.print_help(sys.stderr)
+        return 2
+    return int(verbs[namespace.verb].main(namespace) or 0)
+
+
+def _parser() -> ArgumentParser:
+    from argparse import ArgumentParser, RawDescriptionHelpFormatter
+
+    from .. import __version__
+
+    parser = ArgumentParser(
+        prog="memcg",
+        description="Linux memory control groups inside one Python process.",
+        epilog=EXAMPLES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"memcg {__version__}")
+    return parser

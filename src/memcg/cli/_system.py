@@ -1,0 +1,230 @@
+"""The command line's only access to what limits and charges this process.
+
+`run` and `report` ask a `System`; a test passes one that installs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import memcg
+from memcg import core
+from memcg.dataplane import PAGE_COUNTER_MAX, PAGE_SIZE
+from memcg.sizes import format_size
+
+NO_HOOKS = "this build has no hooks; it holds groups and caches, but charges no Python object"
+
+
+class CacheLine(NamedTuple):
+    """A line of slabinfo; sizes in bytes."""
+
+    group: str
+    name: str
+    size: int
+    active_objs: int
+    num_objs: int
+    objsize: int
+
+
+def core_name() -> str:
+    """Return ``native`` or ``model``."""
+    return str(core.name)
+
+
+def core_reason() -> str:
+    """Tell why this core was picked."""
+    if wanted := os.environ.get("MEMCG_CORE"):
+        return f"MEMCG_CORE={wanted}"
+    if core_name() == "native":
+        return "compiled, in use"
+    return getattr(core, "why_not_native", None) or "no compiled memcg._core for this Python"
+
+
+def resident() -> tuple[int, int]:
+    """Return the resident set of this process and its peak, in bytes; zeros if unknown."""
+    found = {b"VmRSS": 0, b"VmHWM": 0}
+    try:
+        with open("/proc/self/status", "rb") as status:  # text would import a codec, charged
+            for line in status:
+                name, _, value = line.partition(b":")
+                if name in found:
+                    found[name] = int(value.split()[0]) * 1024
+    except OSError:
+        pass
+    return found[b"VmRSS"], max(found.values())
+
+
+class System:
+    """This process under memcg."""
+
+    _root_limits: tuple[int, int] | None = None  # while there is room: what is put back
+
+    def install(self) -> None:
+        """Put the hooks in.
+
+        Raises
+        ------
+        MemcgError
+            It cannot be done here; the text says why.
+        """
+        install = getattr(memcg, "install", None)
+        if install is None:
+            raise memcg.MemcgError(NO_HOOKS)
+        install()
+
+    def set_limits(self, max: int | None, high: int | None) -> None:
+        """Write the root's limits; None leaves one as it is."""
+        root: Any = memcg.root
+        if max is not None:
+            root.max = max
+        if high is not None:
+            root.high = high
+
+    def failure(self, error: BaseException) -> str | None:
+        """Return the one-line account of an error that memcg caused, else None.
+
+        An exception group counts when it holds nothing else.
+        """
+        if isinstance(error, BaseExceptionGroup):
+            accounts = [self.failure(inner) for inner in error.exceptions]
+            return accounts[0] if all(accounts) else None
+        if isinstance(error, memcg.MemcgOOM):
+            text = _one_line(str(error)) or _noted(error)
+            return text or self._last_failure() or self._over_limit()
+        # SystemError: what some of CPython's C code makes of a refused allocation, as 3.11 does
+        # when it cannot push a frame.
+        if isinstance(error, MemoryError | SystemError):
+            return _noted(error) or self._last_failure()
+        return None
+
+    def _last_failure(self) -> str | None:
+        for module in (memcg, core, sys.modules.get("memcg._core")):
+            last_failure = getattr(module, "last_failure", None)
+            if last_failure is not None:
+                return _one_line(last_failure() or "") or None
+        return None
+
+    def _over_limit(self) -> str:
+        # An alarm raised by type has no text of its own.
+        limited = [g for g in self.groups() if g.max < PAGE_COUNTER_MAX]
+        group = max(limited, key=lambda g: g.current / max(g.max, 1), default=memcg.root)
+        name = repr(group.path or "/")
+        return (
+            f"group {name}: charges passed memory.max (current {format_size(group.current)}, "
+            f"max {format_size(group.max)}); raise memory.max or free memory in {name}"
+        )
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """Give the process room to say what ended it: no limit on the root, no alarm.
+
+        As the kernel lets a task that is being killed dip into reserves. The limits are back
+        afterwards: atexit handlers run under them. `limits` tells them meanwhile.
+        """
+        root: Any = memcg.root
+        shield = getattr(memcg, "shield", nullcontext)
+        self._root_limits = limits = self.limits(root)
+        root.max = root.high = PAGE_COUNTER_MAX
+        done = False
+        try:
+            with shield():
+                yield
+                done = True
+        except memcg.MemcgOOM:
+            if not done:
+                raise
+            # else an alarm that the shield held back: what it says is being said already
+        finally:
+            root.max, root.high = limits
+            self._root_limits = None
+
+    def limits(self, group: Any) -> tuple[int, int]:
+        """Return ``memory.max`` and ``memory.high`` of a group as the program has them."""
+        if group is memcg.root and self._root_limits is not None:
+            return self._root_limits
+        return group.max, group.high
+
+    def lift_limits(self) -> None:
+        """Take the root's limits away: the program is over.
+
+        CPython's finalization builds lists and dicts of all modules; refused, it goes on
+        half-done and prints ``MemoryError`` for each.
+        """
+        root: Any = memcg.root
+        root.max = root.high = PAGE_COUNTER_MAX
+
+    # -- reading
+
+    def groups(self) -> Iterator[Any]:
+        """Yield every group, parents first, siblings by peak, the biggest first."""
+        waiting: list[Any] = [memcg.root]
+        while waiting:
+            group = waiting.pop()
+            yield group
+            waiting += sorted(list(group.children.values()), key=lambda g: g.peak)
+
+    def stat(self, group: Any) -> dict[str, int]:
+        """Return a group's ``memory.stat``; empty if this core has none."""
+        try:
+            return dict(group["memory.stat"])
+        except KeyError:
+            return {}
+
+    def caches(self) -> list[CacheLine]:
+        """Return every slab cache that holds pages, the biggest first."""
+        lines = []
+        for group in self.groups():
+            if group.path and not getattr(group, "memcg_slab_caches", True):
+                continue
+            try:
+                text = memcg.slabinfo(group.path)
+            except memcg.MemcgError:  # closed meanwhile
+                continue
+            lines += parse_slabinfo(group.path, text)
+        return sorted((c for c in lines if c.size), key=lambda c: -c.size)
+
+
+def parse_slabinfo(group: str, text: str) -> list[CacheLine]:
+    """Read the kernel's ``slabinfo - version: 2.1``.
+
+    >>> parse_slabinfo("a", "slabinfo - version: 2.1\\n# name ...\\n"
+    ...     "kmalloc-64 3 64 64 64 1 : tunables 0 0 0 : slabdata 1 1 0\\n")
+    [CacheLine(group='a', name='kmalloc-64', size=4096, active_objs=3, num_objs=64, objsize=64)]
+    """
+    lines = []
+    for line in text.splitlines():
+        if line.startswith(("slabinfo", "#")) or not line.strip():
+            continue
+        head, _, data = line.rpartition(": slabdata")
+        name, active, objs, objsize, _, pages = head.partition(":")[0].rsplit(None, 5)
+        size = int(data.split()[1]) * int(pages) * PAGE_SIZE
+        lines.append(CacheLine(group, name.strip(), size, int(active), int(objs), int(objsize)))
+    return lines
+
+
+def _noted(error: BaseException) -> str | None:
+    # Leaving a group puts the account on the exception, and takes it from the thread.
+    for note in getattr(error, "__notes__", ()):
+        if isinstance(note, str) and note.startswith("group ") and "memory.max" in note:
+            return _one_line(note)
+    return None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def complain(text: str) -> None:
+    """Write a line to the program's stderr, or to the process's if that fails."""
+    for stream in (sys.stderr, sys.__stderr__):
+        try:
+            if stream is not None:
+                stream.write(f"{text}\n")
+                stream.flush()
+                return
+        except (OSError, ValueError, AttributeError):
+            continue

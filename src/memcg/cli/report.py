@@ -1,0 +1,223 @@
+"""The account of a process: the groups, what they hold, and how much of the RSS is charged."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, Any
+
+from memcg import __version__
+from memcg.dataplane import PAGE_COUNTER_MAX
+from memcg.sizes import format_size
+
+from ._system import resident
+
+if TYPE_CHECKING:
+    from ._system import System
+
+GROUPS_SHOWN = 40  # with the caches, two screens
+CACHES_SHOWN = 10
+
+
+def at_exit(system: System, program: list[str], to_stderr: bool, json_path: str | None) -> None:
+    """Write the account when this process ends, and only this one, not a forked child.
+
+    Notes
+    -----
+    Context: before the program starts. atexit runs last what was registered first.
+    """
+    pid = os.getpid()
+
+    def write() -> None:
+        if os.getpid() != pid:
+            return
+        with system.room():
+            account = collect(system, program)
+            if to_stderr:
+                _to_stderr(render(account))
+            if json_path is not None:
+                try:
+                    write_json(json_path, account)
+                except OSError as error:
+                    _to_stderr(f"memcg: cannot write {json_path!r}: {error.strerror}\n")
+
+    atexit.register(write)
+
+
+def collect(system: System, program: list[str]) -> dict[str, Any]:
+    """Read the account; sizes in bytes, limits None where there is none."""
+    groups = [_read_group(system, group) for group in system.groups()]
+    rss, rss_peak = resident()
+    return {
+        "memcg": __version__,
+        "python": sys.version.split()[0],
+        "program": program,
+        "pid": os.getpid(),
+        "rss": rss,
+        "rss_peak": rss_peak,
+        "charged": groups[0]["current"],
+        "charged_peak": groups[0]["peak"],
+        "groups": groups,
+        "caches": [cache._asdict() for cache in system.caches()],
+    }
+
+
+def _read_group(system: System, group: Any) -> dict[str, Any]:
+    max_, high = system.limits(group)
+    return {
+        "path": group.path,
+        "current": group.current,
+        "peak": group.peak,
+        "max": _limit(max_),
+        "high": _limit(high),
+        "events": dict(group.events),
+        "stat": system.stat(group),
+    }
+
+
+def _limit(n: int) -> int | None:
+    return None if n >= PAGE_COUNTER_MAX else n
+
+
+# -- for people
+
+
+def render(account: dict[str, Any]) -> str:
+    """Write an account as text."""
+    charged, rss = account["charged"], account["rss"]
+    if charged <= rss:
+        now = f"charged {format_size(charged)} of {format_size(rss)} resident "
+        now += f"({100 * charged / rss:.0f} %)" if rss else ""
+    else:
+        now = f"charged {format_size(charged)}, resident {format_size(rss)} "
+        now += "(pages not touched yet are charged too)"
+    lines = [
+        f"memcg: {now}; peak charged {format_size(account['charged_peak'])}, "
+        f"peak resident {format_size(account['rss_peak'])}"
+    ]
+    groups = account["groups"]
+    rows: list[tuple[str, ...]] = [("group", "current", "peak", "max", "high", "events")]
+    rows += [_group_row(group) for group in groups[:GROUPS_SHOWN]]
+    lines += _table(rows, "<>>>><")
+    if len(groups) > GROUPS_SHOWN:
+        lines.append(f"... and {len(groups) - GROUPS_SHOWN} more groups; --json has them all")
+    if caches := account["caches"]:
+        rows = [("biggest caches", "size", "objects", "of", "group")]
+        rows += [
+            (
+                c["name"],
+                format_size(c["size"]),
+                f"{c['active_objs']}/{c['num_objs']}",
+                format_size(c["objsize"]),
+                c["group"] or "/",
+            )
+            for c in caches[:CACHES_SHOWN]
+        ]
+        lines += _table(rows, "<>>><")
+        if len(caches) > CACHES_SHOWN:
+            rest = sum(c["size"] for c in caches[CACHES_SHOWN:])
+            lines.append(f"... and {format_size(rest)} in {len(caches) - CACHES_SHOWN} more")
+    return "\n".join(lines) + "\n"
+
+
+def _group_row(group: dict[str, Any]) -> tuple[str, ...]:
+    path = group["path"]
+    name = "  " * (path.count("/") + 1) + path.rsplit("/", 1)[-1] if path else "/"
+    events = ", ".join(f"{name} {n}" for name, n in group["events"].items() if n)
+    limits = ("max" if n is None else format_size(n) for n in (group["max"], group["high"]))
+    return (name, format_size(group["current"]), format_size(group["peak"]), *limits, events)
+
+
+def _table(rows: list[tuple[str, ...]], align: str) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, align, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _to_stderr(text: str) -> None:
+    # Not sys.stderr: a program may have put another one there, or closed it.
+    data = text.encode("utf-8", "backslashreplace")
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        pass
+    try:
+        while data:
+            data = data[os.write(2, data) :]
+    except OSError:
+        pass
+
+
+# -- for machines
+
+
+def prepare_json(path: str) -> str:
+    """Return where the account goes, absolute and links resolved, if it can be written there.
+
+    Raises
+    ------
+    OSError
+        It cannot.
+    """
+    path = _resolve(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(21, os.strerror(21), path)
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        raise PermissionError(13, os.strerror(13), path)
+    if not _replaceable(path):
+        os.stat(path)
+    else:
+        fd, temporary = _temporary(path)
+        os.close(fd)
+        os.unlink(temporary)
+    return path
+
+
+def write_json(path: str, account: dict[str, Any]) -> None:
+    """Write an account whole or not at all: a temporary file beside it, then a rename.
+
+    What is no regular file (a pipe, ``/dev/stderr``) is appended to.
+    """
+    import json
+
+    data = (json.dumps(account, indent=2, ensure_ascii=True) + "\n").encode("ascii")
+    if not _replaceable(path):
+        with open(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as file:
+            file.write(data)
+        return
+    fd, temporary = _temporary(path)
+    try:
+        with open(fd, "wb") as file:
+            if os.path.exists(path):
+                os.fchmod(fd, stat.S_IMODE(os.stat(path).st_mode))
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _resolve(path: str) -> str:
+    # /dev/stderr may lead to a file: it is written, never replaced under those who have it open.
+    real = os.path.realpath(path)
+    absolute = os.path.abspath(path)
+    return real if not absolute.startswith(("/dev/", "/proc/")) else absolute
+
+
+def _replaceable(path: str) -> bool:
+    if path.startswith(("/dev/", "/proc/")):
+        return False
+    return not os.path.exists(path) or os.path.isfile(path)
+
+
+def _temporary(path: str) -> tuple[int, str]:
+    # mkstemp is not used: it gives mode 0600, and brings random and hashlib along.
+    temporary = f"{path}.{os.getpid()}.tmp"
+    return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), temporary

@@ -1,0 +1,222 @@
+"""``memcg run``: an unmodified program in a limited process.
+
+The options are parsed by hand: everything after the program belongs to the program, and what
+is imported here is seen by it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import sys
+from typing import TYPE_CHECKING, Any
+
+from memcg.errors import MemcgError
+from memcg.sizes import parse_size
+
+from . import _system
+from ._execute import Target, cannot_open, execute
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable
+
+__all__ = ["EXIT_CANNOT", "EXIT_OOM", "Options", "UsageError", "execute", "parse", "start"]
+
+EXIT_OOM = 137  # what a container killed for its memory ends with
+EXIT_CANNOT = 125  # memcg itself failed, as in env(1) and timeout(1)
+
+USAGE = """\
+usage: memcg run [--max SIZE] [--high SIZE] [--report] [--json FILE]
+                 (SCRIPT | -m MODULE | -c COMMAND | -) [ARG ...]
+"""
+HELP = f"""{USAGE}
+Run an unmodified Python program in a limited process. What CPython and NumPy
+allocate is charged; past the limit the program gets a MemoryError.
+
+limits of the root group, which holds all others:
+  --max SIZE    memory.max: 64MiB, 1GB, bytes, or max for none (the default)
+  --high SIZE   memory.high: where shrinkers and gc.collect() run; also a share
+                of --max, as 75%; default 7/8 of --max
+account:
+  --report      at the end, after atexit handlers, write to stderr: the groups,
+                current, peak, limits, events, biggest caches, share of the RSS
+  --json FILE   write the same to FILE for machines, whole or not at all
+  -h, --help    show this and exit
+
+The program is what it is for python: SCRIPT may be a directory or zip file with
+__main__.py, and - reads it from stdin. Options of the interpreter go before
+memcg: python -X dev -m memcg run ...
+
+exit status:
+  the program's own, as python's; {EXIT_OOM} if a limit ended its main thread, with a
+  last line on stderr that says the group, rule, values and cure; 2 for a missing
+  script or wrong usage; {EXIT_CANNOT} if memcg cannot run here (see memcg doctor)
+
+The account comes from the process that was started, not from its forked
+children, and however the program ends, except by os._exit, os.exec* or a
+signal that kills it.
+
+examples:
+  memcg run --max 512MiB --report train.py --epochs 3
+  memcg run --max 1GiB --json usage.json -m pytest -q
+"""
+
+
+class UsageError(Exception):
+    """The command line is wrong."""
+
+
+class Options:
+    """What the command line asks for; sizes in bytes, None when not given."""
+
+    def __init__(self) -> None:
+        self.max: int | None = None
+        self.high: int | None = None
+        self.report = False
+        self.json: str | None = None
+        self.help = False
+        self.target: Target | None = None
+        self.args: list[str] = []
+
+
+def parse(args: list[str]) -> Options:
+    """Read the command line.
+
+    Raises
+    ------
+    UsageError
+        An unknown option, a bad size, a missing value, nothing to run.
+
+    Examples
+    --------
+    >>> options = parse(["--max=64MiB", "-m", "json.tool", "--max", "f.json"])
+    >>> options.max, options.target, options.args
+    (67108864, Target(kind='module', name='json.tool'), ['--max', 'f.json'])
+    """
+    options = Options()
+    sizes: dict[str, str] = {}
+    rest = list(args)
+    while rest:
+        arg = rest.pop(0)
+        name, equals, value = arg.partition("=")
+        if arg in ("-h", "--help"):
+            options.help = True
+            return options
+        if arg == "--report":
+            options.report = True
+        elif name in ("--max", "--high", "--json"):
+            if not equals:
+                if not rest:
+                    raise UsageError(f"argument {name}: expected one argument")
+                value = rest.pop(0)
+            if name == "--json":
+                options.json = value
+            else:
+                sizes[name] = value
+        elif arg[:2] in ("-m", "-c"):
+            if not (value := arg[2:] or (rest.pop(0) if rest else "")):
+                raise UsageError(f"argument {arg}: expected one argument")
+            options.target = Target("module" if arg[1] == "m" else "command", value)
+            break
+        elif arg == "-":
+            options.target = Target("stdin", "-")
+            break
+        elif arg == "--" and rest:
+            options.target = Target("script", rest.pop(0))
+            break
+        elif arg.startswith("-"):
+            hint = "; options of python go before 'memcg'" if not arg.startswith("--") else ""
+            raise UsageError(f"unrecognized argument {arg!r}{hint}")
+        else:
+            options.target = Target("script", arg)
+            break
+    if options.target is None:
+        raise UsageError("nothing to run: give a script, -m MODULE, -c COMMAND or -")
+    options.args = rest
+    options.max = _size("--max", sizes.get("--max"), None)
+    options.high = _size("--high", sizes.get("--high"), options.max)
+    return options
+
+
+def _size(name: str, text: str | None, of: int | None) -> int | None:
+    if text is None:
+        return None
+    if "%" in text and of is None:
+        cure = "give bytes, as in 256MiB" if name == "--max" else "give --max too, or bytes"
+        raise UsageError(f"argument {name}: {text!r} is a share of nothing; {cure}")
+    try:
+        return parse_size(int(text) if text.isdecimal() else text, of=of)
+    except ValueError as error:
+        raise UsageError(f"argument {name}: {error}") from None
+
+
+def start(args: list[str], system: _system.System | None = None) -> int:
+    """Run the program `args` name; return 0 when it ended by reaching its end.
+
+    Notes
+    -----
+    Context: the main thread, as the last thing a process does. What ends the program otherwise
+    propagates, to be reported by the interpreter.
+    """
+    try:
+        options = parse(args)
+        if options.help:
+            sys.stdout.write(HELP)
+            return 0
+        if options.json is not None:
+            from .report import prepare_json
+
+            try:
+                options.json = prepare_json(options.json)
+            except OSError as error:
+                raise UsageError(
+                    f"argument --json: cannot write {options.json!r}: {error.strerror}"
+                ) from None
+    except UsageError as error:
+        sys.stderr.write(f"{USAGE}memcg run: error: {error}\n")
+        return 2
+    target = options.target
+    assert target is not None
+    if target.kind == "script" and (message := cannot_open(target.name)):
+        sys.stderr.write(message)
+        return 2
+    if system is None:
+        system = _system.System()
+    try:
+        system.install()
+    except MemcgError as error:
+        sys.stderr.write(f"memcg run: cannot run here: {error}\n")
+        return EXIT_CANNOT
+    atexit.register(system.lift_limits)  # the first registered runs last
+    if options.report or options.json is not None:
+        from .report import at_exit
+
+        at_exit(system, [target.name, *options.args], options.report, options.json)
+    system.set_limits(options.max, options.high)
+
+    def uncaught(error: BaseException, show: Callable[[], None]) -> int | None:
+        account = system.failure(error)  # before `show`, which may be refused something itself
+        if account is None:
+            show()
+            return None
+        with system.room():
+            try:
+                show()
+            finally:
+                _system.complain(f"memcg: {account}")
+        return EXIT_OOM
+
+    execute(target, options.args, uncaught=uncaught)
+    return 0
+
+
+def add_parser(subparsers: Any) -> None:
+    """Put the verb on ``memcg --help``; `start` does its own parsing."""
+    subparsers.add_parser(
+        "run", help="run an unmodified program in a limited process", add_help=False
+    )
+
+
+def main(args: Namespace) -> int:
+    """Not reached from the command line, which hands ``run`` to `start` at once."""
+    return start(sys.argv[2:])

@@ -1,0 +1,17 @@
+"""``memcg run`` in a process where nothing is installed: the real path but for the hooks."""
+
+from __future__ import annotations
+
+import sys
+
+from memcg.cli import run
+from memcg.cli._system import System
+
+
+class Bare(System):
+    def install(self) -> None:
+        pass
+
+
+if __name__ == "__main__" and (status := run.start(sys.argv[1:], system=Bare())):
+    sys.exit(status)

@@ -1,0 +1,98 @@
+"""Runs a program by plain Python and by ``memcg run``, and gives what both showed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import memcg
+from memcg import core
+from memcg.cli._system import core_reason
+
+HERE = Path(__file__).parent
+SOURCE = Path(memcg.__file__).parent.parent
+BARE = str(HERE / "bare.py")
+OURS = ("PYTEST", "PYTHON")
+TIMEOUT_S = 60  # far over the slowest program here, 3 s: only a hang meets it
+
+
+@dataclass
+class Shown:
+    """What a process showed; status is negative for a signal."""
+
+    out: str
+    err: str
+    status: int
+
+
+def _alike(shown: bytes) -> str:
+    """Take out what differs from run to run, or by memcg's four frames below the program."""
+    text = shown.decode(errors="surrogateescape")
+    text = re.sub(r"0x[0-9a-f]+", "ADDRESS", text)
+    text = re.sub(r"(object refcount : )\d+", r"\1N", text)
+    return re.sub(r"(Previous line repeated )\d{3}( more)", r"\1N\2", text)
+
+
+class Cli:
+    """Starts processes in a directory of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.env = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(OURS)},
+            "PYTHONPATH": os.pathsep.join([str(SOURCE), str(HERE)]),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    def write(self, files: dict[str, str | bytes]) -> None:
+        for name, text in files.items():
+            path = self.directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    def call(self, *command: str, stdin: str | None = None, flags: tuple[str, ...] = ()) -> Shown:
+        done = subprocess.run(
+            [sys.executable, *flags, *command],
+            cwd=self.directory,
+            env=self.env,
+            input=(stdin or "").encode(),
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        return Shown(_alike(done.stdout), _alike(done.stderr), done.returncode)
+
+    def python(self, *args: str, **how) -> Shown:
+        return self.call(*args, **how)
+
+    def popen(self, *command: str, **how) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, *command],
+            cwd=self.directory,
+            env=self.env,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how},
+        )
+
+    def bare(self, *args: str, **how) -> Shown:
+        """``memcg run`` with nothing installed."""
+        return self.call(BARE, *args, **how)
+
+    def memcg(self, *args: str, **how) -> Shown:
+        return self.call("-m", "memcg", *args, **how)
+
+
+@pytest.fixture
+def cli(tmp_path):
+    return Cli(tmp_path)
+
+
+@pytest.fixture
+def native():
+    if core.name != "native":
+        pytest.skip(f"memcg.core is the {core.name}, which has no hooks: {core_reason()}")

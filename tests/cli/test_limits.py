@@ -1,0 +1,127 @@
+"""Hogs under `memcg run`: refused at the limit, 137 uncaught, and free to go on when caught."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+
+MAX = 64 << 20
+RESERVE = 16 << 20  # §6: an eighth of max, at least 16 MiB
+
+# Each grows without end, and after a MemoryError can be told to let go of all it has.
+HOGS = {
+    "lists": "kept = []\nwhile True: kept.append([1, 2, 3])",
+    "dicts": "kept = {}\nwhile True: kept[len(kept)] = {1: 2}",
+    "strings": "kept = []\nwhile True: kept.append('x' * 1000 + str(len(kept)))",
+    "bytes": "kept = []\nwhile True: kept.append(bytes(100_000))",
+    "a bytearray": "kept = bytearray()\nwhile True: kept += bytes(4096)",
+    "closures": "kept = []\ndef make(n): return lambda: n\nwhile True: kept.append(make(1))",
+    "generators": "kept = []\ndef g(): yield 1\nwhile True: kept.append(g()); next(kept[-1])",
+    "json": "import json\nkept = json.loads('[' + '[1],' * 2_000_000 + '1]')",
+    "one huge request": "kept = bytearray(1 << 30)",
+    "big arrays": "import numpy as np\nkept = []\nwhile True: kept.append(np.ones(1_000_000))",
+    "tiny arrays": "import numpy as np\nkept = []\nwhile True: kept.append(np.ones(8))",
+}
+# What one call in C may add in small objects before the alarm or a refusal stops it: the texts'
+# own figures are published by the benchmarks; here only a bound that a missing limit would break.
+ONE_CALL = 64 << 20
+
+pytestmark = pytest.mark.usefixtures("native")
+
+
+def needs(code):
+    if "numpy" in code and importlib.util.find_spec("numpy") is None:
+        pytest.skip("numpy is not here")
+    return code
+
+
+@pytest.mark.parametrize("hog", HOGS)
+def test_a_hog_ends_with_its_traceback_one_line_and_137(cli, hog):
+    cli.write({"hog.py": needs(HOGS[hog])})
+    shown = cli.memcg("run", "--max", "64MiB", "--json", "a.json", "hog.py")
+    assert shown.status == 137
+    traceback, line = shown.err.splitlines()[:-1], shown.err.splitlines()[-1]
+    assert line.startswith("memcg: group '/'")
+    assert "memory.max" in line
+    assert "raise memory.max or free memory" in line
+    assert traceback[0] == "Traceback (most recent call last):"
+    assert "hog.py" in traceback[1]
+    assert "memcg" not in "\n".join(traceback[:-1])
+    root = json.loads((cli.directory / "a.json").read_text())["groups"][0]
+    assert root["max"] == MAX
+    assert root["peak"] <= MAX + RESERVE + ONE_CALL
+
+
+@pytest.mark.parametrize("hog", HOGS)
+def test_a_hog_that_catches_it_goes_on_to_the_end(cli, hog):
+    body = "\n".join("        " + line for line in needs(HOGS[hog]).splitlines())
+    code = (
+        f"def hog():\n    try:\n{body}\n    except MemoryError:\n        kept = None\n"
+        "        return 'caught'\n"
+        "print(hog())\nprint(len(json.dumps(list(range(1000)))))\n"
+    )
+    cli.write({"hog.py": "import json, traceback\n" + code})
+    shown = cli.memcg("run", "--max", "64MiB", "hog.py")
+    assert (shown.out, shown.err, shown.status) == ("caught\n4890\n", "", 0)
+
+
+def test_recursion_without_end_is_a_memcg_failure(cli):
+    # a limit on the traceback: 3.13 takes 40 s to format a million frames, memcg or not
+    code = "import sys\nsys.tracebacklimit = 3\nsys.setrecursionlimit(10**9)\ndef f(): f()\nf()\n"
+    cli.write({"deep.py": code})
+    shown = cli.memcg("run", "--max", "64MiB", "deep.py")
+    assert shown.status == 137
+    assert shown.err.splitlines()[-1].startswith("memcg: group '/'")
+
+
+def test_a_limit_in_a_group_of_the_program_names_that_group(cli):
+    code = "import memcg\nwith memcg.group('web/a', max='8MiB'):\n    kept = bytearray(9 << 20)\n"
+    cli.write({"prog.py": code})
+    shown = cli.memcg("run", "--report", "prog.py")
+    assert shown.status == 137
+    assert "memcg: group 'web/a': charge of" in shown.err
+    assert "MiB" in shown.err[shown.err.index("memcg: charged") :]
+
+
+def test_what_the_program_holds_is_charged(cli):
+    code = "kept = [b'x' * (100_000 + n) for n in range(200)]"
+    shown = cli.memcg("run", "--json", "a.json", "-c", code)
+    account = json.loads((cli.directory / "a.json").read_text())
+    assert (shown.err, shown.status) == ("", 0)
+    assert 20_000_000 <= account["charged"] < account["rss"]
+
+
+def test_under_its_limit_a_program_sees_no_difference(cli):
+    cli.write({"prog.py": "print(sum(len(str(n)) for n in range(200_000)))\n1/0"})
+    assert cli.memcg("run", "--max", "256MiB", "prog.py") == cli.python("prog.py")
+
+
+def test_doctor_measures_what_an_array_is_charged(cli):
+    needs("numpy")
+    out = cli.memcg("doctor").out
+    # 8,000,000 bytes in whole pages, and a few small objects around them
+    line = next(line for line in out.splitlines() if line.startswith("numpy:"))
+    charged = int(line.split("bytes ")[1].split(" charged")[0])
+    assert 8_000_000 <= charged <= 8_000_000 + 2 * 4096
+    assert ", 0 left when it was freed" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "env"),
+    [
+        (("-X", "dev"), {}),
+        (("-X", "tracemalloc"), {}),
+        ((), {"PYTHONMALLOC": "debug"}),
+        ((), {"PYTHONMALLOC": "malloc"}),
+        ((), {"PYTHONTRACEMALLOC": "5"}),
+    ],
+)
+def test_beside_other_allocator_hooks_it_limits_and_ends_cleanly(cli, flags, env):
+    cli.env |= env
+    cli.write({"prog.py": "kept = [str(n) for n in range(10_000)]\nprint(len(kept))\n"})
+    shown = cli.memcg("run", "--max", "64MiB", "prog.py", flags=flags)
+    assert (shown.out, shown.err, shown.status) == ("10000\n", "", 0)
+    cli.write({"hog.py": "kept = bytearray(100 << 20)"})
+    assert cli.memcg("run", "--max", "64MiB", "hog.py", flags=flags).status == 137
