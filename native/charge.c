@@ -62,9 +62,13 @@ bool memcg_charge_ahead(struct mem_cgroup *memcg, size_t bytes)
 {
     struct page_counter *fail;
 
-    for (struct mem_cgroup *m = memcg; m; m = m->parent)
-        if (mem_cgroup_get_limit(m, MEMCG_MAX) - usage_of(m) < 2 * (int64_t)bytes)
+    for (struct mem_cgroup *m = memcg; m; m = m->parent) {
+        int64_t room = 2 * (int64_t)bytes, usage = usage_of(m);
+
+        if (mem_cgroup_get_limit(m, MEMCG_MAX) - usage < room ||
+            mem_cgroup_get_limit(m, MEMCG_HIGH) - usage < room)
             return false;
+    }
     if (!page_counter_try_charge(&memcg->counter, (int64_t)bytes, &fail))
         return false;
     check_high(memcg);

@@ -1,8 +1,8 @@
 /*
  * event.c - what the data plane has to tell the worker.
  *
- * Posters push onto a stack; the one consumer takes it whole and reverses it.  Nodes
- * are embedded in what they tell of, one per fact, so posting allocates nothing.
+ * Posters push onto a stack; the one consumer takes it whole and reverses it.  A cache
+ * whose struct ends while events name it stays until they are dropped.
  *
  * Kernel: llist (lib/llist.c) under schedule_work().
  * Locks: none.  `taken` is the consumer's.
@@ -24,11 +24,10 @@ bool event_post(struct event_node *node, enum memcg_event_kind kind, struct mem_
     void (*waker)(void);
     struct event_node *first;
 
-    int idle = EVENT_IDLE;
-
-    if (!__atomic_compare_exchange_n(&node->state, &idle, EVENT_POSTED, false, __ATOMIC_ACQ_REL,
-                                     __ATOMIC_RELAXED))
+    if (__atomic_exchange_n(&node->posted, 1, __ATOMIC_ACQ_REL))
         return false;
+    if (cache)
+        __atomic_add_fetch(&cache->refs, 1, __ATOMIC_RELAXED);
     node->event = (struct memcg_event){ kind, memcg, cache };
     first = __atomic_load_n(&posted, __ATOMIC_RELAXED);
     do {
@@ -39,12 +38,6 @@ bool event_post(struct event_node *node, enum memcg_event_kind kind, struct mem_
     if (!first && waker)
         waker();
     return true;
-}
-
-/* What the node lies in ends while it may be in the queue. */
-bool event_orphan(struct event_node *node)
-{
-    return __atomic_exchange_n(&node->state, EVENT_ORPHANED, __ATOMIC_ACQ_REL) == EVENT_POSTED;
 }
 
 /* What was posted, oldest first. */
@@ -90,19 +83,21 @@ bool memcg_next_event(struct memcg_event *event)
     struct event_node *node;
 
     while ((node = next_node())) {
-        int posted_state = EVENT_POSTED;
+        bool ended;
 
         *event = node->event;
-        if (event->kind == MEMCG_EVENT_CREATE) { /* memcg_create_done() re-arms */
-            if (__atomic_compare_exchange_n(&node->state, &posted_state, EVENT_DELIVERED, false,
-                                            __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
-                break;
-            css_put(event->memcg); /* its root is gone */
-            continue;
-        }
-        if (__atomic_exchange_n(&node->state, EVENT_IDLE, __ATOMIC_ACQ_REL) != EVENT_ORPHANED)
+        if (event->kind == MEMCG_EVENT_CREATE)
+            metadata_free(node, sizeof(*node));
+        else
+            __atomic_store_n(&node->posted, 0, __ATOMIC_RELEASE);
+        if (!event->cache)
             break;
-        metadata_free(event->cache, sizeof(*event->cache)); /* it is an EMPTY */
+        ended = __atomic_load_n(&event->cache->ended, __ATOMIC_ACQUIRE);
+        kmem_cache_put(event->cache);
+        if (!ended)
+            break;
+        if (event->kind == MEMCG_EVENT_CREATE)
+            css_put(event->memcg);
     }
     if (!node)
         event->kind = MEMCG_EVENT_NONE;

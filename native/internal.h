@@ -79,7 +79,6 @@ struct slab {
     uint32_t objects;  /* how many fit */
     uint32_t nr_pages; /* of a slab (page runs: run_pages) */
     bool shared;       /* objects have owners of their own */
-    bool zeroed;       /* what is not carved yet reads as zero */
 
     /* the owner's section; without an owner: cache->lock */
     struct heap *heap; /* whose active, partial or full it is; NULL without owner */
@@ -105,34 +104,24 @@ struct slab {
 };
 
 /* ---- events ------------------------------------------------------------ */
-/* Embedded in what it tells of, so posting allocates nothing. */
-enum event_state {
-    EVENT_IDLE,
-    EVENT_POSTED,    /* in the queue */
-    EVENT_DELIVERED, /* CREATE: until memcg_create_done() */
-    EVENT_ORPHANED,  /* what it lies in is gone: the consumer drops it */
-};
+/* Embedded in what it tells of, so posting allocates nothing; but for CREATE, of which there
+ * could be one per cache and group, the node is made for the event. */
 struct event_node {
     struct event_node *next; /* the poster until linked, then the consumer */
     struct memcg_event event;
-    int state; /* atomic, enum event_state */
+    int posted; /* atomic: in the queue */
 };
 bool event_post(struct event_node *node, enum memcg_event_kind kind, struct mem_cgroup *memcg,
-                struct kmem_cache *cache); /* false: queued already */
-bool event_orphan(struct event_node *node); /* true: in the queue, so its memory must stay */
+                struct kmem_cache *cache); /* false: posted already */
 void event_fork_child(void);
 
 /* ---- caches ------------------------------------------------------------ */
-struct memcg_cache_entry { /* one kmemcg_id of one root cache */
-    struct kmem_cache *child; /* release store by the publisher, acquire load by readers */
-    struct event_node create; /* `state` is the pending flag of the pair */
-};
-
 struct memcg_cache_array { /* published by a release store; old ones live until the root ends */
-    int nr_slots;
+    int nr_slots; /* one per kmemcg_id */
     size_t bytes;
     struct memcg_cache_array *retired;
-    struct memcg_cache_entry slot[];
+    uint8_t *pending;          /* per slot, atomic: from the post of CREATE to memcg_create_done() */
+    struct kmem_cache *slot[]; /* the child: release store by the publisher, acquire by readers */
 };
 
 struct kmem_cache {
@@ -157,6 +146,8 @@ struct kmem_cache {
     long nr_slabs;           /* written under lock, read racily */
     int dead;                /* atomic; keeps no empty slab, serves no allocation */
     struct event_node empty;
+    int refs;  /* atomic: its life, and each event in the queue that names it */
+    int ended; /* atomic: such events are dropped */
 
     struct kmem_cache *all_prev, *all_next; /* caches_lock */
 };
@@ -204,6 +195,7 @@ enum charge_kind { CHARGE_SMALL, CHARGE_OBJECT, CHARGE_FORCE };
 struct request {
     size_t bytes;           /* size asked for: decides who may be refused */
     enum charge_kind kind;
+    bool zero;              /* a page run is to read as zero */
     bool reclaimed;         /* second try */
     struct mem_cgroup *want_reclaim; /* set with -EAGAIN: whose subtree to reclaim */
 };
@@ -298,6 +290,7 @@ extern struct kmem_cache *all_caches;               /* caches_lock */
 extern struct mutex caches_lock;
 extern struct kmem_cache *kmalloc_caches[NR_KMALLOC];
 int slab_init(void);
+void kmem_cache_put(struct kmem_cache *s);          /* section */
 void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *req);
 
 void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request *req);

@@ -65,6 +65,7 @@ static struct kmem_cache *cache_create(struct mem_cgroup *memcg, struct kmem_cac
     s->user = index >= NR_KMALLOC;
     s->root = root ? root : s;
     s->memcg = memcg;
+    s->refs = 1;
     s->objcg = (memcg ? memcg : &root_mem_cgroup)->objcg;
     objcg_get(s->objcg);
     mutex_init(&s->lock);
@@ -274,6 +275,12 @@ int kmem_cache_shutdown(struct kmem_cache *s)
     return nr_slabs ? -EBUSY : 0;
 }
 
+void kmem_cache_put(struct kmem_cache *s)
+{
+    if (!__atomic_sub_fetch(&s->refs, 1, __ATOMIC_ACQ_REL))
+        metadata_free(s, sizeof(*s));
+}
+
 void kmem_cache_free_struct(struct kmem_cache *s)
 {
     struct memcg_cache_array *array, *retired;
@@ -292,17 +299,12 @@ void kmem_cache_free_struct(struct kmem_cache *s)
         index_used[s->index] = 0;
     mutex_unlock(&caches_lock);
     for (array = s->memcg_caches; array; array = retired) {
-        bool in_queue = false;
-
         retired = array->retired;
-        for (int i = 0; i < array->nr_slots; i++)
-            in_queue |= event_orphan(&array->slot[i].create);
-        if (!in_queue) /* else it stays for good: seldom, and small */
-            metadata_free(array, array->bytes);
+        metadata_free(array, array->bytes);
     }
     objcg_put(s->objcg);
-    if (!event_orphan(&s->empty)) /* else memcg_next_event() frees it */
-        metadata_free(s, sizeof(*s));
+    __atomic_store_n(&s->ended, 1, __ATOMIC_RELEASE);
+    kmem_cache_put(s); /* or memcg_next_event() has the last one */
     thread_leave(self);
 }
 
@@ -348,7 +350,7 @@ int memcg_update_cache_size(struct kmem_cache *root, int nr_slots)
         return 0;
     if (old && nr_slots < 2 * old->nr_slots)
         nr_slots = 2 * old->nr_slots; /* keeps the retired ones together below the live one */
-    bytes = sizeof(*array) + (size_t)nr_slots * sizeof(array->slot[0]);
+    bytes = sizeof(*array) + (size_t)nr_slots * (sizeof(array->slot[0]) + 1);
     thread_steal_all(); /* nobody posts CREATE while the pending flags are copied */
     array = metadata_alloc(bytes);
     if (array) {
@@ -356,10 +358,10 @@ int memcg_update_cache_size(struct kmem_cache *root, int nr_slots)
         array->nr_slots = nr_slots;
         array->bytes = bytes;
         array->retired = old;
+        array->pending = (uint8_t *)&array->slot[nr_slots];
         for (int i = 0; old && i < old->nr_slots; i++) {
-            array->slot[i].child = old->slot[i].child;
-            if (old->slot[i].create.state != EVENT_IDLE) /* in the queue by the old node */
-                array->slot[i].create.state = EVENT_DELIVERED;
+            array->slot[i] = old->slot[i];
+            array->pending[i] = old->pending[i];
         }
         __atomic_store_n(&root->memcg_caches, array, __ATOMIC_RELEASE);
     }
@@ -372,7 +374,7 @@ void memcg_cache_publish(struct kmem_cache *root, int id, struct kmem_cache *chi
     struct memcg_cache_array *array = root->memcg_caches;
 
     MEMCG_ASSERT(array && id >= 0 && id < array->nr_slots);
-    __atomic_store_n(&array->slot[id].child, child, __ATOMIC_RELEASE);
+    __atomic_store_n(&array->slot[id], child, __ATOMIC_RELEASE);
 }
 
 struct kmem_cache *cache_from_memcg_idx(const struct kmem_cache *root, int id)
@@ -381,17 +383,16 @@ struct kmem_cache *cache_from_memcg_idx(const struct kmem_cache *root, int id)
 
     if (!array || id < 0 || id >= array->nr_slots)
         return NULL;
-    return __atomic_load_n(&array->slot[id].child, __ATOMIC_ACQUIRE);
+    return __atomic_load_n(&array->slot[id], __ATOMIC_ACQUIRE);
 }
 
 void memcg_create_done(struct kmem_cache *root, struct mem_cgroup *memcg)
 {
     struct thread *self = thread_enter(); /* memcg_update_cache_size() copies the flags */
-    int id = mem_cgroup_id(memcg), delivered = EVENT_DELIVERED;
+    int id = mem_cgroup_id(memcg);
     struct memcg_cache_array *array = __atomic_load_n(&root->memcg_caches, __ATOMIC_ACQUIRE);
 
     if (array && id >= 0 && id < array->nr_slots)
-        __atomic_compare_exchange_n(&array->slot[id].create.state, &delivered, EVENT_IDLE, false,
-                                    __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+        __atomic_store_n(&array->pending[id], 0, __ATOMIC_RELEASE);
     thread_leave(self);
 }

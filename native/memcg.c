@@ -34,7 +34,7 @@ struct slab *run_alloc(struct thread *self, struct request *req)
     size_t nr_pages = (req->bytes + PAGE_SIZE - 1) >> PAGE_SHIFT;
     size_t bytes = nr_pages << PAGE_SHIFT;
     struct slab *run = NULL;
-    bool zeroed = false;
+    bool zeroed = req->zero;
     void *pages;
 
     if (memcg_charge(memcg, bytes, req))
@@ -52,7 +52,6 @@ struct slab *run_alloc(struct thread *self, struct request *req)
     }
     run->base = pages;
     run->run_pages = nr_pages;
-    run->zeroed = zeroed;
     run->objcg = memcg->objcg;
     objcg_get(run->objcg);
     memcg_stat_add(memcg, STAT_RUNS, (int64_t)bytes);
@@ -87,8 +86,7 @@ static void run_free(struct slab *run)
 
 static void *malloc_slow(size_t size, bool zero)
 {
-    struct request req = { .bytes = size ? size : 1, .kind = CHARGE_SMALL };
-    bool zeroed;
+    struct request req = { .bytes = size ? size : 1, .kind = CHARGE_SMALL, .zero = zero };
     void *p;
 
     if (size > PTRDIFF_MAX - PAGE_SIZE || unlikely(!arena.base))
@@ -96,7 +94,6 @@ static void *malloc_slow(size_t size, bool zero)
     for (;;) {
         struct thread *self = thread_enter();
 
-        zeroed = false;
         if (self->stop_depth)
             req.kind = CHARGE_FORCE;
         if (req.bytes <= KMALLOC_MAX_CACHE_SIZE) {
@@ -105,7 +102,6 @@ static void *malloc_slow(size_t size, bool zero)
             struct slab *run = run_alloc(self, &req);
 
             p = run ? run->base : NULL;
-            zeroed = run && run->zeroed;
         }
         thread_leave(self);
         if (p || !req.want_reclaim)
@@ -114,7 +110,7 @@ static void *malloc_slow(size_t size, bool zero)
         req.want_reclaim = NULL;
         req.reclaimed = true;
     }
-    if (p && zero && !zeroed)
+    if (p && zero && req.bytes <= KMALLOC_MAX_CACHE_SIZE)
         memset(p, 0, size);
     return p;
 }
@@ -235,6 +231,8 @@ void *memcg_realloc(void *p, size_t size)
 
     if (!p)
         return memcg_malloc(size);
+    if (size > PTRDIFF_MAX - PAGE_SIZE)
+        return NULL;
     size = size ? size : 1;
     slab = virt_to_slab(p);
     old = memcg_usable_size(p);

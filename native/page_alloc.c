@@ -150,21 +150,23 @@ static size_t __take(size_t nr_pages, size_t align_pages, uint32_t tag)
     return start;
 }
 
-/* Clear what another tag left; no lock: the run is the caller's. */
-static bool clear_foreign(size_t start, size_t nr_pages, uint32_t tag)
+/* Clear what another tag left, for `zero` what ours left too; true if all reads as zero.
+ * No lock: the run is the caller's. */
+static bool clear_foreign(size_t start, size_t nr_pages, uint32_t tag, bool zero)
 {
+    uint32_t keep = zero ? 0 : tag;
     bool zeroed = true;
     size_t i = start, end = start + nr_pages;
 
     while (i < end) {
         size_t from = i;
 
-        if (arena.page_tag[i] == 0 || arena.page_tag[i] == tag) {
+        if (arena.page_tag[i] == 0 || arena.page_tag[i] == keep) {
             zeroed &= arena.page_tag[i] == 0;
             arena.page_tag[i++] = tag;
             continue;
         }
-        while (i < end && arena.page_tag[i] != 0 && arena.page_tag[i] != tag)
+        while (i < end && arena.page_tag[i] != 0 && arena.page_tag[i] != keep)
             arena.page_tag[i++] = tag;
         if (i - from < DONTNEED_PAGES ||
             madvise(arena.base + (from << PAGE_SHIFT), (i - from) << PAGE_SHIFT, MADV_DONTNEED))
@@ -186,7 +188,7 @@ void *alloc_pages(size_t nr_pages, size_t align_pages, uint32_t tag, bool *zeroe
     if (start == NONE)
         return NULL;
     p = arena.base + (start << PAGE_SHIFT);
-    *zeroed = clear_foreign(start, nr_pages, tag);
+    *zeroed = clear_foreign(start, nr_pages, tag, *zeroed);
     if (nr_pages >= HUGE_PAGES)
         madvise(p, nr_pages << PAGE_SHIFT, MADV_HUGEPAGE); /* advice: a refusal costs nothing */
     return p;
@@ -212,7 +214,7 @@ bool extend_pages(void *p, size_t nr_pages, size_t more, uint32_t tag)
     nr_used += more;
     nr_dirty -= count_dirty(end, more);
     mutex_unlock(&pages_lock);
-    clear_foreign(end, more, tag);
+    clear_foreign(end, more, tag, false);
     if (nr_pages + more >= HUGE_PAGES)
         madvise(p, (nr_pages + more) << PAGE_SHIFT, MADV_HUGEPAGE);
     return true;

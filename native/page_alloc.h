@@ -8,7 +8,8 @@
 
 int page_alloc_init(void);
 /* A run of nr_pages at a multiple of align_pages, tagged `tag` (not 0). Pages last used under
- * another tag were cleared. *zeroed: the whole run reads as zero. NULL: no memory. */
+ * another tag were cleared. *zeroed, in: clear all that is not zero; out: the whole run reads as
+ * zero. NULL: no memory. */
 void *alloc_pages(size_t nr_pages, size_t align_pages, uint32_t tag, bool *zeroed);
 /* Grow a run in place by the free pages behind it; false: they are not free. */
 bool extend_pages(void *p, size_t nr_pages, size_t more, uint32_t tag);

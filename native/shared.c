@@ -61,14 +61,22 @@ static void promote(struct heap *heap, struct kmem_cache *root)
     int id = __atomic_load_n(&heap->memcg->id, __ATOMIC_RELAXED);
     struct memcg_cache_array *array = __atomic_load_n(&root->memcg_caches, __ATOMIC_ACQUIRE);
     struct event_node *node;
+    uint8_t *pending;
 
     if (!array || id < 0 || id >= array->nr_slots)
         return;
-    node = &array->slot[id].create;
-    if (__atomic_load_n(&node->state, __ATOMIC_RELAXED) != EVENT_IDLE || !css_tryget(heap->memcg))
+    pending = &array->pending[id];
+    if (__atomic_load_n(pending, __ATOMIC_RELAXED) || !css_tryget(heap->memcg))
         return;
-    if (!event_post(node, MEMCG_EVENT_CREATE, heap->memcg, root))
-        css_put(heap->memcg);
+    if (!__atomic_exchange_n(pending, 1, __ATOMIC_ACQ_REL)) {
+        node = metadata_alloc(sizeof(*node));
+        if (node) {
+            event_post(node, MEMCG_EVENT_CREATE, heap->memcg, root);
+            return;
+        }
+        __atomic_store_n(pending, 0, __ATOMIC_RELEASE); /* no memory: asked again later */
+    }
+    css_put(heap->memcg);
 }
 
 /*

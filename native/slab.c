@@ -14,6 +14,7 @@
  */
 #include "inline.h"
 
+#define SLAB_OWNERS 64u /* 1 KiB of table: groups with one object each fill a quarter of a slab */
 #define SLAB_KEEP_PAGES 16 /* a larger slab is not kept when it is empty and not active */
 
 long slab_object_index(const struct slab *slab, const void *p)
@@ -107,12 +108,13 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     uint32_t nr_owners = 0;
     struct slab *slab = NULL;
     void *pages;
-    bool zeroed = false;
+    bool zeroed = s->flags & KMEM_CACHE_ZERO;
 
     if (!shared && memcg_charge(memcg, bytes, req))
         return NULL;
     if (shared) {
-        nr_owners = s->objects / 8 < 8 ? 8 : s->objects / 8;
+        nr_owners = s->objects / 8 > SLAB_OWNERS ? s->objects / 8 : SLAB_OWNERS;
+        nr_owners = nr_owners < s->objects ? nr_owners : s->objects;
         if (nr_owners > MEMCG_MAX_OWNERS)
             nr_owners = MEMCG_MAX_OWNERS;
         meta += nr_owners * sizeof(struct slab_owner) + (s->objects + 7u) / 8 * 8;
@@ -138,9 +140,6 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     slab->objects = s->objects;
     slab->nr_pages = s->nr_pages;
     slab->shared = shared;
-    if ((s->flags & KMEM_CACHE_ZERO) && !zeroed)
-        memset(pages, 0, (size_t)s->nr_pages << PAGE_SHIFT);
-    slab->zeroed = zeroed;
     slab->metadata_bytes = meta;
     char *tail = (char *)(slab + 1);
     if (shared) {

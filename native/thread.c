@@ -9,7 +9,8 @@
  * The protocol: the owner stores busy, then reads stolen; the walker stores stolen,
  * runs a barrier on every CPU, then waits for busy == 0.  One of them sees the other.
  *
- * Without membarrier owners have a fence of their own, and no fast path (inline.h).
+ * Without membarrier an owner's store is sequentially consistent, and there is no fast path
+ * (inline.h).
  *
  * A section is no place for a signal handler that allocates: as with libc, malloc is not
  * async-signal-safe.
@@ -62,15 +63,14 @@ static int stolen_idle(void)
 static void barrier_everywhere(void)
 {
 #ifndef __SANITIZE_THREAD__ /* there all four accesses are sequentially consistent */
-    if (!needs_fence()) {
-        if (!membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED))
-            return;
-        /* Forbidden since we registered (seccomp): fences from now on, and time for what is
-         * in store buffers, where nothing stays for a microsecond. */
-        __atomic_store_n(&thread_needs_fence, 1, __ATOMIC_RELAXED);
-        usleep(10000);
-    }
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (needs_fence() || !membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED))
+        return;
+    /* Forbidden since we registered (seccomp): fences from now on, and time for what is in
+     * store buffers, where nothing stays for a microsecond. */
+    __atomic_store_n(&thread_needs_fence, 1, __ATOMIC_RELAXED);
+    for (struct thread *t = all_threads; t; t = t->next)
+        __atomic_store_n(&t->stolen, STOLEN_BY_WALKER | STOLEN_FOR_FENCE, __ATOMIC_SEQ_CST);
+    usleep(10000);
 #endif
 }
 
@@ -170,8 +170,7 @@ static bool section_begin_slow(struct thread *self)
         return true;
     if (!needs_fence())
         return false;
-    __atomic_store_n(&self->busy, 1, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    __atomic_store_n(&self->busy, 1, __ATOMIC_SEQ_CST); /* as the walker's accesses are */
     if (!(__atomic_load_n(&self->stolen, __ATOMIC_SEQ_CST) & STOLEN_BY_WALKER))
         return true;
     __atomic_store_n(&self->busy, 0, __ATOMIC_RELEASE);

@@ -17,12 +17,16 @@ _numbers = itertools.count(1)
 class World:
     """One loaded system; its modules are attributes. With `seam` it runs over the explorer."""
 
-    def __init__(self, seam: ModuleType | None = None) -> None:
+    def __init__(self, seam: ModuleType | None = None, core: str = "model") -> None:
         self.name = f"memcg_world_{next(_numbers)}"
         package = types.ModuleType(self.name)
         package.__path__ = [str(Path(memcg.__file__).parent)]
         sys.modules[self.name] = package
-        sys.modules[self.name + "._core"] = None  # the model core: one system per world
+        if core == "native":  # one per process: the world must leave it as it was
+            for shared in ("_core", "errors", "dataplane"):
+                sys.modules[f"{self.name}.{shared}"] = importlib.import_module(f"memcg.{shared}")
+        else:
+            sys.modules[self.name + "._core"] = None
         if seam is not None:
             sys.modules[self.name + ".locking"] = seam
         load = lambda noun: importlib.import_module(f"{self.name}.{noun}")  # noqa: E731

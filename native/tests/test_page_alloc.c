@@ -78,7 +78,7 @@ static void threads_may_take_and_give_back_at_once(void)
 
 static void trimmed_pages_read_as_zero_again(void)
 {
-    bool zeroed;
+    bool zeroed = false;
     unsigned char *p = alloc_pages(32, 1, 9, &zeroed);
 
     memset(p, 9, 32 * PAGE_SIZE);
@@ -93,7 +93,7 @@ static void trimmed_pages_read_as_zero_again(void)
 
 static void free_pages_past_the_cap_go_back_by_themselves(void)
 {
-    bool zeroed;
+    bool zeroed = false;
     void *p = alloc_pages(16384, 1, 2, &zeroed); /* 64 MiB, cap 32 */
 
     free_pages(p, 16384);
@@ -102,7 +102,7 @@ static void free_pages_past_the_cap_go_back_by_themselves(void)
 
 static void what_does_not_fit_is_refused_and_changes_nothing(void)
 {
-    bool zeroed;
+    bool zeroed = false;
     size_t before = pages_in_use();
 
     CHECK(!alloc_pages(0, 1, 1, &zeroed));
@@ -118,7 +118,7 @@ static void what_does_not_fit_is_refused_and_changes_nothing(void)
 static void the_whole_arena_can_be_one_run(void)
 {
     size_t nr_total = arena.bytes >> PAGE_SHIFT;
-    bool zeroed;
+    bool zeroed = false;
     void *p;
 
     for (int i = 0; i < 3; i++) {
@@ -130,7 +130,7 @@ static void the_whole_arena_can_be_one_run(void)
 
 static void a_run_grows_into_the_free_pages_behind_it(void)
 {
-    bool zeroed;
+    bool zeroed = false;
     char *p = alloc_pages(4, 1, 1, &zeroed), *q = alloc_pages(4, 1, 2, &zeroed);
     size_t before = pages_in_use();
 

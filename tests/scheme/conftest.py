@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import memcg
 import pytest
+from world import World
+
+
+on_the_model = pytest.mark.parametrize("world", ["model"], indirect=True)  # looks inside it
+
+
+@pytest.fixture(params=["model", "native"])
+def world(request):
+    """Both data planes, under the same tests."""
+    if request.param == "native" and memcg.core.name != "native":
+        pytest.skip("the native core is not built")
+    world = World(core=request.param)
+    yield world
+    world.close()
 
 
 @pytest.fixture
@@ -11,6 +26,7 @@ def scheme(world):
     world.core.set_waker(None)
     world.core.set_promote_bytes(0)
     world.work = world.workqueue.run_pending
+    world.before = world.root.current
     world.frames = world.slab_common.kmem_cache_create("frames", 1000)
     world.make = lambda path="a": world.cgroup.cgroup_mkdir(world.root, path)
     return world

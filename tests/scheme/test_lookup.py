@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from scheme.conftest import on_the_model
 
 
 def test_s33_lookup_and_allocation_take_none_of_the_three_mutexes(scheme, child_of):
@@ -41,6 +42,7 @@ def test_s35_lookup_on_a_child_cache_fails_loudly(scheme, child_of):
     scheme.frames.free(address)
 
 
+@on_the_model
 def test_s36_a_reader_of_a_grown_array_still_reads_the_old_one(scheme, child_of):
     memcg = scheme.make()
     child, address = child_of(memcg)

@@ -1,0 +1,164 @@
+/*
+ * control.h - a control plane of a page, for tests: ids, child caches, the worker.
+ *
+ * `control_lock` stands for memcg_slab_mutex and activate_kmem_mutex together.
+ */
+#ifndef MEMCG_TEST_CONTROL_H
+#define MEMCG_TEST_CONTROL_H
+
+#include <pthread.h>
+#include <string.h>
+
+#include "../inline.h"
+#include "test.h"
+
+#define MAX_IDS 16384
+static pthread_mutex_t control_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint8_t id_used[MAX_IDS];
+static struct kmem_cache *user_roots[8]; /* grown and closed as the size classes are */
+static int nr_user_roots;
+static int events_seen[MEMCG_EVENT_RELEASE + 1];
+
+static inline int nr_roots(void) { return kmalloc_nr_caches() + nr_user_roots; }
+static inline struct kmem_cache *root_at(int i)
+{
+    return i < kmalloc_nr_caches() ? kmalloc_cache(i) : user_roots[i - kmalloc_nr_caches()];
+}
+
+static inline int64_t usage_of_group(struct mem_cgroup *memcg)
+{
+    struct mem_cgroup_stat stat;
+
+    mem_cgroup_read_stat(memcg, &stat);
+    return stat.usage;
+}
+
+static inline int64_t current_of(struct mem_cgroup *memcg)
+{
+    struct mem_cgroup_stat stat;
+
+    mem_cgroup_read_stat(memcg, &stat);
+    return stat.current;
+}
+
+static inline struct mem_cgroup *group_new(struct mem_cgroup *parent)
+{
+    struct mem_cgroup *memcg = mem_cgroup_alloc(parent);
+    int id = 0;
+
+    CHECK(memcg);
+    css_get(parent);
+    pthread_mutex_lock(&control_lock);
+    while (id_used[id])
+        CHECK(++id < MAX_IDS);
+    id_used[id] = 1;
+    for (int i = 0; i < nr_roots(); i++)
+        CHECK(!memcg_update_cache_size(root_at(i), id + 1));
+    mem_cgroup_set_id(memcg, id);
+    pthread_mutex_unlock(&control_lock);
+    return memcg;
+}
+
+/* control_lock held. */
+static inline void __child_destroy_if_empty(struct kmem_cache *child)
+{
+    struct mem_cgroup *memcg = child->memcg;
+
+    if (kmem_cache_shutdown(child))
+        return;
+    CHECK(cache_from_memcg_idx(child->root, mem_cgroup_id(memcg)) == child);
+    memcg_cache_publish(child->root, mem_cgroup_id(memcg), NULL);
+    memcg_synchronize();
+    kmem_cache_free_struct(child);
+    css_put(memcg);
+}
+
+static inline void child_create(struct mem_cgroup *memcg, struct kmem_cache *root)
+{
+    struct kmem_cache *child;
+
+    pthread_mutex_lock(&control_lock);
+    if (mem_cgroup_online(memcg) && !cache_from_memcg_idx(root, mem_cgroup_id(memcg))) {
+        child = kmem_cache_create_child(memcg, root);
+        CHECK(child);
+        memcg_cache_publish(root, mem_cgroup_id(memcg), child);
+    }
+    pthread_mutex_unlock(&control_lock);
+}
+
+/* Offline, children destroyed or dead, the creator's reference dropped. */
+static inline void group_close(struct mem_cgroup *memcg)
+{
+    pthread_mutex_lock(&control_lock);
+    mem_cgroup_offline(memcg);
+    for (int i = 0; i < nr_roots(); i++) {
+        struct kmem_cache *child = cache_from_memcg_idx(root_at(i), mem_cgroup_id(memcg));
+
+        if (!child)
+            continue;
+        kmem_cache_set_dead(child);
+        __child_destroy_if_empty(child);
+    }
+    pthread_mutex_unlock(&control_lock);
+    css_put(memcg);
+}
+
+static inline void handle_event(const struct memcg_event *event)
+{
+    struct mem_cgroup *parent;
+
+    events_seen[event->kind]++;
+    if (event->kind == MEMCG_EVENT_CREATE) {
+        child_create(event->memcg, event->cache);
+        memcg_create_done(event->cache, event->memcg);
+        css_put(event->memcg);
+    } else if (event->kind == MEMCG_EVENT_EMPTY) {
+        pthread_mutex_lock(&control_lock);
+        __child_destroy_if_empty(event->cache);
+        pthread_mutex_unlock(&control_lock);
+    } else if (event->kind == MEMCG_EVENT_HIGH) {
+        mem_cgroup_reclaim(event->memcg);
+        mem_cgroup_high_done(event->memcg);
+        css_put(event->memcg);
+    } else if (event->kind == MEMCG_EVENT_RELEASE) {
+        pthread_mutex_lock(&control_lock);
+        id_used[mem_cgroup_id(event->memcg)] = 0;
+        pthread_mutex_unlock(&control_lock);
+        parent = mem_cgroup_parent(event->memcg);
+        mem_cgroup_free(event->memcg);
+        css_put(parent);
+    }
+}
+
+/* What the worker does; returns how many events there were. */
+static inline int work(void)
+{
+    struct memcg_event event;
+    int n = 0;
+
+    for (; memcg_next_event(&event); n++)
+        handle_event(&event);
+    return n;
+}
+
+/* Everything was freed and closed: nothing is charged, nothing is left. */
+static inline void check_nothing_is_left(void)
+{
+    struct memcg_global_stat stat;
+
+    work();
+    memcg_trim();
+    mem_cgroup_reclaim(mem_cgroup_root());
+    CHECK(usage_of_group(mem_cgroup_root()) == 0);
+    CHECK(current_of(mem_cgroup_root()) == 0);
+    CHECK(page_counter_underflows() == 0);
+    memcg_read_global_stat(&stat);
+    CHECK(stat.nr_slabs == 0 && stat.pages_in_use == 0 && stat.slab_shared_used == 0);
+}
+
+static inline void start(pthread_t *thread, void *(*fn)(void *), void *arg)
+{
+    CHECK(!pthread_create(thread, NULL, fn, arg));
+}
+
+#endif

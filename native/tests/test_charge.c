@@ -1,0 +1,242 @@
+/* test_charge.c - limits under threads, reserve, overdraft, alarms, stock. */
+#include "control.h"
+
+enum { THREADS = 4 };
+static struct mem_cgroup *top, *leaf[THREADS];
+static int64_t held_top, held_leaf[THREADS]; /* atomic: granted and not given back yet */
+#define TOP_MAX ((int64_t)6 << 20)
+#define LEAF_MAX ((int64_t)2 << 20)
+
+static void *hog(void *arg)
+{
+    uintptr_t me = (uintptr_t)arg;
+    unsigned seed = (unsigned)me;
+    enum { N = 64 };
+    void *p[N];
+    int64_t size[N];
+
+    memcg_set_current(leaf[me % 2]);
+    for (int round = 0; round < 100; round++) {
+        int n = 0;
+
+        for (; n < N; n++) {
+            size[n] = (int64_t)(16 + (size_t)rand_r(&seed) % 16) * (int64_t)PAGE_SIZE;
+            p[n] = memcg_malloc((size_t)size[n]);
+            if (!p[n])
+                break;
+            CHECK(__atomic_add_fetch(&held_top, size[n], __ATOMIC_SEQ_CST) <= TOP_MAX);
+            CHECK(__atomic_add_fetch(&held_leaf[me % 2], size[n], __ATOMIC_SEQ_CST) <= LEAF_MAX * 2);
+        }
+        while (n-- > 0) {
+            __atomic_sub_fetch(&held_leaf[me % 2], size[n], __ATOMIC_SEQ_CST);
+            __atomic_sub_fetch(&held_top, size[n], __ATOMIC_SEQ_CST);
+            memcg_free(p[n]);
+        }
+    }
+    memcg_set_current(NULL);
+    return NULL;
+}
+
+static void threads_never_pass_a_limit_at_any_level(void)
+{
+    pthread_t t[THREADS];
+    struct mem_cgroup_stat stat;
+
+    top = group_new(mem_cgroup_root());
+    for (int i = 0; i < 2; i++) {
+        leaf[i] = group_new(top);
+        mem_cgroup_set_limit(leaf[i], MEMCG_MAX, LEAF_MAX * 2);
+    }
+    mem_cgroup_set_limit(top, MEMCG_MAX, TOP_MAX);
+    for (uintptr_t i = 0; i < THREADS; i++)
+        start(&t[i], hog, (void *)i);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(t[i], NULL);
+    mem_cgroup_read_stat(top, &stat);
+    CHECK(stat.usage == 0 && stat.watermark <= TOP_MAX && stat.watermark > TOP_MAX / 2);
+    CHECK(stat.events[MEMCG_EV_FAIL] > 0 && stat.events_local[MEMCG_EV_FAIL] <= stat.events[MEMCG_EV_FAIL]);
+    CHECK(stat.events[MEMCG_EV_RESERVE] == 0);
+    for (int i = 0; i < 2; i++)
+        group_close(leaf[i]);
+    group_close(top);
+    check_nothing_is_left();
+}
+
+static struct mem_cgroup *alarm_memcg, *alarm_limited;
+static int alarms;
+
+static void on_alarm(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes)
+{
+    alarm_memcg = memcg;
+    alarm_limited = limited;
+    alarms += bytes > 0;
+}
+
+static struct mem_cgroup_stat stat_of(struct mem_cgroup *memcg)
+{
+    struct mem_cgroup_stat stat;
+
+    mem_cgroup_read_stat(memcg, &stat);
+    return stat;
+}
+
+static void who_is_refused_and_who_is_forced(void)
+{
+    struct mem_cgroup *up = group_new(mem_cgroup_root()), *g = group_new(up);
+    struct memcg_failure failure;
+    struct kmem_cache *s = kmem_cache_create_root(100, 16, 0);
+    void *p[4000];
+    void *object[100];
+    int n = 0, m, objects = 0;
+
+    work();
+    alarms = 0;
+    memcg_set_alarm(on_alarm);
+    mem_cgroup_set_limit(up, MEMCG_MAX, 100000);
+    mem_cgroup_set_limit(up, MEMCG_RESERVE, 50000);
+    memcg_set_current(g);
+    while (stat_of(up).usage < 99000)
+        p[n++] = memcg_malloc(1000);
+    CHECK(alarms == 0 && stat_of(up).events[MEMCG_EV_RESERVE] == 0);
+    CHECK(!memcg_malloc(65536) && alarms == 0); /* large: refused, the caller is told */
+    CHECK(memcg_last_failure(&failure) && failure.memcg == g && failure.limited == up);
+    CHECK(failure.bytes == 65536 && failure.max == 100000 && failure.current <= 100000);
+    CHECK(!memcg_last_failure(&failure));
+    while ((object[objects] = kmem_cache_alloc(s))) /* the little that is left */
+        objects++;
+    CHECK(memcg_last_failure(&failure) && alarms == 0 && stat_of(up).usage <= 100000);
+    CHECK((p[n++] = memcg_malloc(20000)) && alarms == 1); /* into the reserve */
+    CHECK(alarm_memcg == g && alarm_limited == up && memcg_last_failure(&failure));
+    CHECK(stat_of(up).events_local[MEMCG_EV_RESERVE] == 1 && stat_of(up).events[MEMCG_EV_OOM] == 3);
+    CHECK(stat_of(g).events[MEMCG_EV_RESERVE] == 0); /* it is the parent's limit */
+    while ((p[n] = memcg_malloc(2000)))
+        n++;
+    CHECK(stat_of(up).usage <= 150000 && stat_of(up).events[MEMCG_EV_OVERDRAFT] == 0);
+    for (m = 0; m < 100; m++)
+        CHECK((p[n++] = memcg_malloc(1024)));
+    CHECK(stat_of(up).usage > 150000 && stat_of(up).overdraft == stat_of(up).usage - 150000);
+    CHECK(stat_of(up).events[MEMCG_EV_OVERDRAFT] > 0);
+    while (n)
+        memcg_free(p[--n]);
+    CHECK((p[0] = memcg_malloc(65536))); /* all is well again */
+    memcg_free(p[0]);
+    memcg_set_current(NULL);
+    memcg_set_alarm(NULL);
+    CHECK(objects > 0 && kmem_cache_shutdown(s) == -EBUSY);
+    while (objects)
+        CHECK(kmem_cache_free(s, object[--objects]) == 0);
+    CHECK(kmem_cache_shutdown(s) == 0);
+    kmem_cache_free_struct(s);
+    group_close(g);
+    group_close(up);
+    check_nothing_is_left();
+}
+
+/* Stock and empty slabs of other threads give way before an alarm, also many times in a row. */
+static int stage;
+
+static void *idle_holder(void *arg)
+{
+    memcg_set_current(arg);
+    for (int round = 0; round < 200; round++) {
+        void *p = memcg_malloc(16); /* 32 KiB of stock, and nothing else */
+
+        memcg_free(p);
+        __atomic_store_n(&stage, 1, __ATOMIC_RELEASE);
+        while (__atomic_load_n(&stage, __ATOMIC_ACQUIRE))
+            sched_yield();
+    }
+    memcg_set_current(NULL);
+    return NULL;
+}
+
+static void stock_gives_way_before_an_alarm_every_time(void)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+    pthread_t t;
+    void *p[100];
+
+    mem_cgroup_set_limit(g, MEMCG_MAX, 100000);
+    alarms = 0;
+    memcg_set_alarm(on_alarm);
+    start(&t, idle_holder, g);
+    for (int round = 0; round < 200; round++) {
+        int n = 0;
+
+        while (!__atomic_load_n(&stage, __ATOMIC_ACQUIRE))
+            sched_yield();
+        memcg_set_current(g);
+        while (n < 92) /* 94,208 bytes: all but what the other's stock would take */
+            CHECK((p[n++] = memcg_malloc(1024)));
+        while (n)
+            memcg_free(p[--n]);
+        memcg_set_current(NULL);
+        __atomic_store_n(&stage, 0, __ATOMIC_RELEASE);
+    }
+    pthread_join(t, NULL);
+    CHECK(alarms == 0 && stat_of(g).events[MEMCG_EV_RESERVE] == 0);
+    memcg_set_alarm(NULL);
+    group_close(g);
+    check_nothing_is_left();
+}
+
+static void current_leaves_stock_out_and_usage_never_says_less(void)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+    void *p[3000];
+    int64_t real = 0;
+    unsigned seed = 7;
+
+    memcg_set_current(g);
+    for (int i = 0; i < 3000; i++) {
+        size_t size = (size_t)rand_r(&seed) % 3000 + 1;
+
+        p[i] = memcg_malloc(size);
+        real += (int64_t)memcg_usable_size(p[i]);
+        if (i % 100 == 0)
+            CHECK(current_of(g) == real && stat_of(g).usage >= real &&
+                  stat_of(g).usage <= real + MEMCG_BATCH);
+    }
+    memcg_set_current(NULL); /* leaving drains */
+    CHECK(stat_of(g).usage == real);
+    for (int i = 0; i < 3000; i++) {
+        real -= (int64_t)memcg_usable_size(p[i]);
+        memcg_free(p[i]);
+        CHECK(i % 100 || stat_of(g).usage == real);
+    }
+    group_close(g);
+    check_nothing_is_left();
+}
+
+static void lowering_max_reclaims_what_it_can(void)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+    void *p[1000];
+
+    child_create(g, kmalloc_cache(kmalloc_index(1000)));
+    memcg_set_current(g);
+    for (int i = 0; i < 1000; i++)
+        p[i] = memcg_malloc(1000);
+    for (int i = 1; i < 1000; i++)
+        memcg_free(p[i]);
+    CHECK(stat_of(g).usage > 32768);
+    mem_cgroup_set_limit(g, MEMCG_MAX, 1);
+    CHECK(stat_of(g).usage == (int64_t)(4 * PAGE_SIZE));
+    CHECK(!memcg_malloc(65536));
+    memcg_free(p[0]);
+    memcg_set_current(NULL);
+    group_close(g);
+    check_nothing_is_left();
+}
+
+int main(void)
+{
+    CHECK(memcg_init(NULL) == 0);
+    memcg_set_promote_bytes(SIZE_MAX);
+    RUN(threads_never_pass_a_limit_at_any_level);
+    RUN(stock_gives_way_before_an_alarm_every_time);
+    RUN(current_leaves_stock_out_and_usage_never_says_less);
+    RUN(lowering_max_reclaims_what_it_can);
+    RUN(who_is_refused_and_who_is_forced);
+    return DONE();
+}

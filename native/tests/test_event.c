@@ -1,0 +1,110 @@
+/* test_event.c - the queue: nothing is lost, nothing comes twice, every first post wakes. */
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "control.h"
+
+enum { POSTERS = 4, GROUPS = 500 };
+static struct mem_cgroup *groups[POSTERS][GROUPS];
+static int wakes; /* atomic */
+
+static void waker(void) { __atomic_fetch_add(&wakes, 1, __ATOMIC_SEQ_CST); }
+
+static void *poster(void *arg)
+{
+    for (int i = 0; i < GROUPS; i++) {
+        mem_cgroup_offline(groups[(uintptr_t)arg][i]);
+        css_put(groups[(uintptr_t)arg][i]); /* the last reference: RELEASE */
+    }
+    return NULL;
+}
+
+/* The consumer sleeps when the queue is empty, so a wake that is lost would end the test late. */
+static void every_release_comes_once_and_no_wake_is_lost(void)
+{
+    pthread_t t[POSTERS];
+    struct memcg_event event;
+    int n = 0, seen = 0;
+
+    work();
+    for (int k = 0; k < POSTERS; k++)
+        for (int i = 0; i < GROUPS; i++)
+            groups[k][i] = group_new(mem_cgroup_root());
+    memcg_set_waker(waker);
+    for (uintptr_t k = 0; k < POSTERS; k++)
+        start(&t[k], poster, (void *)k);
+    for (int idle = 0; n < POSTERS * GROUPS;) {
+        if (__atomic_load_n(&wakes, __ATOMIC_SEQ_CST) == seen) {
+            CHECK(++idle < 100000000);
+            sched_yield();
+            continue;
+        }
+        idle = 0;
+        seen = __atomic_load_n(&wakes, __ATOMIC_SEQ_CST);
+        while (memcg_next_event(&event)) {
+            CHECK(event.kind == MEMCG_EVENT_RELEASE && mem_cgroup_owner(event.memcg) == NULL);
+            mem_cgroup_set_owner(event.memcg, event.memcg); /* it comes once */
+            n++;
+            handle_event(&event);
+        }
+    }
+    for (int k = 0; k < POSTERS; k++)
+        pthread_join(t[k], NULL);
+    CHECK(!memcg_next_event(&event) && wakes <= n);
+    memcg_set_waker(NULL);
+    check_nothing_is_left();
+}
+
+static void high_is_told_once_per_crossing(void)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+
+    mem_cgroup_set_limit(g, MEMCG_HIGH, 1000000);
+    events_seen[MEMCG_EVENT_HIGH] = 0;
+    for (int round = 1; round < 4; round++) {
+        mem_cgroup_charge(g, 900000);
+        CHECK(work() == 0);
+        mem_cgroup_charge(g, 200000);
+        mem_cgroup_charge(g, 200000);
+        CHECK(work() == 1 && events_seen[MEMCG_EVENT_HIGH] == round);
+        mem_cgroup_uncharge(g, 350000); /* below high, and not by an eighth */
+        mem_cgroup_charge(g, 350000);
+        CHECK(work() == 0);
+        mem_cgroup_uncharge(g, 1300000);
+    }
+    group_close(g);
+    check_nothing_is_left();
+}
+
+/* What the parent's worker was woken for must not keep the child's from being woken. */
+static void the_child_of_a_fork_is_woken_for_its_first_post(void)
+{
+    struct mem_cgroup *a = group_new(mem_cgroup_root()), *b = group_new(mem_cgroup_root());
+    int status;
+    pid_t pid;
+
+    memcg_set_waker(waker);
+    mem_cgroup_offline(a);
+    css_put(a);
+    pid = fork();
+    if (!pid) {
+        wakes = 0;
+        mem_cgroup_offline(b);
+        css_put(b);
+        _exit(wakes == 1 && work() == 2 ? 0 : 1);
+    }
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+    memcg_set_waker(NULL);
+    group_close(b);
+    check_nothing_is_left();
+}
+
+int main(void)
+{
+    CHECK(memcg_init(NULL) == 0);
+    memcg_set_promote_bytes(SIZE_MAX);
+    RUN(every_release_comes_once_and_no_wake_is_lost);
+    RUN(high_is_told_once_per_crossing);
+    RUN(the_child_of_a_fork_is_woken_for_its_first_post);
+    return DONE();
+}
