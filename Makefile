@@ -22,8 +22,10 @@ $(EXTENSION)/.built: $(STAMP) $(SOURCES)
 	install $(EXTENSION)/_core*.so src/memcg/
 	touch $@
 
-demo: $(EXTENSION)/.built ## the life of one child cache and tenants beside a hog, traced live
-	PYTHONPATH=src $(VENV)/bin/python examples/demo.py
+demo: $(EXTENSION)/.built ## tenants beside a hog, then the life of one child cache, both live
+	PYTHONPATH=src $(VENV)/bin/python examples/tenants.py
+	@echo
+	PYTHONPATH=src $(VENV)/bin/python examples/child_cache.py
 
 test: $(EXTENSION)/.built ## set everything up and pass the tests
 	$(MAKE) -C native check

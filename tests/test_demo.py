@@ -1,4 +1,4 @@
-"""The demo's figures are those of the running system."""
+"""The demos show what happens in the running system."""
 
 from __future__ import annotations
 
@@ -9,22 +9,33 @@ from pathlib import Path
 
 import memcg
 
-REPOSITORY = Path(__file__).parent.parent
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def test_the_demo_shows_right_results_and_the_whole_life_of_a_child():
+def run(example):
     environment = {**os.environ, "PYTHONPATH": str(Path(memcg.__file__).parent.parent)}
     out = subprocess.run(
-        [sys.executable, "-W", "error", str(REPOSITORY / "examples" / "demo.py")],
-        env=environment, capture_output=True, text=True, timeout=120, check=False,
+        [sys.executable, "-W", "error", str(EXAMPLES / example)],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert (out.returncode, out.stderr) == (0, "")
-    assert out.stdout.count("complete and right") == 3
+    return out.stdout
+
+
+def test_the_tenants_results_are_right_beside_a_hog_at_its_limit(native):
+    shown = run("tenants.py")
+    assert shown.count("complete and right") == 3
+    assert "times at its limit" in shown
+    assert "is over memory.max" in shown
+    assert "closed: 0 groups left" in shown
+
+
+def test_the_whole_life_of_a_child_cache_is_shown():
+    shown = run("child_cache.py")
     steps = [
         "group made", "served by the root", "asked for", "memcg_slab_mutex -> slab_mutex",
         "demo", "offline", "last object freed", "root cache destroyed",
     ]  # fmt: skip
-    places = [out.stdout.find(step, out.stdout.find("-- the life")) for step in steps]
+    places = [shown.find(step) for step in steps]
     assert -1 not in places
-    assert "holds frame(0:demo)" in out.stdout
-    assert "root current 0 bytes" in out.stdout
+    assert "holds frame(0:demo)" in shown

@@ -15,17 +15,18 @@ _WORD = 8
 
 
 class Holder(NamedTuple):
-    """Blocks of one kind: the cache, the type or None, how many, bytes."""
+    """Blocks of one kind in one cache."""
 
     cache: str
-    type: str | None
-    count: int
+    kind: str | None  # type of the objects
+    blocks: int
     nbytes: int
 
 
 def _all_types() -> dict[int, type]:
     found: dict[int, type] = {id(object): object}
     waiting: list[type] = [object]
+    cls: type
     while waiting:
         for cls in type.__subclasses__(waiting.pop()):
             if id(cls) not in found:
@@ -78,8 +79,8 @@ def report(group: cgroup) -> str:
         )
     found = holders(group)
     lines.append(f"held by {group.path or '/'} itself:" if found else "nothing is held")
-    for cache, cls, count, nbytes in found[:20]:
-        lines.append(f"  {format_size(nbytes):>10}  {count:>7} x {cls or '(data)'} in {cache}")
+    for cache, kind, blocks, nbytes in found[:20]:
+        lines.append(f"  {format_size(nbytes):>10}  {blocks:>7} x {kind or '(data)'} in {cache}")
     if len(found) > 20:
         rest = sum(h.nbytes for h in found[20:])
         lines.append(f"  {format_size(rest):>10}  in {len(found) - 20} more kinds")

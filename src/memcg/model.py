@@ -44,9 +44,7 @@ _promote_bytes = 2 * PAGE_SIZE
 _skip_account: dict[object, int] = {}  # task -> nesting; only that task writes its entry
 
 
-def set_waker(
-    wake: Callable[[], None] | None, work: Callable[[], None] | None = None
-) -> None:
+def set_waker(wake: Callable[[], None] | None, work: Callable[[], None] | None = None) -> None:
     """Have `wake` called when an event was posted; None: nobody.
 
     `wake` must not wait. The native data plane calls `work` instead, in a thread of its own.
@@ -698,8 +696,7 @@ def live_blocks(memcg: Memcg) -> list[tuple[int, int, Cache | None]]:
         (address, slab.cache.size, slab.cache)
         for slab in set(_slab_of_page.values())
         for address, owner in slab.live.items()
-        if (objcg := owner or slab.objcg)
-        and (objcg is memcg.objcg or objcg.memcg.load() is memcg)
+        if (objcg := owner or slab.objcg) and (objcg is memcg.objcg or objcg.memcg.load() is memcg)
     ]
 
 

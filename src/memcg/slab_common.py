@@ -47,7 +47,7 @@ class kmem_cache(core.Cache):
         name: str,
         object_size: int,
         align: int,
-        ctor: Callable[[memoryview], None] | None,
+        ctor: Callable[[memoryview], object] | None,
         memcg: mem_cgroup | None = None,
         root_cache: kmem_cache | None = None,
         kmalloc: int = -1,
@@ -69,7 +69,7 @@ def do_kmem_cache_create(
     name: str,
     object_size: int,
     align: int,
-    ctor: Callable[[memoryview], None] | None,
+    ctor: Callable[[memoryview], object] | None,
     memcg: mem_cgroup | None,
     root_cache: kmem_cache | None,
     kmalloc: int = -1,
@@ -86,7 +86,7 @@ def do_kmem_cache_create(
 
 
 def kmem_cache_create(
-    name: str, size: int, align: int = 16, ctor: Callable[[memoryview], None] | None = None
+    name: str, size: int, align: int = 16, ctor: Callable[[memoryview], object] | None = None
 ) -> kmem_cache:
     """Create a root cache.
 

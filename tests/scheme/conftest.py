@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import memcg
 import pytest
 from world import World
 
+import memcg
 
 on_the_model = pytest.mark.parametrize("world", ["model"], indirect=True)  # looks inside it
 

@@ -217,18 +217,22 @@ static bool frames_allow(PyThreadState *tstate, bool self)
 
 enum verdict { VERDICT_DELIVER, VERDICT_RETRY, VERDICT_RECLAIMING, VERDICT_PARK, VERDICT_DROP };
 
-static bool below_max(const struct memcg_failure *failure)
+/* Bytes past memory.max. */
+static int64_t excess(const struct memcg_failure *failure)
 {
-    return mem_cgroup_usage(failure->limited) <= mem_cgroup_get_limit(failure->limited, MEMCG_MAX);
+    return mem_cgroup_usage(failure->limited) - mem_cgroup_get_limit(failure->limited, MEMCG_MAX);
 }
 
 static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool self)
 {
     enum entry_state state;
 
-    if (mem_cgroup_high_pending(alarm->failure.limited))
+    struct mem_cgroup *limited = alarm->failure.limited;
+
+    if (mem_cgroup_high_pending(limited) &&
+        excess(&alarm->failure) < mem_cgroup_get_limit(limited, MEMCG_RESERVE) / 2)
         return VERDICT_RECLAIMING;
-    if (alarm->reclaimed && below_max(&alarm->failure))
+    if (alarm->reclaimed && excess(&alarm->failure) <= 0)
         return VERDICT_DROP;
     if (alarm->context && alarm->context != tstate->context)
         return VERDICT_PARK; /* the task is suspended */
