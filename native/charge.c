@@ -15,9 +15,9 @@
 #define RECLAIM_ALWAYS MEMCG_SMALL_SIZE /* what may be refused is refused after a reclaim only */
 #define RECLAIM_SKIP 64
 
-static void (*alarm_fn)(struct mem_cgroup *, struct mem_cgroup *, size_t);
+static memcg_alarm_fn alarm_fn;
 
-void memcg_set_alarm(void (*alarm)(struct mem_cgroup *, struct mem_cgroup *, size_t))
+void memcg_set_alarm(memcg_alarm_fn alarm)
 {
     __atomic_store_n(&alarm_fn, alarm, __ATOMIC_RELEASE);
 }
@@ -30,8 +30,9 @@ void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind kind, int64_t
 void mem_cgroup_count_event(struct mem_cgroup *memcg, enum mem_cgroup_event_item item)
 {
     __atomic_fetch_add(&memcg->events_local[item], 1, __ATOMIC_RELAXED);
-    for (; memcg; memcg = memcg->parent)
+    do
         __atomic_fetch_add(&memcg->events[item], 1, __ATOMIC_RELAXED);
+    while ((memcg = memcg->parent));
 }
 
 static int64_t usage_of(struct mem_cgroup *memcg)
@@ -86,11 +87,21 @@ static void set_failure(struct mem_cgroup *memcg, struct mem_cgroup *limited, si
     self->has_failure = true;
 }
 
+static void call_alarm(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
+                       bool refused)
+{
+    memcg_alarm_fn alarm = __atomic_load_n(&alarm_fn, __ATOMIC_ACQUIRE);
+
+    if (alarm)
+        alarm(memcg, limited, bytes, refused);
+}
+
 static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes)
 {
     mem_cgroup_count_event(limited, MEMCG_EV_OOM);
     mem_cgroup_count_event(limited, MEMCG_EV_FAIL);
     set_failure(memcg, limited, bytes);
+    call_alarm(memcg, limited, bytes, true);
     return -ENOMEM;
 }
 
@@ -116,7 +127,6 @@ static int64_t past_reserve(struct mem_cgroup *memcg, size_t bytes, struct mem_c
 static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
                            struct request *req)
 {
-    void (*alarm)(struct mem_cgroup *, struct mem_cgroup *, size_t);
     int64_t over, highest;
 
     bool large = req->bytes >= MEMCG_REFUSE_SIZE;
@@ -138,9 +148,8 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
     mem_cgroup_count_event(limited, over > 0 ? MEMCG_EV_OVERDRAFT : MEMCG_EV_RESERVE);
     mem_cgroup_count_event(limited, MEMCG_EV_OOM);
     set_failure(memcg, limited, req->bytes);
-    alarm = __atomic_load_n(&alarm_fn, __ATOMIC_ACQUIRE);
-    if (alarm && !large) /* a large one is refused at the next line, if it still has to be */
-        alarm(memcg, limited, req->bytes);
+    if (!large) /* a large one is refused next time, if it still has to be */
+        call_alarm(memcg, limited, req->bytes, false);
     return 0;
 }
 

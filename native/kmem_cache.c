@@ -17,6 +17,11 @@
 struct mutex caches_lock = MUTEX_INITIALIZER;
 struct kmem_cache *all_caches;
 struct kmem_cache *kmalloc_caches[NR_KMALLOC];
+const uint8_t kmalloc_table[KMALLOC_TABLE_SIZE / 16] = { /* of kmalloc_index(), by 16 bytes */
+    0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 9, 9, 10, 10, 11, 11,
+    [16 ... 19] = 12, [20 ... 23] = 13, [24 ... 27] = 14, [28 ... 31] = 15,
+    [32 ... 39] = 16, [40 ... 47] = 17, [48 ... 55] = 18, [56 ... 63] = 19,
+};
 static uint8_t index_used[NR_CACHES]; /* caches_lock; user caches */
 
 int kmalloc_nr_caches(void) { return NR_KMALLOC; }

@@ -187,9 +187,11 @@ bool memcg_next_event(struct memcg_event *event); /* one consumer at a time */
  * may start a thread, must not allocate from us or wait. */
 void memcg_set_waker(void (*waker)(void));
 /* Called on the offending thread, inside the data plane, when a small request was charged past
- * max: must only set flags (the binding's alarm). `limited` is the group whose max was met. */
-void memcg_set_alarm(void (*alarm)(struct mem_cgroup *memcg, struct mem_cgroup *limited,
-                                   size_t bytes));
+ * max, or (refused) a request was refused: must only set flags (the binding's alarm). `limited`
+ * is the group whose max was met. */
+typedef void (*memcg_alarm_fn)(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
+                               bool refused);
+void memcg_set_alarm(memcg_alarm_fn alarm);
 
 /* ---- the whole ------------------------------------------------------- */
 struct memcg_global_stat {

@@ -9,11 +9,16 @@
 
 #define NR_KMALLOC 40 /* 8 to 128, then 4 for each of the 8 doublings to 32768 */
 
-/* size: 1 to KMALLOC_MAX_CACHE_SIZE */
+#define KMALLOC_TABLE_SIZE 1024
+extern const uint8_t kmalloc_table[KMALLOC_TABLE_SIZE / 16]; /* kmem_cache.c */
+
+/* size: 1 to KMALLOC_MAX_CACHE_SIZE.  The table has no branch that small sizes mispredict. */
 static inline int kmalloc_index(size_t size)
 {
     int top_bit;
 
+    if (size <= KMALLOC_TABLE_SIZE && !__builtin_constant_p(size))
+        return kmalloc_table[(size - 1) >> 4];
     if (size <= 128)
         return (int)((size - 1) >> 4);
     size--;

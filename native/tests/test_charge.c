@@ -65,11 +65,12 @@ static void threads_never_pass_a_limit_at_any_level(void)
 static struct mem_cgroup *alarm_memcg, *alarm_limited;
 static int alarms;
 
-static void on_alarm(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes)
+static void on_alarm(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
+                     bool refused)
 {
     alarm_memcg = memcg;
     alarm_limited = limited;
-    alarms += bytes > 0;
+    alarms += bytes > 0 && !refused;
 }
 
 static struct mem_cgroup_stat stat_of(struct mem_cgroup *memcg)

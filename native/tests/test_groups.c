@@ -8,14 +8,7 @@
 #include <unistd.h>
 
 #include "../inline.h"
-
-#define CHECK(c)                                                                    \
-    do {                                                                            \
-        if (!(c)) {                                                                 \
-            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, __func__, #c);   \
-            abort();                                                                \
-        }                                                                           \
-    } while (0)
+#include "test.h"
 
 static int next_id;
 
@@ -353,7 +346,6 @@ int main(int argc, char **argv)
     (void)argv;
     CHECK(memcg_init(NULL) == 0);
     memcg_set_promote_bytes(SIZE_MAX);
-#define RUN(test) (fprintf(stderr, "%s\n", #test), test())
     RUN(blocks_of_every_size_keep_their_bytes);
     RUN(a_small_groups_charges_return_to_zero);
     RUN(promotion_asks_once_and_the_child_serves);
@@ -365,5 +357,5 @@ int main(int argc, char **argv)
     RUN(a_fork_among_threads_can_allocate);
     if (argc > 1)
         printf("64-byte pair: memcg %.1f ns, libc %.1f ns\n", pair_ns(true), pair_ns(false));
-    return 0;
+    return DONE();
 }

@@ -172,8 +172,8 @@ static void a_full_arena_refuses_and_recovers(void)
 static void empty_slabs_give_way_when_the_arena_is_full(void)
 {
     struct mem_cgroup *g = group_new(mem_cgroup_root());
-    size_t n = 0;
-    void *runs[200];
+    size_t n = 0, m = 0;
+    static void *runs[200], *small[2000];
 
     for (int k = 0; k < 2; k++) {
         for (size_t size = 16; size <= KMALLOC_MAX_CACHE_SIZE; size += size / 4)
@@ -185,6 +185,16 @@ static void empty_slabs_give_way_when_the_arena_is_full(void)
         n++;
     CHECK(n < 200);
     CHECK(pages_in_use() == n << 8);
+    while (m < 2000 && (small[m] = memcg_malloc(500)))
+        m++;
+    while (m)
+        memcg_free(small[--m]);
+    CHECK(kmem_cache_nr_pages(kmalloc_cache(kmalloc_index(500))) > 0);
+    while (m < 2000 && (small[m] = memcg_malloc(1000)))
+        m++;
+    CHECK(m < 2000 && kmem_cache_nr_pages(kmalloc_cache(kmalloc_index(500))) == 0);
+    while (m)
+        memcg_free(small[--m]);
     while (n)
         memcg_free(runs[--n]);
     group_close(g);

@@ -42,6 +42,31 @@ static void more_groups_than_a_slab_has_owner_entries(void)
     check_nothing_is_left();
 }
 
+/* A group goes back to the slab that knows it, though others were in use since. */
+static void a_group_finds_the_slab_that_has_its_entry(void)
+{
+    enum { OWNERS = 64, N = 3 * OWNERS };
+    static struct mem_cgroup *g[N];
+    void *p[N], *q;
+
+    for (int i = 0; i < N; i++) {
+        g[i] = group_new(mem_cgroup_root());
+        memcg_set_current(g[i]);
+        p[i] = memcg_malloc(64);
+    }
+    CHECK(info_of(root64()).num_slabs == 3);
+    memcg_set_current(g[0]);
+    q = memcg_malloc(64);
+    memcg_set_current(NULL);
+    CHECK(virt_to_slab(q) == virt_to_slab(p[0]) && info_of(root64()).num_slabs == 3);
+    memcg_free(q);
+    for (int i = 0; i < N; i++) {
+        memcg_free(p[i]);
+        group_close(g[i]);
+    }
+    check_nothing_is_left();
+}
+
 static void objects_of_a_closed_group_are_its_parents(void)
 {
     struct mem_cgroup *top = group_new(mem_cgroup_root()), *mid = group_new(top), *g = group_new(mid);
@@ -241,6 +266,7 @@ int main(void)
     CHECK(memcg_init(NULL) == 0);
     memcg_set_promote_bytes(SIZE_MAX);
     RUN(more_groups_than_a_slab_has_owner_entries);
+    RUN(a_group_finds_the_slab_that_has_its_entry);
     RUN(objects_of_a_closed_group_are_its_parents);
     RUN(a_group_reads_no_bytes_of_another);
     RUN(threshold_zero_asks_on_the_first_allocation);

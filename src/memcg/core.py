@@ -39,9 +39,11 @@ else:
             from . import model as _plane
 
             why_not_native = "memcg was installed without a C compiler; install one and memcg again"
-        except ImportError as error:  # a subinterpreter, no address space
+        except ImportError as error:
             from . import model as _plane
 
-            why_not_native = str(error)
+            why_not_native = str(error)  # no address space, say
+            if "interpreter" in why_not_native.lower():
+                why_not_native = "this is a subinterpreter; the main one has the process's memory"
     for _name in _BOTH + (_NATIVE if _plane.name == "native" else ()):
         globals()[_name] = getattr(_plane, _name)

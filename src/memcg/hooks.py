@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _tracemalloc
 import atexit
 import sys
 
@@ -45,6 +44,8 @@ def install(*, inherit: bool = True) -> None:
     reason = why_not()
     if reason is not None:
         raise MemcgError(f"memcg.install() cannot work here: {reason}")
+    import _tracemalloc  # not in a subinterpreter
+
     from .integrations import numpy, threading
 
     frames = _tracemalloc.get_traceback_limit() if _tracemalloc.is_tracing() else 0

@@ -17,7 +17,6 @@ Locks: each cache's ``cache_lock`` (its slabs), then ``page_lock`` (the arena). 
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import weakref
 from collections import deque
@@ -122,6 +121,8 @@ def view(address: int, size: int) -> memoryview:
     """Return the `size` bytes at `address`, writable, without a copy."""
     if _pages.memory is None:
         raise MemcgError(f"address {address:#x}: nothing was allocated yet")
+    import ctypes  # not in a subinterpreter
+
     array = (ctypes.c_ubyte * size).from_buffer(_pages.memory, address)
     return memoryview(array).cast("B")
 

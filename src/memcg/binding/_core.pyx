@@ -565,6 +565,7 @@ cdef bint reclaimed(mem_cgroup *limited):
     """Tell whether garbage was all that filled the group, if that is not known yet."""
     if not mem_cgroup_high_pending(limited):
         return False
+    mem_cgroup_high_done(limited)
     gc.collect()
     mem_cgroup_reclaim(limited)
     return mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX)
@@ -759,7 +760,7 @@ def install():
     # Entering a function, jumping back, and returning from a call: there CPython checks.
     checked = [number for name, number in opcode.opmap.items()
                if number < 256 and name in CHECKED]
-    alarm_init(MemcgOOM, GUARDED_MODULES, GUARDED_FUNCTIONS, bytes(checked))
+    alarm_init(MemcgOOM, gc.collect, GUARDED_MODULES, GUARDED_FUNCTIONS, bytes(checked))
     hooks_install()
 
 

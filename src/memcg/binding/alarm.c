@@ -13,6 +13,7 @@
  *   - it stands at an instruction after which CPython checks for exceptions before
  *     anything else can happen, a task's suspension least of all.
  *
+ * Before that, garbage is collected if memory.high asked for it and nobody has done so yet.
  * Else it is tried again, then parked until the context runs again or the thread charges
  * past the limit once more.  Leaving the group takes an alarm back that was not raised yet.
  *
@@ -39,15 +40,15 @@ struct alarm {
     PyObject *context; /* borrowed, for comparison only; NULL: a thread without one */
     struct memcg_failure failure;
     int64_t rearm_usage;
-    bool reclaimed; /* it waited for reclaim at memory.high, which may have made it needless */
 };
 
 static struct alarm alarms[NR_ALARMS]; /* alarm_lock */
 static pthread_mutex_t alarm_lock = PTHREAD_MUTEX_INITIALIZER;
 static int nr_alarms, nr_parked; /* written under alarm_lock, read racily */
 static int pending_call;         /* atomic: a call is on its way to the main thread */
+static bool is_retry;            /* GIL: the main thread was asked in vain */
 static unsigned long main_thread;
-static PyObject *oom_class, *guarded_modules, *guarded_functions;
+static PyObject *oom_class, *guarded_modules, *guarded_functions, *collect;
 static unsigned char checked_opcodes[256];
 
 static unsigned long this_thread(void) { return (unsigned long)pthread_self(); }
@@ -97,8 +98,16 @@ static void call_for_delivery(unsigned long thread_id)
     worker_wake(WORKER_ALARM);
 }
 
+static void mark_delivered(struct alarm *alarm)
+{
+    set_state(alarm, ALARM_DELIVERED);
+    alarm->rearm_usage = mem_cgroup_usage(alarm->failure.limited) + REARM_STEP;
+    mem_cgroup_set_alarmed(alarm->failure.memcg, 1);
+}
+
 /* In a hook, inside the data plane. */
-static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes)
+static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
+                       bool refused)
 {
     unsigned long me = this_thread();
     PyObject *context = current_key.context;
@@ -108,7 +117,10 @@ static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
 
     pthread_mutex_lock(&alarm_lock);
     alarm = find_alarm(me, context, memcg);
-    if (!alarm || alarm->state == ALARM_PARKED ||
+    if (refused) { /* the MemoryError at this line says it */
+        if (alarm)
+            mark_delivered(alarm);
+    } else if (!alarm || alarm->state == ALARM_PARKED ||
         (alarm->state == ALARM_DELIVERED &&
          (!mem_cgroup_alarmed(memcg) || usage >= alarm->rearm_usage))) {
         if (!alarm)
@@ -118,7 +130,6 @@ static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
             alarm->context = context;
             alarm->failure = (struct memcg_failure){ memcg, limited, bytes, usage,
                                                      mem_cgroup_get_limit(limited, MEMCG_MAX) };
-            alarm->reclaimed = false;
             set_state(alarm, ALARM_POSTED);
             call = true;
         }
@@ -215,25 +226,36 @@ static bool frames_allow(PyThreadState *tstate, bool self)
     return allow;
 }
 
-enum verdict { VERDICT_DELIVER, VERDICT_RETRY, VERDICT_RECLAIMING, VERDICT_PARK, VERDICT_DROP };
+enum verdict { VERDICT_DELIVER, VERDICT_RETRY, VERDICT_PARK, VERDICT_DROP };
 
-/* Bytes past memory.max. */
-static int64_t excess(const struct memcg_failure *failure)
+/*
+ * Where memory.high was crossed and nobody has reclaimed yet, garbage may be all that fills the
+ * group: it is collected here and now. GIL held, at a place where Python code may run.
+ */
+static bool helped_by_collecting(struct mem_cgroup *limited)
 {
-    return mem_cgroup_usage(failure->limited) - mem_cgroup_get_limit(failure->limited, MEMCG_MAX);
+    PyObject *type, *value, *traceback, *found;
+
+    if (!mem_cgroup_high_pending(limited))
+        return false;
+    mem_cgroup_high_done(limited);
+    PyErr_Fetch(&type, &value, &traceback);
+    memcg_stop_kmem_account();
+    found = PyObject_CallNoArgs(collect);
+    if (found)
+        Py_DECREF(found);
+    else
+        PyErr_WriteUnraisable(collect);
+    memcg_resume_kmem_account();
+    PyErr_Restore(type, value, traceback);
+    mem_cgroup_reclaim(limited);
+    return mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX);
 }
 
 static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool self)
 {
     enum entry_state state;
 
-    struct mem_cgroup *limited = alarm->failure.limited;
-
-    if (mem_cgroup_high_pending(limited) &&
-        excess(&alarm->failure) < mem_cgroup_get_limit(limited, MEMCG_RESERVE) / 2)
-        return VERDICT_RECLAIMING;
-    if (alarm->reclaimed && excess(&alarm->failure) <= 0)
-        return VERDICT_DROP;
     if (alarm->context && alarm->context != tstate->context)
         return VERDICT_PARK; /* the task is suspended */
     state = entry_state_of(tstate->context, alarm->failure.memcg);
@@ -272,14 +294,10 @@ static bool settle(const struct alarm *copy, struct alarm *alarm, enum verdict v
     same = alarm->state == ALARM_POSTED && alarm->thread_id == copy->thread_id &&
            alarm->context == copy->context && alarm->failure.memcg == copy->failure.memcg;
     if (same && verdict == VERDICT_DELIVER) {
-        set_state(alarm, ALARM_DELIVERED);
-        alarm->rearm_usage = mem_cgroup_usage(alarm->failure.limited) + REARM_STEP;
-        mem_cgroup_set_alarmed(alarm->failure.memcg, 1);
+        mark_delivered(alarm);
         mem_cgroup_count_event(alarm->failure.limited, MEMCG_EV_OOM_KILL);
     } else if (same && verdict == VERDICT_DROP) {
         set_state(alarm, ALARM_FREE);
-    } else if (same && verdict == VERDICT_RECLAIMING) {
-        alarm->reclaimed = true;
     } else if (same && (verdict == VERDICT_PARK || ++alarm->attempts > ATTEMPTS)) {
         set_state(alarm, ALARM_PARKED);
     }
@@ -287,19 +305,37 @@ static bool settle(const struct alarm *copy, struct alarm *alarm, enum verdict v
     return same;
 }
 
+/* only_thread 0: any but a main thread that is about to look itself */
 static bool next_posted(struct alarm **alarm, struct alarm *copy, unsigned long only_thread)
 {
+    unsigned long but = __atomic_load_n(&pending_call, __ATOMIC_SEQ_CST) ? main_thread : 0;
     bool found = false;
 
     pthread_mutex_lock(&alarm_lock);
     for (; !found && *alarm < alarms + NR_ALARMS; ++*alarm)
         if ((*alarm)->state == ALARM_POSTED &&
-            (!only_thread || (*alarm)->thread_id == only_thread)) {
+            (only_thread ? (*alarm)->thread_id == only_thread : (*alarm)->thread_id != but)) {
             *copy = **alarm;
             found = true;
         }
     pthread_mutex_unlock(&alarm_lock);
     return found;
+}
+
+/* Whether the main thread still stands where delivery was refused. CPython makes calls that are
+ * added by a pending call in the same round. */
+static bool stands_where_refused(PyThreadState *tstate)
+{
+    static void *refused_frame; /* for comparison only */
+    static int refused_offset;
+    PyFrameObject *frame = PyThreadState_GetFrame(tstate);
+    int offset = frame ? PyFrame_GetLasti(frame) : -1;
+    bool same = frame == refused_frame && offset == refused_offset;
+
+    refused_frame = frame;
+    refused_offset = offset;
+    Py_XDECREF(frame);
+    return same;
 }
 
 /* A pending call, on the main thread, at a check in Python code. */
@@ -311,17 +347,27 @@ static int deliver_here(void *unused)
 
     (void)unused;
     __atomic_store_n(&pending_call, 0, __ATOMIC_SEQ_CST);
+    if (is_retry && stands_where_refused(tstate)) {
+        call_for_delivery(main_thread);
+        return 0;
+    }
+    is_retry = false;
     while (next_posted(&alarm, &copy, this_thread())) {
-        enum verdict verdict = judge_quietly(&copy, tstate, true);
+        enum verdict verdict = helped_by_collecting(copy.failure.limited)
+                                   ? VERDICT_DROP
+                                   : judge_quietly(&copy, tstate, true);
 
-        left |= verdict == VERDICT_RETRY || verdict == VERDICT_RECLAIMING;
+        left |= verdict == VERDICT_RETRY;
         if (settle(&copy, alarm - 1, verdict) && verdict == VERDICT_DELIVER) {
             PyErr_SetNone(oom_class);
             return -1;
         }
     }
-    if (left)
-        worker_wake(WORKER_ALARM);
+    if (left) { /* at the next check, then: this one was in guarded code */
+        is_retry = true;
+        stands_where_refused(tstate);
+        call_for_delivery(main_thread);
+    }
     return 0;
 }
 
@@ -332,15 +378,16 @@ static int deliver_all(void)
     int left = 0;
 
     while (next_posted(&alarm, &copy, 0)) {
+        bool helped = helped_by_collecting(copy.failure.limited);
         int count;
         PyThreadState *tstate = only_tstate(copy.thread_id, &count);
-        enum verdict verdict = count == 0 ? VERDICT_DROP : VERDICT_RETRY;
+        enum verdict verdict = helped || count == 0 ? VERDICT_DROP : VERDICT_RETRY;
 
-        if (tstate)
+        if (tstate && !helped)
             verdict = judge_quietly(&copy, tstate, false);
         if (!settle(&copy, alarm - 1, verdict))
             continue;
-        left += verdict == VERDICT_RETRY || verdict == VERDICT_RECLAIMING;
+        left += verdict == VERDICT_RETRY;
         if (verdict == VERDICT_DELIVER)
             PyThreadState_SetAsyncExc(copy.thread_id, oom_class);
     }
@@ -424,9 +471,12 @@ void alarm_after_fork(void)
     main_thread = this_thread();
 }
 
-void alarm_init(PyObject *exception, PyObject *modules, PyObject *functions, PyObject *opcodes)
+void alarm_init(PyObject *exception, PyObject *gc_collect, PyObject *modules, PyObject *functions,
+                PyObject *opcodes)
 {
     Py_INCREF(exception);
+    Py_INCREF(gc_collect);
+    collect = gc_collect;
     Py_INCREF(modules);
     Py_INCREF(functions);
     oom_class = exception;

@@ -83,9 +83,10 @@ int hooks_numpy(PyObject *array_api);
 enum entry_state { ENTRY_LEFT, ENTRY_INSIDE, ENTRY_SHIELDED };
 enum entry_state entry_state_of(PyObject *context, struct mem_cgroup *memcg);
 
-/* exception: a class; modules, functions: frozensets of names whose frames are left alone;
+/* exception: a class; gc_collect: gc.collect; modules, functions: frozensets of names whose frames are left alone;
  * opcodes: bytes, the instructions after which CPython checks. On the main thread. */
-void alarm_init(PyObject *exception, PyObject *modules, PyObject *functions, PyObject *opcodes);
+void alarm_init(PyObject *exception, PyObject *gc_collect, PyObject *modules, PyObject *functions,
+                PyObject *opcodes);
 void alarm_work(void); /* GIL held: until nothing is left to be tried again */
 void alarm_resume(PyObject *context); /* in a hook: the context runs, in this thread */
 /* Leaving memcg: true if an alarm was not raised yet; it is the caller's to raise. */

@@ -126,7 +126,8 @@ cdef extern from "binding.h":
     int current_set_entry(entry *entry, bint enter) except -1
     int current_leave() except -1
     void current_forget(PyObject *memcg)
-    void alarm_init(object exception, object modules, object functions, object opcodes)
+    void alarm_init(object exception, object gc_collect, object modules, object functions,
+                    object opcodes)
     bint alarm_take(mem_cgroup *memcg, memcg_failure *failure)
     bint alarm_last(memcg_failure *failure)
     void alarm_forget(mem_cgroup *memcg)

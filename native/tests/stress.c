@@ -1,0 +1,387 @@
+/*
+ * stress.c - everything at once against a shadow model.  stress [seconds [seed]]
+ *
+ * Threads take random slots and allocate, check, resize and free the blocks in them, in groups
+ * that the main thread makes, limits, promotes and closes meanwhile; now and then it forks.
+ * The model knows of each block its size, its pattern and the group that pays.  Between two
+ * epochs all threads have ended, and every account is compared with the model.
+ */
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "control.h"
+
+enum { THREADS = 4, SLOTS = 8192, GROUPS = 24, USERS = 3, OPS = 150000, SWITCH = 100 };
+
+struct slot {
+    int locked; /* atomic */
+    unsigned char *p;
+    size_t size;
+    unsigned char pattern;
+    struct kmem_cache *user; /* or NULL: malloc */
+    int account;             /* index into accounts: the group it was allocated in */
+};
+static struct slot slots[SLOTS];
+
+/* A closed group's account stays, as its stub does, and pays with its parent's. */
+struct account {
+    struct mem_cgroup *memcg; /* NULL: closed */
+    int parent;
+};
+static struct account accounts[1 << 20]; /* 0: the root */
+static int nr_accounts = 1;
+static int open_groups[GROUPS]; /* accounts; 0: none */
+static pthread_mutex_t groups_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct kmem_cache *users[USERS];
+static uint64_t total_ops, refused; /* atomic */
+
+struct worker {
+    uint64_t random;
+    int account;
+};
+
+static uint64_t next_random(struct worker *w)
+{
+    w->random ^= w->random << 13;
+    w->random ^= w->random >> 7;
+    w->random ^= w->random << 17;
+    return w->random;
+}
+
+static void fill(struct slot *slot)
+{
+    size_t n = slot->size < 256 ? slot->size : 128;
+
+    memset(slot->p, slot->pattern, n);
+    memset(slot->p + slot->size - n, slot->pattern, n);
+}
+
+/* tail: size is that of the last fill(). */
+static void check_filled(const unsigned char *p, size_t size, unsigned char pattern, bool tail)
+{
+    size_t n = size < 256 && tail ? size : 128;
+
+    for (size_t i = 0; i < n && i < size; i++)
+        CHECK(p[i] == pattern && (!tail || p[size - n + i] == pattern));
+}
+
+static size_t random_size(struct worker *w)
+{
+    uint64_t r = next_random(w);
+
+    if (r % 64 == 0)
+        return (size_t)(r >> 20) % 500000 + 1;
+    return (size_t)(r >> 20) % (r % 20 == 0 ? 20000 : 600) + 1;
+}
+
+static void slot_alloc(struct worker *w, struct slot *slot)
+{
+    uint64_t r = next_random(w);
+
+    slot->user = r % 16 == 0 ? users[(r >> 8) % USERS] : NULL;
+    slot->size = slot->user ? kmem_cache_object_size(slot->user) : random_size(w);
+    slot->p = slot->user ? kmem_cache_alloc(slot->user)
+              : r & 1    ? memcg_malloc_fast(slot->size)
+                         : memcg_calloc(slot->size);
+    if (!slot->p) {
+        CHECK(slot->user || slot->size > MEMCG_SMALL_SIZE); /* the small are never refused */
+        __atomic_fetch_add(&refused, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    if (!slot->user && !(r & 1))
+        check_filled(slot->p, slot->size, 0, true);
+    slot->account = w->account;
+    slot->pattern = (unsigned char)(r >> 32);
+    fill(slot);
+}
+
+static void slot_free(struct slot *slot)
+{
+    check_filled(slot->p, slot->size, slot->pattern, true);
+    memset(slot->p, 0xdd, slot->size < 64 ? slot->size : 64);
+    if (slot->user) {
+        CHECK(kmem_cache_free(users[(slot->user == users[0])], slot->p) == -EINVAL);
+        CHECK(kmem_cache_free(slot->user, slot->p) == 0);
+    } else {
+        memcg_free_fast(slot->p);
+    }
+    slot->p = NULL;
+}
+
+static void slot_resize(struct worker *w, struct slot *slot)
+{
+    size_t size = slot->size <= KMALLOC_MAX_CACHE_SIZE ? random_size(w)
+                  : slot->size / 2 + next_random(w) % slot->size; /* in place, if it can */
+    bool moves;
+    unsigned char *p;
+
+    if (slot->user)
+        return;
+    p = memcg_realloc(slot->p, size);
+    if (!p) {
+        CHECK(size > slot->size && size > MEMCG_SMALL_SIZE);
+        __atomic_fetch_add(&refused, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    moves = p != slot->p;
+    slot->p = p;
+    check_filled(p, size < slot->size ? size : slot->size, slot->pattern, size >= slot->size);
+    if (moves)
+        slot->account = w->account;
+    slot->size = size;
+    fill(slot);
+}
+
+static void enter_random_group(struct worker *w)
+{
+    struct mem_cgroup *memcg = NULL;
+
+    pthread_mutex_lock(&groups_mutex);
+    w->account = open_groups[next_random(w) % GROUPS];
+    if (w->account)
+        memcg = accounts[w->account].memcg;
+    memcg_set_current(memcg); /* under the lock: it cannot close in between */
+    pthread_mutex_unlock(&groups_mutex);
+}
+
+static void *worker(void *arg)
+{
+    struct worker w = { .random = (uint64_t)(uintptr_t)arg };
+
+    for (int i = 0; i < OPS; i++) {
+        struct slot *slot = &slots[next_random(&w) % SLOTS];
+
+        if (i % SWITCH == 0)
+            enter_random_group(&w);
+        if (__atomic_exchange_n(&slot->locked, 1, __ATOMIC_ACQUIRE))
+            continue;
+        if (!slot->p)
+            slot_alloc(&w, slot);
+        else if (next_random(&w) % 8)
+            slot_free(slot);
+        else
+            slot_resize(&w, slot);
+        __atomic_store_n(&slot->locked, 0, __ATOMIC_RELEASE);
+    }
+    memcg_set_current(NULL);
+    __atomic_fetch_add(&total_ops, OPS, __ATOMIC_RELAXED);
+    return NULL;
+}
+
+/* ---- the main thread's part ---- */
+
+static void group_open(struct worker *w, int i)
+{
+    int parent = open_groups[next_random(w) % GROUPS], n = nr_accounts++;
+    struct mem_cgroup *memcg;
+
+    CHECK(n < 1 << 20);
+    memcg = group_new(parent ? accounts[parent].memcg : mem_cgroup_root());
+    if (next_random(w) % 3 == 0) {
+        mem_cgroup_set_limit(memcg, MEMCG_MAX, (int64_t)(next_random(w) % 400000));
+        mem_cgroup_set_limit(memcg, MEMCG_RESERVE, (int64_t)(next_random(w) % 100000));
+        mem_cgroup_set_limit(memcg, MEMCG_HIGH, (int64_t)(next_random(w) % 400000));
+    }
+    pthread_mutex_lock(&groups_mutex);
+    accounts[n] = (struct account){ memcg, parent };
+    open_groups[i] = n;
+    pthread_mutex_unlock(&groups_mutex);
+}
+
+static bool has_open_child(int account)
+{
+    for (int i = 0; i < GROUPS; i++)
+        if (open_groups[i] && accounts[open_groups[i]].parent == account)
+            return true;
+    return false;
+}
+
+/* Threads are inside still: from the unlink on they and their blocks are the parent's. */
+static void group_shut(int i)
+{
+    int account = open_groups[i];
+    struct mem_cgroup *memcg = accounts[account].memcg;
+
+    pthread_mutex_lock(&groups_mutex);
+    open_groups[i] = 0;
+    accounts[account].memcg = NULL;
+    pthread_mutex_unlock(&groups_mutex);
+    group_close(memcg);
+}
+
+static void fork_once(void)
+{
+    int status;
+    pid_t pid;
+
+    pthread_mutex_lock(&control_lock);
+    pid = fork();
+    pthread_mutex_unlock(&control_lock);
+    if (!pid) {
+        for (int i = 0; i < SLOTS; i++)
+            if (!slots[i].locked && slots[i].p && !slots[i].user)
+                slot_free(&slots[i]);
+        mem_cgroup_reclaim(mem_cgroup_root());
+        _exit(0);
+    }
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+}
+
+static void stir(struct worker *w)
+{
+    int i = (int)(next_random(w) % GROUPS);
+    struct kmem_cache_info info;
+
+    switch (next_random(w) % 8) {
+    case 0:
+    case 1:
+        if (!open_groups[i])
+            group_open(w, i);
+        else if (!has_open_child(open_groups[i]))
+            group_shut(i);
+        break;
+    case 2:
+        mem_cgroup_reclaim(mem_cgroup_root());
+        break;
+    case 3:
+        memcg_trim();
+        break;
+    case 4:
+        kmem_cache_read_info(root_at((int)(next_random(w) % (uint64_t)nr_roots())), &info);
+        CHECK(info.active_objs <= info.num_objs);
+        break;
+    case 5:
+        if (open_groups[i] && !mem_cgroup_try_charge(accounts[open_groups[i]].memcg, 12345))
+            mem_cgroup_uncharge(accounts[open_groups[i]].memcg, 12345);
+        break;
+    default:
+        work();
+    }
+}
+
+struct sum {
+    int64_t bytes;
+    uint64_t addresses; /* of blocks, added up: that each is named once */
+};
+static struct sum model[1 << 20];
+
+static int pays(int account)
+{
+    while (account && !accounts[account].memcg)
+        account = accounts[account].parent;
+    return account;
+}
+
+static int add_block(void *arg, void *block, size_t size, struct kmem_cache *cache)
+{
+    struct sum *sum = arg;
+
+    (void)cache;
+    sum->bytes += (int64_t)size;
+    sum->addresses += (uint64_t)(uintptr_t)block;
+    return 0;
+}
+
+/* All workers have ended. */
+static void compare_with_model(void)
+{
+    int64_t own = 0;
+
+    mem_cgroup_reclaim(mem_cgroup_root());
+    memset(model, 0, sizeof(model[0]) * (size_t)nr_accounts);
+    for (int i = 0; i < SLOTS; i++)
+        if (slots[i].p)
+            add_block(&model[pays(slots[i].account)], slots[i].p, memcg_usable_size(slots[i].p), NULL);
+    for (int i = -1; i < GROUPS; i++) {
+        int account = i < 0 ? 0 : open_groups[i];
+        struct mem_cgroup *memcg = account ? accounts[account].memcg : mem_cgroup_root();
+        struct mem_cgroup_stat stat;
+        struct sum sum = { 0 };
+
+        if (i >= 0 && !account)
+            continue;
+        mem_cgroup_for_each_block(memcg, add_block, &sum);
+        mem_cgroup_read_stat(memcg, &stat);
+        CHECK(sum.bytes == model[account].bytes && sum.addresses == model[account].addresses);
+        CHECK(stat.usage == stat.current && stat.external == 0);
+        CHECK(stat.slab_shared + stat.slab_private + stat.page_runs >= sum.bytes);
+        own += stat.slab_shared + stat.slab_private + stat.page_runs;
+    }
+    CHECK(own == usage_of_group(mem_cgroup_root()) && page_counter_underflows() == 0);
+}
+
+static double seconds_since(const struct timespec *start)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)(now.tv_sec - start->tv_sec) + (double)(now.tv_nsec - start->tv_nsec) / 1e9;
+}
+
+static int ended; /* atomic: workers of this epoch */
+
+static void *worker_and_tell(void *arg)
+{
+    worker(arg);
+    __atomic_fetch_add(&ended, 1, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+static void epoch(struct worker *w)
+{
+    pthread_t t[THREADS];
+    bool forked = false;
+
+    ended = 0;
+    for (int i = 0; i < THREADS; i++)
+        start(&t[i], worker_and_tell, (void *)(uintptr_t)(next_random(w) | 1));
+    while (__atomic_load_n(&ended, __ATOMIC_ACQUIRE) < THREADS) {
+        stir(w);
+        if (!forked && next_random(w) % 64 == 0) {
+            forked = true;
+            fork_once();
+        }
+        sched_yield();
+    }
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(t[i], NULL);
+    compare_with_model();
+}
+
+int main(int argc, char **argv)
+{
+    double seconds = argc > 1 ? atof(argv[1]) : 2;
+    uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : (uint64_t)time(NULL) * 2654435761u | 1;
+    struct worker w = { .random = seed };
+    struct timespec begin;
+    int epochs = 0;
+
+    fprintf(stderr, "stress: %.0f s, seed %llu\n", seconds, (unsigned long long)seed);
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    CHECK(memcg_init(NULL) == 0);
+    memcg_set_promote_bytes(4096);
+    for (int i = 0; i < USERS; i++) {
+        users[i] = kmem_cache_create_root((size_t)1 << (5 + 4 * i), 16, i & 1 ? KMEM_CACHE_ZERO : 0);
+        user_roots[nr_user_roots++] = users[i];
+    }
+    do
+        epoch(&w);
+    while (epochs++, seconds_since(&begin) < seconds);
+    for (int i = 0; i < SLOTS; i++)
+        if (slots[i].p)
+            slot_free(&slots[i]);
+    work();
+    for (int n = 0; n < GROUPS;) /* leaves first */
+        for (int i = n = 0; i < GROUPS; i++) {
+            if (open_groups[i] && !has_open_child(open_groups[i]))
+                group_shut(i);
+            n += !open_groups[i];
+        }
+    check_nothing_is_left();
+    CHECK(css_refs(mem_cgroup_root()) == 1);
+    printf("stress: ok, %llu operations, %d epochs, %d groups, %llu refused, %d children, %.1f s\n",
+           (unsigned long long)total_ops, epochs, nr_accounts - 1, (unsigned long long)refused,
+           events_seen[MEMCG_EVENT_CREATE], seconds_since(&begin));
+    return 0;
+}

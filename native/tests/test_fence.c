@@ -1,0 +1,151 @@
+/* test_fence.c - where membarrier is missing, or forbidden later by a seccomp filter. */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "control.h"
+
+#ifdef __SANITIZE_THREAD__
+enum { WALKS = 50, PAIRS = 10000 };
+#else
+enum { WALKS = 500, PAIRS = 500000 };
+#endif
+enum { THREADS = 3, SLOTS = 4 };
+static void *slots[SLOTS];
+static int over, pairs; /* atomic */
+
+/* Most blocks go at once, so that slabs are empty, and a walker takes them, all the time. */
+static void *churn(void *arg)
+{
+    unsigned seed = (unsigned)(uintptr_t)arg;
+
+    while (!__atomic_load_n(&over, __ATOMIC_RELAXED)) {
+        size_t *p = memcg_malloc_fast(64);
+
+        p[0] = p[7] = (size_t)p;
+        if (rand_r(&seed) % 64 == 0)
+            p = __atomic_exchange_n(&slots[rand_r(&seed) % SLOTS], p, __ATOMIC_ACQ_REL);
+        CHECK(!p || (p[0] == (size_t)p && p[7] == (size_t)p));
+        memcg_free_fast(p);
+        __atomic_fetch_add(&pairs, 1, __ATOMIC_RELAXED);
+        if (rand_r(&seed) % 64 == 0)
+            memcg_free_fast(__atomic_exchange_n(&slots[rand_r(&seed) % SLOTS], NULL, __ATOMIC_ACQ_REL));
+    }
+    return NULL;
+}
+
+static void walk_while_others_allocate(void)
+{
+    pthread_t t[THREADS];
+    struct kmem_cache_info info;
+
+    pairs = over = 0;
+    for (uintptr_t i = 0; i < THREADS; i++)
+        start(&t[i], churn, (void *)i);
+    for (int i = 0; i < WALKS || __atomic_load_n(&pairs, __ATOMIC_RELAXED) < PAIRS; i++) {
+        kmem_cache_read_info(kmalloc_cache(3), &info);
+        CHECK(info.active_objs <= SLOTS + 2 * THREADS);
+        kmem_cache_shrink(kmalloc_cache(3));
+    }
+    __atomic_store_n(&over, 1, __ATOMIC_RELAXED);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(t[i], NULL);
+    for (int i = 0; i < SLOTS; i++) {
+        memcg_free(slots[i]);
+        slots[i] = NULL;
+    }
+    check_nothing_is_left();
+}
+
+/*
+ * The protocol alone.  The owner says in every section that it is inside; the walker, once it has
+ * stolen all, must see nobody inside.  Stores that miss the cache come first, so that `busy` waits
+ * in the store buffer while `stolen` is read.
+ */
+static volatile int inside;
+static char far[1 << 25];
+
+static void *owner(void *arg)
+{
+    unsigned seed = 1;
+
+    thread_leave(thread_enter());
+    while (!__atomic_load_n(&over, __ATOMIC_RELAXED)) {
+        for (int i = 0; i < 8; i++)
+            __atomic_store_n(&far[rand_r(&seed) % sizeof(far)], 1, __ATOMIC_RELAXED);
+        struct thread *self = memcg_self;
+        if (!section_begin(self)) /* the fast path's way in, or the slow one */
+            self = thread_enter();
+        for (int i = 0; i < 50; i++)
+            __atomic_store_n(&inside, 1, __ATOMIC_RELAXED);
+        __atomic_store_n(&inside, 0, __ATOMIC_RELAXED);
+        thread_leave(self);
+        __atomic_fetch_add(&pairs, 1, __ATOMIC_RELAXED);
+    }
+    return arg;
+}
+
+static void nobody_is_inside_while_all_are_stolen(void)
+{
+    pthread_t t;
+
+    memcg_free(memcg_malloc(1));
+    pairs = over = 0;
+    start(&t, owner, NULL);
+    for (int i = 0; i < 20 * WALKS || __atomic_load_n(&pairs, __ATOMIC_RELAXED) < PAIRS / 10; i++) {
+        thread_steal_all();
+        for (int k = 0; k < 200; k++)
+            CHECK(!__atomic_load_n(&inside, __ATOMIC_RELAXED));
+        thread_release_all();
+    }
+    __atomic_store_n(&over, 1, __ATOMIC_RELAXED);
+    pthread_join(t, NULL);
+}
+
+static void forbid_membarrier(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_membarrier, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = { sizeof(filter) / sizeof(filter[0]), filter };
+
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+        fprintf(stderr, "test_fence.c: no seccomp here: forbidding is not tested\n");
+}
+
+static void in_a_child(void (*before)(void), void (*after)(void))
+{
+    int status;
+    pid_t pid = fork();
+
+    if (!pid) {
+        if (before)
+            before();
+        CHECK(memcg_init(NULL) == 0);
+        memcg_free(memcg_malloc(1));
+        if (after)
+            after();
+        nobody_is_inside_while_all_are_stolen();
+        walk_while_others_allocate();
+        _exit(0);
+    }
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+}
+
+static void with_membarrier(void) { in_a_child(NULL, NULL); }
+static void without_membarrier_from_the_start(void) { in_a_child(forbid_membarrier, NULL); }
+static void with_membarrier_forbidden_later(void) { in_a_child(NULL, forbid_membarrier); }
+
+int main(void)
+{
+    RUN(with_membarrier);
+    RUN(without_membarrier_from_the_start);
+    RUN(with_membarrier_forbidden_later);
+    return DONE();
+}

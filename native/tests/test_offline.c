@@ -1,0 +1,207 @@
+/* test_offline.c - groups and caches end while other threads allocate in them. */
+#include "control.h"
+
+enum { THREADS = 3, SLOTS = 512 };
+static struct mem_cgroup *inside; /* atomic: where the threads go; holds a reference for them */
+static pthread_mutex_t inside_lock = PTHREAD_MUTEX_INITIALIZER;
+static void *slots[SLOTS];
+static int over;
+
+static void *tenant(void *arg)
+{
+    unsigned seed = (unsigned)(uintptr_t)arg;
+
+    while (!__atomic_load_n(&over, __ATOMIC_RELAXED)) {
+        struct mem_cgroup *g = NULL;
+
+        pthread_mutex_lock(&inside_lock);
+        if (inside && css_tryget(inside))
+            g = inside;
+        pthread_mutex_unlock(&inside_lock);
+        memcg_set_current(g);
+        for (int i = 0; i < 300; i++) {
+            size_t size = (size_t)rand_r(&seed) % (i % 50 ? 400 : 90000) + 8;
+            size_t *p = memcg_malloc_fast(size);
+
+            *p = size;
+            p = __atomic_exchange_n(&slots[rand_r(&seed) % SLOTS], p, __ATOMIC_ACQ_REL);
+            if (p) {
+                CHECK(*p && *p <= memcg_usable_size(p));
+                memcg_free_fast(p);
+            }
+        }
+        memcg_set_current(NULL);
+        if (g)
+            css_put(g);
+    }
+    return NULL;
+}
+
+static void groups_end_under_their_threads(void)
+{
+    pthread_t t[THREADS];
+    struct mem_cgroup *g, *top = group_new(mem_cgroup_root());
+    struct mem_cgroup_stat stat;
+
+    memcg_set_promote_bytes(2048);
+    for (uintptr_t i = 0; i < THREADS; i++)
+        start(&t[i], tenant, (void *)(i + 1));
+    for (int round = 0; round < 60; round++) {
+        g = group_new(top);
+        pthread_mutex_lock(&inside_lock);
+        inside = g;
+        pthread_mutex_unlock(&inside_lock);
+        for (int k = 0; k < 4; k++) {
+            sched_yield();
+            work();
+            mem_cgroup_reclaim(g);
+        }
+        pthread_mutex_lock(&inside_lock);
+        inside = NULL;
+        pthread_mutex_unlock(&inside_lock);
+        mem_cgroup_offline(g);
+        mem_cgroup_read_stat(g, &stat);
+        CHECK(stat.usage == 0 && stat.slab_private == 0 && stat.slab_shared == 0);
+        group_close(g);
+    }
+    __atomic_store_n(&over, 1, __ATOMIC_RELAXED);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(t[i], NULL);
+    for (int i = 0; i < SLOTS; i++)
+        memcg_free(slots[i]);
+    work();
+    mem_cgroup_reclaim(top);
+    CHECK(usage_of_group(top) == 0);
+    group_close(top);
+    check_nothing_is_left();
+    memcg_set_promote_bytes(SIZE_MAX);
+}
+
+/* Who stands in a group that ends is its parent's from then on, limit and all. */
+static void whoever_stood_inside_charges_the_parent(void)
+{
+    struct mem_cgroup *top = group_new(mem_cgroup_root()), *g = group_new(top);
+    void *p;
+
+    mem_cgroup_set_limit(top, MEMCG_MAX, 200000);
+    memcg_set_current(g);
+    memcg_free(memcg_malloc(64));
+    group_close(g);
+    CHECK(memcg_get_current() == top);
+    CHECK((p = memcg_malloc(100000)) && current_of(top) >= 100000);
+    CHECK(!memcg_malloc(150000));
+    memcg_free(p);
+    memcg_set_current(NULL);
+    group_close(top);
+    check_nothing_is_left();
+}
+
+static void entering_before_activation_is_made_good(void)
+{
+    struct mem_cgroup *g = mem_cgroup_alloc(mem_cgroup_root());
+    void *p;
+
+    css_get(mem_cgroup_root());
+    memcg_set_current(g);
+    p = memcg_malloc(100000); /* no id yet: an ancestor's */
+    CHECK(current_of(g) == 0);
+    memcg_free(p);
+    pthread_mutex_lock(&control_lock);
+    id_used[0] = 1;
+    for (int i = 0; i < nr_roots(); i++)
+        CHECK(!memcg_update_cache_size(root_at(i), 1));
+    mem_cgroup_set_id(g, 0);
+    pthread_mutex_unlock(&control_lock);
+    memcg_set_current(g); /* again, as at the next switch of contexts */
+    p = memcg_malloc(100000);
+    CHECK(current_of(g) > 0);
+    memcg_free(p);
+    memcg_set_current(NULL);
+    group_close(g);
+    check_nothing_is_left();
+}
+
+static void a_failure_does_not_outlive_the_group_it_names(void)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+    struct memcg_failure failure;
+
+    mem_cgroup_set_limit(g, MEMCG_MAX, 1000);
+    memcg_set_current(g);
+    CHECK(!memcg_malloc(65536));
+    memcg_set_current(NULL);
+    group_close(g);
+    CHECK(work() == 1);
+    CHECK(!memcg_last_failure(&failure));
+    check_nothing_is_left();
+}
+
+static void a_group_that_was_never_linked_can_be_freed(void)
+{
+    struct mem_cgroup *g = mem_cgroup_alloc(mem_cgroup_root());
+
+    mem_cgroup_charge(g, 1000);
+    mem_cgroup_free(g);
+    CHECK(usage_of_group(mem_cgroup_root()) == 1000);
+    mem_cgroup_uncharge(mem_cgroup_root(), 1000);
+    check_nothing_is_left();
+}
+
+static int readers_over;
+
+static void *slot_user(void *arg)
+{
+    void *p[64] = { 0 };
+    unsigned seed = (unsigned)(uintptr_t)arg;
+
+    memcg_set_current(arg);
+    while (!__atomic_load_n(&readers_over, __ATOMIC_RELAXED)) {
+        int i = rand_r(&seed) % 64;
+
+        memcg_free_fast(p[i]);
+        p[i] = memcg_malloc_fast(64);
+        memset(p[i], i, 64);
+    }
+    for (int i = 0; i < 64; i++)
+        memcg_free_fast(p[i]);
+    memcg_set_current(NULL);
+    return NULL;
+}
+
+static void shrink_trim_and_figures_while_others_allocate(void)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+    struct kmem_cache *root = kmalloc_cache(kmalloc_index(64));
+    struct kmem_cache_info info;
+    pthread_t t[2];
+
+    child_create(g, root);
+    start(&t[0], slot_user, g);
+    start(&t[1], slot_user, NULL);
+    for (int i = 0; i < 200; i++) {
+        struct kmem_cache *s = i & 1 ? root : cache_from_memcg_idx(root, mem_cgroup_id(g));
+
+        kmem_cache_shrink(s);
+        memcg_trim();
+        kmem_cache_read_info(s, &info);
+        CHECK(info.active_objs <= 64 && info.num_slabs <= 4);
+    }
+    __atomic_store_n(&readers_over, 1, __ATOMIC_RELAXED);
+    pthread_join(t[0], NULL);
+    pthread_join(t[1], NULL);
+    group_close(g);
+    check_nothing_is_left();
+}
+
+int main(void)
+{
+    CHECK(memcg_init(NULL) == 0);
+    memcg_set_promote_bytes(SIZE_MAX);
+    RUN(entering_before_activation_is_made_good);
+    RUN(whoever_stood_inside_charges_the_parent);
+    RUN(a_failure_does_not_outlive_the_group_it_names);
+    RUN(a_group_that_was_never_linked_can_be_freed);
+    RUN(shrink_trim_and_figures_while_others_allocate);
+    RUN(groups_end_under_their_threads);
+    return DONE();
+}
