@@ -72,6 +72,8 @@ bool memcg_charge_ahead(struct mem_cgroup *memcg, size_t bytes)
     }
     if (!page_counter_try_charge(&memcg->counter, (int64_t)bytes, &fail))
         return false;
+    if (unlikely(mem_cgroup_alarmed(memcg)))
+        mem_cgroup_set_alarmed(memcg, 0);
     check_high(memcg);
     return true;
 }
@@ -147,7 +149,6 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
     }
     mem_cgroup_count_event(limited, over > 0 ? MEMCG_EV_OVERDRAFT : MEMCG_EV_RESERVE);
     mem_cgroup_count_event(limited, MEMCG_EV_OOM);
-    set_failure(memcg, limited, req->bytes);
     if (!large) /* a large one is refused next time, if it still has to be */
         call_alarm(memcg, limited, req->bytes, false);
     return 0;

@@ -97,7 +97,7 @@ void mem_cgroup_charge(struct mem_cgroup *memcg, size_t bytes); /* by force */
 void mem_cgroup_uncharge(struct mem_cgroup *memcg, size_t bytes);
 /* Drop empty slabs and drain stock in the subtree; returns bytes uncharged. */
 size_t mem_cgroup_reclaim(struct mem_cgroup *memcg);
-/* The last refusal or alarm of this thread: who asked, whose limit. For error texts. */
+/* The last refusal of this thread: who asked, whose limit. For error texts. */
 struct memcg_failure {
     struct mem_cgroup *memcg;   /* charged group */
     struct mem_cgroup *limited; /* the group whose max was met */
@@ -117,8 +117,9 @@ void memcg_resume_kmem_account(void);
 void memcg_synchronize(void); /* grace period; never call inside the data plane */
 
 /* ---- memory of any size ------------------------------------------------ */
-/* size 0 is served as 1.  Alignment: 16; 64 from 64 bytes where the class is a multiple
- * of 64; a page from a page. */
+/* size 0 is served as 1.  Alignment: 16; 64 where the class (memcg_usable_size) is a multiple of
+ * 64, a page where it is a multiple of a page.  NULL before memcg_init().  As libc's, they are not
+ * for signal handlers. */
 void *memcg_malloc(size_t size);
 void *memcg_calloc(size_t size);
 void *memcg_realloc(void *p, size_t size); /* p must be ours; shrinking never fails */
@@ -151,7 +152,8 @@ struct kmem_cache *kmem_cache_of(const void *p, void **object);
 /* The first object of the slab that holds live object p, and how many there are. */
 void *kmem_cache_slab_of(const void *p, size_t *objects);
 size_t kmem_cache_shrink(struct kmem_cache *s);   /* frees empty slabs everywhere; pages freed */
-int kmem_cache_shutdown(struct kmem_cache *s);    /* 0: no slab left; -EBUSY: objects live */
+/* 0: no slab left, and it serves nothing from now on; -EBUSY: objects live, it goes on. */
+int kmem_cache_shutdown(struct kmem_cache *s);
 void kmem_cache_free_struct(struct kmem_cache *s);/* after shutdown, unpublish and synchronize */
 /* Dead: keeps no empty slab; every free that empties it posts MEMCG_EVENT_EMPTY. */
 void kmem_cache_set_dead(struct kmem_cache *s);

@@ -23,6 +23,7 @@ Locks, outermost first: ``cgroup_mutex`` (cgroup.py), ``activate_kmem_mutex`` (i
 
 from __future__ import annotations
 
+import heapq
 from typing import TYPE_CHECKING, cast
 
 from . import core, slab_common, workqueue
@@ -40,6 +41,7 @@ MEMCG_CACHES_MAX_SIZE = 1 << 20
 
 memcg_limited_groups_array_size = 0  # slots in every root's array; slab_mutex
 _used_ids: dict[int, None] = {}  # the IDA; activate_kmem_mutex
+_freed_ids: list[int] = []  # a heap of ids below len(_used_ids), some used again
 dying: dict[mem_cgroup, None] = {}  # offline and still referenced; activate_kmem_mutex
 
 
@@ -98,6 +100,13 @@ def memcg_update_cache_size(s: kmem_cache, num_groups: int) -> None:
         s.update_array(memcg_caches_array_size(num_groups))
 
 
+def _lowest_free_id() -> int:
+    """Kernel: ``ida_simple_get``. Context: `activate_kmem_mutex` held."""
+    while _freed_ids and _freed_ids[0] in _used_ids:
+        heapq.heappop(_freed_ids)
+    return _freed_ids[0] if _freed_ids else len(_used_ids)
+
+
 def memcg_activate_kmem(memcg: mem_cgroup) -> None:
     """Give the group its id and every root's array a slot for it; again is nothing.
 
@@ -113,9 +122,7 @@ def memcg_activate_kmem(memcg: mem_cgroup) -> None:
     with activate_kmem_mutex:
         if memcg_kmem_is_active(memcg):
             return
-        memcg_id = 0
-        while memcg_id in _used_ids:
-            memcg_id += 1
+        memcg_id = _lowest_free_id()
         if memcg_id == MEMCG_CACHES_MAX_SIZE:
             raise MemoryError(
                 f"group {memcg.path!r}: all {MEMCG_CACHES_MAX_SIZE} kmemcg_ids are in use; "
@@ -269,7 +276,9 @@ def mem_cgroup_release_work_func(event: core.Event) -> None:
     """Return the id of a group that nothing refers to any more."""
     memcg = cast(mem_cgroup, event.memcg)
     with activate_kmem_mutex:
-        _used_ids.pop(memcg.kmemcg_id, None)
+        if memcg.kmemcg_id in _used_ids:
+            del _used_ids[memcg.kmemcg_id]
+            heapq.heappush(_freed_ids, memcg.kmemcg_id)
         dying.pop(memcg, None)
         freed(memcg)
     if memcg.parent is not None:

@@ -467,7 +467,7 @@ cdef str describe(memcg_failure *failure):
 
 
 def last_failure():
-    """Describe this thread's last refusal or alarm, once; None if there is none."""
+    """Describe this thread's last refusal, once; None if there is none."""
     cdef memcg_failure failure
     return describe(&failure) if memcg_last_failure(&failure) else None
 

@@ -113,29 +113,27 @@ static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
     PyObject *context = current_key.context;
     int64_t usage = mem_cgroup_usage(limited);
     struct alarm *alarm;
-    bool call = false;
+    bool due;
 
     pthread_mutex_lock(&alarm_lock);
     alarm = find_alarm(me, context, memcg);
-    if (refused) { /* the MemoryError at this line says it */
-        if (alarm)
+    due = !alarm || alarm->state == ALARM_PARKED ||
+          (alarm->state == ALARM_DELIVERED &&
+           (!mem_cgroup_alarmed(memcg) || usage >= alarm->rearm_usage));
+    if (!alarm)
+        alarm = new_alarm();
+    if (alarm && (due || refused)) { /* no alarm: hundreds wait; the next charge tries again */
+        alarm->thread_id = me;
+        alarm->context = context;
+        alarm->failure = (struct memcg_failure){ memcg, limited, bytes, usage,
+                                                 mem_cgroup_get_limit(limited, MEMCG_MAX) };
+        if (refused) /* the MemoryError at this line says it; there is room to handle it */
             mark_delivered(alarm);
-    } else if (!alarm || alarm->state == ALARM_PARKED ||
-        (alarm->state == ALARM_DELIVERED &&
-         (!mem_cgroup_alarmed(memcg) || usage >= alarm->rearm_usage))) {
-        if (!alarm)
-            alarm = new_alarm();
-        if (alarm) { /* else: hundreds of alarms are waiting; the next charge tries again */
-            alarm->thread_id = me;
-            alarm->context = context;
-            alarm->failure = (struct memcg_failure){ memcg, limited, bytes, usage,
-                                                     mem_cgroup_get_limit(limited, MEMCG_MAX) };
+        else
             set_state(alarm, ALARM_POSTED);
-            call = true;
-        }
     }
     pthread_mutex_unlock(&alarm_lock);
-    if (call)
+    if (alarm && due && !refused)
         call_for_delivery(me);
 }
 

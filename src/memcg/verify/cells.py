@@ -1,0 +1,176 @@
+"""Values that tasks share without a lock: each use is a scheduling point, one indivisible step."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Generic, TypeVar, cast
+
+from . import runtime
+from .objects import Sync
+from .trace import READ, WRITE
+
+T = TypeVar("T")
+
+
+class Atomic(Sync):
+    """An integer changed by indivisible steps."""
+
+    def __init__(self, value: int = 0) -> None:
+        super().__init__("atomic")
+        self._value = value
+
+    def _state(self) -> Any:
+        return self._value
+
+    def _restore(self, state: Any) -> None:
+        self._value = state
+
+    def _do(self, kind: str, use: int) -> None:
+        run = self._in(runtime.active)
+        if run is not None and run.step(kind, self, use):
+            run.access(self, use)
+
+    def get(self) -> int:
+        self._do("get", READ)
+        return self._value
+
+    def set(self, value: int) -> None:
+        self._do("set", WRITE)
+        self._value = value
+
+    def add(self, n: int) -> int:
+        self._do("add", WRITE)
+        self._value += n
+        return self._value
+
+    def swap(self, value: int) -> int:
+        self._do("swap", WRITE)
+        old, self._value = self._value, value
+        return old
+
+    def compare_exchange(self, expected: int, new: int) -> bool:
+        run = self._in(runtime.active)
+        if run is not None and run.step("compare_exchange", self, WRITE):
+            run.access(self, WRITE if self._value == expected else READ)
+        if self._value != expected:
+            return False
+        self._value = new
+        return True
+
+
+class Published(Sync, Generic[T]):
+    """A cell written by one and read by all without a lock. The slots of a list are cells too."""
+
+    def __init__(self, value: T) -> None:
+        super().__init__("published")
+        self._value: T = self._cells(value)
+
+    def _cells(self, value: T) -> T:
+        return cast(T, Array(value)) if isinstance(value, list) else value
+
+    def _state(self) -> Any:
+        return self._value
+
+    def _restore(self, state: Any) -> None:
+        self._value = state
+
+    def load(self) -> T:
+        run = self._in(runtime.active)
+        if run is not None and run.step("load", self, READ):
+            run.access(self, READ)
+        return self._value
+
+    def store(self, value: T) -> None:
+        run = self._in(runtime.active)
+        if run is not None and run.step("store", self, WRITE):
+            run.access(self, WRITE)
+        self._value = self._cells(value)
+
+
+class Array(list[Any]):
+    """A list whose slots are read and written by indivisible steps. Its length stays."""
+
+    def __init__(self, values: list[Any]) -> None:
+        super().__init__(values)
+        self.sync = Cells(self)
+
+    def __getitem__(self, i: Any) -> Any:
+        self.sync.do("load slot", READ)
+        return super().__getitem__(i)
+
+    def __setitem__(self, i: Any, value: Any) -> None:
+        self.sync.do("store slot", WRITE)
+        super().__setitem__(i, value)
+
+    def __add__(self, other: Any) -> list[Any]:
+        self.sync.do("copy slots", READ)
+        return [*super().__iter__(), *other]
+
+
+class Cells(Sync):
+    """The slots of one `Array` as one object of the trace."""
+
+    def __init__(self, array: Array) -> None:
+        super().__init__("slots")
+        self._array = array
+
+    def _state(self) -> Any:
+        return list.copy(self._array)
+
+    def _restore(self, state: Any) -> None:
+        list.__setitem__(self._array, slice(None), state)
+
+    def do(self, kind: str, use: int) -> None:
+        run = self._in(runtime.active)
+        if run is not None and run.step(kind, self, use):
+            run.access(self, use)
+
+
+class Table(dict[str, Any]):
+    """A dictionary of fixed keys whose values are read and written by indivisible steps."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        super().__init__({key: Published(value) for key, value in values.items()})
+        for key, cell in self.items():
+            cell.name = key
+
+    def __getitem__(self, key: str) -> Any:
+        return super().__getitem__(key).load()
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__getitem__(key).store(value)
+
+
+class Queue(deque[Any]):
+    """A queue that many append to and take from: the test for emptiness and the take that follows
+    it in the same expression are one step."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.sync = _QueueSync(self, name)
+
+    def append(self, item: Any) -> None:
+        self.sync.do("append", WRITE)
+        super().append(item)
+
+    def __bool__(self) -> bool:
+        self.sync.do("take", WRITE if len(self) else READ)
+        return len(self) > 0
+
+
+class _QueueSync(Sync):
+    def __init__(self, queue: Queue, name: str) -> None:
+        super().__init__(name)
+        self._queue = queue
+
+    def _state(self) -> Any:
+        return list(self._queue)
+
+    def _restore(self, state: Any) -> None:
+        self._queue.clear()
+        deque.extend(self._queue, state)
+
+    def do(self, kind: str, use: int) -> None:
+        run = self._in(runtime.active)
+        if run is not None and run.step(kind, self, WRITE):
+            run.access(self, WRITE if len(self._queue) or kind == "append" else READ)

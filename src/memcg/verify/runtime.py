@@ -1,0 +1,449 @@
+"""One execution: tasks on real threads that hand a turn around.
+
+A task announces each operation that another task could notice, and waits for its turn to do
+it. Whoever has the turn asks the strategy who is next, so going on costs no thread switch.
+
+Operations that commute with everything the others do until their next operation are no
+scheduling points: releasing a mutex, starting a task, ending a read-side section (Lipton 1975).
+If the program forks, the first and the last are: the child finds held what was held.
+Nor are operations on objects that, in all executions so far, one task used, or all
+only read; when an execution shows otherwise, the exploration starts again with the object
+in `shared` (dynamic escape analysis).
+"""
+
+from __future__ import annotations
+
+import _thread
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from .errors import Abandoned, Deadlock, Livelock, VerifyError
+from .task import Operation, Task
+from .trace import ACQUIRE, BLOCK, ENABLE, READ, WRITE, Line, Step, join
+from .workers import Pool
+
+if TYPE_CHECKING:
+    from .objects import Sync
+
+STUCK = -1000  # the alternative that no interrupt comes, and nobody can go on
+active: Run | None = None  # the execution that runs; the turn protects it
+
+
+class Strategy(Protocol):
+    """Says who runs next."""
+
+    def choose(self, run: Run, enabled: Mapping[int, Operation]) -> tuple[int, int] | None:
+        """Pick a task and an alternative, or None to give the execution up as redundant."""
+
+    def end(self, run: Run) -> bool:
+        """Learn from a finished execution; tell whether another is wanted."""
+
+
+class Options(NamedTuple):
+    """What holds for every execution of an exploration."""
+
+    max_steps: int = 20_000
+    interrupts: tuple[tuple[str, type[BaseException]], ...] = ()
+    uninterruptible: tuple[str, ...] = ("model.py",)
+    forks: bool = False
+
+
+class Run:
+    """One execution of a program.
+
+    Parameters
+    ----------
+    shared : set of str or None
+        Keys whose operations are scheduling points; None for all.
+    known : set of str or None
+        Keep lines for a timeline, in which these are the shared objects; empty: all are.
+    """
+
+    def __init__(
+        self, program: Callable[[], Any], strategy: Strategy, options: Options, pool: Pool,
+        shared: set[str] | None = None, *, known: set[str] | None = None,
+    ) -> None:  # fmt: skip
+        self.strategy = strategy
+        self.options = options
+        self.pool = pool
+        self.shared = shared
+        self.lines: list[Line] | None = None if known is None else []
+        self.known = known
+        self.steps: list[Step] = []
+        self.could_go_on: list[bool] = []  # per step but the first: could the task before it?
+        self.tasks: list[Task] = []
+        self.alive = 0
+        self.nr_operations = 0
+        self.uses: dict[str, list[int]] = {}  # key not in `shared` -> [bit per task, uses]
+        self.labels: dict[str, dict[str, int]] = {}
+        self.objects: dict[int, Any] = {}  # see fields.py
+        self.hooks: dict[str, Callable[[], None]] = {}  # mutex name -> called after its release
+        self.quiet = False  # the checker itself looks: no scheduling, no guards
+        self.abandoned = False
+        self.redundant = False
+        self.failure: BaseException | None = None
+        self.value: Any = None
+        self.fork_written: list[int] | None = None
+        self.pick = 0
+        self.unfinished: list[Task] = []
+        self.waiting: list[Task] = []  # whose announced operation was never done
+        self._over = _thread.allocate_lock()
+        self._over.acquire()
+        self.current = self.new_task(program, "main")
+
+    # -- what the controller does
+
+    def execute(self) -> None:
+        """Run to the end, and unwind what did not end."""
+        global active
+        assert active is None, "explorations do not nest"
+        active = self
+        try:
+            self._next(None)
+            self._over.acquire()
+            self.unfinished = [t for t in self.tasks if t.started and not t.done]
+            self.abandoned = True
+            self.waiting += self.unfinished
+            for task in self.unfinished:
+                self.current = task
+                assert task.worker is not None
+                task.worker.turn.release()
+                self._over.acquire()
+        finally:
+            active = None
+
+    def contended(self) -> set[str]:
+        """Keys outside `shared` that the execution showed to be shared after all."""
+        return {
+            key for key, (tasks, uses) in self.uses.items() if tasks & (tasks - 1) and uses != READ
+        }
+
+    # -- tasks
+
+    def new_task(self, fn: Callable[[], Any], name: str) -> Task:
+        parent = self.current if self.tasks else None
+        key = f"{parent.key}.{parent.spawned}" if parent else "0"
+        task = Task(len(self.tasks), key, name, fn, self)
+        if parent is not None:
+            parent.spawned += 1
+            task.clock = parent.clock.copy()
+            self._tick(parent)
+        task.clock.extend([0] * (task.id + 1 - len(task.clock)))
+        names = [n for n, _ in self.options.interrupts]
+        task.interrupts = [i for i, n in enumerate(names) if n == name]
+        self.tasks.append(task)
+        self.alive += 1
+        return task
+
+    def new_key(self) -> str:
+        """Name a new object by its maker and number: the same in every schedule."""
+        self.current.made += 1
+        return f"{self.current.key}:{self.current.made}"
+
+    def _body(self, task: Task) -> None:
+        try:
+            self._begin(task)
+            value = task.context.run(task.fn)
+            if task.id == 0:
+                self.value = value
+        except Abandoned:
+            pass
+        except BaseException as problem:
+            injected = any(type(problem) is e for n, e in self.options.interrupts if n == task.name)
+            if not self.abandoned and not injected:
+                self.failure = problem
+                self.abandoned = True
+        task.done = True
+        self.alive -= not task.vanished
+        assert task.worker is not None
+        self.pool.put(task.worker)
+        if self.abandoned:
+            self._over.release()
+        else:
+            self._next(None)
+
+    # -- the turn
+
+    def _next(self, here: Task | None) -> None:
+        """Hand the turn on. Returns when `here` has it again; at once if `here` is None."""
+        task = self._decide(here)
+        if task is here and task is not None:
+            return
+        if task is None:
+            self._over.release()
+        else:
+            self.current = task
+            if task.started:
+                assert task.worker is not None
+                task.worker.turn.release()
+            else:
+                task.started = True
+                task.worker = self.pool.get()
+                task.worker.start(lambda: self._body(task))
+        if here is not None:
+            assert here.worker is not None
+            here.worker.turn.acquire()
+
+    def _decide(self, here: Task | None) -> Task | None:
+        if here is not None and here.operation.kind == "choose":
+            enabled = {here.id: here.operation}
+        else:
+            enabled = {}
+            for task in self.tasks:
+                if not task.done and not task.vanished:
+                    offer = task.offer()
+                    if offer is not None:
+                        enabled[task.id] = offer
+        if not enabled:
+            if self.stuck():
+                self.failure = self._deadlock()
+            return None
+        if not any(offer.picks[0] >= 0 for offer in enabled.values()):
+            # Only an interrupt helps, and it need not come.
+            first = min(enabled)
+            enabled[first] = enabled[first]._replace(picks=(*enabled[first].picks, STUCK))
+        try:
+            picked = self.strategy.choose(self, enabled)
+        except BaseException as problem:
+            self.failure = problem
+            return None
+        if picked is None:
+            self.redundant = True
+            return None
+        if self.steps:
+            self.could_go_on.append(self.steps[-1].task in enabled)
+        task_id, self.pick = picked
+        return self.tasks[task_id]
+
+    def stuck(self) -> list[Task]:
+        """Tasks that have not ended."""
+        return [t for t in self.tasks if not t.done and not t.vanished]
+
+    def _deadlock(self) -> Deadlock:
+        stuck = self.stuck()
+        if self.lines is not None:
+            waiting = [t.waiting for t in stuck if t.waiting is not None]
+            self.lines += [x._replace(what=f"waits: {x.what}") for x in waiting]
+        waits = (
+            f"{t.name} waits in {t.operation.kind} {self.label(t.operation.key)}" for t in stuck
+        )
+        return Deadlock("; ".join(w.rstrip() for w in waits))
+
+    def _begin(self, task: Task) -> None:
+        prior = task.clock.copy()
+        self._tick(task)
+        step = Step(task.id, self.pick, task.clock[task.id], prior, {}, task.clock.copy())
+        self.steps.append(step)
+        if self.options.forks:
+            self._fork_order(task, step, READ)
+
+    def _tick(self, task: Task) -> None:
+        task.clock[task.id] += 1
+
+    # -- operations
+
+    def step(
+        self, kind: str, obj: Sync | None, use: int, ready: Callable[[], bool] | None = None,
+        choices: int = 1, detail: str = "",
+    ) -> bool:  # fmt: skip
+        """Announce an operation and wait for the turn to do it.
+
+        Returns
+        -------
+        bool
+            Whether it was a scheduling point; then the caller reports what it did by `access`.
+        """
+        if self.quiet:
+            return False
+        if self.abandoned:
+            raise Abandoned
+        task = self.current
+        self.nr_operations += 1
+        if self.nr_operations > self.options.max_steps:
+            self.fail(Livelock(f"no end after {self.options.max_steps} operations"))
+        key = obj.key if obj is not None else ""
+        line = None
+        if self.lines is not None:
+            what = f"{kind} {detail or self.label(key, obj)}".rstrip()
+            line = Line(task.id, what, where(), self._shows(key))
+        alone = self.alive == 1
+        private = not alone and self.shared is not None and key != "" and key not in self.shared
+        if private:
+            seen = self.uses.setdefault(key, [0, 0])
+            seen[0] |= 1 << task.id
+            seen[1] |= use
+        if choices == 1 and (alone or private) and (ready is None or ready()):
+            self.steps[-1].merged += private
+            if line is not None and self.lines is not None:
+                self.lines.append(line)
+            return False
+        picks = tuple(range(choices))
+        if task.interrupts and choices == 1 and not self._in_data_plane():
+            picks += tuple(-1 - i for i in task.interrupts)
+        task.announce(Operation(kind, key, use, picks), ready)
+        task.waiting = line
+        self._next(task)
+        if self.abandoned:
+            raise Abandoned
+        self._begin(task)
+        if self.pick == STUCK:
+            self.waiting = [task]
+            self.fail(self._deadlock())
+        task.waiting = None
+        if self.pick < 0:
+            index = -1 - self.pick
+            task.interrupts.remove(index)
+            exception = self.options.interrupts[index][1]
+            if line is not None and self.lines is not None:
+                what = f"{exception.__name__}, not: {line.what}"
+                self.lines.append(line._replace(what=what))
+            raise exception
+        if line is not None and self.lines is not None:
+            self.lines.append(line)
+        return True
+
+    def access(self, obj: Sync, use: int) -> None:
+        """Say how the operation of this step used `obj`: order it, and enter the footprint."""
+        task, step = self.current, self.steps[-1]
+        clock = task.clock
+        if use & ACQUIRE:
+            if obj.written:
+                join(clock, obj.written)
+                step.enabled_by = obj.written
+            step.blocking = obj.key
+        else:
+            if use & BLOCK:
+                step.blocking = obj.key
+                step.enabled_by = obj.enabled
+            if obj.written:
+                join(clock, obj.written)
+            if use & WRITE:
+                join(clock, obj.read)
+                obj.written = clock.copy()
+                obj.read = []
+                if use & ENABLE:
+                    obj.enabled = obj.written
+            else:
+                join(obj.read, clock)
+        step.footprint[obj.key] = step.footprint.get(obj.key, 0) | use
+        step.clock = clock.copy()
+        self._tick(task)
+
+    def released(self, obj: Sync) -> None:
+        """Order what follows the next acquire of `obj` after what happened so far."""
+        obj.written = self.current.clock.copy()
+        self._tick(self.current)
+
+    def wait_for(self, tasks: list[Task]) -> None:
+        """Wait until the tasks have ended; no scheduling point if they have."""
+        if self.quiet:
+            return
+        if self.abandoned:
+            raise Abandoned
+        if not all(task.done for task in tasks):
+            names = ", ".join(task.name for task in tasks)
+            self.step("join", None, 0, lambda: all(task.done for task in tasks), detail=names)
+        for task in tasks:
+            join(self.current.clock, task.clock)
+        self.steps[-1].clock = self.current.clock.copy()
+
+    def settle(self) -> None:
+        """Wait until every other task has ended."""
+        while rest := [
+            t for t in self.tasks if t is not self.current and not (t.done or t.vanished)
+        ]:
+            self.wait_for(rest)
+
+    def choose(self, n: int) -> int:
+        """Branch over 0 to `n` - 1."""
+        if self.quiet or n < 2:
+            return 0
+        self.step("choose", None, 0, choices=n, detail=f"of {n}")
+        self.note(f"chose {self.pick}")
+        return self.pick
+
+    def fork(self) -> None:
+        """Go on as the child of a fork: every other task is gone, what it holds stays held."""
+        if not self.options.forks:
+            raise VerifyError("a program that forks is explored with forks=True")
+        if self.step("fork", None, 0):
+            self._fork_order(self.current, self.steps[-1], WRITE)
+        for task in self.tasks:
+            if task is not self.current and not task.done:
+                task.vanished = True
+        self.alive = 1
+
+    def _fork_order(self, task: Task, step: Step, use: int) -> None:
+        step.footprint["fork"] = use
+        if use == WRITE:
+            for other in self.tasks:
+                join(task.clock, other.clock)
+            step.clock = task.clock.copy()
+
+    # -- reporting
+
+    def fail(self, problem: BaseException) -> None:
+        """End the execution with a finding. Does not return."""
+        if self.failure is None:
+            self.failure = problem
+        self.abandoned = True
+        raise Abandoned
+
+    def label(self, key: str, obj: Sync | None = None) -> str:
+        """A short name of an object; the second of a name is ``name#2``."""
+        if obj is not None:
+            same = self.labels.setdefault(obj.name, {})
+            same.setdefault(key, len(same) + 1)
+        for name, keys in self.labels.items():
+            if key in keys:
+                return name if keys[key] == 1 else f"{name}#{keys[key]}"
+        return key
+
+    def note(self, what: str, obj: Sync | None = None) -> None:
+        """Put an operation that is no scheduling point on the timeline."""
+        if self.lines is not None and not self.quiet and not self.abandoned:
+            name, key = (self.label(obj.key, obj), obj.key) if obj is not None else ("", "")
+            line = Line(self.current.id, f"{what} {name}".rstrip(), where(), self._shows(key))
+            self.lines.append(line)
+
+    def _shows(self, key: str) -> bool:
+        return not key or not self.known or key in self.known
+
+    def _in_data_plane(self) -> bool:
+        frame = sys._getframe(2)
+        while frame is not None:
+            if frame.f_code.co_filename.endswith(self.options.uninterruptible):
+                return True
+            frame = frame.f_back  # type: ignore[assignment]
+        return False
+
+
+_HERE = __file__.rsplit("/", 1)[0] + "/"
+_MACHINERY = tuple(
+    _HERE + name
+    for name in (
+        "runtime.py",
+        "task.py",
+        "objects.py",
+        "cells.py",
+        "fields.py",
+        "seam.py",
+        "workers.py",
+    )
+)
+
+
+def where() -> str:
+    """The place in the program that called us: ``file:line``, with the caller above model.py."""
+    frame = sys._getframe(1)
+    places: list[str] = []
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith(_MACHINERY) and "/contextlib.py" not in name:
+            short = name.rsplit("/", 1)[-1]
+            places.append(f"{short}:{frame.f_lineno}")
+            if short != "model.py":
+                break
+        frame = frame.f_back  # type: ignore[assignment]
+    return " > ".join([places[-1], places[0]] if len(places) > 1 else places)

@@ -1,0 +1,16 @@
+"""Scenarios on the control plane that ships: who may get in whose way.
+
+Each is a program for `explore`. It sets a system up, lets two or more tasks loose on it, and
+checks at the end what must hold; the registry is checked at every release of
+``memcg_slab_mutex`` as well. `SCENARIOS` names them all.
+"""
+
+from __future__ import annotations
+
+from . import charging, creation, destruction, interruption
+from .system import SCENARIOS, Scenario, System, scenario
+
+__all__ = [
+    "SCENARIOS", "Scenario", "System", "charging", "creation", "destruction", "interruption",
+    "scenario",
+]  # fmt: skip

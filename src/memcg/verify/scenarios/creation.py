@@ -1,0 +1,240 @@
+"""Children are made: by several at once, while groups and roots go, while arrays grow."""
+
+from __future__ import annotations
+
+from .. import seam
+from .system import System, scenario
+
+
+@scenario("two threads ask for the child of one group; two workers make it")
+def concurrent_creators() -> None:
+    s = System()
+    s.frames.free(s.frames.alloc(s.a))
+    item = s.core.next_event()
+    s.a.css_get()
+
+    def create() -> None:
+        s.memcontrol.memcg_create_cache_work_func(item)
+
+    seam.parallel(create, create)
+    assert s.child(s.a) is not None
+    s.finish()
+
+
+@scenario("three threads ask for the child of one group; three workers make it")
+def three_creators() -> None:
+    s = System()
+    s.frames.free(s.frames.alloc(s.a))
+    item = s.core.next_event()
+    s.a.css_get()
+    s.a.css_get()
+
+    def create() -> None:
+        s.memcontrol.memcg_create_cache_work_func(item)
+
+    seam.parallel(create, create, create)
+    assert s.child(s.a) is not None
+    s.finish()
+
+
+@scenario("two threads of one group allocate; one worker")
+def concurrent_allocations() -> None:
+    s = System()
+
+    def allocate() -> None:
+        s.frames.free(s.frames.alloc(s.a))
+
+    seam.parallel(allocate, allocate)
+    s.finish()
+    assert s.child(s.a) is not None
+
+
+@scenario("creation x the group's offline")
+def creation_offline() -> None:
+    s = System()
+    s.frames.free(s.frames.alloc(s.a))
+
+    def worker() -> None:
+        s.work()
+
+    def close() -> None:
+        s.rmdir(s.a)
+
+    seam.parallel(worker, close)
+    s.finish()
+
+
+@scenario("creation that may fail x the group's offline")
+def failing_creation_offline() -> None:
+    s = System()
+    s.frames.free(s.frames.alloc(s.a))
+    s.faults = True
+
+    def worker() -> None:
+        s.work()
+
+    def close() -> None:
+        s.rmdir(s.a)
+
+    seam.parallel(worker, close)
+    s.finish()
+
+
+@scenario("creation x the root cache's destruction")
+def creation_root_destruction() -> None:
+    s = System()
+    s.frames.free(s.frames.alloc(s.a))
+
+    def worker() -> None:
+        s.work()
+
+    def destroy() -> None:
+        assert s.destroy(s.frames)
+
+    seam.parallel(worker, destroy)
+    s.finish()
+
+
+@scenario("creation x offline x root destruction")
+def creation_offline_root_destruction() -> None:
+    s = System()
+    s.frames.free(s.frames.alloc(s.a))
+
+    def worker() -> None:
+        s.work()
+
+    def close() -> None:
+        s.rmdir(s.a)
+
+    def destroy() -> None:
+        assert s.destroy(s.frames)
+
+    seam.parallel(worker, close, destroy)
+    s.finish()
+
+
+@scenario("creation x offline x root destruction x slabinfo")
+def creation_offline_root_destruction_slabinfo() -> None:
+    s = System()
+    s.frames.free(s.frames.alloc(s.a))
+
+    def worker() -> None:
+        s.work()
+
+    def close() -> None:
+        s.rmdir(s.a)
+
+    def destroy() -> None:
+        assert s.destroy(s.frames)
+
+    def slabinfo() -> None:
+        s.memcontrol.mem_cgroup_slabinfo_read(s.a)
+
+    s.a.css_get()  # the reader's
+    seam.parallel(worker, close, destroy, slabinfo)
+    s.a.css_put()
+    s.finish()
+
+
+@scenario("a worker starts on demand x the group's offline")
+def worker_offline() -> None:
+    s = System()
+    s.start_worker()
+    s.a.css_get()  # the user's, so that the group outlives its allocation
+
+    def use() -> None:
+        s.frames.free(s.frames.alloc(s.a))
+        s.a.css_put()
+
+    def close() -> None:
+        s.rmdir(s.a)
+
+    seam.parallel(use, close)
+    s.workqueue.flush()
+    s.finish()
+
+
+@scenario("array growth x lock-free lookup")
+def growth_lookup() -> None:
+    s = System()
+    child = s.serve_empty(s.a)
+
+    def grow() -> None:
+        with s.memcontrol.activate_kmem_mutex, s.memcontrol.memcg_slab_mutex:
+            s.slab_common.memcg_update_all_caches(9)
+
+    def lookup() -> None:
+        assert s.child(s.a) is child
+
+    seam.parallel(grow, lookup)
+    s.finish()
+
+
+@scenario("array growth x creation: no slot is lost")
+def growth_creation() -> None:
+    s = System()
+    s.frames.free(s.frames.alloc(s.a))
+
+    def grow() -> None:
+        with s.memcontrol.activate_kmem_mutex, s.memcontrol.memcg_slab_mutex:
+            s.slab_common.memcg_update_all_caches(9)
+
+    def worker() -> None:
+        s.work()
+
+    seam.parallel(grow, worker)
+    assert s.child(s.a) is not None
+    s.finish()
+
+
+@scenario("array growth x creation x lock-free lookup")
+def growth_creation_lookup() -> None:
+    s = System()
+    s.frames.free(s.frames.alloc(s.a))
+
+    def grow() -> None:
+        with s.memcontrol.activate_kmem_mutex, s.memcontrol.memcg_slab_mutex:
+            s.slab_common.memcg_update_all_caches(9)
+
+    def worker() -> None:
+        s.work()
+
+    def lookup() -> None:
+        child = s.child(s.a)
+        assert child is None or child.memcg is s.a
+
+    seam.parallel(grow, worker, lookup)
+    assert s.child(s.a) is not None
+    s.finish()
+
+
+@scenario("a root is made x the arrays grow")
+def root_creation_growth() -> None:
+    s = System()
+
+    def grow() -> None:
+        with s.memcontrol.activate_kmem_mutex, s.memcontrol.memcg_slab_mutex:
+            s.slab_common.memcg_update_all_caches(9)
+
+    def create() -> None:
+        s.slab_common.kmem_cache_create("late", 64)
+
+    seam.parallel(grow, create)
+    for root in s.slab_common.slab_caches:
+        assert root.array_size >= s.memcontrol.memcg_limited_groups_array_size
+    s.finish()
+
+
+@scenario("two groups are activated at once")
+def concurrent_activations() -> None:
+    s = System()
+
+    def one() -> None:
+        s.mkdir("one")
+
+    def two() -> None:
+        s.mkdir("two")
+
+    seam.parallel(one, two)
+    assert set(s.memcontrol._used_ids) == {0, 1, 2}
+    s.finish()

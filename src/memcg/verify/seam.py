@@ -1,0 +1,111 @@
+"""The explorer's side of the seam: a module with the names of `memcg.locking`.
+
+Load code with `module()` in place of ``locking`` and each operation is a scheduling point.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable
+from types import ModuleType
+from typing import Any
+
+from . import runtime
+from .cells import Array, Atomic, Published, Queue, Table
+from .errors import Abandoned
+from .fields import freed, shared
+from .objects import Event, Mutex, ReadSide, check_quietly
+from .task import Task
+
+__all__ = [
+    "Array", "Atomic", "Event", "Mutex", "Published", "Queue", "ReadSide", "Table",
+    "assert_held",
+    "choose", "current_task", "fork", "freed", "module", "parallel", "quietly",
+    "report_exception", "settle", "shared", "spawn",
+]  # fmt: skip
+
+_outside = itertools.count(-1, -1)
+
+
+def spawn(fn: Callable[[], Any], name: str) -> Task:
+    """Start a task; outside an exploration, run `fn` now."""
+    run = runtime.active
+    if run is None or run.quiet:
+        task = Task(next(_outside), "", name, fn)
+        task.done = True
+        fn()
+        return task
+    if run.abandoned:
+        raise Abandoned
+    run.note(f"spawn {name}")
+    return run.new_task(fn, name)
+
+
+def parallel(*fns: Callable[[], Any]) -> None:
+    """Run each function in a task of its own, named after it, and wait for all of them."""
+    tasks = [spawn(fn, getattr(fn, "__name__", "task")) for fn in fns]
+    run = runtime.active
+    if run is not None:
+        run.wait_for(tasks)
+
+
+def settle() -> None:
+    """Wait until all other tasks have ended, those that nobody joins too."""
+    run = runtime.active
+    if run is not None:
+        run.settle()
+
+
+def assert_held(mutex: Mutex) -> None:
+    """Fail loudly unless the calling task holds `mutex`."""
+    if not mutex.held():
+        raise AssertionError(f"{mutex.name} is not held")
+
+
+def current_task() -> Hashable:
+    """Identify the running task."""
+    run = runtime.active
+    return "outside" if run is None else run.current.key
+
+
+def report_exception(error: BaseException) -> None:
+    """Report what nobody can catch: a finding; outside an exploration it is raised."""
+    run = runtime.active
+    if run is None:
+        raise error
+    if not run.abandoned:
+        run.fail(error)
+
+
+def choose(n: int) -> int:
+    """Branch: the explorer tries 0 to `n` - 1. Outside an exploration 0."""
+    run = runtime.active
+    return 0 if run is None else run.choose(n)
+
+
+def quietly(check: Callable[[], object]) -> None:
+    """Let `check` look at everything, with no scheduling and no guards, as one indivisible step.
+
+    For invariants; what it raises is a finding.
+    """
+    run = runtime.active
+    if run is None:
+        check()
+    else:
+        check_quietly(run, check)
+
+
+def fork() -> None:
+    """Go on as a forked child: all other tasks vanish with what they hold."""
+    run = runtime.active
+    if run is not None:
+        run.fork()
+
+
+def module() -> ModuleType:
+    """Return a module to load in place of ``memcg.locking``."""
+    made = ModuleType("memcg.verify.locking", __doc__)
+    for name in __all__:
+        if name != "module":
+            setattr(made, name, globals()[name])
+    return made

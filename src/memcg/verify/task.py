@@ -1,0 +1,75 @@
+"""A task of the explored program, and the operation it waits to do."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .trace import Line
+from .workers import Worker
+
+if TYPE_CHECKING:
+    from .runtime import Run
+
+
+class Operation(NamedTuple):
+    """An announced operation, and the alternatives the explorer has if its task goes on."""
+
+    kind: str
+    key: str
+    use: int
+    picks: tuple[int, ...]
+
+
+class Task:
+    """A thread of the explored program."""
+
+    __slots__ = (
+        "_ready", "blocked", "clock", "context", "done", "fn", "held", "id", "interrupts", "key",
+        "made", "name", "operation", "run", "spawned", "started", "vanished",
+        "waiting", "worker",
+    )  # fmt: skip
+
+    def __init__(
+        self, id: int, key: str, name: str, fn: Callable[[], Any], run: Run | None = None
+    ) -> None:
+        self.run = run
+        self.id = id
+        self.key = key  # from the path of spawns: the same in every schedule
+        self.name = name
+        self.fn = fn
+        self.operation = Operation("start", "", 0, (0,))
+        self.blocked: Operation | None = None  # instead of `operation` while it is not ready
+        self._ready: Callable[[], bool] | None = None
+        self.waiting: Line | None = None
+        self.clock: list[int] = []
+        self.held: list[Any] = []
+        self.interrupts: list[int] = []
+        self.made = self.spawned = 0
+        self.started = self.done = self.vanished = False
+        self.worker: Worker | None = None
+        self.context = contextvars.Context()
+
+    def __repr__(self) -> str:
+        return f"<task {self.id} {self.name}>"
+
+    def announce(self, operation: Operation, ready: Callable[[], bool] | None) -> None:
+        self.operation = operation
+        self._ready = ready
+        late = tuple(p for p in operation.picks if p < 0)
+        self.blocked = operation._replace(picks=late) if late else None
+
+    def offer(self) -> Operation | None:
+        """What the task can do now, if anything."""
+        if self._ready is None or self._ready():
+            return self.operation
+        return self.blocked
+
+    def join(self) -> None:
+        """Wait until the task has ended."""
+        if self.run is not None:
+            self.run.wait_for([self])
+
+    def is_alive(self) -> bool:
+        return not self.done

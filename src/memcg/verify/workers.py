@@ -1,0 +1,74 @@
+"""Threads that run tasks one at a time; each waits on a lock of its own for its turn.
+
+All of them run on one processor while an exploration lasts: handing a turn over to another
+processor takes several times as long.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+def _processor() -> set[int]:
+    allowed = sorted(os.sched_getaffinity(0))
+    return {allowed[os.getpid() % len(allowed)]}
+
+
+@contextmanager
+def one_processor() -> Iterator[None]:
+    """Keep the calling thread, and threads it starts, on one processor."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, _processor())
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+class Worker:
+    """A thread that runs one job after the other."""
+
+    __slots__ = ("job", "turn")
+
+    def __init__(self) -> None:
+        self.turn = _thread.allocate_lock()
+        self.turn.acquire()
+        self.job: Callable[[], None] | None = None
+        _thread.start_new_thread(self._loop, ())
+
+    def _loop(self) -> None:
+        while True:
+            self.turn.acquire()
+            if self.job is None:
+                return
+            self.job()
+
+    def start(self, job: Callable[[], None]) -> None:
+        self.job = job
+        self.turn.release()
+
+
+class Pool:
+    """Idle workers. Only who has the turn touches it."""
+
+    def __init__(self) -> None:
+        self._idle: list[Worker] = []
+
+    def get(self) -> Worker:
+        return self._idle.pop() if self._idle else Worker()
+
+    def put(self, worker: Worker) -> None:
+        self._idle.append(worker)
+
+    def close(self) -> None:
+        """End the idle threads."""
+        for worker in self._idle:
+            worker.job = None
+            worker.turn.release()
+        self._idle.clear()

@@ -1,0 +1,90 @@
+"""memory.high: shrinkers and the collector come before any MemcgOOM."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.mark.parametrize("in_thread", [False, True], ids=["main", "thread"])
+def test_cyclic_garbage_alone_never_meets_the_limit(program, in_thread):
+    shown = program(f"""
+    import gc, threading
+    gc.disable()  # what memory.high asks for is enough
+    g = memcg.group("a", max="64MiB")
+    class Node: pass
+    def run():
+        live = [bytes(1000) for _ in range(16_000)]
+        for _ in range(500_000):
+            node = Node(); node.self = node; node.rows = [0] * 50
+        return len(live)
+    done = []
+    def inside():
+        with g:
+            done.append(run())
+    if {in_thread}:
+        thread = threading.Thread(target=inside); thread.start(); thread.join()
+    else:
+        inside()
+    assert done == [16_000] and g.events["oom_kill"] == 0, g.events
+    print(g.events["high"])
+    """)
+    assert int(shown) >= 3
+
+
+def test_a_shrinker_is_asked_at_high_and_what_it_raises_is_shown(program):
+    program("""
+    import time
+    cache, asked = [], []
+    g = memcg.group("a", max="32MiB")
+    @g.shrinker
+    def shrink(nbytes):
+        asked.append(nbytes)
+        del cache[: len(cache) // 2]
+    with g:
+        for _ in range(300):
+            cache.append(bytes(256 * 1024))
+            time.sleep(0.001)
+    assert asked and g.events["oom_kill"] == 0, g.events
+    assert all(n > 0 for n in asked)
+    """)
+
+
+def test_a_limit_below_the_use_holds_for_new_charges_and_kills_nobody(program):
+    program("""
+    g = memcg.group("a")
+    with g:
+        held = bytes(20 * MIB)
+    g.max = "10MiB"
+    assert len(held) == 20 * MIB and g.max == 10 * MIB < g.current
+    for _ in range(100):
+        try:
+            with g:
+                bytes(MIB)
+            raise SystemExit("not refused")
+        except MemoryError:
+            pass
+    del held
+    with g:
+        assert len(bytes(MIB)) == MIB
+    g["memory.high"] = "4M"
+    assert g.high == 4 * MIB and g["memory.stat"]["page_runs"] >= 0
+    g.max = None
+    assert g["memory.max"] == memcg.core.PAGE_COUNTER_MAX and g.high == 4 * MIB
+    """)
+
+
+def test_a_parents_limit_holds_for_the_sum_of_its_children(program):
+    program("""
+    parent = memcg.group("p", max="30MiB")
+    a, b = memcg.group("p/a"), memcg.group("p/b", max="90%")
+    assert b.max == int(30 * MIB * 0.9)
+    with a:
+        held = bytes(20 * MIB)
+    with b:
+        try:
+            bytes(15 * MIB)
+            raise SystemExit("not refused")
+        except MemoryError as error:
+            assert "set on 'p'" in memcg.core.last_failure()
+    assert parent.events["fail"] == 1 == b.parent.events_local["fail"] and a.events["fail"] == 0
+    """)
