@@ -96,8 +96,7 @@ bool memcg_next_event(struct memcg_event *event)
         kmem_cache_put(event->cache);
         if (!ended)
             break;
-        if (event->kind == MEMCG_EVENT_CREATE)
-            css_put(event->memcg);
+        css_put(event->memcg); /* CREATE and EMPTY come with one */
     }
     if (!node)
         event->kind = MEMCG_EVENT_NONE;

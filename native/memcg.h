@@ -175,7 +175,7 @@ void mem_cgroup_for_each_block(struct mem_cgroup *memcg, memcg_block_fn fn, void
 enum memcg_event_kind {
     MEMCG_EVENT_NONE,
     MEMCG_EVENT_CREATE,  /* cache = root, memcg (a css reference is the receiver's) */
-    MEMCG_EVENT_EMPTY,   /* cache: a dead cache may be empty now */
+    MEMCG_EVENT_EMPTY,   /* cache: a dead child may be empty now (memcg: as above) */
     MEMCG_EVENT_HIGH,    /* memcg: high was crossed (a css reference is the receiver's) */
     MEMCG_EVENT_RELEASE, /* memcg: its last css reference is gone */
 };

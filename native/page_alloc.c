@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define NR_EXACT 64
 #define NR_BINS (NR_EXACT + 40)
@@ -34,6 +35,7 @@ static uint32_t *span_len, *span_next, *span_prev;
 static uint32_t bins[NR_BINS];
 static size_t nr_used, nr_dirty;
 static size_t top; /* pages handed out at least once, from the base up */
+size_t system_nr_pages = 1; /* ours in one of the kernel's (16 with 64 KiB); fixed by init */
 
 int page_alloc_init(void)
 {
@@ -51,6 +53,7 @@ int page_alloc_init(void)
     }
     for (i = 0; i < NR_BINS; i++)
         bins[i] = NONE;
+    system_nr_pages = (size_t)sysconf(_SC_PAGESIZE) >> PAGE_SHIFT;
     return 0;
 }
 
@@ -168,7 +171,7 @@ static bool clear_foreign(size_t start, size_t nr_pages, uint32_t tag, bool zero
         }
         while (i < end && arena.page_tag[i] != 0 && arena.page_tag[i] != keep)
             arena.page_tag[i++] = tag;
-        if (i - from < DONTNEED_PAGES ||
+        if (i - from < DONTNEED_PAGES || system_nr_pages > 1 ||
             madvise(arena.base + (from << PAGE_SHIFT), (i - from) << PAGE_SHIFT, MADV_DONTNEED))
             memset(arena.base + (from << PAGE_SHIFT), 0, (i - from) << PAGE_SHIFT);
     }
@@ -229,12 +232,15 @@ static size_t __trim(size_t keep)
         uint32_t span;
 
         for (span = bins[bin]; span != NONE && nr_dirty > keep; span = span_next[span]) {
-            size_t len = span_len[span], dirty = count_dirty(span, len);
+            /* whole pages of the kernel's, which rounds up what it is given */
+            size_t from = ALIGN_UP(span, system_nr_pages);
+            size_t end = (span + span_len[span]) / system_nr_pages * system_nr_pages;
+            size_t dirty = from < end ? count_dirty(from, end - from) : 0;
 
-            if (!dirty || madvise(arena.base + ((size_t)span << PAGE_SHIFT), len << PAGE_SHIFT,
+            if (!dirty || madvise(arena.base + (from << PAGE_SHIFT), (end - from) << PAGE_SHIFT,
                                   MADV_DONTNEED))
                 continue;
-            memset(&arena.page_tag[span], 0, len * sizeof(arena.page_tag[0]));
+            memset(&arena.page_tag[from], 0, (end - from) * sizeof(arena.page_tag[0]));
             nr_dirty -= dirty;
         }
     }

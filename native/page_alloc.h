@@ -6,6 +6,8 @@
 
 #include "arena.h"
 
+extern size_t system_nr_pages; /* for tests */
+
 int page_alloc_init(void);
 /* A run of nr_pages at a multiple of align_pages, tagged `tag` (not 0). Pages last used under
  * another tag were cleared. *zeroed, in: clear all that is not zero; out: the whole run reads as

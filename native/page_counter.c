@@ -18,8 +18,12 @@ void page_counter_init(struct page_counter *counter, struct page_counter *parent
 
 static void update_watermark(struct page_counter *counter, int64_t usage)
 {
-    if (usage > __atomic_load_n(&counter->watermark, __ATOMIC_RELAXED))
-        __atomic_store_n(&counter->watermark, usage, __ATOMIC_RELAXED);
+    int64_t highest = __atomic_load_n(&counter->watermark, __ATOMIC_RELAXED);
+
+    while (usage > highest &&
+           !__atomic_compare_exchange_n(&counter->watermark, &highest, usage, true,
+                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        ;
 }
 
 void page_counter_charge(struct page_counter *counter, int64_t bytes)

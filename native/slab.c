@@ -67,8 +67,11 @@ static void __slab_unlist(struct slab *slab)
     if (slab->cache_next)
         slab->cache_next->cache_prev = slab->cache_prev;
     __atomic_store_n(&s->nr_slabs, s->nr_slabs - 1, __ATOMIC_RELAXED);
-    if (!s->nr_slabs && __atomic_load_n(&s->dead, __ATOMIC_ACQUIRE))
-        event_post(&s->empty, MEMCG_EVENT_EMPTY, s->memcg, s);
+    if (!s->nr_slabs && s->memcg && __atomic_load_n(&s->dead, __ATOMIC_ACQUIRE)) {
+        css_get(s->memcg); /* the receiver's; there is one: a child holds one till it ends */
+        if (!event_post(&s->empty, MEMCG_EVENT_EMPTY, s->memcg, s))
+            css_put(s->memcg);
+    }
 }
 
 /* Off every list; the pages and the charge go back. */

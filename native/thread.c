@@ -166,6 +166,7 @@ static struct thread *thread_create(void)
 /* section_begin() that works without membarrier too. */
 static bool section_begin_slow(struct thread *self)
 {
+    MEMCG_ASSERT(!__atomic_load_n(&self->busy, __ATOMIC_RELAXED)); /* no section inside another */
     if (section_begin(self))
         return true;
     if (!needs_fence())

@@ -116,6 +116,7 @@ static inline void handle_event(const struct memcg_event *event)
         pthread_mutex_lock(&control_lock);
         __child_destroy_if_empty(event->cache);
         pthread_mutex_unlock(&control_lock);
+        css_put(event->memcg);
     } else if (event->kind == MEMCG_EVENT_HIGH) {
         mem_cgroup_reclaim(event->memcg);
         mem_cgroup_high_done(event->memcg);

@@ -107,7 +107,7 @@ static void who_is_refused_and_who_is_forced(void)
         objects++;
     CHECK(memcg_last_failure(&failure) && alarms == 0 && stat_of(up).usage <= 100000);
     CHECK((p[n++] = memcg_malloc(20000)) && alarms == 1); /* into the reserve */
-    CHECK(alarm_memcg == g && alarm_limited == up && memcg_last_failure(&failure));
+    CHECK(alarm_memcg == g && alarm_limited == up && !memcg_last_failure(&failure));
     CHECK(stat_of(up).events_local[MEMCG_EV_RESERVE] == 1 && stat_of(up).events[MEMCG_EV_OOM] == 3);
     CHECK(stat_of(g).events[MEMCG_EV_RESERVE] == 0); /* it is the parent's limit */
     while ((p[n] = memcg_malloc(2000)))

@@ -11,7 +11,7 @@
 #ifdef __SANITIZE_THREAD__
 enum { WALKS = 50, PAIRS = 10000 };
 #else
-enum { WALKS = 500, PAIRS = 500000 };
+enum { WALKS = 500, PAIRS = 200000 };
 #endif
 enum { THREADS = 3, SLOTS = 4 };
 static void *slots[SLOTS];
@@ -95,7 +95,7 @@ static void nobody_is_inside_while_all_are_stolen(void)
     memcg_free(memcg_malloc(1));
     pairs = over = 0;
     start(&t, owner, NULL);
-    for (int i = 0; i < 20 * WALKS || __atomic_load_n(&pairs, __ATOMIC_RELAXED) < PAIRS / 10; i++) {
+    for (int i = 0; i < 2 * WALKS || __atomic_load_n(&pairs, __ATOMIC_RELAXED) < PAIRS / 50; i++) {
         thread_steal_all();
         for (int k = 0; k < 200; k++)
             CHECK(!__atomic_load_n(&inside, __ATOMIC_RELAXED));

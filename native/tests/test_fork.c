@@ -9,7 +9,7 @@ enum { FORKS = 30 };
 #else
 enum { FORKS = 200 };
 #endif
-enum { THREADS = 3, SLOTS = 256 };
+enum { THREADS = 2, SLOTS = 256 };
 static void *slots[SLOTS];
 static struct mem_cgroup *groups[THREADS];
 static int over;
@@ -27,6 +27,7 @@ static void *churn(void *arg)
             memcg_free_fast(__atomic_exchange_n(&slots[rand_r(&seed) % SLOTS], p, __ATOMIC_ACQ_REL));
         }
         memcg_set_current(NULL);
+        sched_yield(); /* the child's turn */
         if (rand_r(&seed) % 8 == 0)
             mem_cgroup_reclaim(mem_cgroup_root());
     }

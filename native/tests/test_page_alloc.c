@@ -91,6 +91,32 @@ static void trimmed_pages_read_as_zero_again(void)
     free_pages(p, 32);
 }
 
+/* Where the kernel's pages are larger, what it rounds up to may be somebody's. */
+static void trimming_spares_the_neighbours_on_large_system_pages(void)
+{
+    bool zeroed = false;
+    unsigned char *p[40];
+    size_t before = system_nr_pages;
+
+    page_trim(0);
+    system_nr_pages = 16;
+    for (int i = 0; i < 40; i++) {
+        p[i] = alloc_pages(3, 1, 5, &zeroed);
+        memset(p[i], 5, 3 * PAGE_SIZE);
+    }
+    for (int i = 0; i < 40; i++)
+        if (i % 10)
+            free_pages(p[i], 3);
+    CHECK(page_trim(0) > 0 && pages_free_dirty() > 0);
+    for (int i = 0; i < 40; i += 10) {
+        CHECK(p[i][0] == 5 && p[i][3 * PAGE_SIZE - 1] == 5);
+        free_pages(p[i], 3);
+    }
+    system_nr_pages = before;
+    page_trim(0);
+    CHECK(pages_free_dirty() == 0);
+}
+
 static void free_pages_past_the_cap_go_back_by_themselves(void)
 {
     bool zeroed = false;
@@ -176,6 +202,7 @@ int main(void)
     RUN(no_run_overlaps_another_or_shows_another_tags_bytes);
     RUN(threads_may_take_and_give_back_at_once);
     RUN(trimmed_pages_read_as_zero_again);
+    RUN(trimming_spares_the_neighbours_on_large_system_pages);
     RUN(free_pages_past_the_cap_go_back_by_themselves);
     RUN(what_does_not_fit_is_refused_and_changes_nothing);
     RUN(the_whole_arena_can_be_one_run);

@@ -72,11 +72,41 @@ static void an_underflow_is_counted_and_clamped(void)
     CHECK(leaves[0].usage == 0 && page_counter_underflows() > 0);
 }
 
+static struct page_counter rising;
+
+static void *riser(void *arg)
+{
+    for (int i = 0; i < 200000; i++)
+        page_counter_charge(&rising, 1);
+    return arg;
+}
+
+/* A store that overtakes a higher one would take the peak back. */
+static void the_watermark_never_falls(void)
+{
+    for (int round = 0; round < 5; round++) {
+        pthread_t t[4];
+        int64_t last = 0, seen = 0;
+
+        page_counter_init(&rising, NULL);
+        for (int i = 0; i < 4; i++)
+            pthread_create(&t[i], NULL, riser, NULL);
+        for (; page_counter_read(&rising) < 4 * 200000; last = seen) {
+            seen = __atomic_load_n(&rising.watermark, __ATOMIC_RELAXED);
+            CHECK(seen >= last);
+        }
+        for (int i = 0; i < 4; i++)
+            pthread_join(t[i], NULL);
+        CHECK(rising.watermark == rising.usage);
+    }
+}
+
 int main(void)
 {
     RUN(a_charge_counts_all_the_way_up);
     RUN(a_refused_charge_changes_no_usage_and_names_the_limit);
     RUN(threads_together_never_pass_a_limit);
+    RUN(the_watermark_never_falls);
     RUN(an_underflow_is_counted_and_clamped); /* last: it counts a defect on purpose */
     return DONE();
 }

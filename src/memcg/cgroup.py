@@ -15,16 +15,19 @@ from typing import TypeVar
 
 from . import core, workqueue
 from .errors import GroupBusy, MemcgError, OfflineError
-from .locking import Mutex, report_exception, shared
+from .locking import Mutex, at_fork, report_exception, shared
 from .memcontrol import (
     activate_kmem_mutex,
     dying,
     mem_cgroup,
+    mem_cgroup_css_offline,
     mem_cgroup_destroy_all_caches,
     mem_cgroup_offline_bare,
     memcg_activate_kmem,
     memcg_kmem_is_active,
+    memcg_slab_mutex,
 )
+from .slab_common import slab_mutex
 
 cgroup_mutex = Mutex("cgroup_mutex")
 
@@ -162,7 +165,7 @@ def cgroup_rmdir(group: cgroup) -> None:
 
 
 def __offline(group: cgroup) -> bool:
-    group.offline()
+    mem_cgroup_css_offline(group)
     mem_cgroup_destroy_all_caches(group)
     return True
 
@@ -176,11 +179,6 @@ def __cgroup_rmdir(group: cgroup, offline: Callable[[cgroup], bool]) -> bool:
     with cgroup_mutex:
         if parent.children.get(group.name) is not group:
             return True
-        if group.nr_inside:
-            raise GroupBusy(
-                f"group {group.path!r} is entered {group.nr_inside} times; "
-                "leave it first or close(wait=seconds)"
-            )
         if group.children:
             names = ", ".join(sorted(group.children)[:5])
             raise GroupBusy(
@@ -247,3 +245,26 @@ def mem_cgroup_high_work_func(event: core.Event) -> None:
 
 
 workqueue.register("high", mem_cgroup_high_work_func)
+
+
+# -- fork: no other thread is inside the control plane, so no mutex is lost in the child
+
+_MUTEXES = (cgroup_mutex, activate_kmem_mutex, memcg_slab_mutex, slab_mutex)
+
+
+def _before_fork() -> None:
+    while True:
+        workqueue.wait_idle()
+        for mutex in _MUTEXES:
+            mutex.acquire()
+        if workqueue.is_idle():
+            return
+        _after_fork()  # a worker came in between and needs what we hold
+
+
+def _after_fork() -> None:
+    for mutex in reversed(_MUTEXES):
+        mutex.release()
+
+
+at_fork(_before_fork, _after_fork, core.after_fork_in_child)

@@ -10,7 +10,7 @@ EVENTS = ("high", "max", "oom", "oom_kill", "reserve", "overdraft", "fail")  # o
 
 
 class Event(NamedTuple):
-    """A request to the control plane. ``create`` and ``high`` carry a css reference."""
+    """A request to the control plane. All but ``release`` carry a css reference."""
 
     kind: Literal["create", "empty", "high", "release"]
     memcg: Any  # core.Memcg or None

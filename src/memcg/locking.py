@@ -17,6 +17,7 @@ still an error: the explorer reports it.
 from __future__ import annotations
 
 import _thread
+import os
 import threading
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
@@ -25,7 +26,7 @@ T = TypeVar("T")
 C = TypeVar("C", bound=type)
 
 __all__ = [
-    "Atomic", "Event", "Mutex", "Published", "ReadSide", "assert_held", "choose",
+    "Atomic", "Event", "Mutex", "Published", "ReadSide", "assert_held", "at_fork", "choose",
     "current_task", "freed", "report_exception", "shared", "spawn",
 ]  # fmt: skip
 
@@ -67,6 +68,16 @@ def spawn(fn: Callable[[], None], name: str) -> threading.Thread:
     thread = threading.Thread(target=fn, name=name, daemon=True)
     thread.start()
     return thread
+
+
+def at_fork(before: Callable[[], None], after: Callable[[], None], child: Callable[[], None]) -> None:
+    """Run `before` ahead of each ``os.fork``, `after` on both sides of it, then `child` there."""
+
+    def after_in_child() -> None:
+        after()
+        child()
+
+    os.register_at_fork(before=before, after_in_parent=after, after_in_child=after_in_child)
 
 
 def report_exception(error: BaseException) -> None:

@@ -27,7 +27,7 @@ import heapq
 from typing import TYPE_CHECKING, cast
 
 from . import core, slab_common, workqueue
-from .errors import CacheBusy
+from .errors import CacheBusy, GroupBusy
 from .locking import Mutex, assert_held, freed, shared
 
 if TYPE_CHECKING:
@@ -188,13 +188,35 @@ def memcg_kmem_destroy_cache(cachep: kmem_cache) -> None:
 def mem_cgroup_offline_bare(memcg: mem_cgroup) -> bool:
     """Take a group offline if it has no caches; tell whether it has none.
 
+    Raises
+    ------
+    GroupBusy
+        Something is inside.
+
+    Notes
+    -----
     Context: takes ``memcg_slab_mutex``, so that no child is created in between.
     """
     with memcg_slab_mutex:
         if memcg.memcg_slab_caches:
             return False
-        memcg.offline()
+        mem_cgroup_css_offline(memcg)
         return True
+
+
+def mem_cgroup_css_offline(memcg: mem_cgroup) -> None:
+    """Take a group offline unless something is inside: who enters comes before or fails.
+
+    Raises
+    ------
+    GroupBusy
+        Something is inside; nothing changed.
+    """
+    if not memcg.offline():
+        raise GroupBusy(
+            f"group {memcg.path!r} is entered {memcg.nr_inside} times; "
+            "leave it first or close(wait=seconds)"
+        )
 
 
 def mem_cgroup_destroy_all_caches(memcg: mem_cgroup) -> None:
@@ -264,25 +286,28 @@ def memcg_create_cache_work_func(event: core.Event) -> None:
 
 
 def memcg_cache_empty_work_func(event: core.Event) -> None:
-    """Destroy a dead cache whose last object was freed."""
-    cachep = cast("kmem_cache", event.cache)
-    memcg = cast(mem_cgroup, cachep.memcg_params.memcg)
-    with memcg_slab_mutex:
-        if cachep in memcg.memcg_slab_caches:  # else root destruction came first
-            __destroy_if_empty(cachep)
+    """Destroy a dead cache whose last object was freed, then drop the item's css reference."""
+    memcg, cachep = cast(mem_cgroup, event.memcg), cast("kmem_cache", event.cache)
+    try:
+        with memcg_slab_mutex:
+            if cachep in memcg.memcg_slab_caches:  # else root destruction came first
+                __destroy_if_empty(cachep)
+    finally:
+        memcg.css_put()
 
 
 def mem_cgroup_release_work_func(event: core.Event) -> None:
     """Return the id of a group that nothing refers to any more."""
     memcg = cast(mem_cgroup, event.memcg)
+    parent = memcg.parent
     with activate_kmem_mutex:
         if memcg.kmemcg_id in _used_ids:
             del _used_ids[memcg.kmemcg_id]
             heapq.heappush(_freed_ids, memcg.kmemcg_id)
         dying.pop(memcg, None)
         freed(memcg)
-    if memcg.parent is not None:
-        memcg.parent.css_put()
+    if parent is not None:
+        parent.css_put()
 
 
 workqueue.register("create", memcg_create_cache_work_func)

@@ -139,6 +139,7 @@ class ObjCgroup:
 _root: Memcg | None = None  # the one without a parent
 
 
+@shared(nr_inside="entry_lock")
 class Memcg:
     """The data-plane half of a group: page counter, css references, stub.
 
@@ -165,6 +166,7 @@ class Memcg:
         self._refs = Atomic(1)
         self._online = Published(True)
         self._high_posted = Atomic(0)
+        self._entry_lock = Mutex("entry_lock")  # who enters comes before offline, or fails
         self.nr_inside = 0
         self.objcg = ObjCgroup(self)
         self._objcgs = [self.objcg]  # stubs that point here; cgroup_mutex protects the list
@@ -217,8 +219,10 @@ class Memcg:
         if refs == 0:
             _post(Event("release", self, None))
 
-    def offline(self) -> None:
-        """Take no new references; what is still charged here becomes the parent's.
+    def offline(self) -> bool:
+        """Take no new references, unless something is inside; tell whether it is done.
+
+        What is still charged here becomes the parent's.
 
         After the grace period nobody charges or uncharges this group any more, and its
         ancestors' counters contained its charges already. Again is nothing.
@@ -226,13 +230,17 @@ class Memcg:
         """
         if self.parent is None:
             raise MemcgError("the root group cannot go offline")
-        self._online.store(False)
+        with self._entry_lock:
+            if self.nr_inside:
+                return False
+            self._online.store(False)
         for objcg in self._objcgs:
             objcg.memcg.store(self.parent)
         self.parent._objcgs += self._objcgs
         self._objcgs = []
         synchronize()
         self.usage.set(0)
+        return True
 
     # -- limits and figures
 
@@ -546,8 +554,10 @@ class Cache:
             if self._dead and not slab.live:
                 self._drop(slab)
             emptied = self._dead and not self._slabs
+            if emptied and self.memcg is not None:
+                self.memcg.css_get()
         if emptied:
-            _post(Event("empty", None, self))
+            _post(Event("empty", self.memcg, self))
 
     def _drop(self, slab: _Slab) -> None:
         """Give an empty slab's pages back. Context: read side, `cache_lock` held."""
@@ -737,9 +747,10 @@ def current() -> Memcg | None:
 
 def enter(memcg: Memcg) -> None:
     """Make `memcg` the context's group."""
-    if not memcg.online:
-        raise OfflineError(f"group {memcg.path!r} is closed; memcg.group() makes a new one")
-    memcg.nr_inside += 1
+    with memcg._entry_lock:
+        if not memcg.online:
+            raise OfflineError(f"group {memcg.path!r} is closed; memcg.group() makes a new one")
+        memcg.nr_inside += 1
     _entry.set(_Entry(memcg, _entry.get()))
 
 
@@ -749,7 +760,8 @@ def leave(memcg: Memcg, error: BaseException | None = None) -> None:
     if entry is None or entry.memcg is not memcg:
         raise MemcgError("leaving a group that is not the innermost one of this context")
     _entry.set(entry.previous)
-    memcg.nr_inside -= 1
+    with memcg._entry_lock:
+        memcg.nr_inside -= 1
 
 
 def current_entry() -> object | None:

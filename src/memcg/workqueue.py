@@ -11,7 +11,6 @@ Locks: `_wq_lock` protects `_running`; innermost, held for a few stores.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Hashable
 
 from . import core
@@ -134,12 +133,16 @@ def flush() -> None:
         _handle(event)
 
 
-def _before_fork() -> None:
-    """Let the worker end, so that no mutex is held in the child and no thread is missing there."""
+def wait_idle() -> None:
+    """Wait until the worker has gone; the worker itself does not wait."""
     if _worker_task != current_task():
         _idle.wait()
         core.wait_worker()
 
 
-os.register_at_fork(before=_before_fork, after_in_child=core.after_fork_in_child)
+def is_idle() -> bool:
+    """Tell whether no worker is at work, but for the calling thread."""
+    return not _running or _worker_task == current_task()
+
+
 core.set_waker(wake, work)

@@ -108,11 +108,17 @@ cdef class Memcg:
         css_put(self.c)
 
     def offline(self):
-        """Take no new references; what is still charged here becomes the parent's."""
+        """Take no new references, unless something is inside; tell whether it is done.
+
+        What is still charged here becomes the parent's.
+        """
         if self.parent is None:
             raise MemcgError("the root group cannot go offline")
+        if self.nr_inside:
+            return False
         mem_cgroup_offline(self.c)
         current_forget(<PyObject *>self)
+        return True
 
     # -- being inside
 
