@@ -46,6 +46,8 @@ static struct heap *heap_create(struct thread *thread, struct mem_cgroup *memcg)
     heap->thread = thread;
     heap->memcg = memcg;
     heap->next = thread->heaps;
+    if (heap->next)
+        heap->next->prev = heap;
     thread->heaps = heap;
     return heap;
 }
@@ -227,16 +229,17 @@ void heap_hand_over_cache(struct heap *heap, struct kmem_cache *s)
 void heap_drop(struct heap *heap)
 {
     struct thread *thread = heap->thread;
-    struct heap **link = &thread->heaps;
 
     heap_hand_over(heap);
     heap_drain_stock(heap);
-    while (*link != heap)
-        link = &(*link)->next;
-    *link = heap->next;
-    for (int i = 0; i < thread->nr_by_id; i++)
-        if (thread->by_id[i] == heap)
-            thread->by_id[i] = NULL;
+    if (heap->prev)
+        heap->prev->next = heap->next;
+    else
+        thread->heaps = heap->next;
+    if (heap->next)
+        heap->next->prev = heap->prev;
+    if (heap->memcg && heap_lookup(thread, heap->memcg) == heap && heap != thread->root_heap)
+        thread->by_id[mem_cgroup_id(heap->memcg)] = NULL;
     if (heap->user)
         metadata_free(heap->user, sizeof(*heap->user) * (size_t)heap->nr_user);
     metadata_free(heap, sizeof(*heap));

@@ -225,7 +225,7 @@ struct heap { /* the section of `thread` */
     struct thread *thread;
     struct mem_cgroup *memcg; /* NULL: the thread's shared slabs */
     int64_t stock;            /* bytes charged to memcg and not used */
-    struct heap *next;        /* thread->heaps */
+    struct heap *prev, *next; /* thread->heaps */
 };
 
 #define STOLEN_BY_WALKER 1

@@ -145,21 +145,18 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
     thread_steal_all();
     parent = nearest_online(memcg); /* it cannot hand its stubs on before us */
     for (struct thread *t = all_threads; t; t = t->next) {
-        struct heap *heap, *next;
-        bool inside = false;
+        struct heap *heap = heap_lookup(t, memcg);
 
         heap_collect(t);
         if (t->current == memcg)
             t->current = parent;
-        for (heap = t->heaps; heap; heap = next) {
-            next = heap->next;
-            if (heap->memcg != memcg)
-                continue;
-            inside |= t->heap == heap;
+        if (heap) {
+            bool inside = t->heap == heap;
+
             heap_drop(heap);
+            if (inside)
+                t->heap = heap_of(t, t->current);
         }
-        if (inside)
-            t->heap = heap_of(t, t->current);
     }
     mutex_lock(&groups_lock);
     while ((objcg = memcg->objcgs)) {
