@@ -13,9 +13,12 @@ def native():
         pytest.skip("the native core is not built or MEMCG_CORE=model")
 
 
-@pytest.fixture
-def world():
-    w = World()
+@pytest.fixture(params=["model", "native"])
+def world(request):
+    """A control plane of its own over each data plane: both stand under the same tests."""
+    if request.param == "native":
+        request.getfixturevalue("native")
+    w = World(core=request.param)
     yield w
     w.check_invariants()
     w.close()

@@ -270,8 +270,12 @@ class Memcg:
         return {"slab": self.current}
 
     def drain(self) -> int:
-        """Nothing is held back here."""
-        return 0
+        """Drop empty slabs here and below; return bytes given back."""
+        before = self.current
+        for cache in {slab.cache for slab in list(_slab_of_page.values())}:
+            if cache.memcg is not None and self in cache.memcg.ancestry():
+                cache.shrink()
+        return before - self.current
 
     # -- page counter
 

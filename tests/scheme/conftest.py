@@ -3,21 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from world import World
-
-import memcg
 
 on_the_model = pytest.mark.parametrize("world", ["model"], indirect=True)  # looks inside it
-
-
-@pytest.fixture(params=["model", "native"])
-def world(request):
-    """Both data planes, under the same tests."""
-    if request.param == "native" and memcg.core.name != "native":
-        pytest.skip("the native core is not built")
-    world = World(core=request.param)
-    yield world
-    world.close()
 
 
 @pytest.fixture

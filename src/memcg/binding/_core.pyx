@@ -349,9 +349,10 @@ cdef class Cache:
             construct_slab(self, buffer)
         return buffer
 
-    def free_buffer(self, Buffer buffer not None):
+    def free_buffer(self, given):
         """Free a buffer; the group that allocated it is credited."""
-        if buffer.cache is not self or buffer.p is NULL:
+        cdef Buffer buffer = given if type(given) is Buffer else None
+        if buffer is None or buffer.cache is not self or buffer.p is NULL:
             raise ValueError(
                 f"cache {self.name!r}: not a live buffer of this cache; each buffer is freed once, "
                 "to the cache it came from"
