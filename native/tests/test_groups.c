@@ -143,14 +143,14 @@ static int64_t held; /* bytes the hogs hold; never more than was charged */
 
 static void *hog(void *arg)
 {
-    void *p[64];
+    void *p[65]; /* one more than fit */
 
     (void)arg;
     memcg_set_current(limited);
     for (int round = 0; round < 200; round++) {
         int n = 0;
 
-        while (n < 64 && (p[n] = memcg_malloc(65536))) {
+        while (n < 65 && (p[n] = memcg_malloc(65536))) {
             n++;
             CHECK(__atomic_add_fetch(&held, 65536, __ATOMIC_SEQ_CST) <= 4 << 20);
         }
