@@ -216,6 +216,7 @@ struct heap_slot {
     struct slab *active, *partial, *full;
     struct slab *empty; /* one is kept, so that a batch that comes and goes makes no slab */
     int64_t shared_bytes; /* this group's live bytes of the class in shared slabs, this thread */
+    uint32_t shared_allocs; /* how many there were since a child was last asked for */
 };
 
 struct heap { /* the section of `thread` */

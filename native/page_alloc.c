@@ -11,7 +11,8 @@
  *
  * A page keeps the tag of its last owner.  A run that is handed to another tag has its
  * foreign pages cleared first, outside the lock: by memset, or by MADV_DONTNEED where a stretch
- * is long.  Free pages past a cap go back to the system and read as zero again.
+ * is long.  Free pages that the last second's peak had no use for go back to the system and
+ * read as zero again, so a batch that comes and goes finds its pages again.
  *
  * pages_lock protects all tables, bins and counters of this file.
  */
@@ -20,6 +21,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #define NR_EXACT 64
@@ -29,11 +31,14 @@
 #define DONTNEED_PAGES ((size_t)64)             /* 256 KiB: from here faulting beats memset */
 #define HUGE_PAGES ((size_t)1024)               /* 4 MiB, where NumPy advises huge pages */
 #define DIRTY_MIN ((size_t)32 << 20 >> PAGE_SHIFT) /* kept whatever is in use */
+#define WINDOW_MS 500
 
 static struct mutex pages_lock = MUTEX_INITIALIZER;
 static uint32_t *span_len, *span_next, *span_prev;
 static uint32_t bins[NR_BINS];
 static size_t nr_used, nr_dirty;
+static size_t peak_now, peak_before; /* highest nr_used in this window of time, and the one before */
+static uint64_t window_start;        /* ms */
 static size_t top; /* pages handed out at least once, from the base up */
 size_t system_nr_pages = 1; /* ours in one of the kernel's (16 with 64 KiB); fixed by init */
 
@@ -124,6 +129,13 @@ static size_t count_dirty(size_t first, size_t nr_pages)
     return n;
 }
 
+static void __use(size_t nr_pages)
+{
+    nr_used += nr_pages;
+    if (nr_used > peak_now)
+        peak_now = nr_used;
+}
+
 /* Take nr_pages aligned to align_pages; NONE if there is no memory. */
 static size_t __take(size_t nr_pages, size_t align_pages, uint32_t tag)
 {
@@ -148,7 +160,7 @@ static size_t __take(size_t nr_pages, size_t align_pages, uint32_t tag)
         __span_add(first, start - first);
     if (first + len > start + nr_pages)
         __span_add(start + nr_pages, first + len - start - nr_pages);
-    nr_used += nr_pages;
+    __use(nr_pages);
     nr_dirty -= count_dirty(start, nr_pages);
     return start;
 }
@@ -214,7 +226,7 @@ bool extend_pages(void *p, size_t nr_pages, size_t more, uint32_t tag)
         __span_add(end + more, len - more);
     else
         top = end + more > top ? end + more : top;
-    nr_used += more;
+    __use(more);
     nr_dirty -= count_dirty(end, more);
     mutex_unlock(&pages_lock);
     clear_foreign(end, more, tag, false);
@@ -247,9 +259,30 @@ static size_t __trim(size_t keep)
     return before - nr_dirty;
 }
 
+/* Give back what neither this window nor the one before had in use at its peak. */
+static void __decay(void)
+{
+    struct timespec time;
+    uint64_t now, elapsed;
+    size_t peak, cap;
+
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
+    now = (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
+    elapsed = now - window_start;
+    if (elapsed < WINDOW_MS)
+        return;
+    peak_before = elapsed < 2 * WINDOW_MS ? peak_now : nr_used;
+    peak_now = nr_used;
+    window_start = now;
+    peak = peak_before > peak_now ? peak_before : peak_now;
+    cap = peak - nr_used > DIRTY_MIN ? peak - nr_used : DIRTY_MIN;
+    if (nr_dirty > cap)
+        __trim(cap);
+}
+
 void free_pages(void *p, size_t nr_pages)
 {
-    size_t first = arena_page(p), len = nr_pages, cap;
+    size_t first = arena_page(p), len = nr_pages;
 
     MEMCG_ASSERT(arena_contains(p) && nr_pages > 0);
     mutex_lock(&pages_lock);
@@ -270,9 +303,8 @@ void free_pages(void *p, size_t nr_pages)
         __span_del(before);
     }
     __span_add(first, len);
-    cap = nr_used / 4 > DIRTY_MIN ? nr_used / 4 : DIRTY_MIN;
-    if (nr_dirty > cap)
-        __trim(cap / 2);
+    if (nr_dirty > DIRTY_MIN)
+        __decay();
     mutex_unlock(&pages_lock);
 }
 

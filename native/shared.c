@@ -16,6 +16,7 @@
 #define ROOM_TRIES 8 /* partial slabs looked at for room in the owner table */
 
 size_t promote_bytes = 64 * 1024; /* four of the small slabs */
+#define PROMOTE_ALLOCS 4096 /* so many, however few live: shared objects cost more each */
 
 void memcg_set_promote_bytes(size_t bytes)
 {
@@ -138,9 +139,11 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
     memset(object, 0, root->size);
     memcg_stat_add(heap->memcg, STAT_SHARED, root->size);
     mine->shared_bytes += root->size;
-    if (root->user ||
-        (size_t)mine->shared_bytes > __atomic_load_n(&promote_bytes, __ATOMIC_RELAXED))
+    if (root->user || ++mine->shared_allocs >= PROMOTE_ALLOCS ||
+        (size_t)mine->shared_bytes > __atomic_load_n(&promote_bytes, __ATOMIC_RELAXED)) {
+        mine->shared_allocs = 0;
         promote(heap, root);
+    }
     return object;
 }
 

@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include "../page_alloc.h"
 
 #include <string.h>
@@ -117,12 +119,23 @@ static void trimming_spares_the_neighbours_on_large_system_pages(void)
     CHECK(pages_free_dirty() == 0);
 }
 
-static void free_pages_past_the_cap_go_back_by_themselves(void)
+static void a_batch_finds_its_pages_again_and_an_end_gives_them_back(void)
 {
     bool zeroed = false;
-    void *p = alloc_pages(16384, 1, 2, &zeroed); /* 64 MiB, cap 32 */
+    void *p, *one;
 
-    free_pages(p, 16384);
+    for (int i = 0; i < 3; i++) {
+        zeroed = false; /* do not clear what was ours */
+        p = alloc_pages(16384, 1, 2, &zeroed); /* 64 MiB */
+        CHECK(i == 0 || !zeroed);              /* not given back in between */
+        free_pages(p, 16384);
+    }
+    CHECK(pages_free_dirty() >= 16384);
+    for (int i = 0; i < 3; i++) { /* the windows in which it was used pass */
+        usleep(600 * 1000);
+        one = alloc_pages(1, 1, 2, &zeroed);
+        free_pages(one, 1);
+    }
     CHECK(pages_free_dirty() <= 8192);
 }
 
@@ -203,7 +216,7 @@ int main(void)
     RUN(threads_may_take_and_give_back_at_once);
     RUN(trimmed_pages_read_as_zero_again);
     RUN(trimming_spares_the_neighbours_on_large_system_pages);
-    RUN(free_pages_past_the_cap_go_back_by_themselves);
+    RUN(a_batch_finds_its_pages_again_and_an_end_gives_them_back);
     RUN(what_does_not_fit_is_refused_and_changes_nothing);
     RUN(the_whole_arena_can_be_one_run);
     RUN(a_run_grows_into_the_free_pages_behind_it);
