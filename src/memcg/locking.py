@@ -70,7 +70,9 @@ def spawn(fn: Callable[[], None], name: str) -> threading.Thread:
     return thread
 
 
-def at_fork(before: Callable[[], None], after: Callable[[], None], child: Callable[[], None]) -> None:
+def at_fork(
+    before: Callable[[], None], after: Callable[[], None], child: Callable[[], None]
+) -> None:
     """Run `before` ahead of each ``os.fork``, `after` on both sides of it, then `child` there."""
 
     def after_in_child() -> None:

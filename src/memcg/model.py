@@ -139,7 +139,6 @@ class ObjCgroup:
 _root: Memcg | None = None  # the one without a parent
 
 
-@shared(nr_inside="entry_lock")
 class Memcg:
     """The data-plane half of a group: page counter, css references, stub.
 

@@ -647,12 +647,20 @@ cdef void wake_for_events() noexcept nogil:
     worker_wake(WORKER_EVENTS)
 
 
+def run_worker(int kind):
+    """Be a worker: what worker.c has a thread of Python's call."""
+    try:
+        worker_run(<worker_kind>kind)
+    finally:
+        worker_ended()
+
+
 def set_waker(wake, work=None):
     """Have `work` called in a native thread soon after an event was posted; None: nobody."""
     if wake is None or work is None:
         memcg_set_waker(NULL)
         return
-    worker_init(work)
+    worker_init(work, run_worker)
     memcg_set_waker(wake_for_events)
 
 

@@ -40,6 +40,7 @@ struct alarm {
     PyObject *context; /* borrowed, for comparison only; NULL: a thread without one */
     struct memcg_failure failure;
     int64_t rearm_usage;
+    unsigned high_count; /* when it was posted: has there been a reclaim since? */
 };
 
 static struct alarm alarms[NR_ALARMS]; /* alarm_lock */
@@ -125,6 +126,7 @@ static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
     if (alarm && (due || refused)) { /* no alarm: hundreds wait; the next charge tries again */
         alarm->thread_id = me;
         alarm->context = context;
+        alarm->high_count = mem_cgroup_high_count(limited);
         alarm->failure = (struct memcg_failure){ memcg, limited, bytes, usage,
                                                  mem_cgroup_get_limit(limited, MEMCG_MAX) };
         if (refused) /* the MemoryError at this line says it; there is room to handle it */
@@ -230,12 +232,10 @@ enum verdict { VERDICT_DELIVER, VERDICT_RETRY, VERDICT_PARK, VERDICT_DROP };
  * Where memory.high was crossed and nobody has reclaimed yet, garbage may be all that fills the
  * group: it is collected here and now. GIL held, at a place where Python code may run.
  */
-static bool helped_by_collecting(struct mem_cgroup *limited)
+static void collect_garbage(struct mem_cgroup *limited)
 {
     PyObject *type, *value, *traceback, *found;
 
-    if (!mem_cgroup_high_pending(limited))
-        return false;
     mem_cgroup_high_done(limited);
     PyErr_Fetch(&type, &value, &traceback);
     memcg_stop_kmem_account();
@@ -247,7 +247,17 @@ static bool helped_by_collecting(struct mem_cgroup *limited)
     memcg_resume_kmem_account();
     PyErr_Restore(type, value, traceback);
     mem_cgroup_reclaim(limited);
-    return mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX);
+}
+
+/* Reclaim since the alarm was posted, by the worker or here, has made it needless. */
+static bool helped_by_reclaim(const struct alarm *alarm)
+{
+    struct mem_cgroup *limited = alarm->failure.limited;
+
+    if (mem_cgroup_high_pending(limited))
+        collect_garbage(limited);
+    return mem_cgroup_high_count(limited) != alarm->high_count &&
+           mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX);
 }
 
 static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool self)
@@ -351,7 +361,7 @@ static int deliver_here(void *unused)
     }
     is_retry = false;
     while (next_posted(&alarm, &copy, this_thread())) {
-        enum verdict verdict = helped_by_collecting(copy.failure.limited)
+        enum verdict verdict = helped_by_reclaim(&copy)
                                    ? VERDICT_DROP
                                    : judge_quietly(&copy, tstate, true);
 
@@ -376,7 +386,7 @@ static int deliver_all(void)
     int left = 0;
 
     while (next_posted(&alarm, &copy, 0)) {
-        bool helped = helped_by_collecting(copy.failure.limited);
+        bool helped = helped_by_reclaim(&copy);
         int count;
         PyThreadState *tstate = only_tstate(copy.thread_id, &count);
         enum verdict verdict = helped || count == 0 ? VERDICT_DROP : VERDICT_RETRY;

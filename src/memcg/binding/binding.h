@@ -73,6 +73,7 @@ static inline void current_refresh(void)
 /* 0, or -1 with an exception. Once; a second call is nothing. */
 int hooks_install(void);
 int hooks_installed(void);
+bool hooks_is_raw(void *(*malloc_function)(void *, size_t)); /* ours in the RAW domain */
 /* From now on new RAW requests go where they went before us; our free goes on. */
 void hooks_exiting(void);
 /* array_api: NumPy's _ARRAY_API capsule.  0, or -1 with an exception. */
@@ -96,9 +97,11 @@ void alarm_forget(struct mem_cgroup *memcg);    /* before it is freed */
 void alarm_after_fork(void);
 
 /* ---- worker.c: a thread when the data plane has events --------------------- */
-/* work: called in the thread, GIL held; borrowed for ever. */
-void worker_init(PyObject *work);
+/* work: called in the thread, GIL held. run_worker(kind): calls worker_run, then worker_ended. */
+void worker_init(PyObject *work, PyObject *run_worker);
+void worker_ended(void);
 enum worker_kind { WORKER_EVENTS, WORKER_ALARM, NR_WORKERS };
+void worker_run(enum worker_kind kind);  /* GIL held */
 void worker_wake(enum worker_kind kind); /* any context */
 void worker_wait(void);    /* until no worker is at work; releases the GIL */
 void worker_stop(void);    /* wakes are ignored from now on; then as worker_wait */

@@ -154,6 +154,7 @@ static void set_domain(PyMemAllocatorDomain domain, PyMemAllocatorEx *previous)
 }
 
 int hooks_installed(void) { return installed; }
+bool hooks_is_raw(void *(*function)(void *, size_t)) { return function == raw_malloc; }
 
 int hooks_install(void)
 {

@@ -137,9 +137,11 @@ cdef extern from "binding.h":
     int hooks_installed()
     void hooks_exiting()
     int hooks_numpy(object array_api) except -1
-    void worker_init(object work)
     enum worker_kind:
         WORKER_EVENTS
+    void worker_init(object work, object run_worker)
+    void worker_run(worker_kind kind)
+    void worker_ended()
     void worker_wake(worker_kind kind) noexcept nogil
     void worker_wait()
     void worker_stop()

@@ -12,27 +12,29 @@
 
 #include "binding.h"
 
-static PyObject *work;
+static PyObject *work, *thread_main;
+static PyMemAllocatorEx first_raw; /* the RAW allocator when the worker was set up */
 static int starting[NR_WORKERS]; /* atomic: a thread is on its way and has not begun */
 static int nr_workers; /* atomic: started and not yet gone */
 static int stopped;    /* atomic */
 static __thread int is_worker; /* it does not wait for itself */
 
-void worker_init(PyObject *callable)
+void worker_init(PyObject *callable, PyObject *run_worker)
 {
     Py_INCREF(callable);
+    Py_INCREF(run_worker);
+    PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &first_raw);
+    thread_main = run_worker;
     work = callable;
 }
 
-static void *worker_main(void *argument)
+/* GIL held. */
+void worker_run(enum worker_kind kind)
 {
-    enum worker_kind kind = (enum worker_kind)(intptr_t)argument;
-    PyGILState_STATE state;
     PyObject *result;
 
     is_worker = 1;
     memcg_stop_kmem_account(); /* nothing we do is refused or raises an alarm */
-    state = PyGILState_Ensure();
     __atomic_store_n(&starting[kind], 0, __ATOMIC_SEQ_CST); /* before the work: no wake is lost */
     if (kind == WORKER_ALARM) {
         alarm_work();
@@ -43,8 +45,71 @@ static void *worker_main(void *argument)
         else
             PyErr_WriteUnraisable(work);
     }
-    PyGILState_Release(state);
+}
+
+void worker_ended(void)
+{
     __atomic_sub_fetch(&nr_workers, 1, __ATOMIC_SEQ_CST);
+}
+
+static void not_started(enum worker_kind kind) /* the next event tries again */
+{
+    worker_ended();
+    __atomic_store_n(&starting[kind], 0, __ATOMIC_SEQ_CST);
+}
+
+/*
+ * A native thread makes its thread state without the GIL, through the RAW allocator; where
+ * tracemalloc is above us there, its stop() may pull the tables from under it (cpython
+ * #128679). Then the main thread starts a thread of Python's, with the GIL.
+ */
+static int start_python_thread(void *argument)
+{
+    enum worker_kind kind = (enum worker_kind)(intptr_t)argument;
+    PyObject *module = PyImport_ImportModule("_thread"), *ident = NULL;
+
+    __atomic_add_fetch(&nr_workers, 1, __ATOMIC_SEQ_CST);
+    if (module)
+        ident = PyObject_CallMethod(module, "start_new_thread", "O(i)", thread_main, (int)kind);
+    if (!ident) { /* no thread to be had, or the interpreter ends */
+        PyErr_Clear();
+        not_started(kind);
+    }
+    Py_XDECREF(ident);
+    Py_XDECREF(module);
+    return 0;
+}
+
+static bool raw_is_covered(void)
+{
+    PyMemAllocatorEx now;
+
+    PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &now);
+    return now.malloc != first_raw.malloc && !hooks_is_raw(now.malloc);
+}
+
+/* Not counted until it is started: who waits for workers may be the main thread. */
+static void ask_main_thread(enum worker_kind kind)
+{
+    if (Py_AddPendingCall(start_python_thread, (void *)(intptr_t)kind))
+        __atomic_store_n(&starting[kind], 0, __ATOMIC_SEQ_CST);
+}
+
+static void *worker_main(void *argument)
+{
+    enum worker_kind kind = (enum worker_kind)(intptr_t)argument;
+    PyGILState_STATE state;
+
+    memcg_stop_kmem_account();
+    if (raw_is_covered()) { /* since we were started */
+        ask_main_thread(kind);
+        worker_ended();
+        return NULL;
+    }
+    state = PyGILState_Ensure();
+    worker_run(kind);
+    PyGILState_Release(state);
+    worker_ended();
     return NULL;
 }
 
@@ -57,15 +122,17 @@ void worker_wake(enum worker_kind kind)
     if (!work || __atomic_load_n(&stopped, __ATOMIC_SEQ_CST) ||
         __atomic_exchange_n(&starting[kind], 1, __ATOMIC_SEQ_CST))
         return;
+    if (raw_is_covered()) {
+        ask_main_thread(kind);
+        return;
+    }
     __atomic_add_fetch(&nr_workers, 1, __ATOMIC_SEQ_CST);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the program's threads' */
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    if (pthread_create(&thread, &attributes, worker_main, (void *)(intptr_t)kind)) {
-        __atomic_sub_fetch(&nr_workers, 1, __ATOMIC_SEQ_CST); /* the next event tries again */
-        __atomic_store_n(&starting[kind], 0, __ATOMIC_SEQ_CST);
-    }
+    if (pthread_create(&thread, &attributes, worker_main, (void *)(intptr_t)kind))
+        not_started(kind);
     pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }

@@ -19,9 +19,8 @@ from .task import Task
 
 __all__ = [
     "Array", "Atomic", "Event", "Mutex", "Published", "Queue", "ReadSide", "Table",
-    "assert_held",
-    "choose", "current_task", "fork", "freed", "module", "parallel", "quietly",
-    "report_exception", "settle", "shared", "spawn",
+    "assert_held", "at_fork", "choose", "current_task", "fork", "freed", "module",
+    "parallel", "quietly", "report_exception", "settle", "shared", "spawn",
 ]  # fmt: skip
 
 _outside = itertools.count(-1, -1)
@@ -81,6 +80,12 @@ def choose(n: int) -> int:
     """Branch: the explorer tries 0 to `n` - 1. Outside an exploration 0."""
     run = runtime.active
     return 0 if run is None else run.choose(n)
+
+
+def at_fork(
+    before: Callable[[], None], after: Callable[[], None], child: Callable[[], None]
+) -> None:
+    """Take note of nothing: a program that forks calls the handlers around `fork` itself."""
 
 
 def quietly(check: Callable[[], object]) -> None:

@@ -20,8 +20,8 @@ _SOURCE = Path(__file__).resolve().parent.parent
 _STATELESS = ("errors", "dataplane", "sizes")  # one copy for all worlds
 _code: dict[str, CodeType] = {}
 _SEAM = seam.module()
-# What the control plane asks of the process: the model core, and no hooks of a world's own.
-_OS = SimpleNamespace(environ={"MEMCG_CORE": "model"}, register_at_fork=lambda **hooks: None)
+# What the control plane asks of the process: the model core.
+_OS = SimpleNamespace(environ={"MEMCG_CORE": "model"})
 
 _OBSERVED: dict[str, dict[str, str | None]] = {
     "Cache": {
@@ -31,64 +31,13 @@ _OBSERVED: dict[str, dict[str, str | None]] = {
         "_pending": None,  # a set that only cache_lock's holders change
         "_shared_bytes": None,  # read racily: a hint that a child is worth its while
     },
-    "Memcg": {"kmemcg_id": "published", "nr_inside": "published", "peak": None, "_objcgs": None},
+    "Memcg": {"kmemcg_id": "published", "nr_inside": None, "peak": None, "_objcgs": None},
 }
 
 
-# Defects that were found and may not be mended where they are yet. Each is a list of (module, text
-# as it is, text as it should be), applied if all of it is still there.
-MENDED: dict[str, list[tuple[str, str, str]]] = {
-    "the parent is read from a group that was declared free": [
-        (
-            "memcontrol",
-            """        freed(memcg)
-    if memcg.parent is not None:
-        memcg.parent.css_put()
-""",
-            """        parent = memcg.parent; freed(memcg)
-    if parent is not None:
-        parent.css_put()
-""",
-        )
-    ],
-    "an empty item holds no reference, and its cache may be freed before its turn": [
-        (
-            "memcontrol",
-            """    memcg = cast(mem_cgroup, cachep.memcg_params.memcg)
-    with memcg_slab_mutex:
-        if cachep in memcg.memcg_slab_caches:  # else root destruction came first
-            __destroy_if_empty(cachep)
-""",
-            """    memcg = cast(mem_cgroup, event.memcg)
-    with memcg_slab_mutex:
-        if cachep in memcg.memcg_slab_caches:
-            __destroy_if_empty(cachep)
-    memcg.css_put()
-""",
-        ),
-        (
-            "model",
-            """            emptied = self._dead and not self._slabs
-        if emptied:
-            _post(Event("empty", None, self))""",
-            """            emptied = self._dead and not self._slabs
-            if emptied: self.memcg.css_get()
-        if emptied:
-            _post(Event("empty", self.memcg, self))""",
-        ),
-    ],
-}
-
-
-def source(noun: str, *, mended: bool = True) -> str:
-    """The source of a module, with the defects of `MENDED` mended that it still has."""
-    text = (_SOURCE / f"{noun}.py").read_text()
-    for pieces in MENDED.values() if mended else ():
-        if all(old in (_SOURCE / f"{module}.py").read_text() for module, old, _ in pieces):
-            for module, old, new in pieces:
-                if module == noun:
-                    text = text.replace(old, new)
-    return text
+def source(noun: str) -> str:
+    """The source of a module of the control plane."""
+    return (_SOURCE / f"{noun}.py").read_text()
 
 
 def _compiled(noun: str) -> CodeType:

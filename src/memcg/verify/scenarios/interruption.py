@@ -76,7 +76,6 @@ def interrupted_mkdir() -> None:
 @scenario(
     "a thread forks at every point of another's making of a group; the child makes one too",
     forks=True,
-    open_defect="a child of fork inherits the mutexes that other threads than the worker held",
 )
 def fork_mkdir() -> None:
     s = System()
@@ -85,8 +84,9 @@ def fork_mkdir() -> None:
         s.mkdir("b")
 
     def fork() -> None:
-        s.workqueue._before_fork()
+        s.cgroup._before_fork()
         seam.fork()
+        s.cgroup._after_fork()
         s.core.after_fork_in_child()
         s.mkdir("c")
         seam.quietly(s.check_end)
@@ -106,8 +106,9 @@ def fork_creation() -> None:
         s.frames.free(s.frames.alloc(s.a))
 
     def fork() -> None:
-        s.workqueue._before_fork()
+        s.cgroup._before_fork()
         seam.fork()
+        s.cgroup._after_fork()
         s.core.after_fork_in_child()
         s.frames.free(s.frames.alloc(s.a))
         seam.settle()
