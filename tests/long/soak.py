@@ -24,7 +24,6 @@ from collections import Counter
 
 import memcg
 
-memcg.install()
 try:
     import numpy as np
 except ImportError:
@@ -190,6 +189,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--threads", type=int, default=8)
     options = parser.parse_args()
+    memcg.install()
     faulthandler.enable()
     print(f"seed {options.seed}")
     soak(options.seconds, options.seed, options.threads)

@@ -795,6 +795,11 @@ def exiting():
     hooks_exiting()
 
 
+def forget_alarms():
+    """Raise none of the root's alarms that are on their way."""
+    alarm_forget(mem_cgroup_root())
+
+
 def after_fork_in_child():
     """Forget the workers of the parent."""
     worker_after_fork()

@@ -23,11 +23,13 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     Uncaught = Callable[[BaseException, Callable[[], None]], int | None]
 
@@ -58,7 +60,13 @@ def cannot_open(path: str) -> str | None:
     return None
 
 
-def execute(target: Target, args: list[str], *, uncaught: Uncaught | None = None) -> None:
+def execute(
+    target: Target,
+    args: list[str],
+    *,
+    uncaught: Uncaught | None = None,
+    quiet: AbstractContextManager[object] | None = None,
+) -> None:
     """Run a program in this process as ``__main__``.
 
     Parameters
@@ -70,6 +78,8 @@ def execute(target: Target, args: list[str], *, uncaught: Uncaught | None = None
     uncaught : callable, optional
         Called with an uncaught exception other than SystemExit and a function that shows it
         (`sys.excepthook`); it must call that once. It returns the exit status, None for CPython's.
+    quiet : context manager, optional
+        Entered before an uncaught exception is looked at, left when it was shown.
 
     Raises
     ------
@@ -98,7 +108,9 @@ def execute(target: Target, args: list[str], *, uncaught: Uncaught | None = None
     except BaseException as error:
         if isinstance(error, SystemExit) and not sys.flags.inspect:
             raise  # the interpreter shows nothing but its message
-        _leave_to_interpreter(error, main, target, uncaught)
+        quiet = quiet or nullcontext()
+        quiet.__enter__()  # until the error was shown
+        _leave_to_interpreter(error, main, target, uncaught, quiet)
         raise
     _retire(main, target)
 
@@ -260,7 +272,11 @@ def _just_show(error: BaseException, show: Callable[[], None]) -> None:
 
 
 def _leave_to_interpreter(
-    error: BaseException, main: ModuleType, target: Target, uncaught: Uncaught | None
+    error: BaseException,
+    main: ModuleType,
+    target: Target,
+    uncaught: Uncaught | None,
+    quiet: AbstractContextManager[object],
 ) -> None:
     """Have the interpreter's report of `error` begin at the program's first frame."""
     tb = _program_traceback(error.__traceback__)
@@ -289,6 +305,7 @@ def _leave_to_interpreter(
             hook_error.__traceback__ = _program_traceback(hook_error.__traceback__)
             raise
         finally:
+            quiet.__exit__(None, None, None)
             _retire(main, target)
         if status is not None:
             sys.exit(status)

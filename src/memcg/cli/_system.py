@@ -119,6 +119,14 @@ class System:
         )
 
     @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Hold the root's alarms back and forget them at the end: the program is over."""
+        with memcg.shield():
+            yield
+            if core.name == "native":
+                core.forget_alarms()
+
+    @contextmanager
     def room(self) -> Iterator[None]:
         """Give the process room to say what ended it: no limit on the root, no alarm.
 

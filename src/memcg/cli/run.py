@@ -206,7 +206,7 @@ def start(args: list[str], system: _system.System | None = None) -> int:
                 _system.complain(f"memcg: {account}")
         return EXIT_OOM
 
-    execute(target, options.args, uncaught=uncaught)
+    execute(target, options.args, uncaught=uncaught, quiet=system.quiet())
     return 0
 
 
