@@ -1,8 +1,9 @@
 """Other people's test suites, with memcg and without: the same outcome, test by test.
 
-    python tools/foreign.py [--limit SIZE] [--timeout S] [cpython | numpy] [tests ...]
+    python tools/foreign.py [--limit SIZE] [--timeout S] {cpython | numpy} [tests ...]
 
-With: the hooks are in from the start of every process, and the whole run is inside a group. Without:
+With: the hooks are in from the start of every process, and the whole run is inside a group.
+Without:
 the same modules are imported, nothing is installed. Prints each test whose outcome differs, and
 exits with 1 if there is one. With --limit the group has a limit that the suite does not fit into:
 then tests may fail with MemoryError, and only a crash or a hang counts.
@@ -39,10 +40,11 @@ if in_main_interpreter():
         memcg.group("foreign", max=os.environ["MEMCG_FOREIGN_MAX"]).__enter__()
 """
 # Need the network, a display, another Python's sources, or more than our time limit.
-NOT_HERE = """
-test_gdb test_tools test_idle test_tkinter test_ttk test_peg_generator test_venv test_ensurepip
-test_urllib2net test_urllibnet test_regrtest test_faulthandler
-""".split()
+NOT_HERE = [
+    "test_gdb", "test_tools", "test_idle", "test_tkinter", "test_ttk", "test_peg_generator",
+    "test_venv", "test_ensurepip", "test_urllib2net", "test_urllibnet", "test_regrtest",
+    "test_faulthandler",
+]  # fmt: skip
 
 
 def commands(suite: str, tests: list[str], timeout: int) -> list[str]:
@@ -57,7 +59,8 @@ def commands(suite: str, tests: list[str], timeout: int) -> list[str]:
 def outcomes(suite: str, text: str) -> dict[str, str]:
     """Test -> how it ended."""
     if suite == "cpython":
-        pattern = r"\[ *\d+/\d+(?:/\d+)?\] (\S+) (passed|skipped|failed|timed out|worker.*?|crashed)"
+        how = "passed|skipped|failed|timed out|worker.*?|crashed"
+        pattern = rf"\[ *\d+/\d+(?:/\d+)?\] (\S+) ({how})"
     else:
         pattern = r"^(?P<how>PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) (?P<test>\S+)"
         return {m["test"]: m["how"] for m in re.finditer(pattern, text, re.M)}
@@ -77,7 +80,7 @@ def run(suite: str, tests: list[str], timeout: int, how: str, limit: str) -> dic
             env=environment, cwd=site, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             errors="replace", check=False,
         )  # fmt: skip
-    version = "%d.%d" % sys.version_info[:2]
+    version = ".".join(map(str, sys.version_info[:2]))
     log = Path("build") / f"foreign-{suite}-{version}-{how}.log"
     log.parent.mkdir(exist_ok=True)
     log.write_text(shown.stdout)

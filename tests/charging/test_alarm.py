@@ -1,4 +1,4 @@
-"""The alarm reaches the offender: not the loop, not a neighbour, not a library's critical section."""
+"""The alarm reaches the offender: not the loop, not a neighbour, not a library with locks."""
 
 from __future__ import annotations
 

@@ -86,7 +86,8 @@ def test_threads_jobs_and_tasks_are_in_the_group_of_who_started_them(program):
     where = lambda: memcg.current().path
     def in_thread():
         seen = []
-        thread = threading.Thread(target=lambda: seen.append(where())); thread.start(); thread.join()
+        thread = threading.Thread(target=lambda: seen.append(where()))
+        thread.start(); thread.join()
         return seen[0]
     assert in_thread() == ""
     with a:

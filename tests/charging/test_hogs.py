@@ -1,4 +1,4 @@
-"""A hog of each kind meets 64 MiB: MemoryError in the hog, bounded peak, and the program goes on."""
+"""A hog of each kind meets 64 MiB: an error in the hog, bounded peak, and the program goes on."""
 
 from __future__ import annotations
 

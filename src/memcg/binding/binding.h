@@ -31,7 +31,7 @@ struct current_key {
     PyObject *context;   /* borrowed, for comparison only */
     struct entry *entry; /* borrowed from the context; NULL: none */
 };
-extern __thread struct current_key current_key;
+extern __thread struct current_key current_key MEMCG_TLS_MODEL;
 
 /* var: the ContextVar of entries. Called once, GIL held. */
 void current_init(PyObject *var);

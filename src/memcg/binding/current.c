@@ -13,7 +13,7 @@
  */
 #include "binding.h"
 
-__thread struct current_key current_key;
+__thread struct current_key current_key MEMCG_TLS_MODEL;
 static PyObject *entry_var;
 static PyInterpreterState *interpreter;
 static size_t map_offset; /* of a context's map; 0: not as we know it, then without exchange */

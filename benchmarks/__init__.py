@@ -1,0 +1,1 @@
+"""How fast memcg is beside its peers: one file per question. ``python benchmarks/run.py``."""

@@ -1,0 +1,22 @@
+#!/bin/sh
+# Get the peers: a venv with those from PyPI, and Debian's allocators unpacked beside it (not
+# installed, so nobody has to be root).  What cannot be had is missing, and the tables say so.
+# usage: peers.sh DIRECTORY PYTHON
+mkdir -p "$1/debs"
+dir=$(cd "$1" && pwd) python=${2:-python3}
+[ -x "$dir/venv/bin/python" ] || "$python" -m venv "$dir/venv"
+for package in numpy pandas pyarrow memray pyperformance pyperf psutil cmeel-mimalloc \
+               object-pool pondpond; do
+    "$dir/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$package" ||
+        echo "peers: $package cannot be had" >&2
+done
+cd "$dir/debs" || exit
+apt-get update >/dev/null 2>&1 # root only; else with the lists that are there
+for package in libjemalloc2 libtcmalloc-minimal4 libmimalloc2.0; do
+    ls "$package"_*.deb >/dev/null 2>&1 || apt-get download "$package" >/dev/null 2>&1 ||
+        echo "peers: $package cannot be had" >&2
+done
+for deb in *.deb; do
+    [ -e "$deb" ] && dpkg -x "$deb" "$dir/debs"
+done
+exit 0

@@ -1,0 +1,49 @@
+"""``run.py [--quick] [--page] [names]``: ask the questions, write JSON; --page: write the page."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+import traceback
+
+import harness
+
+QUESTIONS = (
+    "object_loops", "enter_leave", "native_pairs", "kmem_cache", "numpy_batches",
+    "accounting_cost", "group_life", "close_million", "utilisation", "many_groups",
+    "creation_contention", "one_mutex", "rss", "pyperformance_suite",
+)  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller works")
+    parser.add_argument("--page", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument("names", nargs="*", help=", ".join(QUESTIONS))
+    args = parser.parse_args()
+    results = harness.BUILD / ("quick" if args.quick else "full")
+    failed = 0
+    for name in args.names or ([] if args.page else QUESTIONS):
+        start = time.monotonic()
+        module = importlib.import_module(name)
+        print(f"{name}: {(module.__doc__ or '').splitlines()[0]}", flush=True)
+        try:
+            rows = module.run(args.quick)
+        except Exception:  # the other questions are still worth asking
+            traceback.print_exc()
+            failed += 1
+            continue
+        harness.show(rows)
+        harness.write(name, rows, results)
+        print(f"  {time.monotonic() - start:.0f} s", flush=True)
+    if args.page:
+        import page
+
+        page.write(results)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""How much of the slabs is objects, on a server-like mix of 1,000 groups?
+
+Each group is a tenant with a session: parsed JSON, rows, strings, and what requests leave. Half
+of the sessions end, others grow, as on a server that has run for a while. Live bytes are objects
+at class size; slab bytes are those of the shared slabs and of the groups' own.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import harness
+
+TENANTS = 1000
+
+
+def session(i: int, rows: int) -> object:
+    text = json.dumps([{"id": k, "name": f"t{i} row {k}", "v": k / 3} for k in range(rows)])
+    return json.loads(text), [f"key {i} {k}" for k in range(rows)], bytes(rows * 7)
+
+
+def slab_bytes(text: str) -> tuple[int, int]:
+    """Sum (live, total) bytes over the lines of a slabinfo, version 2.1."""
+    live = total = 0
+    for line in text.splitlines():
+        word = line.split()
+        if len(word) > 14 and not line.startswith("#"):
+            active, _, objsize, _, pages = map(int, word[1:6])
+            slabs = int(word[14])
+            live += active * objsize
+            total += slabs * pages * 4096
+    return live, total
+
+
+def groups_slabs(groups: Iterable[Any]) -> tuple[int, int]:
+    """Bytes (live, total) of the shared slabs and of the groups' own."""
+    import memcg
+    from memcg import core
+
+    core.wait_worker()
+    stat = core.global_stat()
+    live, total = stat["slab_shared_used"], stat["slab_shared_bytes"]
+    for g in groups:
+        a, b = slab_bytes(memcg.slabinfo(g.path))
+        live, total = live + a, total + b
+    return live, total
+
+
+def works(contender: str) -> dict[str, object]:
+    import memcg
+    from memcg import core
+
+    if contender == "a cache set per group":
+        core.set_promote_bytes(0)
+
+    def mix() -> dict[str, float]:
+        chance = random.Random(1)
+        sizes = [int(chance.paretovariate(1.1) * 4) for _ in range(TENANTS)]
+        groups = [memcg.group(f"u/{i}", max="256MiB") for i in range(TENANTS)]
+        sessions: list[object] = [None] * TENANTS
+        for turn in range(3):
+            for i in chance.sample(range(TENANTS), TENANTS):
+                with groups[i]:
+                    sessions[i] = None if (i + turn) % 4 == 0 else session(i, min(sizes[i], 2000))
+        live, total = groups_slabs(groups)
+        result = {"live": live, "total": total, "share": live / total,
+                  "charged": sum(g.current for g in groups)}  # fmt: skip
+        memcg.root.reclaim(0)
+        core.trim()
+        live, total = groups_slabs(groups)
+        return result | {"reclaimed": live / total}
+
+    return {"mix": mix}
+
+
+def run(quick: bool) -> list[harness.Row]:
+    rows = []
+    for name, target in ((harness.OURS, 0.95), ("a cache set per group", None)):
+        values = []
+        for _ in range(1 if quick else 3):
+            c = harness.python(name, "utilisation", world="memcg")
+            c.start()
+            values.append(c.ask("mix"))
+            c.stop()
+        v = values[0]
+        live, total, charged = (v[k] / 1e6 for k in ("live", "total", "charged"))
+        note = f"{live:.1f} of {total:.1f} MB; charged {charged:.1f}"
+        for key, what in (("share", "live / slab bytes"), ("reclaimed", "after a reclaim")):
+            u = sorted(value[key] for value in values)
+            rows.append(harness.Row(what, name, target if key == "share" else None,
+                                    u[len(u) // 2], u[0], u[-1], len(u), unit="", at_least=True,
+                                    note=note if key == "share" else ""))  # fmt: skip
+    return rows
