@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 EXTENSION := build/extension-$(VERSION)
 SOURCES := $(wildcard native/*.[ch] src/memcg/binding/*) meson.build
 
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo test test-all verify native-stress soak foreign bench bench-quick lint clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -33,6 +33,24 @@ test: $(EXTENSION)/.built ## set everything up and pass the tests
 
 test-all: ## the tests on 3.11, 3.12 and 3.13
 	for v in 3.11 3.12 3.13; do $(MAKE) test PYTHON=python$$v || exit 1; done
+
+verify: $(EXTENSION)/.built ## the scheme under every schedule; the old scheme's and the patch's flaws
+	PYTHONPATH=src $(VENV)/bin/python -m memcg verify
+
+native-stress: ## the data plane under random load: 3 minutes, 10^8 operations
+	$(MAKE) -C native stress
+
+soak: $(EXTENSION)/.built ## an hour of a server-like load; SOAK=seconds
+	PYTHONPATH=src $(VENV)/bin/python tests/long/soak.py --seconds $(or $(SOAK),3600)
+
+foreign: $(EXTENSION)/.built ## CPython's and NumPy's own suites, with memcg and without
+	PYTHONPATH=src $(VENV)/bin/python tools/foreign.py cpython
+	PYTHONPATH=src $(VENV)/bin/python tools/foreign.py numpy
+
+bench bench-quick: $(EXTENSION)/.built ## side by side with the peers, then docs/benchmarks.md (quick: five minutes)
+	sh benchmarks/peers.sh build/peers $(PYTHON)
+	build/peers/venv/bin/python benchmarks/run.py $(if $(filter bench-quick,$@),--quick)
+	build/peers/venv/bin/python benchmarks/run.py --page
 
 lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/ruff check src tests examples

@@ -160,8 +160,13 @@ def cgroup_rmdir(group: cgroup) -> None:
     Context: takes ``cgroup_mutex``, then ``memcg_slab_mutex``; waits for a grace period and, if
     the group has caches, for a thread that does the same. Closing a closed group does nothing.
     """
-    if not __cgroup_rmdir(group, mem_cgroup_offline_bare):
-        workqueue.uninterrupted(__cgroup_rmdir, group, __offline)
+    parent = group.parent
+    if parent is None:
+        raise GroupBusy("the root group cannot be closed; it ends with the process")
+    assert isinstance(parent, cgroup)
+    place = (parent, group.name)  # a thread that is left behind may come when the group is gone
+    if not __cgroup_rmdir(group, *place, mem_cgroup_offline_bare):
+        workqueue.uninterrupted(__cgroup_rmdir, group, *place, __offline)
 
 
 def __offline(group: cgroup) -> bool:
@@ -170,14 +175,12 @@ def __offline(group: cgroup) -> bool:
     return True
 
 
-def __cgroup_rmdir(group: cgroup, offline: Callable[[cgroup], bool]) -> bool:
+def __cgroup_rmdir(
+    group: cgroup, parent: cgroup, name: str, offline: Callable[[cgroup], bool]
+) -> bool:
     """Take the group offline and out of the tree, unless `offline` says no."""
-    parent = group.parent
-    if parent is None:
-        raise GroupBusy("the root group cannot be closed; it ends with the process")
-    assert isinstance(parent, cgroup)
     with cgroup_mutex:
-        if parent.children.get(group.name) is not group:
+        if parent.children.get(name) is not group:
             return True
         if group.children:
             names = ", ".join(sorted(group.children)[:5])

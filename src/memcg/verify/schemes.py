@@ -212,9 +212,13 @@ class Patch(Base):
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """A flaw, the program that shows it, and what is found."""
+    """A flaw, the program that shows it, and what is found.
+
+    `shipped` names the scenario that puts the control plane that ships into the same situation.
+    """
 
     scheme: str
+    shipped: str
     title: str
     program: Callable[[], None]
     finding: type[BaseException]
@@ -299,20 +303,29 @@ def _d7() -> None:
 
 
 FLAWS = {
-    "F1": Flaw("old", "creation x destroying while walking a group's list", _f1,
+    "F1": Flaw("old", "creation_offline",
+               "creation x destroying while walking a group's list", _f1,
                errors.Deadlock, "0.1*3.2*3"),
-    "F2": Flaw("old", "a child's destruction by its group's offline x by its root's", _f2,
+    "F2": Flaw("old", "offline_root_destruction",
+               "a child's destruction by its group's offline x by its root's", _f2,
                errors.UseAfterFree, "0.2*6.1"),
-    "D1": Flaw("patch", "creation x offline: a child of a dead group", _d1, AssertionError,
+    "D1": Flaw("patch", "creation_offline",
+               "creation x offline: a child of a dead group", _d1, AssertionError,
                "0.2*3.1*10.0"),
-    "D2": Flaw("patch", "creation x root destruction: work on a freed root", _d2,
+    "D2": Flaw("patch", "creation_root_destruction",
+               "creation x root destruction: work on a freed root", _d2,
                errors.UseAfterFree, "0.2*12.1*2"),
-    "D3": Flaw("patch", "root destruction with a busy child: freed under it", _d3,
+    "D3": Flaw("patch", "busy_root_slabinfo",
+               "root destruction with a busy child: freed under it", _d3,
                AssertionError, "0"),
-    "D4": Flaw("patch", "lookup, then use x offline", _d4, errors.UseAfterFree, "0.1*3.2*7"),
-    "D5": Flaw("patch", "a lock private to the slab layer, outside and inside", _d5,
+    "D4": Flaw("patch", "allocation_offline",
+               "lookup, then use x offline", _d4, errors.UseAfterFree, "0.1*3.2*7"),
+    "D5": Flaw("patch", "creation_root_destruction",
+               "a lock private to the slab layer, outside and inside", _d5,
                errors.Deadlock, "0.1*3.2*5.3*2"),
-    "D6": Flaw("patch", "fork while a mutex is held", _d6, errors.Deadlock, "0.1*3.2*2",
+    "D6": Flaw("patch", "fork_mkdir",
+               "fork while a mutex is held", _d6, errors.Deadlock, "0.1*3.2*2",
                {"forks": True}),
-    "D7": Flaw("patch", "an alias of the doomed root", _d7, errors.UseAfterFree, "0.1*8.2*3.1*2"),
+    "D7": Flaw("patch", "root_destruction_root_creation",
+               "an alias of the doomed root", _d7, errors.UseAfterFree, "0.1*8.2*3.1*2"),
 }  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .. import seam
 from .system import System, scenario
 
@@ -187,6 +189,25 @@ def destroy_destroy() -> None:
 
     seam.parallel(destroy, destroy)
     assert sorted(gone) == [False, True]
+    s.finish()
+
+
+@scenario("a root is destroyed x another of the same name is made: no alias, both stand alone")
+def root_destruction_root_creation() -> None:
+    s = System()
+    s.serve_empty(s.a)
+    made: list[Any] = []
+
+    def destroy() -> None:
+        assert s.destroy(s.frames)
+
+    def create() -> None:
+        made.append(s.slab_common.kmem_cache_create("frames", 1000))
+        made[0].free(made[0].alloc(s.a))
+
+    seam.parallel(destroy, create)
+    assert made[0] in s.slab_common.slab_caches
+    assert s.frames not in s.slab_common.slab_caches
     s.finish()
 
 

@@ -25,7 +25,6 @@ def interrupted_close() -> None:
 @scenario(
     "closing is interrupted at every point; it is closed again meanwhile",
     interrupts=[("close", KeyboardInterrupt)],
-    open_defect="an interrupted close leaves a thread at work that holds no reference to the group",
 )
 def interrupted_close_close() -> None:
     s = System()

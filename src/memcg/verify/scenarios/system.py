@@ -19,6 +19,7 @@ class Scenario:
     program: Callable[[], None]
     options: dict[str, Any] = field(default_factory=dict)
     open_defect: str = ""  # what the control plane still does wrong here; empty: nothing
+    long: bool = False  # of five tasks or as big: for `make verify`
 
     def explore(self, **options: Any) -> Result:
         return explore(self.program, **{**self.options, **options})
@@ -28,12 +29,12 @@ SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(
-    title: str, *, open_defect: str = "", **options: Any
+    title: str, *, open_defect: str = "", long: bool = False, **options: Any
 ) -> Callable[[Callable[[], None]], Callable[[], None]]:
     """Enter a program into `SCENARIOS` under its name."""
 
     def enter(program: Callable[[], None]) -> Callable[[], None]:
-        SCENARIOS[program.__name__] = Scenario(title, program, options, open_defect)
+        SCENARIOS[program.__name__] = Scenario(title, program, options, open_defect, long)
         return program
 
     return enter
