@@ -12,7 +12,7 @@ for package in numpy pandas pyarrow memray pyperformance pyperf psutil cmeel-mim
 done
 cd "$dir/debs" || exit
 apt-get update >/dev/null 2>&1 # root only; else with the lists that are there
-for package in libjemalloc2 libtcmalloc-minimal4 libmimalloc2.0; do
+for package in libjemalloc2 libtcmalloc-minimal4; do
     ls "$package"_*.deb >/dev/null 2>&1 || apt-get download "$package" >/dev/null 2>&1 ||
         echo "peers: $package cannot be had" >&2
 done
