@@ -11,7 +11,7 @@ import memcg
 
 SOURCE = Path(memcg.__file__).parent
 LAYERS = [  # bottom to top; modules of one row may import each other
-    {"errors", "locking", "dataplane"},
+    {"errors", "lockdep", "locking", "dataplane"},
     {"sizes"},
     {"model"},
     {"core"},

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import sys
 import threading
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
@@ -198,3 +199,9 @@ def current_task() -> Hashable:
 def choose(n: int) -> int:
     """Pick an injected fault: always 0 in production; the explorer tries 0 to `n` - 1."""
     return 0
+
+
+if os.environ.get("MEMCG_LOCKDEP"):
+    from . import lockdep
+
+    lockdep.attach_from_environment(sys.modules[__name__])

@@ -54,6 +54,7 @@ class Item(NamedTuple):
     program: Callable[[], Any]
     options: dict[str, Any]
     long: bool = False
+    known: str = ""  # what is still wrong here
     flawed: bool = False  # a flaw is what must be found
 
 
@@ -78,7 +79,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="for 'pct' and 'random'")
     parser.add_argument("--max-schedules", type=int, metavar="N", help="give up after so many")
     parser.add_argument("--interrupt", action="append", default=[], metavar="TASK",
-                        help="KeyboardInterrupt at every point of a task of your program")  # fmt: skip
+                        help="KeyboardInterrupt at every point of your program's task")  # fmt: skip
     parser.add_argument("--forks", action="store_true", help="your program calls seam.fork")
     parser.add_argument("--long", action="store_true", help="the scenarios of five tasks too")
 
@@ -122,7 +123,7 @@ def scenarios() -> Iterator[Item]:
     from memcg.verify.scenarios import SCENARIOS
 
     for name, s in SCENARIOS.items():
-        yield Item(name, "shipped", s.title, s.program, s.options, s.long)
+        yield Item(name, "shipped", s.title, s.program, s.options, s.long, s.open_defect)
 
 
 def flaws() -> Iterator[Item]:
@@ -179,7 +180,7 @@ def load(target: str) -> Callable[[], Any]:
     """
     file, _, function = target.rpartition(":")
     path = Path(file)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"explored_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise ValueError(f"there is no file {file!r}")
     module = importlib.util.module_from_spec(spec)
@@ -225,8 +226,11 @@ def table(items: Iterable[Item], write: Callable[[str], object], **options: Any)
         text = outcome(result)
         if item.flawed and result.failure is None:
             text += ": the flaw is not found any more"
-        elif item.flawed:
-            text += f" ({item.title})"
+        elif item.flawed and result.failure is not None:
+            text = f"violated at run {result.executions}: {item.title}: "
+            text += in_words(result.failure.exception).split(":", 1)[0]
+        elif item.known:
+            text += f" (known: {item.known})"
         write(f"{item.name:{width}}  {item.scheme:7}  {result.schedules:9}  {seconds:7.2f}  "
               f"{text}\n")  # fmt: skip
     write(f"{total} schedules in {time.perf_counter() - began:.0f} s; "

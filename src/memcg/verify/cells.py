@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, Generic, TypeVar, cast
 
 from . import runtime
-from .objects import Sync
+from .errors import GuardViolation
+from .objects import Mutex, Sync
 from .trace import READ, WRITE
 
 T = TypeVar("T")
@@ -139,6 +141,54 @@ class Table(dict[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         super().__getitem__(key).store(value)
+
+
+class GuardedDict(dict[Any, Any]):
+    """A module's dictionary that a mutex guards: a use without it, while others run, is reported.
+
+    Which uses: looking up, storing, deleting, popping and walking.
+    """
+
+    def __init__(self, name: str, mutex: Mutex, values: dict[Any, Any]) -> None:
+        super().__init__(values)
+        self._name = name
+        self._mutex = mutex
+
+    def _check(self) -> None:
+        run = runtime.active
+        if run is None or run.quiet or run.abandoned or run.alive == 1:
+            return
+        if not self._mutex.held():
+            run.fail(
+                GuardViolation(
+                    f"{self._name} is used by {run.current.name} at {runtime.where()} without "
+                    f"{self._mutex.name}"
+                )
+            )
+
+    def __contains__(self, key: object) -> bool:
+        self._check()
+        return super().__contains__(key)
+
+    def __getitem__(self, key: Any) -> Any:
+        self._check()
+        return super().__getitem__(key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._check()
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        self._check()
+        super().__delitem__(key)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._check()
+        return super().__iter__()
+
+    def pop(self, *args: Any) -> Any:
+        self._check()
+        return super().pop(*args)
 
 
 class Queue(deque[Any]):

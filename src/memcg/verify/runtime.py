@@ -30,6 +30,12 @@ STUCK = -1000  # the alternative that no interrupt comes, and nobody can go on
 active: Run | None = None  # the execution that runs; the turn protects it
 
 
+def running() -> Task | None:
+    """The task that has the turn; None outside an execution, and where a checker looks."""
+    run = active
+    return None if run is None or run.quiet or run.abandoned else run.current
+
+
 class Strategy(Protocol):
     """Says who runs next."""
 

@@ -46,6 +46,20 @@ def _compiled(noun: str) -> CodeType:
     return _code[noun]
 
 
+# Dictionaries of modules, and who guards them.
+_GUARDED: dict[str, dict[str, str]] = {
+    "memcontrol": {"_used_ids": "activate_kmem_mutex", "dying": "activate_kmem_mutex"},
+    "slab_common": {"slab_caches": "slab_mutex"},
+}
+# Allocations that can fail, as the control plane meets them; `World.faults` has them fail. What
+# is not raised is returned.
+_MAY_FAIL: dict[str, dict[str, int | None]] = {
+    "slab_common": {"memcg_create_cache_name": None},
+    "workqueue": {"spawn": None},  # by `World.spawn_faults`
+    "model": {"Cache.update_array": None, "_PageAllocator.alloc": -1},
+}
+
+
 class World:
     """One loaded system; its modules are attributes.
 
@@ -59,11 +73,13 @@ class World:
     ----------
     faults : bool
         Set it to explore failing creations too: from then on ``choose`` branches.
+    spawn_faults : bool
+        Set it to explore threads that cannot be started.
     """
 
     def __init__(self, *, worker: bool = True) -> None:
         self._modules: dict[str, ModuleType] = {"locking": _SEAM}
-        self.faults = False
+        self.faults = self.spawn_faults = False
         for noun in ("slab_common", "memcontrol", "cgroup", "workqueue", "core", "model", "errors"):
             setattr(self, noun, self._load(noun))
         self.root = self.cgroup.cgroup("", None)
@@ -86,7 +102,28 @@ class World:
                 scope["choose"] = self._choose
             if noun == "model":
                 self._observe(module)
+            for name, mutex in _GUARDED.get(noun, {}).items():
+                values = scope[name]
+                scope[name] = seam.GuardedDict(f"{noun}.{name}", scope[mutex], values)
+            for name, answer in _MAY_FAIL.get(noun, {}).items():
+                self._let_fail(module, name, answer)
         return module
+
+    def _let_fail(self, module: ModuleType, name: str, answer: int | None) -> None:
+        """Have a function fail for want of memory, or not: both are explored."""
+        owner, _, attribute = name.rpartition(".")
+        holder = getattr(module, owner) if owner else module
+        function = getattr(holder, attribute)
+
+        def may_fail(*args: Any) -> Any:
+            fails = seam.choose(2) if name == "spawn" and self.spawn_faults else 0
+            if not (fails or (name != "spawn" and self._choose(2))):
+                return function(*args)
+            if answer is None:
+                raise MemoryError(f"{attribute}: no memory")
+            return answer
+
+        setattr(holder, attribute, may_fail)
 
     def _import(
         self, name: str, scope: Mapping[str, object] | None = None,
@@ -135,8 +172,8 @@ class World:
         for child in children:
             root, memcg = child.memcg_params.root_cache, child.memcg_params.memcg
             assert root in slab.slab_caches, f"{child.name} is a child of a dead root"
-            assert (root.name, memcg.serial) not in pairs, f"two children {child.name}"
-            pairs.add((root.name, memcg.serial))
+            assert (id(root), memcg.serial) not in pairs, f"two children {child.name}"
+            pairs.add((id(root), memcg.serial))
             assert root.from_memcg_idx(memcg.kmemcg_id) is child, f"{child.name} is in no slot"
             assert child in memcg.memcg_slab_caches, f"{child.name} is on no list"
         for root in roots:
@@ -186,3 +223,4 @@ class World:
             )
         ids = {g.kmemcg_id for g in self.groups()} - {-1}
         assert set(self.memcontrol._used_ids) == ids, "an id of a dead group is still in use"
+        assert not self.memcontrol.dying, "a group that is gone still counts as dying"

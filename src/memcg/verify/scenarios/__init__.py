@@ -7,10 +7,10 @@ checks at the end what must hold; the registry is checked at every release of
 
 from __future__ import annotations
 
-from . import charging, creation, destruction, interruption
+from . import charging, creation, crowds, destruction, faults, forking, interruption, working
 from .system import SCENARIOS, Scenario, System, scenario
 
 __all__ = [
-    "SCENARIOS", "Scenario", "System", "charging", "creation", "destruction", "interruption",
-    "scenario",
+    "SCENARIOS", "Scenario", "System", "charging", "creation", "crowds", "destruction", "faults",
+    "forking", "interruption", "scenario", "working",
 ]  # fmt: skip

@@ -64,11 +64,10 @@ def creation_offline() -> None:
     s.finish()
 
 
-@scenario("creation that may fail x the group's offline")
-def failing_creation_offline() -> None:
+@scenario("creation x offline x another worker, which may find the group gone")
+def creation_offline_worker() -> None:
     s = System()
     s.frames.free(s.frames.alloc(s.a))
-    s.faults = True
 
     def worker() -> None:
         s.work()
@@ -76,7 +75,7 @@ def failing_creation_offline() -> None:
     def close() -> None:
         s.rmdir(s.a)
 
-    seam.parallel(worker, close)
+    seam.parallel(worker, worker, close)
     s.finish()
 
 
@@ -238,3 +237,37 @@ def concurrent_activations() -> None:
     seam.parallel(one, two)
     assert set(s.memcontrol._used_ids) == {0, 1, 2}
     s.finish()
+
+
+@scenario("one group is activated by two threads at once; it gets one id")
+def concurrent_reactivation() -> None:
+    s = System()
+    group = s.cgroup.cgroup("b", s.root)
+
+    def activate() -> None:
+        s.memcontrol.memcg_activate_kmem(group)
+
+    seam.parallel(activate, activate)
+    assert set(s.memcontrol._used_ids) == {0, 1}
+    assert group.kmemcg_id == 1
+
+
+@scenario("one group is activated by two threads x creation of another's child: no slot is lost")
+def reactivation_creation() -> None:
+    s = System()
+    for name in "bcd":
+        s.mkdir(name)  # the arrays of four are full
+    s.frames.free(s.frames.alloc(s.a))
+    group = s.cgroup.cgroup("e", s.root)
+
+    def activate() -> None:
+        s.memcontrol.memcg_activate_kmem(group)
+
+    def worker() -> None:
+        s.work()
+
+    seam.parallel(activate, activate, worker)
+    assert group.kmemcg_id == 4
+    assert s.child(s.a) is not None
+    assert s.frames.array_size > 4
+    seam.quietly(s.check_registry)

@@ -56,6 +56,24 @@ def allocation_offline() -> None:
     s.finish()
 
 
+@scenario("allocation and free in a looked-up child x root destruction")
+def allocation_root_destruction() -> None:
+    s = System()
+    s.serve_empty(s.a)
+
+    def use() -> None:
+        try:
+            s.frames.free(s.frames.alloc(s.a))
+        except s.errors.MemcgError:
+            assert s.frames.frozen
+
+    def destroy() -> None:
+        s.destroy(s.frames)
+
+    seam.parallel(use, destroy)
+    s.finish()
+
+
 @scenario("allocation in a child x offline x shrink")
 def allocation_offline_shrink() -> None:
     s = System()

@@ -1,6 +1,10 @@
-"""Asynchronous exceptions and forks, at every point."""
+"""Asynchronous exceptions at every point of a task."""
 
 from __future__ import annotations
+
+import contextlib
+
+from memcg.errors import MemcgOOM
 
 from .. import seam
 from .system import System, scenario
@@ -41,6 +45,21 @@ def interrupted_close_close() -> None:
     s.finish()
 
 
+@scenario("closing a group without caches is interrupted at every point; its path is made again",
+          interrupts=[("close", KeyboardInterrupt)])  # fmt: skip
+def interrupted_close_mkdir() -> None:
+    s = System()
+
+    def close() -> None:
+        s.rmdir(s.a)
+
+    seam.parallel(close)
+    seam.settle()
+    assert s.mkdir("a").online, "a path leads to a closed group"
+    s.rmdir(s.mkdir("a"))
+    s.finish()
+
+
 @scenario("destruction of a root is interrupted at every point; then it is destroyed again",
           interrupts=[("destroy", KeyboardInterrupt)])  # fmt: skip
 def interrupted_destroy() -> None:
@@ -72,44 +91,120 @@ def interrupted_mkdir() -> None:
     s.finish(references=False)  # a group dropped half-made lets go of its parent when collected
 
 
-@scenario(
-    "a thread forks at every point of another's making of a group; the child makes one too",
-    forks=True,
-)
-def fork_mkdir() -> None:
+@scenario("an alarm at every point of a closing x allocation and free",
+          interrupts=[("close", MemcgOOM)])  # fmt: skip
+def alarmed_close_allocation() -> None:
+    s = System()
+    s.serve_empty(s.a)
+    s.a.css_get()  # the test's, to look at the group afterwards
+
+    def use() -> None:
+        s.frames.free(s.frames.alloc(s.a))
+
+    def close() -> None:
+        s.rmdir(s.a)
+
+    seam.parallel(use, close)
+    seam.settle()
+    if "a" in s.children():
+        s.rmdir(s.a)
+    s.a.css_put()
+    s.finish()
+
+
+@scenario("an alarm at every point of an allocation and a free that wake the worker",
+          interrupts=[("use", MemcgOOM)])  # fmt: skip
+def alarmed_allocation() -> None:
+    s = System()
+    s.start_worker()
+    kept: list[int] = []
+
+    def use() -> None:
+        kept.append(s.frames.alloc(s.a))
+        s.frames.free(kept[0])
+        kept.pop()
+
+    seam.parallel(use)
+    s.workqueue.flush()
+    seam.settle()
+    for address in kept:
+        with contextlib.suppress(ValueError):  # interrupted after the free
+            s.frames.free(address)
+    s.finish()
+
+
+@scenario("making a group is interrupted at every point x another is made",
+          interrupts=[("make", KeyboardInterrupt)])  # fmt: skip
+def interrupted_mkdir_mkdir() -> None:
     s = System()
 
     def make() -> None:
         s.mkdir("b")
 
-    def fork() -> None:
-        s.cgroup._before_fork()
-        seam.fork()
-        s.cgroup._after_fork()
-        s.core.after_fork_in_child()
-        s.mkdir("c")
-        seam.quietly(s.check_end)
+    def other() -> None:
+        s.mkdir("b/c")
 
-    seam.parallel(make, fork)
+    seam.parallel(make, other)
+    assert s.children() == ["a", "b"]
+    s.finish(references=False)
 
 
-@scenario("a thread forks at every point of the worker's creation; the child allocates too",
-          forks=True,
-          open_defect="the model core's locks are held in the child, as no at-fork handler "
-          "takes them")  # fmt: skip
-def fork_creation() -> None:
+@scenario("reading slabinfo is interrupted at every point x offline",
+          interrupts=[("slabinfo", KeyboardInterrupt)])  # fmt: skip
+def interrupted_slabinfo_offline() -> None:
     s = System()
-    s.start_worker()
+    s.serve_empty(s.a)
+    s.a.css_get()
 
-    def use() -> None:
-        s.frames.free(s.frames.alloc(s.a))
+    def slabinfo() -> None:
+        s.memcontrol.mem_cgroup_slabinfo_read(s.a)
 
-    def fork() -> None:
-        s.cgroup._before_fork()
-        seam.fork()
-        s.cgroup._after_fork()
-        s.core.after_fork_in_child()
-        s.frames.free(s.frames.alloc(s.a))
-        seam.settle()
+    def close() -> None:
+        s.rmdir(s.a)
 
-    seam.parallel(use, fork)
+    seam.parallel(slabinfo, close)
+    s.a.css_put()
+    s.finish()
+
+
+@scenario("destruction of a root with a busy child is interrupted at every point x slabinfo",
+          interrupts=[("destroy", MemcgOOM)])  # fmt: skip
+def alarmed_busy_destroy() -> None:
+    s = System()
+    _, address = s.serve(s.a)
+
+    def destroy() -> None:
+        assert not s.destroy(s.frames)
+
+    def slabinfo() -> None:
+        assert len(s.memcontrol.mem_cgroup_slabinfo_read(s.a).splitlines()) == 3
+
+    seam.parallel(destroy, slabinfo)
+    seam.settle()
+    s.serve_empty(s.mkdir("b"))  # the refused root serves on
+    s.frames.free(address)
+    s.finish()
+
+
+@scenario("entering a group is interrupted at every point x close",
+          interrupts=[("enter", KeyboardInterrupt)])  # fmt: skip
+def interrupted_entry_close() -> None:
+    s = System()
+
+    def enter() -> None:
+        try:
+            with s.a:
+                assert s.a.online, "inside a group that is offline"
+                s.frames.free(s.frames.alloc())
+        except s.errors.OfflineError:
+            assert not s.a.online
+
+    def close() -> None:
+        try:
+            s.rmdir(s.a)
+        except s.errors.GroupBusy:
+            assert s.a.online
+
+    seam.parallel(enter, close)
+    seam.settle()
+    s.finish()

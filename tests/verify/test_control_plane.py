@@ -1,0 +1,242 @@
+"""What no schedule shows, one thread at a time: checks that mutants of the control plane need."""
+
+from __future__ import annotations
+
+import gc
+import signal
+
+import pytest
+
+from memcg.verify import errors, explore, world
+from memcg.verify.scenarios import System
+
+
+@pytest.fixture
+def system():
+    return System()
+
+
+def test_arrays_do_not_grow_without_memcg_slab_mutex(system):
+    with pytest.raises(AssertionError, match="memcg_slab_mutex is not held"):
+        system.memcontrol.memcg_update_cache_size(system.frames, 9)
+
+
+def test_an_id_that_was_reused_is_not_given_out_again(system):
+    signal.alarm(20)  # if it goes round for ever
+    system.mkdir("b")
+    system.rmdir(system.a)
+    system.work()
+    assert [system.mkdir(name).kmemcg_id for name in "cde"] == [0, 2, 3]
+    signal.alarm(0)
+
+
+def test_when_all_ids_are_in_use_a_group_is_refused_and_nothing_is_lost(system):
+    system.memcontrol.MEMCG_CACHES_MAX_SIZE = 2
+    b = system.mkdir("b")
+    with pytest.raises(MemoryError, match="all 2 kmemcg_ids are in use"):
+        system.mkdir("c")
+    system.rmdir(b)
+    system.work()
+    assert system.mkdir("c").kmemcg_id == 1
+
+
+def test_nothing_is_made_below_a_closed_group(system):
+    system.rmdir(system.a)
+    with pytest.raises(system.errors.OfflineError):
+        system.cgroup.cgroup_mkdir(system.a, "b")
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "text"),
+    [(7, TypeError, "must be a str, not int"), ("", ValueError, "must have 1 to 4096"),
+     ("x" * 4097, ValueError, "must have 1 to 4096"), ("a//b", ValueError, "no part may be")],
+)  # fmt: skip
+def test_a_bad_path_is_refused_with_the_rule(system, path, error, text):
+    with pytest.raises(error, match=text):
+        system.mkdir(path)
+
+
+def test_a_group_whose_making_is_interrupted_after_activation_gives_its_id_back(system):
+    activate = system.cgroup.memcg_activate_kmem
+
+    def interrupted(group):
+        activate(group)
+        raise KeyboardInterrupt
+
+    system.cgroup.memcg_activate_kmem = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        system.mkdir("b")
+    system.cgroup.memcg_activate_kmem = activate
+    gc.collect()
+    system.finish()
+    assert system.mkdir("c").kmemcg_id == 1
+
+
+def test_the_size_classes_become_root_caches(system):
+    system.slab_common.create_kmalloc_caches()
+    made = [s.name for s in system.slab_common.slab_caches]
+    assert made == ["frames", *(f"kmalloc-{n}" for n in system.core.KMALLOC_SIZES)]
+
+
+def touching_a_destroyed_child():
+    s = System()
+    child = s.serve_empty(s.a)
+    s.rmdir(s.a)
+    assert child.memcg_params
+
+
+def touching_a_released_group():
+    s = System()
+    s.rmdir(s.a)
+    s.work()
+    assert s.a.path
+
+
+@pytest.mark.parametrize("program", [touching_a_destroyed_child, touching_a_released_group])
+def test_touching_what_is_gone_is_a_use_after_free(program):
+    failure = explore(program).failure
+    assert failure is not None
+    assert isinstance(failure.exception, errors.UseAfterFree)
+
+
+# -- reclaim
+
+
+def test_reclaim_asks_each_shrinker_collects_garbage_and_drops_empty_slabs(system):
+    child, address = system.serve(system.a)
+    asked = []
+
+    class Cycle:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            system.frames.free(address)
+
+    Cycle()
+
+    def broken(nbytes):
+        raise ValueError("a shrinker's own")
+
+    system.a.shrinkers += [broken, asked.append]
+    with pytest.raises(ValueError, match="a shrinker's own"):
+        system.cgroup.try_to_free(system.a, 7)
+    assert asked == [7]
+    assert child.nr_pages == 0
+    assert system.a.current == 0
+
+
+@pytest.fixture
+def over_high(system):
+    """A group whose charge crossed ``high``; the event that says so waits."""
+    system.core.set_promote_bytes(1 << 30)
+    system.a.set_limit("high", 100)
+    address = system.frames.alloc(system.a)
+    yield system
+    system.frames.free(address)
+    system.finish()
+
+
+def test_work_at_high_reclaims_the_excess_tells_the_group_and_drops_its_reference(over_high):
+    asked, told = [], []
+    over_high.a.shrinkers.append(asked.append)
+    over_high.a.high_done = lambda: told.append(over_high.a.css_refs)
+    over_high.work()
+    assert asked == [over_high.frames.size - 100]
+    assert told == [2]  # the item's reference is still held
+    assert over_high.a.css_refs == 1
+
+
+def test_what_a_shrinker_raises_at_high_is_shown_and_the_reference_dropped(over_high, monkeypatch):
+    def broken(nbytes):
+        raise ValueError("a shrinker's own")
+
+    shown, told = [], []
+    monkeypatch.setattr(over_high.cgroup, "report_exception", shown.append)
+    over_high.a.shrinkers.append(broken)
+    over_high.a.high_done = lambda: told.append(1)
+    over_high.work()
+    assert [str(error) for error in shown] == ["a shrinker's own"]
+    assert (told, over_high.a.css_refs) == ([1], 1)
+
+
+# -- registered and counted
+
+
+def test_a_closed_group_counts_as_dying_until_nothing_refers_to_it(system):
+    _, address = system.serve(system.a)
+    system.rmdir(system.a)
+    assert list(system.memcontrol.dying) == [system.a]
+    system.frames.free(address)
+    system.finish()
+    assert not system.memcontrol.dying
+
+
+def test_the_fork_handlers_are_registered(monkeypatch):
+    registered = []
+    monkeypatch.setattr(world._SEAM, "at_fork", lambda *handlers: registered.append(handlers))
+    system = System()
+    cgroup = system.cgroup
+    assert registered == [
+        (cgroup._before_fork, cgroup._after_fork, system.core.after_fork_in_child)
+    ]
+
+
+# -- the worker
+
+
+def test_an_interrupted_start_of_the_worker_is_made_good_by_the_next(system):
+    spawn = system.workqueue.spawn
+
+    def fail(fn, name):
+        raise RuntimeError("can't start new thread")
+
+    system.workqueue.spawn = fail
+    with pytest.raises(RuntimeError):
+        system.workqueue.wake()
+    assert system.workqueue.is_idle()
+    system.workqueue.flush()
+    system.workqueue.spawn = spawn
+    system.frames.free(system.frames.alloc(system.a))
+    system.workqueue.wake()
+    assert system.child(system.a) is not None
+
+
+def test_a_handlers_exception_is_kept_and_shown_and_the_work_goes_on(system, monkeypatch):
+    shown, seen = [], []
+
+    def handler(event):
+        seen.append(system.model._skip_account.copy())
+        raise ValueError("a handler's")
+
+    monkeypatch.setattr(system.workqueue, "report_exception", shown.append)
+    system.workqueue.register("probe", handler)
+    for _ in range(2):
+        system.model._post(system.core.Event("probe", system.a, None))
+    system.work()
+    assert len(seen) == 2
+    assert all(skipped for skipped in seen), "work is not accounted"
+    assert not system.model._skip_account
+    assert [str(e) for e in system.workqueue.failures] == ["a handler's"] * 2
+    assert shown == system.workqueue.failures
+
+
+def test_what_runs_uninterrupted_is_not_accounted_and_raises_here(system):
+    seen = []
+
+    def fn(n):
+        seen.append((n, system.model._skip_account.copy()))
+        raise ValueError("its own")
+
+    with pytest.raises(ValueError, match="its own"):
+        system.workqueue.uninterrupted(fn, 3)
+    ((n, skipped),) = seen
+    assert n == 3
+    assert skipped
+    assert not system.model._skip_account
+
+
+def test_an_event_posted_after_the_worker_went_is_done_by_whoever_flushes(system):
+    system.frames.free(system.frames.alloc(system.a))
+    system.workqueue.flush()
+    assert system.child(system.a) is not None

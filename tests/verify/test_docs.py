@@ -1,0 +1,71 @@
+"""docs/verify.md and docs/locking.md say what is so."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from memcg import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "verify.md").read_text()
+BLOCKS = re.findall(r"^```(python|console)\n(.*?)^```", PAGE, re.M | re.S)
+FILES = {
+    text.split("\n", 1)[0].removeprefix("# "): text for kind, text in BLOCKS if kind == "python"
+}
+COMMANDS = [text.split("\n", 1) for kind, text in BLOCKS if kind == "console"]
+
+
+@pytest.mark.parametrize(("command", "output"), COMMANDS, ids=[c for c, _ in COMMANDS])
+def test_a_command_of_the_page_prints_what_the_page_shows(
+    command, output, tmp_path, monkeypatch, capsys
+):
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    status = cli.main(shlex.split(command.removeprefix("$ memcg ")))
+    shown = capsys.readouterr().out.strip()
+    assert shown == output.strip()
+    assert status == (1 if "violated" in shown else 0)
+
+
+def test_the_page_has_a_bug_its_timeline_and_its_cure():
+    outputs = [output for _, output in COMMANDS]
+    assert any("overdrawn" in o and " | 1: withdraw" in o for o in outputs)
+    assert any(o.startswith("fixed.py:program\nholds, exhausted") for o in outputs)
+    assert len(FILES["account.py"].split("class Account")[1].splitlines()) <= 16
+
+
+@pytest.fixture
+def tool():
+    spec = importlib.util.spec_from_file_location("locking_doc", ROOT / "tools" / "locking_doc.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_order_and_the_statements_of_locking_md_are_those_of_the_code(tool, monkeypatch):
+    assert tool.problems() == []
+    monkeypatch.setattr(sys, "argv", ["locking_doc", "--check"])
+    assert tool.main() == 0, "run tools/locking_doc.py"
+
+
+def test_a_page_that_differs_from_the_code_is_noticed(tool, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["locking_doc", "--check"])
+    monkeypatch.setattr(tool, "LOCKS", tool.LOCKS[::-1])
+    assert tool.main() == 1
+    assert "is not what tools/locking_doc.py makes" in capsys.readouterr().out
+
+
+def test_a_statement_that_nothing_shows_and_a_scenario_that_is_gone_are_noticed(tool, monkeypatch):
+    monkeypatch.setattr(tool, "STATEMENTS", [*tool.STATEMENTS, "S99"])
+    monkeypatch.setitem(tool.SHOWN, "gone", "S1")
+    assert tool.problems() == ["gone: no such scenario", "S99: nothing shows it"]
