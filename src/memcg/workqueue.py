@@ -41,8 +41,9 @@ def wake() -> None:
     try:
         spawn(_worker, "memcg-worker")
     except BaseException:  # no thread to be had, or interrupted: the next wake tries again
-        _running = False
-        _idle.set()
+        with _wq_lock:
+            _running = False
+            _idle.set()
         raise
 
 

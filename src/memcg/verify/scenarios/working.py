@@ -100,8 +100,6 @@ def handler_forks() -> None:
 
 @scenario(
     "no thread can be started for the worker, or one can x another thread posts work and waits",
-    open_defect="wake() says idle outside wq_lock when it could start no thread, though another "
-    "may have started the worker meanwhile: flush returns too early",
 )
 def failing_spawn() -> None:
     s = System()
