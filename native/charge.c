@@ -154,6 +154,19 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
     return 0;
 }
 
+/* By an eighth or 1 MiB: usage that hovers at max raises no second alarm. */
+static bool well_below_max(struct mem_cgroup *memcg)
+{
+    for (; memcg; memcg = memcg->parent) {
+        int64_t max = mem_cgroup_get_limit(memcg, MEMCG_MAX);
+        int64_t distance = max / 8 < MEMCG_REARM ? max / 8 : MEMCG_REARM;
+
+        if (max != PAGE_COUNTER_MAX && usage_of(memcg) > max - distance)
+            return false;
+    }
+    return true;
+}
+
 int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req)
 {
     struct page_counter *fail = NULL;
@@ -180,7 +193,7 @@ int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req)
             __atomic_store_n(&limited->reclaim_skip, skip - 1, __ATOMIC_RELAXED);
         }
         error = charge_past_max(memcg, limited, bytes, req);
-    } else if (unlikely(mem_cgroup_alarmed(memcg))) {
+    } else if (unlikely(mem_cgroup_alarmed(memcg)) && well_below_max(memcg)) {
         mem_cgroup_set_alarmed(memcg, 0);
     }
     if (!error)

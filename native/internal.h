@@ -32,6 +32,7 @@
 #define MEMCG_BATCH ((int64_t)32768)      /* bytes of stock taken at once */
 #define MEMCG_REFUSE_SIZE ((size_t)65536) /* requests from here are refused past max */
 #define MEMCG_SMALL_SIZE ((size_t)1024)   /* requests up to here are never refused */
+#define MEMCG_REARM ((int64_t)1 << 20)     /* below max: an alarm may be raised again */
 #define MEMCG_RESERVE_MIN ((int64_t)16 << 20)
 #define MEMCG_MAX_OWNERS 255 /* owners of one shared slab: an index is a byte */
 #define MEMCG_TAG_SHARED (UINT32_MAX - 1) /* pages of shared slabs */

@@ -660,7 +660,8 @@ def set_waker(wake, work=None):
     if wake is None or work is None:
         memcg_set_waker(NULL)
         return
-    worker_init(work, run_worker)
+    import _tracemalloc
+    worker_init(work, run_worker, _tracemalloc.is_tracing())
     memcg_set_waker(wake_for_events)
 
 
@@ -759,7 +760,13 @@ def word_at(uintptr_t address):
 
 # -- hooks
 
-CHECKED = {"RESUME", "JUMP_BACKWARD", "PRECALL", "CALL", "CALL_KW", "CALL_FUNCTION_EX"}
+# CPython checks for exceptions after RESUME, calls and JUMP_BACKWARD.
+INSTRUCTIONS = {
+    "RESUME": INSTRUCTION_RESUME, "PRECALL": INSTRUCTION_CALL, "CALL": INSTRUCTION_CALL,
+    "CALL_KW": INSTRUCTION_CALL, "CALL_FUNCTION_EX": INSTRUCTION_CALL,
+    "JUMP_BACKWARD": INSTRUCTION_JUMP_BACKWARD, "GET_AWAITABLE": INSTRUCTION_GET_AWAITABLE,
+    "EXTENDED_ARG": INSTRUCTION_EXTENDED,
+}
 # Libraries that hold locks of their own or drive other people's tasks, and code that must end.
 GUARDED_MODULES = frozenset((
     "_frozen_importlib", "_frozen_importlib_external", "_weakrefset", "anyio", "asyncio", "atexit",
@@ -772,10 +779,12 @@ GUARDED_FUNCTIONS = frozenset(("__aexit__", "__del__", "__enter__", "__aenter__"
 def install():
     """Put the hooks in; again is nothing. Context: the main thread, where alarms are quickest."""
     import opcode
-    # Entering a function, jumping back, and returning from a call: there CPython checks.
-    checked = [number for name, number in opcode.opmap.items()
-               if number < 256 and name in CHECKED]
-    alarm_init(MemcgOOM, gc.collect, GUARDED_MODULES, GUARDED_FUNCTIONS, bytes(checked))
+    kinds = bytearray(256)
+    for name, number in opcode.opmap.items():
+        if number < 256 and name in INSTRUCTIONS:
+            kinds[number] = INSTRUCTIONS[name]
+    instruction_init(bytes(kinds))
+    alarm_init(MemcgOOM, gc.collect, GUARDED_MODULES, GUARDED_FUNCTIONS)
     hooks_install()
 
 

@@ -11,9 +11,10 @@
  *   - its innermost frame is not in a library that holds locks of its own, and no frame near it
  *     is a finalizer or a context manager's exit;
  *   - it stands at an instruction after which CPython checks for exceptions before
- *     anything else can happen, a task's suspension least of all.
+ *     anything else can happen, a task's suspension least of all, and where an exception
+ *     leaves nothing half done (instruction.c).
  *
- * Before that, garbage is collected if memory.high asked for it and nobody has done so yet.
+ * Before that, garbage is collected once per alarm, unless memory.high had it done meanwhile.
  * Else it is tried again, then parked until the context runs again or the thread charges
  * past the limit once more.  Leaving the group takes an alarm back that was not raised yet.
  *
@@ -40,17 +41,18 @@ struct alarm {
     PyObject *context; /* borrowed, for comparison only; NULL: a thread without one */
     struct memcg_failure failure;
     int64_t rearm_usage;
+    uint64_t posted; /* a count of all posts: which is older */
     unsigned high_count; /* when it was posted: has there been a reclaim since? */
 };
 
 static struct alarm alarms[NR_ALARMS]; /* alarm_lock */
 static pthread_mutex_t alarm_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint64_t nr_posts;        /* alarm_lock */
 static int nr_alarms, nr_parked; /* written under alarm_lock, read racily */
 static int pending_call;         /* atomic: a call is on its way to the main thread */
 static bool is_retry;            /* GIL: the main thread was asked in vain */
 static unsigned long main_thread;
 static PyObject *oom_class, *guarded_modules, *guarded_functions, *collect;
-static unsigned char checked_opcodes[256];
 
 static unsigned long this_thread(void) { return (unsigned long)pthread_self(); }
 
@@ -75,18 +77,21 @@ static struct alarm *find_alarm(unsigned long thread_id, PyObject *context,
     return NULL;
 }
 
-/* A free entry, else one that was delivered and can only be asked for its text. */
+/* A free entry; else one that was delivered and can only be asked for its text; else the one
+ * parked longest: its context has likely ended, and is posted again if it charges again. */
 static struct alarm *new_alarm(void)
 {
-    struct alarm *alarm, *delivered = NULL;
+    struct alarm *alarm, *delivered = NULL, *parked = NULL;
 
     for (alarm = alarms; alarm < alarms + NR_ALARMS; alarm++) {
         if (alarm->state == ALARM_FREE)
             return alarm;
         if (alarm->state == ALARM_DELIVERED)
             delivered = alarm;
+        if (alarm->state == ALARM_PARKED && (!parked || alarm->posted < parked->posted))
+            parked = alarm;
     }
-    return delivered;
+    return delivered ? delivered : parked;
 }
 
 static int deliver_here(void *unused);
@@ -126,6 +131,7 @@ static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
     if (alarm && (due || refused)) { /* no alarm: hundreds wait; the next charge tries again */
         alarm->thread_id = me;
         alarm->context = context;
+        alarm->posted = ++nr_posts;
         alarm->high_count = mem_cgroup_high_count(limited);
         alarm->failure = (struct memcg_failure){ memcg, limited, bytes, usage,
                                                  mem_cgroup_get_limit(limited, MEMCG_MAX) };
@@ -196,23 +202,10 @@ static bool is_guarded(PyFrameObject *frame, bool innermost)
     return guarded;
 }
 
-static bool at_checked_instruction(PyFrameObject *frame)
-{
-    int offset = PyFrame_GetLasti(frame);
-    PyCodeObject *code = PyFrame_GetCode(frame);
-    PyObject *bytes = PyCode_GetCode(code);
-    bool checked = bytes && offset >= 0 && offset < PyBytes_GET_SIZE(bytes) &&
-                   checked_opcodes[(unsigned char)PyBytes_AS_STRING(bytes)[offset]];
-
-    Py_XDECREF(bytes);
-    Py_DECREF(code);
-    return checked;
-}
-
-static bool frames_allow(PyThreadState *tstate, bool self)
+static bool frames_allow(PyThreadState *tstate, bool self, bool urgent)
 {
     PyFrameObject *frame = PyThreadState_GetFrame(tstate);
-    bool allow = frame && (self || at_checked_instruction(frame));
+    bool allow = frame && instruction_allows(frame, self, urgent);
 
     for (int i = 0; frame && i < NEAR_FRAMES; i++) {
         PyFrameObject *back;
@@ -229,8 +222,8 @@ static bool frames_allow(PyThreadState *tstate, bool self)
 enum verdict { VERDICT_DELIVER, VERDICT_RETRY, VERDICT_PARK, VERDICT_DROP };
 
 /*
- * Where memory.high was crossed and nobody has reclaimed yet, garbage may be all that fills the
- * group: it is collected here and now. GIL held, at a place where Python code may run.
+ * Where nobody has reclaimed since the alarm was posted, garbage may be all that fills the
+ * group: it is collected here and now, once. GIL held, at a place where Python code may run.
  */
 static void collect_garbage(struct mem_cgroup *limited)
 {
@@ -249,15 +242,23 @@ static void collect_garbage(struct mem_cgroup *limited)
     mem_cgroup_reclaim(limited);
 }
 
-/* Reclaim since the alarm was posted, by the worker or here, has made it needless. */
+/* Reclaim since the alarm was posted, by the worker or here, has made it needless. A group
+ * without memory.high has asked for none. */
 static bool helped_by_reclaim(const struct alarm *alarm)
 {
     struct mem_cgroup *limited = alarm->failure.limited;
 
-    if (mem_cgroup_high_pending(limited))
+    if (mem_cgroup_get_limit(limited, MEMCG_HIGH) == PAGE_COUNTER_MAX)
+        return false;
+    if (mem_cgroup_high_pending(limited) || mem_cgroup_high_count(limited) == alarm->high_count)
         collect_garbage(limited);
-    return mem_cgroup_high_count(limited) != alarm->high_count &&
-           mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX);
+    return mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX);
+}
+
+static bool past_reserve(struct mem_cgroup *limited)
+{
+    return mem_cgroup_usage(limited) > mem_cgroup_get_limit(limited, MEMCG_MAX) +
+                                           mem_cgroup_get_limit(limited, MEMCG_RESERVE);
 }
 
 static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool self)
@@ -271,7 +272,7 @@ static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool
         return VERDICT_DROP;
     if (state == ENTRY_SHIELDED)
         return VERDICT_PARK; /* the end of the shield posts it again */
-    if (tstate->async_exc || !frames_allow(tstate, self))
+    if (tstate->async_exc || !frames_allow(tstate, self, past_reserve(alarm->failure.limited)))
         return VERDICT_RETRY;
     return VERDICT_DELIVER;
 }
@@ -479,8 +480,7 @@ void alarm_after_fork(void)
     main_thread = this_thread();
 }
 
-void alarm_init(PyObject *exception, PyObject *gc_collect, PyObject *modules, PyObject *functions,
-                PyObject *opcodes)
+void alarm_init(PyObject *exception, PyObject *gc_collect, PyObject *modules, PyObject *functions)
 {
     Py_INCREF(exception);
     Py_INCREF(gc_collect);
@@ -490,8 +490,6 @@ void alarm_init(PyObject *exception, PyObject *gc_collect, PyObject *modules, Py
     oom_class = exception;
     guarded_modules = modules;
     guarded_functions = functions;
-    for (Py_ssize_t i = 0; i < PyBytes_GET_SIZE(opcodes); i++)
-        checked_opcodes[(unsigned char)PyBytes_AS_STRING(opcodes)[i]] = 1;
     main_thread = PyThread_get_thread_ident();
     memcg_set_alarm(alarm_post);
 }

@@ -84,10 +84,9 @@ int hooks_numpy(PyObject *array_api);
 enum entry_state { ENTRY_LEFT, ENTRY_INSIDE, ENTRY_SHIELDED };
 enum entry_state entry_state_of(PyObject *context, struct mem_cgroup *memcg);
 
-/* exception: a class; gc_collect: gc.collect; modules, functions: frozensets of names whose frames are left alone;
- * opcodes: bytes, the instructions after which CPython checks. On the main thread. */
-void alarm_init(PyObject *exception, PyObject *gc_collect, PyObject *modules, PyObject *functions,
-                PyObject *opcodes);
+/* exception: a class; gc_collect: gc.collect; modules, functions: frozensets of names whose
+ * frames are left alone. On the main thread. */
+void alarm_init(PyObject *exception, PyObject *gc_collect, PyObject *modules, PyObject *functions);
 void alarm_work(void); /* GIL held: until nothing is left to be tried again */
 void alarm_resume(PyObject *context); /* in a hook: the context runs, in this thread */
 /* Leaving memcg: true if an alarm was not raised yet; it is the caller's to raise. */
@@ -96,9 +95,23 @@ bool alarm_last(struct memcg_failure *failure); /* delivered to this thread */
 void alarm_forget(struct mem_cgroup *memcg);    /* before it is freed */
 void alarm_after_fork(void);
 
+/* ---- instruction.c: where an exception may come ---------------------------- */
+enum instruction_kind { /* up to JUMP_BACKWARD: CPython checks after it */
+    INSTRUCTION_OTHER,
+    INSTRUCTION_RESUME,
+    INSTRUCTION_CALL,
+    INSTRUCTION_JUMP_BACKWARD,
+    INSTRUCTION_GET_AWAITABLE,
+    INSTRUCTION_EXTENDED,
+};
+void instruction_init(PyObject *kinds); /* bytes: the kind of each of 256 opcodes */
+/* at_check: CPython is checking at this very moment. urgent: loops without calls too. */
+bool instruction_allows(PyFrameObject *frame, bool at_check, bool urgent);
+
 /* ---- worker.c: a thread when the data plane has events --------------------- */
-/* work: called in the thread, GIL held. run_worker(kind): calls worker_run, then worker_ended. */
-void worker_init(PyObject *work, PyObject *run_worker);
+/* work: called in the thread, GIL held. run_worker(kind): calls worker_run, then worker_ended.
+ * traced: tracemalloc is tracing. */
+void worker_init(PyObject *work, PyObject *run_worker, int traced);
 void worker_ended(void);
 enum worker_kind { WORKER_EVENTS, WORKER_ALARM, NR_WORKERS };
 void worker_run(enum worker_kind kind);  /* GIL held */

@@ -115,11 +115,21 @@ static void raw_free(void *ctx, void *p)
 
 /* ---- arenas: frames of Python functions come in chunks from here ---------- */
 
+/* A thread's first chunk is never refused: who starts a thread waits until it has run a little. */
 static void *arena_hook_alloc(void *ctx, size_t size)
 {
+    PyThreadState *tstate = tstate_get();
+    void *p;
+
     (void)ctx;
-    current_refresh();
-    return memcg_malloc(size);
+    if (tstate && tstate->datastack_chunk) {
+        current_refresh();
+        return memcg_malloc(size);
+    }
+    memcg_stop_kmem_account();
+    p = memcg_malloc(size);
+    memcg_resume_kmem_account();
+    return p;
 }
 
 static void arena_hook_free(void *ctx, void *p, size_t size)

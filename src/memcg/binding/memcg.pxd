@@ -126,8 +126,14 @@ cdef extern from "binding.h":
     int current_set_entry(entry *entry, bint enter) except -1
     int current_leave() except -1
     void current_forget(PyObject *memcg)
-    void alarm_init(object exception, object gc_collect, object modules, object functions,
-                    object opcodes)
+    void alarm_init(object exception, object gc_collect, object modules, object functions)
+    enum instruction_kind:
+        INSTRUCTION_RESUME
+        INSTRUCTION_CALL
+        INSTRUCTION_JUMP_BACKWARD
+        INSTRUCTION_GET_AWAITABLE
+        INSTRUCTION_EXTENDED
+    void instruction_init(object kinds)
     bint alarm_take(mem_cgroup *memcg, memcg_failure *failure)
     bint alarm_last(memcg_failure *failure)
     void alarm_forget(mem_cgroup *memcg)
@@ -139,7 +145,7 @@ cdef extern from "binding.h":
     int hooks_numpy(object array_api) except -1
     enum worker_kind:
         WORKER_EVENTS
-    void worker_init(object work, object run_worker)
+    void worker_init(object work, object run_worker, bint traced)
     void worker_run(worker_kind kind)
     void worker_ended()
     void worker_wake(worker_kind kind) noexcept nogil

@@ -13,17 +13,18 @@
 #include "binding.h"
 
 static PyObject *work, *thread_main;
-static PyMemAllocatorEx first_raw; /* the RAW allocator when the worker was set up */
+static PyMemAllocatorEx first_raw; /* the RAW allocator before anybody traced; or zero */
 static int starting[NR_WORKERS]; /* atomic: a thread is on its way and has not begun */
 static int nr_workers; /* atomic: started and not yet gone */
 static int stopped;    /* atomic */
 static __thread int is_worker; /* it does not wait for itself */
 
-void worker_init(PyObject *callable, PyObject *run_worker)
+void worker_init(PyObject *callable, PyObject *run_worker, int traced)
 {
     Py_INCREF(callable);
     Py_INCREF(run_worker);
-    PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &first_raw);
+    if (!traced) /* else any allocator but ours may be tracemalloc's */
+        PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &first_raw);
     thread_main = run_worker;
     work = callable;
 }
@@ -85,7 +86,7 @@ static bool raw_is_covered(void)
     PyMemAllocatorEx now;
 
     PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &now);
-    return now.malloc != first_raw.malloc && !hooks_is_raw(now.malloc);
+    return !hooks_is_raw(now.malloc) && (hooks_installed() || now.malloc != first_raw.malloc);
 }
 
 /* Not counted until it is started: who waits for workers may be the main thread. */

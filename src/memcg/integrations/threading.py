@@ -14,14 +14,31 @@ from . import when_imported
 _POOL = "concurrent.futures.thread"
 
 
+class _Run:
+    """In place of a thread's ``run``, once: calls it in the group of who started the thread.
+
+    Not around the thread's own beginning: who started it waits for that.
+    """
+
+    def __init__(self, entry: object, thread: Any) -> None:
+        self.entry = entry
+        self.thread = thread
+
+    def __call__(self) -> None:
+        thread = self.thread
+        del thread.run, self.thread
+        core.Bound(self.entry, thread.run)()
+
+
 def _starter(start: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(start)
     def start_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         entry = core.current_entry()
-        target = getattr(getattr(function, "__self__", None), "_target", None)
+        thread = getattr(function, "__self__", None)
+        target = getattr(thread, "_target", None)
         # A pool's threads serve whoever submits: each job brings its group.
-        if entry is not None and getattr(target, "__module__", None) != _POOL:
-            function = core.Bound(entry, function)
+        if entry is not None and thread and getattr(target, "__module__", None) != _POOL:
+            thread.run = _Run(entry, thread)
         return start(function, *args, **kwargs)
 
     return start_thread

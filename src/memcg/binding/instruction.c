@@ -1,0 +1,119 @@
+/*
+ * instruction.c - whether an exception may come where a frame stands.
+ *
+ * CPython checks for exceptions when a function is entered, after a call, and at a backward
+ * jump.  Not at each of these does what the source says hold:
+ *
+ *   - between the call of a coroutine function and its await the coroutine would be dropped
+ *     (`async with lock:` would not run its __aexit__);
+ *   - where a coroutine has just been resumed, the one that it awaits is in the middle of its
+ *     own work (asyncio.Lock.acquire, say) and would be closed;
+ *   - at a backward jump CPython looks the handler up for a place that may lie outside the
+ *     `try` or `with` the jump belongs to.
+ *
+ * CPython: Objects/exception_handling_notes.txt, Lib/opcode.py.
+ */
+#include "binding.h"
+
+static unsigned char kind_of[256]; /* enum instruction_kind */
+
+void instruction_init(PyObject *kinds)
+{
+    memcpy(kind_of, PyBytes_AS_STRING(kinds), sizeof(kind_of));
+}
+
+/* Six bits a byte, the highest first; 0x40: more follow. */
+static const unsigned char *read_varint(const unsigned char *p, const unsigned char *end, int *value)
+{
+    int n = 0;
+
+    for (; p < end; p++) {
+        n = n << 6 | (*p & 63);
+        if (!(*p & 64)) {
+            *value = n;
+            return p + 1;
+        }
+    }
+    return end;
+}
+
+/* The handler for a code unit, or -1. */
+static int handler_of(PyCodeObject *code, int unit)
+{
+    const unsigned char *p = (const unsigned char *)PyBytes_AS_STRING(code->co_exceptiontable);
+    const unsigned char *end = p + PyBytes_GET_SIZE(code->co_exceptiontable);
+
+    while (p < end) {
+        int start = 0, length = 0, target = 0, depth = 0;
+
+        p = read_varint(p, end, &start);
+        p = read_varint(p, end, &length);
+        p = read_varint(p, end, &target);
+        p = read_varint(p, end, &depth);
+        if (unit < start)
+            break;
+        if (unit < start + length)
+            return target;
+    }
+    return -1;
+}
+
+static int after_caches(const unsigned char *units, int nr_units, int unit)
+{
+    while (unit < nr_units && units[2 * unit] == 0)
+        unit++;
+    return unit;
+}
+
+static bool jump_keeps_its_handler(PyCodeObject *code, const unsigned char *units, int nr_units,
+                                   int unit)
+{
+    int next = after_caches(units, nr_units, unit + 1), back = units[2 * unit + 1], target, handler;
+
+    for (int i = unit - 1, shift = 8; i >= 0 && kind_of[units[2 * i]] == INSTRUCTION_EXTENDED;
+         i--, shift += 8)
+        back |= units[2 * i + 1] << shift;
+    target = next - back;
+    handler = handler_of(code, unit);
+    return target >= 1 && handler_of(code, target) == handler &&
+           handler_of(code, target - 1) == handler;
+}
+
+static bool leaves_nothing_half_done(PyCodeObject *code, const unsigned char *units, int nr_units,
+                                     int unit, bool urgent)
+{
+    int next;
+
+    switch (kind_of[units[2 * unit]]) {
+    case INSTRUCTION_RESUME: /* 2, 3: after `yield from`, `await` */
+        return (units[2 * unit + 1] & 3) < 2;
+    case INSTRUCTION_JUMP_BACKWARD: /* a loop without a call has no other check */
+        return urgent || jump_keeps_its_handler(code, units, nr_units, unit);
+    case INSTRUCTION_CALL:
+        next = after_caches(units, nr_units, unit + 1);
+        if (next < nr_units && kind_of[units[2 * next]] == INSTRUCTION_CALL) /* PRECALL, CALL */
+            next = after_caches(units, nr_units, next + 1);
+        return next >= nr_units || kind_of[units[2 * next]] != INSTRUCTION_GET_AWAITABLE;
+    }
+    return true;
+}
+
+bool instruction_allows(PyFrameObject *frame, bool at_check, bool urgent)
+{
+    PyCodeObject *code = PyFrame_GetCode(frame);
+    PyObject *bytes = PyCode_GetCode(code);
+    int unit = PyFrame_GetLasti(frame) / 2;
+    bool allows = false;
+
+    if (bytes && unit >= 0 && unit < PyBytes_GET_SIZE(bytes) / 2) {
+        const unsigned char *units = (const unsigned char *)PyBytes_AS_STRING(bytes);
+
+        allows = (at_check || (kind_of[units[2 * unit]] != INSTRUCTION_OTHER &&
+                               kind_of[units[2 * unit]] < INSTRUCTION_GET_AWAITABLE)) &&
+                 leaves_nothing_half_done(code, units, (int)(PyBytes_GET_SIZE(bytes) / 2), unit,
+                                          urgent);
+    }
+    Py_XDECREF(bytes);
+    Py_DECREF(code);
+    return allows;
+}

@@ -1,0 +1,97 @@
+"""Whole programs in processes of their own; a hang shows where every thread stands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+import memcg
+
+SOURCE = Path(memcg.__file__).parent.parent
+# Far over the slowest program here, 6 s alone: only a hang meets it.
+TIMEOUT_S = int(os.environ.get("PROGRAM_TIMEOUT_S", "40"))
+OURS = ("MEMCG", "PYTEST", "PYTHON")
+PRELUDE = """\
+import memcg; memcg.install()
+import asyncio, contextlib, gc, json, os, queue, sys, threading, time
+MIB = 1 << 20
+def in_thread(fn):
+    # what fn returns or raises, from a thread of its own
+    out = []
+    def run():
+        try:
+            out.append((fn(), None))
+        except BaseException as error:
+            out.append((None, error))
+    thread = threading.Thread(target=run); thread.start(); thread.join()
+    if out[0][1] is not None:
+        raise out[0][1]
+    return out[0][0]
+def in_main(fn):
+    return fn()
+def show(**figures):
+    print(json.dumps(figures))
+"""
+
+
+@pytest.fixture
+def run_program(native, tmp_path):
+    """Run a program; it must end by itself with the status and the stderr that are expected.
+
+    Gives what it printed last as JSON, if it is, else its stdout.
+    """
+
+    def run(
+        source: str | Path, *args: str, options=(), prelude=PRELUDE, timeout=TIMEOUT_S, status=0,
+        stderr="", **environment,
+    ):  # fmt: skip
+        if isinstance(source, str):
+            path = tmp_path / "program.py"
+            path.write_text(prelude + dedent(source))
+        else:
+            path = source
+        process = subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", *options, path, *args],
+            env={
+                **{k: v for k, v in os.environ.items() if not k.startswith(OURS)},
+                "PYTHONPATH": str(SOURCE),
+                **environment,
+            },
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)
+            try:
+                out, err = process.communicate(timeout=5)
+            except subprocess.TimeoutExpired:
+                out, err = "", "(and it did not answer SIGABRT)"
+            pytest.fail(f"hangs after {timeout} s\n{out[-1000:]}\n{err[-4000:]}", pytrace=False)
+        finally:
+            end_session(process.pid)
+        assert (process.returncode, err) == (status, stderr), (
+            f"status {process.returncode}\n{out[-1000:]}\n{err[-4000:]}"
+        )
+        lines = out.splitlines()
+        try:
+            return json.loads(lines[-1])
+        except (IndexError, ValueError):
+            return out
+
+    return run
+
+
+def end_session(group: int) -> None:
+    """Leave no process of a failed program behind."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
