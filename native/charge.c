@@ -73,7 +73,7 @@ bool memcg_charge_ahead(struct mem_cgroup *memcg, size_t bytes)
     if (!page_counter_try_charge(&memcg->counter, (int64_t)bytes, &fail))
         return false;
     if (unlikely(mem_cgroup_alarmed(memcg)))
-        mem_cgroup_set_alarmed(memcg, 0);
+        mem_cgroup_set_alarmed(memcg, MEMCG_NOT_ALARMED);
     check_high(memcg);
     return true;
 }
@@ -194,7 +194,7 @@ int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req)
         }
         error = charge_past_max(memcg, limited, bytes, req);
     } else if (unlikely(mem_cgroup_alarmed(memcg)) && well_below_max(memcg)) {
-        mem_cgroup_set_alarmed(memcg, 0);
+        mem_cgroup_set_alarmed(memcg, MEMCG_NOT_ALARMED);
     }
     if (!error)
         check_high(memcg);

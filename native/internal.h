@@ -181,7 +181,7 @@ struct mem_cgroup {
     int high_crossed;            /* atomic: HIGH was posted and usage is not below yet */
     unsigned high_count;         /* atomic: reclaims at high that were done */
     int high_pending;            /* atomic: HIGH was posted and not handled yet */
-    int alarmed;                 /* atomic: an alarm was raised and no charge was below max since */
+    enum mem_cgroup_alarmed alarmed; /* atomic */
     int reclaim_skip;            /* racy: small requests until reclaim, vain the last time, is tried */
     struct event_node high_event, release_event;
 

@@ -84,9 +84,11 @@ void mem_cgroup_read_stat(struct mem_cgroup *memcg, struct mem_cgroup_stat *stat
 void mem_cgroup_reset_watermark(struct mem_cgroup *memcg);
 void mem_cgroup_count_event(struct mem_cgroup *memcg, enum mem_cgroup_event_item item);
 int64_t mem_cgroup_usage(const struct mem_cgroup *memcg); /* as in the stat, without a walk */
-/* Set by whoever raised an alarm; cleared by the first charge well below every max. */
-void mem_cgroup_set_alarmed(struct mem_cgroup *memcg, int alarmed);
-int mem_cgroup_alarmed(const struct mem_cgroup *memcg);
+/* Set by whoever raised an alarm, or saw that there was no garbage; cleared by the first charge
+ * well below every max. */
+enum mem_cgroup_alarmed { MEMCG_NOT_ALARMED, MEMCG_ALARMED, MEMCG_COLLECTED_IN_VAIN };
+void mem_cgroup_set_alarmed(struct mem_cgroup *memcg, enum mem_cgroup_alarmed alarmed);
+enum mem_cgroup_alarmed mem_cgroup_alarmed(const struct mem_cgroup *memcg);
 /* From the post of HIGH until its receiver says that it has reclaimed. Meanwhile requests that
  * would be refused for their size go into the reserve. */
 int mem_cgroup_high_pending(const struct mem_cgroup *memcg);

@@ -301,12 +301,12 @@ int64_t mem_cgroup_usage(const struct mem_cgroup *memcg)
     return page_counter_read(&memcg->counter);
 }
 
-void mem_cgroup_set_alarmed(struct mem_cgroup *memcg, int alarmed)
+void mem_cgroup_set_alarmed(struct mem_cgroup *memcg, enum mem_cgroup_alarmed alarmed)
 {
     __atomic_store_n(&memcg->alarmed, alarmed, __ATOMIC_RELAXED);
 }
 
-int mem_cgroup_alarmed(const struct mem_cgroup *memcg)
+enum mem_cgroup_alarmed mem_cgroup_alarmed(const struct mem_cgroup *memcg)
 {
     return __atomic_load_n(&memcg->alarmed, __ATOMIC_RELAXED);
 }

@@ -5,6 +5,7 @@ Rounds are counted: in each the limit is passed once, on purpose, and one error 
 
 from __future__ import annotations
 
+import sys
 from textwrap import dedent
 
 import pytest
@@ -523,10 +524,14 @@ def test_a_thread_being_started_is_started_and_its_target_runs(alarm, where):
     """,
         where,
     )
-    assert bad == 0
-    assert started <= ran <= started + 10  # the error may come between start and the count
     assert started > 500
-    assert beyond <= 16 * 2**20  # told before the reserve is used up
+    assert ran >= started
+    # 3.11 tells other threads than the main one where they let go of the GIL: here that is
+    # always inside threading, so the reserve is used up and a request is refused instead.
+    if sys.version_info >= (3, 12) or where == "in_main":
+        assert bad == 0
+        assert ran <= started + 10  # the error may come between start and the count
+        assert beyond <= 16 * 2**20  # told before the reserve is used up
 
 
 @WHERE
@@ -648,9 +653,10 @@ def test_a_thousand_contexts_that_end_with_an_alarm_on_its_way_do_not_make_other
         """
     import contextvars
     def check():
+        g = memcg.group("g")
+        contexts = [g.run(contextvars.copy_context) for _ in range(1000)]
         g, filled = full("g")
         h, also = full("h")
-        contexts = [g.run(contextvars.copy_context) for _ in range(1000)]
         kept = [context.run(bytes, 3000) for context in contexts]  # no Python code in them
         contexts.clear()
         told = 0

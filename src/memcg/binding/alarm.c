@@ -18,8 +18,8 @@
  * Else it is tried again, then parked until the context runs again or the thread charges
  * past the limit once more.  Leaving the group takes an alarm back that was not raised yet.
  *
- * The main thread delivers to itself at its next check (Py_AddPendingCall); the worker
- * delivers to the others (PyThreadState_SetAsyncExc).
+ * The main thread delivers to itself at its next check (Py_AddPendingCall); so do the others
+ * since 3.12, when the worker asks; on 3.11 the worker delivers (PyThreadState_SetAsyncExc).
  *
  * Locks: alarm_lock, a leaf; held for a scan of the table, by hooks too.
  */
@@ -31,6 +31,7 @@
 #define NR_ALARMS 256
 #define ATTEMPTS 400 /* about 4 s of tries, then it is parked */
 #define NEAR_FRAMES 16
+#define FUTILE (128 << 10)             /* a collection that frees less need not be repeated */
 #define REARM_STEP ((int64_t)1 << 20) /* growth past the limit before it is raised again */
 
 enum alarm_state { ALARM_FREE, ALARM_POSTED, ALARM_PARKED, ALARM_DELIVERED };
@@ -50,7 +51,6 @@ static pthread_mutex_t alarm_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t nr_posts;        /* alarm_lock */
 static int nr_alarms, nr_parked; /* written under alarm_lock, read racily */
 static int pending_call;         /* atomic: a call is on its way to the main thread */
-static bool is_retry;            /* GIL: the main thread was asked in vain */
 static unsigned long main_thread;
 static PyObject *oom_class, *guarded_modules, *guarded_functions, *collect;
 
@@ -108,7 +108,7 @@ static void mark_delivered(struct alarm *alarm)
 {
     set_state(alarm, ALARM_DELIVERED);
     alarm->rearm_usage = mem_cgroup_usage(alarm->failure.limited) + REARM_STEP;
-    mem_cgroup_set_alarmed(alarm->failure.memcg, 1);
+    mem_cgroup_set_alarmed(alarm->failure.memcg, MEMCG_ALARMED);
 }
 
 /* In a hook, inside the data plane. */
@@ -125,7 +125,7 @@ static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
     alarm = find_alarm(me, context, memcg);
     due = !alarm || alarm->state == ALARM_PARKED ||
           (alarm->state == ALARM_DELIVERED &&
-           (!mem_cgroup_alarmed(memcg) || usage >= alarm->rearm_usage));
+           (mem_cgroup_alarmed(memcg) != MEMCG_ALARMED || usage >= alarm->rearm_usage));
     if (!alarm)
         alarm = new_alarm();
     if (alarm && (due || refused)) { /* no alarm: hundreds wait; the next charge tries again */
@@ -221,40 +221,6 @@ static bool frames_allow(PyThreadState *tstate, bool self, bool urgent)
 
 enum verdict { VERDICT_DELIVER, VERDICT_RETRY, VERDICT_PARK, VERDICT_DROP };
 
-/*
- * Where nobody has reclaimed since the alarm was posted, garbage may be all that fills the
- * group: it is collected here and now, once. GIL held, at a place where Python code may run.
- */
-static void collect_garbage(struct mem_cgroup *limited)
-{
-    PyObject *type, *value, *traceback, *found;
-
-    mem_cgroup_high_done(limited);
-    PyErr_Fetch(&type, &value, &traceback);
-    memcg_stop_kmem_account();
-    found = PyObject_CallNoArgs(collect);
-    if (found)
-        Py_DECREF(found);
-    else
-        PyErr_WriteUnraisable(collect);
-    memcg_resume_kmem_account();
-    PyErr_Restore(type, value, traceback);
-    mem_cgroup_reclaim(limited);
-}
-
-/* Reclaim since the alarm was posted, by the worker or here, has made it needless. A group
- * without memory.high has asked for none. */
-static bool helped_by_reclaim(const struct alarm *alarm)
-{
-    struct mem_cgroup *limited = alarm->failure.limited;
-
-    if (mem_cgroup_get_limit(limited, MEMCG_HIGH) == PAGE_COUNTER_MAX)
-        return false;
-    if (mem_cgroup_high_pending(limited) || mem_cgroup_high_count(limited) == alarm->high_count)
-        collect_garbage(limited);
-    return mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX);
-}
-
 static bool past_reserve(struct mem_cgroup *limited)
 {
     return mem_cgroup_usage(limited) > mem_cgroup_get_limit(limited, MEMCG_MAX) +
@@ -294,6 +260,58 @@ static enum verdict judge_quietly(const struct alarm *alarm, PyThreadState *tsta
     return verdict;
 }
 
+/*
+ * Where nobody has reclaimed since the alarm was posted, garbage may be all that fills the
+ * group: it is collected here and now.  GIL held, at a place where Python code may run.
+ */
+static void collect_garbage(const struct alarm *alarm)
+{
+    struct mem_cgroup *limited = alarm->failure.limited;
+    PyObject *type, *value, *traceback, *found;
+    int64_t before = mem_cgroup_usage(limited);
+
+    mem_cgroup_high_done(limited);
+    PyErr_Fetch(&type, &value, &traceback);
+    memcg_stop_kmem_account();
+    found = PyObject_CallNoArgs(collect);
+    if (found)
+        Py_DECREF(found);
+    else
+        PyErr_WriteUnraisable(collect);
+    memcg_resume_kmem_account();
+    PyErr_Restore(type, value, traceback);
+    mem_cgroup_reclaim(limited);
+    mem_cgroup_set_alarmed(alarm->failure.memcg, before - mem_cgroup_usage(limited) < FUTILE
+                                                     ? MEMCG_COLLECTED_IN_VAIN
+                                                     : MEMCG_NOT_ALARMED);
+}
+
+/* Reclaim since the alarm was posted, by the worker or here, has made it needless. A group
+ * without memory.high has asked for none. */
+static bool helped_by_reclaim(const struct alarm *alarm)
+{
+    struct mem_cgroup *limited = alarm->failure.limited;
+
+    if (mem_cgroup_get_limit(limited, MEMCG_HIGH) == PAGE_COUNTER_MAX)
+        return false;
+    if (mem_cgroup_high_pending(limited) ||
+        (mem_cgroup_high_count(limited) == alarm->high_count &&
+         mem_cgroup_alarmed(alarm->failure.memcg) != MEMCG_COLLECTED_IN_VAIN))
+        collect_garbage(alarm);
+    return mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX);
+}
+
+static enum verdict reclaim_or_judge(const struct alarm *alarm, PyThreadState *tstate, bool self)
+{
+    enum verdict verdict = judge_quietly(alarm, tstate, self);
+
+    if (verdict != VERDICT_DELIVER)
+        return verdict;
+    if (helped_by_reclaim(alarm))
+        return VERDICT_DROP;
+    return judge_quietly(alarm, tstate, self); /* finalizers may have run */
+}
+
 /* alarm_lock not held; `alarm` is a copy.  Tells whether the table's entry was still the same. */
 static bool settle(const struct alarm *copy, struct alarm *alarm, enum verdict verdict)
 {
@@ -331,12 +349,12 @@ static bool next_posted(struct alarm **alarm, struct alarm *copy, unsigned long 
     return found;
 }
 
-/* Whether the main thread still stands where delivery was refused. CPython makes calls that are
+/* Whether this thread still stands where delivery was refused. CPython makes calls that are
  * added by a pending call in the same round. */
 static bool stands_where_refused(PyThreadState *tstate)
 {
-    static void *refused_frame; /* for comparison only */
-    static int refused_offset;
+    static __thread void *refused_frame; /* for comparison only */
+    static __thread int refused_offset;
     PyFrameObject *frame = PyThreadState_GetFrame(tstate);
     int offset = frame ? PyFrame_GetLasti(frame) : -1;
     bool same = frame == refused_frame && offset == refused_offset;
@@ -347,38 +365,94 @@ static bool stands_where_refused(PyThreadState *tstate)
     return same;
 }
 
-/* A pending call, on the main thread, at a check in Python code. */
-static int deliver_here(void *unused)
+/* A pending call, at a check in Python code of this thread.  1: raise; -1: at the next check. */
+static int look_at_mine(void)
 {
+    static __thread bool is_retry;
     PyThreadState *tstate = PyThreadState_Get();
     struct alarm *alarm = alarms, copy;
-    bool left = false;
+
+    if (is_retry && stands_where_refused(tstate))
+        return -1;
+    is_retry = false;
+    while (next_posted(&alarm, &copy, this_thread())) {
+        enum verdict verdict = reclaim_or_judge(&copy, tstate, true);
+
+        is_retry |= verdict == VERDICT_RETRY;
+        if (settle(&copy, alarm - 1, verdict) && verdict == VERDICT_DELIVER)
+            return 1;
+    }
+    if (is_retry)
+        stands_where_refused(tstate);
+    return is_retry ? -1 : 0;
+}
+
+static int deliver_here(void *unused)
+{
+    int verdict;
 
     (void)unused;
     __atomic_store_n(&pending_call, 0, __ATOMIC_SEQ_CST);
-    if (is_retry && stands_where_refused(tstate)) {
+    verdict = look_at_mine();
+    if (verdict < 0)
         call_for_delivery(main_thread);
+    if (verdict <= 0)
         return 0;
-    }
-    is_retry = false;
-    while (next_posted(&alarm, &copy, this_thread())) {
-        enum verdict verdict = helped_by_reclaim(&copy)
-                                   ? VERDICT_DROP
-                                   : judge_quietly(&copy, tstate, true);
-
-        left |= verdict == VERDICT_RETRY;
-        if (settle(&copy, alarm - 1, verdict) && verdict == VERDICT_DELIVER) {
-            PyErr_SetNone(oom_class);
-            return -1;
-        }
-    }
-    if (left) { /* at the next check, then: this one was in guarded code */
-        is_retry = true;
-        stands_where_refused(tstate);
-        call_for_delivery(main_thread);
-    }
-    return 0;
+    PyErr_SetNone(oom_class);
+    return -1;
 }
+
+/*
+ * Other threads.  3.11 looks for an asynchronous exception after it has given up the GIL at a
+ * check and got it back, so one that is set meanwhile comes at the place that was judged.  3.13
+ * looks before, and raises at the next check, which may be in an __exit__.  Since 3.12 a
+ * pending call can go to whatever thread is next at a check; ours looks whether it is the one.
+ */
+#if PY_VERSION_HEX >= 0x030c0000
+extern int _PyEval_AddPendingCall(PyInterpreterState *, int (*)(void *), void *, int main_only);
+static int pending_anywhere; /* atomic */
+
+static int deliver_anywhere(void *unused);
+
+static void ask_all_threads(void)
+{
+    if (!__atomic_exchange_n(&pending_anywhere, 1, __ATOMIC_SEQ_CST) &&
+        _PyEval_AddPendingCall(PyInterpreterState_Main(), deliver_anywhere, NULL, 0))
+        __atomic_store_n(&pending_anywhere, 0, __ATOMIC_SEQ_CST);
+}
+
+static int deliver_anywhere(void *unused)
+{
+    int verdict;
+
+    (void)unused;
+    __atomic_store_n(&pending_anywhere, 0, __ATOMIC_SEQ_CST);
+    verdict = this_thread() == main_thread ? 0 : look_at_mine();
+    if (verdict < 0)
+        ask_all_threads();
+    if (verdict <= 0)
+        return 0;
+    PyErr_SetNone(oom_class);
+    return -1;
+}
+
+static enum verdict judge_for(const struct alarm *alarm, PyThreadState *tstate)
+{
+    enum verdict verdict = judge_quietly(alarm, tstate, false);
+
+    if (verdict != VERDICT_DELIVER && verdict != VERDICT_RETRY)
+        return verdict;
+    ask_all_threads(); /* the thread itself settles it; it may be missed, so try again */
+    return VERDICT_RETRY;
+}
+#else
+static int pending_anywhere;
+
+static enum verdict judge_for(const struct alarm *alarm, PyThreadState *tstate)
+{
+    return reclaim_or_judge(alarm, tstate, false);
+}
+#endif
 
 /* One round over what is posted; the number that must be tried again. */
 static int deliver_all(void)
@@ -387,13 +461,12 @@ static int deliver_all(void)
     int left = 0;
 
     while (next_posted(&alarm, &copy, 0)) {
-        bool helped = helped_by_reclaim(&copy);
         int count;
         PyThreadState *tstate = only_tstate(copy.thread_id, &count);
-        enum verdict verdict = helped || count == 0 ? VERDICT_DROP : VERDICT_RETRY;
+        enum verdict verdict = count == 0 ? VERDICT_DROP : VERDICT_RETRY;
 
-        if (tstate && !helped)
-            verdict = judge_quietly(&copy, tstate, false);
+        if (tstate)
+            verdict = judge_for(&copy, tstate);
         if (!settle(&copy, alarm - 1, verdict))
             continue;
         left += verdict == VERDICT_RETRY;
@@ -442,7 +515,7 @@ bool alarm_take(struct mem_cgroup *memcg, struct memcg_failure *failure)
     if (undelivered)
         PyThreadState_SetAsyncExc(me, NULL);
     if (raise)
-        mem_cgroup_set_alarmed(memcg, 0);
+        mem_cgroup_set_alarmed(memcg, MEMCG_NOT_ALARMED);
     return raise;
 }
 
@@ -476,7 +549,7 @@ void alarm_after_fork(void)
 {
     pthread_mutex_init(&alarm_lock, NULL);
     memset(alarms, 0, sizeof(alarms));
-    nr_alarms = nr_parked = pending_call = 0;
+    nr_alarms = nr_parked = pending_call = pending_anywhere = 0;
     main_thread = this_thread();
 }
 
