@@ -1,12 +1,12 @@
 /*
  * heap.c - a thread's slabs and stock for one group.
  *
- * A heap has a slot per cache: the active slab, those with a free object, an empty one
- * and the full ones.  A thread has one heap per group it has been in, and one (memcg NULL)
- * for the root caches' shared slabs.  Slabs change hands only here: taken from the
- * cache under its lock (slab.c), given back with all threads stolen.
+ * A heap has a slot per cache: the sheaf of free objects at hand, the active slab, those
+ * with a free object, an empty one and the full ones.  A thread has one heap per group it
+ * has been in, and one (memcg NULL) for the root caches' shared slabs.  Slabs change hands
+ * only here: taken from the cache under its lock (slab.c), given back with all threads stolen.
  *
- * Kernel: struct kmem_cache_cpu (mm/slub.c), struct memcg_stock_pcp (memcontrol.c).
+ * Kernel: struct kmem_cache_cpu, slab_sheaf (mm/slub.c), struct memcg_stock_pcp (memcontrol.c).
  * Where we differ: per thread and group; full slabs are listed, so that a thread's
  * slabs can be handed over.
  *
@@ -41,8 +41,11 @@ static struct heap *heap_create(struct thread *thread, struct mem_cgroup *memcg)
     if (!heap)
         return NULL;
     memset(heap, 0, sizeof(*heap));
-    for (int i = 0; i < NR_KMALLOC; i++)
+    for (int i = 0; i < NR_KMALLOC; i++) {
         heap->kmalloc[i].active = &slab_none;
+        heap->kmalloc[i].sheaf_room = heap->kmalloc[i].sheaf_limit =
+            sheaf_limit(kmalloc_size(i), SHEAF_OBJECTS);
+    }
     heap->thread = thread;
     heap->memcg = memcg;
     heap->next = thread->heaps;
@@ -153,15 +156,9 @@ void heap_collect(struct thread *self)
 
     while (slab) {
         struct slab *next = slab->next_remote;
-        void *object = __atomic_exchange_n(&slab->remote, NULL, __ATOMIC_ACQ_REL);
 
-        while (object) { /* the last one may end the slab */
-            void *next_object = *(void **)object;
-
-            slab_put(slab, object);
-            object = next_object;
-        }
-        slab = next;
+        slab_put_chain(slab, __atomic_exchange_n(&slab->remote, NULL, __ATOMIC_ACQ_REL));
+        slab = next; /* the last object may have ended the slab */
     }
 }
 
@@ -189,6 +186,7 @@ static void slot_hand_over(struct heap_slot *slot)
 {
     struct slab *slab;
 
+    sheaf_flush(slot);
     if (slot->active != &slab_none) {
         slab_hand_over(slot->active);
         slot->active = &slab_none;
@@ -253,12 +251,21 @@ static size_t slab_drop(struct slab *slab)
     return nr_pages;
 }
 
+void heap_flush(struct heap *heap, struct kmem_cache *s)
+{
+    int first = s ? s->index : 0, end = s ? s->index + 1 : NR_KMALLOC;
+
+    for (int i = first; i < end && i < NR_KMALLOC; i++)
+        sheaf_flush(&heap->kmalloc[i]);
+}
+
 /* Drops the empty slabs of s, or of every cache when s is NULL. */
 size_t heap_shrink(struct heap *heap, struct kmem_cache *s)
 {
     int first = s ? s->index : 0, end = s ? s->index + 1 : NR_KMALLOC + heap->nr_user;
     size_t nr_pages = 0;
 
+    heap_flush(heap, s);
     for (int i = first; i < end; i++) {
         struct heap_slot *slot = heap_slot(heap, i, false);
 

@@ -6,8 +6,8 @@
  * and every section begins in thread_enter(), with a fence.  ThreadSanitizer, which knows
  * neither, sees sequentially consistent accesses.
  *
- * The group's heap has a private active slab per class once the group has a child
- * cache; before that `active` is slab_none, which is always empty: slow path.
+ * The group's heap has private slabs of a class once the group has a child cache, and
+ * with them a sheaf; before that the sheaf is empty: slow path.
  */
 #ifndef MEMCG_INLINE_H
 #define MEMCG_INLINE_H
@@ -36,21 +36,53 @@ static inline void section_end(struct thread *self)
     __atomic_store_n(&self->busy, 0, __ATOMIC_RELEASE);
 }
 
+/* In a section.  NULL: empty. */
+static inline void *sheaf_pop(struct heap_slot *slot)
+{
+    void *object = slot->sheaf;
+
+    if (__builtin_expect(object != NULL, 1)) {
+        slot->sheaf = *(void **)object;
+        slot->sheaf_room++;
+    }
+    return object;
+}
+
+/* In a section: a free that moves no slab.  false: slab_free() has to see to it. */
+static inline bool sheaf_push(struct thread *self, struct slab *slab, void *object)
+{
+    struct heap_slot *slot;
+
+    /* Only we make `fast` ours, so the rest is ours to read when it is. */
+    if (__builtin_expect(__atomic_load_n(&slab->fast, __ATOMIC_RELAXED) != self, 0))
+        return false;
+    slot = slab->slot;
+    if (__builtin_expect(slot->sheaf_room > 0, 1)) {
+        if (__builtin_expect(slot->sheaf == object, 0))
+            return false;
+        *(void **)object = slot->sheaf;
+        slot->sheaf = object;
+        slot->sheaf_room--;
+        return true;
+    }
+    if (slab->inuse == slab->last || slab->freelist == object || slot->sheaf == object)
+        return false;
+    *(void **)object = slab->freelist;
+    slab->freelist = object;
+    slab->inuse--;
+    return true;
+}
+
 static inline void *memcg_malloc_fast(size_t size)
 {
     struct thread *self = memcg_self;
 
     if (__builtin_expect(size - 1 < KMALLOC_MAX_CACHE_SIZE, 1) && section_begin(self)) {
-        struct slab *slab = self->heap->kmalloc[kmalloc_index(size)].active;
-        void *object = slab->freelist;
+        void *object = sheaf_pop(&self->heap->kmalloc[kmalloc_index(size)]);
 
-        if (__builtin_expect(object != NULL, 1)) {
-            slab->freelist = *(void **)object;
-            slab->inuse++;
-            section_end(self);
-            return object;
-        }
         section_end(self);
+        if (__builtin_expect(object != NULL, 1))
+            return object;
     }
     return memcg_malloc(size);
 }
@@ -62,18 +94,11 @@ static inline void memcg_free_fast(void *p)
 
     if (__builtin_expect(p != NULL, 1) && section_begin(self)) {
         struct slab *slab = virt_to_slab(p);
+        bool done = __builtin_expect(slab != NULL, 1) && sheaf_push(self, slab, p);
 
-        /* Only we make `fast` ours, so the rest is ours to read when it is. */
-        if (__builtin_expect(slab != NULL, 1) &&
-            __atomic_load_n(&slab->fast, __ATOMIC_RELAXED) == self &&
-            slab->inuse != slab->last && slab->freelist != p) {
-            *(void **)p = slab->freelist;
-            slab->freelist = p;
-            slab->inuse--;
-            section_end(self);
-            return;
-        }
         section_end(self);
+        if (__builtin_expect(done, 1))
+            return;
     }
     memcg_free(p);
 }

@@ -60,16 +60,17 @@ struct slab_owner { /* one entry of a shared slab's owner table */
 /*
  * A slab or (cache == NULL) a page run; out of band, found by virt_to_slab().
  *   carved <= objects;  inuse == carved - length(freelist)
- *   inuse counts what lies in `remote` until it is collected
+ *   inuse counts what lies in `remote` until it is collected, and what lies in a sheaf
  *   remote != NULL  <=>  the slab is, or is about to be, on owner->remote_slabs
- *   fast == owner   <=>  private, no live bits, active or partial
+ *   fast == owner   <=>  private, no live bits, owned and not empty
  */
 struct slab {
     /* the owner's section; without an owner: cache->lock.  One cache line with `fast` */
     void *freelist;      /* first word of a free object is the next */
     struct thread *fast; /* atomic: for this thread a free is a push; NULL: slab_free() */
+    struct heap_slot *slot; /* size classes, while there is an owner: whose sheaf takes frees */
     uint32_t inuse;
-    uint32_t last; /* the inuse from which even then a free is more: 1 if partial, else 0 */
+    uint32_t last; /* the inuse from which a push here moves the slab: full: all, partial: 1 */
     uint32_t carved;
     enum slab_place place;
 
@@ -213,13 +214,32 @@ void objcg_put(struct obj_cgroup *objcg);
 bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg, const struct mem_cgroup *top);
 
 /* ---- heaps and threads ------------------------------------------------- */
-/* active is never NULL: slab_none when there is none. */
+#define SHEAF_OBJECTS 64      /* each may keep a slab that is empty otherwise: few at first, */
+#define SHEAF_OBJECTS_MAX 256 /* more where frees overflow again and again */
+#define SHEAF_BYTES 32768
+/*
+ * The sheaf: free objects of the class's private slabs, in use to their slabs, so that taking
+ * and giving one moves no slab.  Frees fill it up to sheaf_limit, and go to their slabs from
+ * there on; the empty sheaf is given the active slab's free list whole.
+ * sheaf_flush() before anybody counts objects or looks for empty slabs.
+ *   sheaf_room == sheaf_limit - length(sheaf); below 0 after a refill with more
+ * active is never NULL: slab_none when there is none.
+ */
 struct heap_slot {
+    void *sheaf; /* first word of an object is the next; user caches and shared slabs: NULL */
+    int32_t sheaf_room;
+    uint16_t sheaf_limit;
+    uint16_t shared_allocs; /* how many there were since a child was last asked for */
     struct slab *active, *partial, *full;
     struct slab *empty; /* one is kept, so that a batch that comes and goes makes no slab */
     int64_t shared_bytes; /* this group's live bytes of the class in shared slabs, this thread */
-    uint32_t shared_allocs; /* how many there were since a child was last asked for */
 };
+
+/* of an object's size: SHEAF_BYTES, but at least one object and at most `objects`. */
+static inline uint16_t sheaf_limit(size_t size, size_t objects)
+{
+    return (uint16_t)(size * objects > SHEAF_BYTES ? SHEAF_BYTES / size : objects);
+}
 
 struct heap { /* the section of `thread` */
     struct heap_slot kmalloc[NR_KMALLOC];
@@ -272,6 +292,7 @@ void heap_hand_over(struct heap *heap);             /* all threads stolen */
 void heap_drop(struct heap *heap);                  /* stolen: hand over, unlink, free */
 void heap_hand_over_cache(struct heap *heap, struct kmem_cache *s); /* stolen */
 size_t heap_shrink(struct heap *heap, struct kmem_cache *s); /* stolen: drop empty slabs; pages */
+void heap_flush(struct heap *heap, struct kmem_cache *s); /* section or stolen; NULL: all sheaves */
 void heap_collect(struct thread *self);             /* section or stolen: take remote frees in */
 
 void slab_list_add(struct slab **head, struct slab *slab);
@@ -282,7 +303,11 @@ bool slab_is_valid(const struct slab *slab);
 #endif
 void slab_destroy(struct slab *slab);               /* empty, on no list but the cache's */
 void *slab_pop(struct slab *slab);                  /* owner; NULL: full */
-void slab_put(struct slab *slab, void *object);     /* owner's section or cache->lock */
+/* A chain of nr objects.  Owner's section or cache->lock. */
+void slab_put(struct slab *slab, void *first, void *last, uint32_t nr);
+void slab_put_chain(struct slab *slab, void *first); /* the same, up to NULL */
+void *sheaf_refill(struct heap_slot *slot, struct slab *slab); /* section; an object */
+void sheaf_flush(struct heap_slot *slot);           /* section or stolen: objects to their slabs */
 void slab_set_place(struct slab *slab, enum slab_place place); /* owner's section or cache->lock */
 struct slab *slab_active(struct thread *self, struct heap *heap, struct kmem_cache *s, bool shared,
                          struct request *req);

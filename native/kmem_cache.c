@@ -10,7 +10,7 @@
  *
  * Locks: caches_lock: all_caches and the indices.
  */
-#include "internal.h"
+#include "inline.h"
 
 #define NR_CACHES 4096 /* indices: a heap's user slots grow to at most 128 KiB */
 
@@ -156,7 +156,10 @@ void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *
     struct heap *heap = self->heap;
     struct kmem_cache *s = root;
     struct slab *slab;
+    void *object;
 
+    if (!root->user && (object = sheaf_pop(&heap->kmalloc[root->index])))
+        return object; /* a cache that is dead has no owned slab, so nothing in a sheaf */
     if (is_dead(root))
         return NULL;
     if (heap->memcg != &root_mem_cgroup) {
@@ -165,7 +168,9 @@ void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *
             return shared_alloc(self, root, req);
     }
     slab = slab_active(self, heap, s, false, req);
-    return slab ? slab_pop(slab) : NULL;
+    if (!slab)
+        return NULL;
+    return s->user ? slab_pop(slab) : sheaf_refill(&heap->kmalloc[s->index], slab);
 }
 
 void *kmem_cache_alloc(struct kmem_cache *s)
@@ -325,8 +330,13 @@ void kmem_cache_read_info(struct kmem_cache *s, struct kmem_cache_info *info)
     info->objperslab = s->objects;
     info->pagesperslab = s->nr_pages;
     thread_steal_all();
-    for (struct thread *t = all_threads; t; t = t->next)
+    for (struct thread *t = all_threads; t; t = t->next) {
+        struct heap *heap = s->memcg ? heap_lookup(t, s->memcg) : t->root_heap;
+
         heap_collect(t);
+        if (heap)
+            heap_flush(heap, s);
+    }
     for (struct slab *slab = s->slabs; slab; slab = slab->cache_next) {
         info->num_slabs++;
         info->active_slabs += slab->inuse > 0;

@@ -2,12 +2,13 @@
  * slab.c - slabs: pages cut into objects of one cache.
  *
  * Objects are carved a page at a time, so a fresh slab is not touched.  The owner
- * thread pops and pushes the freelist; others push to `remote` with one CAS, and
+ * thread pops and pushes the freelist, for size classes mostly through the sheaf that the
+ * heap's slot has for all its slabs (inline.h); others push to `remote` with one CAS, and
  * whoever finds it empty lists the slab with its owner.  A slab without an owner is
  * the cache lock's.  An owner appears under that lock, and goes only while all
  * threads are stolen, so a freer that read it may rely on it until its section ends.
  *
- * Kernel: mm/slub.c.  Where we differ: descriptors lie outside; frees from afar
+ * Kernel: mm/slub.c (sheaves: 2025).  Where we differ: descriptors lie outside; frees from afar
  * wait for the owner; exact double-free detection for users' caches (a bit per object).
  *
  * Locks: cache->lock.
@@ -28,10 +29,10 @@ long slab_object_index(const struct slab *slab, const void *p)
 
 void slab_set_place(struct slab *slab, enum slab_place place)
 {
-    bool fast = (place == SLAB_ACTIVE || place == SLAB_PARTIAL) && !slab->shared && !slab->live;
+    bool fast = place <= SLAB_FULL && !slab->shared && !slab->live;
 
     slab->place = place;
-    slab->last = place == SLAB_PARTIAL;
+    slab->last = place == SLAB_FULL ? slab->objects : place == SLAB_PARTIAL;
     __atomic_store_n(&slab->fast, fast ? slab->owner : NULL, __ATOMIC_RELAXED);
 }
 
@@ -51,7 +52,22 @@ bool slab_is_valid(const struct slab *slab)
            (slab->place != SLAB_EMPTY || slab->inuse == 0) &&
            (slab->place != SLAB_FULL || slab->inuse == slab->objects) &&
            (slab->place != SLAB_PARTIAL || (slab->inuse && slab->inuse < slab->objects)) &&
-           (slab->place < SLAB_NO_OWNER_FULL) == (slab->owner != NULL);
+           (slab->place < SLAB_NO_OWNER_FULL) == (slab->owner != NULL) &&
+           (!slab->fast || slab->slot == &slab->heap->kmalloc[slab->cache->index]);
+}
+
+static bool sheaf_is_valid(const struct heap_slot *slot)
+{
+    int32_t nr = 0;
+
+    for (void *p = slot->sheaf; p; p = *(void **)p, nr++) {
+        struct slab *slab = virt_to_slab(p);
+
+        if (!slab || slab->slot != slot || !slab->fast || slab->fast != slab->owner ||
+            slab_object_index(slab, p) < 0 || (uint32_t)nr > slab->objects + SHEAF_OBJECTS_MAX)
+            return false;
+    }
+    return slot->sheaf_room + nr == slot->sheaf_limit;
 }
 #endif
 
@@ -101,6 +117,13 @@ void slab_destroy(struct slab *slab)
     mutex_unlock(&s->lock);
     slab_release(slab, objcg);
     objcg_put(objcg);
+}
+
+/* User caches' slots move when a heap gets more of them; they have no sheaf. */
+static void slab_set_heap(struct slab *slab, struct heap *heap)
+{
+    slab->heap = heap;
+    slab->slot = slab->live ? NULL : &heap->kmalloc[slab->cache->index];
 }
 
 /* NULL: no memory, or req->want_reclaim is set. */
@@ -156,7 +179,7 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     }
     if (s->user)
         slab->live = (uint64_t *)tail;
-    slab->heap = heap;
+    slab_set_heap(slab, heap);
     slab->owner = heap->thread;
     slab_set_place(slab, SLAB_ACTIVE);
     set_page_slab(pages, s->nr_pages, slab);
@@ -215,17 +238,15 @@ static void slab_emptied(struct heap_slot *slot, struct slab *slab)
 
 /* In the owner's section; without an owner under cache->lock, and an empty slab is the
  * caller's to unlist and release. */
-void slab_put(struct slab *slab, void *object)
+void slab_put(struct slab *slab, void *first, void *last, uint32_t nr)
 {
     struct heap_slot *slot;
     bool was_full;
 
-    if (slab->shared)
-        shared_release(slab, slab_object_index(slab, object));
-    MEMCG_ASSERT(slab->inuse > 0);
-    *(void **)object = slab->freelist;
-    slab->freelist = object;
-    slab->inuse--;
+    MEMCG_ASSERT(nr && slab->inuse >= nr);
+    *(void **)last = slab->freelist;
+    slab->freelist = first;
+    slab->inuse -= nr;
     if (slab->place == SLAB_ACTIVE)
         return;
     was_full = slab->place == SLAB_FULL || slab->place == SLAB_NO_OWNER_FULL;
@@ -249,6 +270,70 @@ void slab_put(struct slab *slab, void *object)
     }
 }
 
+void slab_put_chain(struct slab *slab, void *first)
+{
+    void *last = first;
+    uint32_t nr = 1;
+
+    MEMCG_ASSERT(first);
+    while (*(void **)last) {
+        last = *(void **)last;
+        nr++;
+    }
+    if (slab->shared)
+        for (void *p = first; p; p = *(void **)p)
+            shared_release(slab, slab_object_index(slab, p));
+    slab_put(slab, first, last, nr);
+}
+
+static void slab_put_one(struct slab *slab, void *object)
+{
+    if (slab->shared)
+        shared_release(slab, slab_object_index(slab, object));
+    slab_put(slab, object, object, 1);
+}
+
+void *sheaf_refill(struct heap_slot *slot, struct slab *slab)
+{
+    bool overflowed = slab->freelist != NULL; /* what was freed past a full sheaf comes back */
+    void *object = slab_pop(slab);
+
+    MEMCG_ASSERT(!slot->sheaf && slab->slot == slot && slab == slot->active);
+    if (overflowed && slot->sheaf_limit < SHEAF_OBJECTS_MAX)
+        slot->sheaf_limit = sheaf_limit(slab->size, 2u * slot->sheaf_limit);
+    slot->sheaf = slab->freelist;
+    slot->sheaf_room = slot->sheaf_limit - (int32_t)(slab->carved - slab->inuse);
+    slab->freelist = NULL;
+    slab->inuse = slab->carved;
+    MEMCG_ASSERT(sheaf_is_valid(slot));
+    return object;
+}
+
+/* Neighbours in the sheaf are often neighbours in a slab: they go as one chain. */
+void sheaf_flush(struct heap_slot *slot)
+{
+    void *first = slot->sheaf;
+
+    MEMCG_ASSERT(sheaf_is_valid(slot));
+    slot->sheaf = NULL;
+    while (first) {
+        struct slab *slab = virt_to_slab(first);
+        size_t bytes = (size_t)slab->nr_pages << PAGE_SHIFT;
+        void *last = first, *next;
+        uint32_t nr = 1;
+
+        while ((next = *(void **)last) && (size_t)((char *)next - slab->base) < bytes) {
+            last = next;
+            nr++;
+        }
+        slab_put(slab, first, last, nr);
+        first = next;
+    }
+    if (slot->sheaf_limit > SHEAF_OBJECTS)
+        slot->sheaf_limit = SHEAF_OBJECTS;
+    slot->sheaf_room = slot->sheaf_limit;
+}
+
 static int slab_free_no_owner(struct slab *slab, void *object)
 {
     struct kmem_cache *s = slab->cache;
@@ -261,7 +346,7 @@ static int slab_free_no_owner(struct slab *slab, void *object)
         return -EAGAIN;
     }
     objcg_get(objcg);
-    slab_put(slab, object);
+    slab_put_one(slab, object);
     empty = !slab->inuse;
     if (empty)
         __slab_unlist(slab);
@@ -288,7 +373,7 @@ int slab_free(struct thread *self, struct slab *slab, void *object)
             return -EALREADY;
     }
     owner = __atomic_load_n(&slab->owner, __ATOMIC_ACQUIRE);
-    if (owner == self && slab->freelist == object)
+    if (owner == self && (slab->freelist == object || (slab->slot && slab->slot->sheaf == object)))
         return -EALREADY;
     if (slab->shared)
         shared_uncharge(self, slab, index);
@@ -298,7 +383,8 @@ int slab_free(struct thread *self, struct slab *slab, void *object)
         owner = __atomic_load_n(&slab->owner, __ATOMIC_ACQUIRE);
     }
     if (owner == self) {
-        slab_put(slab, object);
+        if (!sheaf_push(self, slab, object))
+            slab_put_one(slab, object);
         return 0;
     }
     first = __atomic_load_n(&slab->remote, __ATOMIC_RELAXED);
@@ -335,7 +421,7 @@ static struct slab *slab_refill(struct heap *heap, struct heap_slot *slot, struc
         slab = s->partial[shared];
         if (slab) {
             slab_list_del(&s->partial[shared], slab);
-            slab->heap = heap;
+            slab_set_heap(slab, heap);
             __atomic_store_n(&slab->owner, heap->thread, __ATOMIC_RELEASE);
         }
         mutex_unlock(&s->lock);

@@ -39,8 +39,13 @@ void mem_cgroup_for_each_block(struct mem_cgroup *memcg, memcg_block_fn fn, void
     int stop = 0;
 
     thread_steal_all();
-    for (struct thread *t = all_threads; t; t = t->next)
+    for (struct thread *t = all_threads; t; t = t->next) {
+        struct heap *heap = heap_lookup(t, memcg); /* an offline group's are dropped */
+
         heap_collect(t);
+        if (heap)
+            heap_flush(heap, NULL);
+    }
     for (struct kmem_cache *s = all_caches; s && !stop; s = s->all_next)
         for (struct slab *slab = s->slabs; slab && !stop; slab = slab->cache_next)
             stop = walk_slab(memcg, slab, fn, arg);

@@ -1,0 +1,281 @@
+/* test_sheaf.c - frees that wait in a heap's sheaf: bounded, seen by nobody, in nobody's way. */
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "control.h"
+
+enum { N = 3200 };
+static void *p[N];
+static int order[N];
+
+static void fill(size_t size)
+{
+    for (int i = 0; i < N; i++)
+        p[i] = memcg_malloc_fast(size);
+}
+
+static void make_order(void)
+{
+    unsigned seed = 7;
+
+    for (int i = 0; i < N; i++) {
+        int j = rand_r(&seed) % (i + 1);
+
+        order[i] = order[j];
+        order[j] = i;
+    }
+}
+
+static void drain(int from, int to)
+{
+    for (int i = from; i < to; i++) {
+        memcg_free_fast(p[order[i]]);
+        p[order[i]] = NULL;
+    }
+}
+
+static struct kmem_cache *root_of(size_t size) { return kmalloc_cache(kmalloc_index(size)); }
+
+static uint64_t objects_of(struct kmem_cache *s)
+{
+    struct kmem_cache_info info;
+
+    kmem_cache_read_info(s, &info);
+    return info.active_objs;
+}
+
+static void a_free_into_a_full_slab_moves_no_slab(void)
+{
+    struct heap_slot *slot = &memcg_self->heap->kmalloc[kmalloc_index(1024)];
+    enum { K = 20 };
+    void *freed[K];
+
+    fill(1024);
+    CHECK(!slot->partial && slot->full && slot->sheaf_room >= K);
+    for (int i = 0; i < K; i++)
+        memcg_free_fast(freed[i] = p[order[i]]);
+    CHECK(!slot->partial);
+    for (int i = K; i-- > 0;)
+        CHECK(memcg_malloc_fast(1024) == freed[i]);
+    drain(0, N);
+}
+
+static int live_seen;
+
+static int count_one(void *arg, void *block, size_t size, struct kmem_cache *cache)
+{
+    (void)arg, (void)block;
+    live_seen += cache && size == 64;
+    return 0;
+}
+
+static int live_of(struct mem_cgroup *memcg)
+{
+    live_seen = 0;
+    mem_cgroup_for_each_block(memcg, count_one, NULL);
+    return live_seen;
+}
+
+/* The walk and slabinfo in turn: what one flushes, the other cannot miss. */
+static void what_waits_is_not_live(void)
+{
+    fill(64);
+    for (int i = 0; i < N; i += 20) {
+        drain(i, i + 10);
+        CHECK(live_of(mem_cgroup_root()) == N - i - 10);
+        drain(i + 10, i + 20);
+        CHECK(objects_of(root_of(64)) == (uint64_t)(N - i - 20));
+    }
+}
+
+/* 1 KiB: 16 objects a slab, 32 in the sheaf; each may keep a slab, as the heap keeps two. */
+static void a_sheaf_is_bounded(void)
+{
+    struct heap_slot *slot = &memcg_self->heap->kmalloc[kmalloc_index(1024)];
+
+    for (int round = 0; round < 5; round++) {
+        fill(1024);
+        drain(0, N);
+        CHECK(slot->sheaf && kmem_cache_nr_pages(root_of(1024)) <= (32 + 2) * 4);
+    }
+    CHECK(kmem_cache_shrink(root_of(1024)) > 0 && kmem_cache_nr_pages(root_of(1024)) == 0);
+}
+
+/* Only where frees overflow again and again, and till the next flush. */
+static void a_sheaf_grows_by_need(void)
+{
+    struct heap_slot *slot = &memcg_self->heap->kmalloc[kmalloc_index(64)];
+    int nr = 0;
+
+    memcg_trim();
+    fill(64);
+    drain(0, N);
+    CHECK(slot->sheaf_limit == SHEAF_OBJECTS);
+    for (int round = 0; round < 5; round++) {
+        fill(64);
+        drain(0, N);
+    }
+    CHECK(slot->sheaf_limit == SHEAF_OBJECTS_MAX);
+    for (void *object = slot->sheaf; object; object = *(void **)object)
+        nr++;
+    CHECK(nr > SHEAF_OBJECTS && nr <= SHEAF_OBJECTS_MAX);
+    memcg_trim();
+    CHECK(slot->sheaf_limit == SHEAF_OBJECTS && !slot->sheaf);
+    for (int i = 0; i < kmalloc_nr_caches(); i++) {
+        size_t limit = memcg_self->heap->kmalloc[i].sheaf_limit;
+
+        CHECK(limit == 1 || (limit > 1 && limit * kmalloc_size(i) <= SHEAF_BYTES));
+    }
+}
+
+static struct mem_cgroup *group_with_child(size_t size)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+
+    child_create(g, root_of(size));
+    memcg_set_current(g);
+    return g;
+}
+
+static void reclaim_and_trim_take_what_waits(void)
+{
+    struct mem_cgroup *g = group_with_child(256);
+
+    for (int by_trim = 0; by_trim < 2; by_trim++) {
+        fill(256);
+        drain(0, N);
+        CHECK(memcg_self->heap->kmalloc[kmalloc_index(256)].sheaf && usage_of_group(g) > 0);
+        if (by_trim)
+            memcg_trim();
+        else
+            CHECK(mem_cgroup_reclaim(g) > 0);
+        CHECK(usage_of_group(g) == 0);
+    }
+    memcg_set_current(NULL);
+    group_close(g);
+}
+
+/* A free goes to the sheaf of whose it is, wherever the thread stands. */
+static void a_free_from_another_group_waits_with_its_own(void)
+{
+    struct mem_cgroup *g = group_with_child(256), *h;
+    void *q;
+
+    fill(256);
+    h = group_with_child(256);
+    CHECK(memcg_get_current() == h);
+    drain(0, 10);
+    q = memcg_malloc_fast(256);
+    CHECK(current_of(h) > 0 && live_of(h) == 0);
+    memcg_free_fast(q);
+    drain(10, N);
+    CHECK(mem_cgroup_reclaim(g) > 0 && usage_of_group(g) == 0);
+    memcg_set_current(NULL);
+    group_close(g);
+    group_close(h);
+}
+
+static void a_child_whose_objects_all_wait_can_end(void)
+{
+    struct mem_cgroup *g = group_with_child(256);
+    struct kmem_cache *child = cache_from_memcg_idx(root_of(256), mem_cgroup_id(g));
+
+    fill(256);
+    CHECK(kmem_cache_shutdown(child) == -EBUSY);
+    drain(0, N);
+    fill(256);
+    drain(0, N);
+    CHECK(memcg_self->heap->kmalloc[kmalloc_index(256)].sheaf);
+    kmem_cache_set_dead(child);
+    CHECK(!memcg_self->heap->kmalloc[kmalloc_index(256)].sheaf);
+    CHECK(kmem_cache_shutdown(child) == 0);
+    memcg_set_current(NULL);
+    group_close(g);
+}
+
+/* With something left in the sheaf, and something live. */
+static void offline_takes_what_waits(void)
+{
+    struct mem_cgroup *g = group_with_child(256);
+
+    fill(256);
+    drain(0, N - 1);
+    group_close(g);
+    CHECK(memcg_get_current() == mem_cgroup_root());
+    drain(N - 1, N);
+}
+
+static void *ender(void *arg)
+{
+    void **one = arg;
+
+    *one = memcg_malloc_fast(64);
+    for (int i = 0; i < 100; i++)
+        memcg_free_fast(memcg_malloc_fast((size_t)i * 8 + 1));
+    return NULL;
+}
+
+static void a_thread_that_ends_leaves_nothing_waiting(void)
+{
+    pthread_t t;
+    void *one;
+
+    start(&t, ender, &one);
+    pthread_join(t, NULL);
+    CHECK(objects_of(root_of(64)) == 1);
+    memcg_free(one);
+}
+
+/* free; free in a child: true when it was stopped. */
+static bool dies(void *twice)
+{
+    int status;
+    pid_t pid = fork();
+
+    if (!pid) {
+        setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
+        signal(SIGABRT, SIG_DFL);
+        CHECK(freopen("/dev/null", "w", stderr));
+        memcg_free_fast(twice);
+        memcg_free_fast(twice);
+        _exit(0);
+    }
+    CHECK(waitpid(pid, &status, 0) == pid);
+    return WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
+}
+
+static void free_at_once_again_stops_the_program(void)
+{
+    struct heap_slot *slot = &memcg_self->heap->kmalloc[kmalloc_index(1024)];
+
+    fill(1024);
+    CHECK(dies(p[order[N - 1]])); /* into the sheaf */
+    for (int i = 0; slot->sheaf_room > 0; i++)
+        drain(i, i + 1);
+    CHECK(dies(p[order[N - 1]])); /* past it, into a full slab */
+    for (int i = 0; i < N; i++)
+        memcg_free_fast(p[i]);
+}
+
+int main(void)
+{
+    CHECK(memcg_init(NULL) == 0);
+    memcg_set_promote_bytes(SIZE_MAX);
+    memcg_free(memcg_malloc(1)); /* makes the thread */
+    make_order();
+    RUN(a_sheaf_grows_by_need);
+    RUN(a_sheaf_is_bounded);
+    RUN(reclaim_and_trim_take_what_waits);
+    RUN(a_free_from_another_group_waits_with_its_own);
+    RUN(a_child_whose_objects_all_wait_can_end);
+    RUN(offline_takes_what_waits);
+    RUN(a_thread_that_ends_leaves_nothing_waiting);
+    RUN(free_at_once_again_stops_the_program);
+    check_nothing_is_left();
+    RUN(what_waits_is_not_live);
+    RUN(a_free_into_a_full_slab_moves_no_slab);
+    check_nothing_is_left();
+    return DONE();
+}
