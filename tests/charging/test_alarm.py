@@ -116,8 +116,8 @@ def test_a_shield_defers_it_to_its_end(alarm, where):
                 rows, shielded = [], False
                 try:
                     with memcg.shield():
-                        while len(rows) < 250_000:
-                            rows.append([1])
+                        for n in range(300_000):
+                            rows = [rows, n]  # small ones only: none is refused
                         shielded = True
                     for _ in range(10**9):
                         pass
