@@ -8,7 +8,7 @@ SOURCES := $(wildcard native/*.[ch] src/memcg/binding/*) meson.build
 
 .PHONY: help demo test test-all verify native-stress soak foreign bench bench-quick lint clean
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -43,14 +43,15 @@ native-stress: ## the data plane under random load: 3 minutes, 10^8 operations
 soak: $(EXTENSION)/.built ## an hour of a server-like load; SOAK=seconds
 	PYTHONPATH=src $(VENV)/bin/python tests/long/soak.py --seconds $(or $(SOAK),3600)
 
-foreign: $(EXTENSION)/.built ## CPython's and NumPy's own suites, with memcg and without
-	PYTHONPATH=src $(VENV)/bin/python tools/foreign.py cpython
-	PYTHONPATH=src $(VENV)/bin/python tools/foreign.py numpy
+foreign: $(EXTENSION)/.built ## other people's suites (CPython, NumPy, ...), with memcg and without; SUITES="..."
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check hypothesis pandas simplejson tornado networkx
+	for s in $(or $(SUITES),cpython numpy pandas simplejson tornado networkx); do PYTHONPATH=src $(VENV)/bin/python tools/foreign.py $$s || failed=1; done; exit $$failed
 
-bench bench-quick: $(EXTENSION)/.built ## side by side with the peers, then docs/benchmarks.md (quick: five minutes)
-	sh benchmarks/peers.sh build/peers $(PYTHON)
-	build/peers/venv/bin/python benchmarks/run.py $(if $(filter bench-quick,$@),--quick)
-	build/peers/venv/bin/python benchmarks/run.py --page
+BENCH := build/bench
+bench bench-quick: $(EXTENSION)/.built ## side by side with the peers, then docs/benchmarks.md; quick: five minutes
+	sh benchmarks/peers.sh $(BENCH) $(PYTHON)
+	$(BENCH)/venv/bin/python benchmarks/run.py $(if $(filter bench-quick,$@),--quick)
+	$(BENCH)/venv/bin/python benchmarks/run.py --page
 
 lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/ruff check src tests examples

@@ -1,11 +1,10 @@
 """Other people's test suites, with memcg and without: the same outcome, test by test.
 
-    python tools/foreign.py [--limit SIZE] [--timeout S] {cpython | numpy} [tests ...]
+    python tools/foreign.py [--limit SIZE] [--timeout S] SUITE [tests ...]
 
 With: the hooks are in from the start of every process, and the whole run is inside a group.
-Without:
-the same modules are imported, nothing is installed. Prints each test whose outcome differs, and
-exits with 1 if there is one. With --limit the group has a limit that the suite does not fit into:
+Without: the same modules are imported, nothing is installed. Prints each test whose outcome
+differs, and exits with 1 if there is one. With --limit the group has a limit that the suite does not fit into:
 then tests may fail with MemoryError, and only a crash or a hang counts.
 """
 
@@ -47,12 +46,22 @@ NOT_HERE = [
 ]  # fmt: skip
 
 
+# A package's tests, as it installs them: arrays, tables, a parser, an async web server, graphs.
+PACKAGES = {
+    "numpy": ["numpy"],
+    "pandas": ["pandas.tests.groupby", "pandas.tests.io.json"],
+    "simplejson": ["simplejson"],
+    "tornado": ["tornado.test"],
+    "networkx": ["networkx"],
+}
+
+
 def commands(suite: str, tests: list[str], timeout: int) -> list[str]:
     """The command line of a suite."""
     if suite == "cpython":
         run = ["-m", "test", "-j2", "--timeout", str(timeout)]
         return [*run, *tests] if tests else [*run, "-x", *NOT_HERE]
-    wanted = tests or ["numpy"]
+    wanted = tests or PACKAGES[suite]
     return ["-m", "pytest", "-q", "-rA", "--tb=no", "-p", "no:cacheprovider", "--pyargs", *wanted]
 
 
@@ -95,7 +104,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("suite", choices=("cpython", "numpy"))
+    parser.add_argument("suite", choices=("cpython", *PACKAGES))
     parser.add_argument("tests", nargs="*")
     parser.add_argument("--limit", default="max")
     parser.add_argument("--timeout", type=int, default=600, help="seconds for one test file")
