@@ -1,6 +1,8 @@
 """Types of the native data plane; `model` has the same classes and functions, with docstrings."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any, Literal, Self
 
 from .dataplane import CacheInfo, Event
@@ -90,6 +92,12 @@ class Shield:
 class Bound:
     def __init__(self, entry: object, fn: Callable[..., Any]) -> None: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+class ModuleFinder:
+    def __init__(self, names: Container[str], find: Callable[..., ModuleSpec | None]) -> None: ...
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None: ...
 
 def after_fork_in_child() -> None: ...
 def current() -> Memcg | None: ...

@@ -23,8 +23,8 @@ _BOTH = (
     "word_at",
 )  # fmt: skip
 _NATIVE = (
-    "exiting", "forget_alarms", "global_stat", "install", "install_numpy", "last_alarm",
-    "last_failure", "trim",
+    "ModuleFinder", "exiting", "forget_alarms", "global_stat", "install", "install_numpy",
+    "last_alarm", "last_failure", "trim",
 )  # fmt: skip
 why_not_native = ""
 

@@ -793,6 +793,19 @@ def installed():
     return bool(hooks_installed())
 
 
+cdef class ModuleFinder:
+    """An import finder (PEP 451) for a few names; for others no Python frame, which a
+    program's tracer would see."""
+    cdef object names, find
+
+    def __init__(self, names, find):
+        self.names = names
+        self.find = find
+
+    def find_spec(self, name, path=None, target=None):
+        return self.find(name, path, target) if name in self.names else None
+
+
 def install_numpy(array_api):
     """Put the hooks of NumPy before 2.5 in; `array_api` is its ``_ARRAY_API``."""
     hooks_numpy(array_api)

@@ -10,35 +10,35 @@ from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+from .. import core
+
 _waiting: dict[str, Callable[[ModuleType], None]] = {}
 
 
-class _Finder:
-    """Calls what waits for a module, once, right after the module ran. PEP 451."""
+def _find_spec(
+    name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+) -> ModuleSpec | None:
+    """Have what waits for the module called, once, right after the module ran."""
+    then = _waiting.pop(name)
+    for finder in sys.meta_path:
+        if finder is not _finder and (spec := finder.find_spec(name, path, target)):
+            break
+    else:
+        _waiting[name] = then
+        return None
+    loader = spec.loader
+    assert loader is not None
+    execute = loader.exec_module
 
-    @staticmethod
-    def find_spec(
-        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        then = _waiting.pop(name, None)
-        if then is None:
-            return None
-        for finder in sys.meta_path:
-            if finder is not _Finder and (spec := finder.find_spec(name, path, target)):
-                break
-        else:
-            _waiting[name] = then
-            return None
-        loader = spec.loader
-        assert loader is not None
-        execute = loader.exec_module
+    def exec_module(module: ModuleType) -> None:
+        execute(module)
+        then(module)
 
-        def exec_module(module: ModuleType) -> None:
-            execute(module)
-            then(module)
+    loader.exec_module = exec_module  # type: ignore[method-assign]
+    return spec
 
-        loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
+
+_finder = core.ModuleFinder(_waiting, _find_spec)
 
 
 def when_imported(name: str, then: Callable[[ModuleType], None]) -> None:
@@ -48,5 +48,5 @@ def when_imported(name: str, then: Callable[[ModuleType], None]) -> None:
         then(module)
         return
     _waiting[name] = then
-    if _Finder not in sys.meta_path:
-        sys.meta_path.insert(0, _Finder)
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)

@@ -14,8 +14,9 @@ from . import when_imported
 
 
 def _hook(module: ModuleType) -> None:
-    version = sys.modules["numpy.version"].version
-    if tuple(map(int, version.split(".")[:2])) < (2, 5):
+    version = tuple(map(int, sys.modules["numpy.version"].version.split(".")[:2]))
+    is_alias = version >= (2, 0) and module.__name__.startswith("numpy.core")
+    if version < (2, 5) and not is_alias:
         core.install_numpy(module._ARRAY_API)
 
 
