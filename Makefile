@@ -37,8 +37,8 @@ test-all: ## the tests on 3.11, 3.12 and 3.13
 verify: $(EXTENSION)/.built ## the scheme under every schedule; the old scheme's and the patch's flaws
 	PYTHONPATH=src $(VENV)/bin/python -m memcg verify
 
-native-stress: ## the data plane under random load: 3 minutes, 10^8 operations
-	$(MAKE) -C native stress
+native-stress: ## the data plane under random load, plain and under the sanitizers; SECONDS=180 each
+	$(MAKE) -C native stress SECONDS=$(or $(SECONDS),180)
 
 soak: $(EXTENSION)/.built ## an hour of a server-like load; SOAK=seconds
 	PYTHONPATH=src $(VENV)/bin/python tests/long/soak.py --seconds $(or $(SOAK),3600)
