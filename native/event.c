@@ -12,11 +12,14 @@
 static struct event_node *posted; /* atomic */
 static struct event_node *taken;  /* the consumer */
 static void (*event_waker)(void);
+static int not_woken; /* atomic */
 
 void memcg_set_waker(void (*waker)(void))
 {
     __atomic_store_n(&event_waker, waker, __ATOMIC_RELEASE);
 }
+
+void memcg_not_woken(void) { __atomic_store_n(&not_woken, 1, __ATOMIC_RELAXED); }
 
 bool event_post(struct event_node *node, enum memcg_event_kind kind, struct mem_cgroup *memcg,
                 struct kmem_cache *cache)
@@ -35,7 +38,7 @@ bool event_post(struct event_node *node, enum memcg_event_kind kind, struct mem_
     } while (!__atomic_compare_exchange_n(&posted, &first, node, true, __ATOMIC_RELEASE,
                                           __ATOMIC_RELAXED));
     waker = __atomic_load_n(&event_waker, __ATOMIC_ACQUIRE);
-    if (!first && waker)
+    if (waker && (!first || __atomic_exchange_n(&not_woken, 0, __ATOMIC_RELAXED)))
         waker();
     return true;
 }

@@ -191,6 +191,7 @@ bool memcg_next_event(struct memcg_event *event); /* one consumer at a time */
 /* Called when the queue turns non-empty, from any context, inside the data plane:
  * may start a thread, must not allocate from us or wait. */
 void memcg_set_waker(void (*waker)(void));
+void memcg_not_woken(void); /* the waker could not: the next event calls it again */
 /* Called on the offending thread, inside the data plane, when a small request was charged past
  * max, or (refused) a request was refused: must only set flags (the binding's alarm). `limited`
  * is the group whose max was met. */

@@ -76,6 +76,34 @@ static void high_is_told_once_per_crossing(void)
     check_nothing_is_left();
 }
 
+static int failures; /* wakes that are in vain */
+
+static void failing_waker(void)
+{
+    waker();
+    if (failures-- > 0)
+        memcg_not_woken();
+}
+
+static void a_waker_that_failed_is_called_by_the_next_post(void)
+{
+    struct mem_cgroup *g[4];
+
+    for (int i = 0; i < 4; i++)
+        g[i] = group_new(mem_cgroup_root());
+    memcg_set_waker(failing_waker);
+    wakes = 0;
+    failures = 2;
+    for (int i = 0; i < 4; i++) {
+        mem_cgroup_offline(g[i]);
+        css_put(g[i]);
+        CHECK(wakes == (i < 3 ? i + 1 : 3));
+    }
+    memcg_set_waker(NULL);
+    CHECK(work() == 4);
+    check_nothing_is_left();
+}
+
 /* What the parent's worker was woken for must not keep the child's from being woken. */
 static void the_child_of_a_fork_is_woken_for_its_first_post(void)
 {
@@ -105,6 +133,7 @@ int main(void)
     memcg_set_promote_bytes(SIZE_MAX);
     RUN(every_release_comes_once_and_no_wake_is_lost);
     RUN(high_is_told_once_per_crossing);
+    RUN(a_waker_that_failed_is_called_by_the_next_post);
     RUN(the_child_of_a_fork_is_woken_for_its_first_post);
     return DONE();
 }

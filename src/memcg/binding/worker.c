@@ -53,10 +53,12 @@ void worker_ended(void)
     __atomic_sub_fetch(&nr_workers, 1, __ATOMIC_SEQ_CST);
 }
 
-static void not_started(enum worker_kind kind) /* the next event tries again */
+/* The next event, or the next charge past a limit, tries again. */
+static void not_started(enum worker_kind kind)
 {
-    worker_ended();
     __atomic_store_n(&starting[kind], 0, __ATOMIC_SEQ_CST);
+    if (kind == WORKER_EVENTS)
+        memcg_not_woken();
 }
 
 /*
@@ -75,6 +77,7 @@ static int start_python_thread(void *argument)
     if (!ident) { /* no thread to be had, or the interpreter ends */
         PyErr_Clear();
         not_started(kind);
+        worker_ended();
     }
     Py_XDECREF(ident);
     Py_XDECREF(module);
@@ -93,7 +96,7 @@ static bool raw_is_covered(void)
 static void ask_main_thread(enum worker_kind kind)
 {
     if (Py_AddPendingCall(start_python_thread, (void *)(intptr_t)kind))
-        __atomic_store_n(&starting[kind], 0, __ATOMIC_SEQ_CST);
+        not_started(kind);
 }
 
 static void *worker_main(void *argument)
@@ -132,8 +135,10 @@ void worker_wake(enum worker_kind kind)
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the program's threads' */
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    if (pthread_create(&thread, &attributes, worker_main, (void *)(intptr_t)kind))
+    if (pthread_create(&thread, &attributes, worker_main, (void *)(intptr_t)kind)) {
         not_started(kind);
+        worker_ended();
+    }
     pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
