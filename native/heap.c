@@ -2,7 +2,7 @@
  * heap.c - a thread's slabs and stock for one group.
  *
  * A heap has a slot per cache: the sheaf of free objects at hand, the active slab, those
- * with a free object, an empty one and the full ones.  A thread has one heap per group it
+ * with a free object, the empty ones and the full ones.  A thread has one heap per group it
  * has been in, and one (memcg NULL) for the root caches' shared slabs.  Slabs change hands
  * only here: taken from the cache under its lock (slab.c), given back with all threads stolen.
  *
@@ -191,10 +191,11 @@ static void slot_hand_over(struct heap_slot *slot)
         slab_hand_over(slot->active);
         slot->active = &slab_none;
     }
-    if (slot->empty) {
-        slab_hand_over(slot->empty);
-        slot->empty = NULL;
+    while ((slab = slot->empty)) {
+        slab_list_del(&slot->empty, slab);
+        slab_hand_over(slab);
     }
+    slot->nr_empty = 0;
     while ((slab = slot->partial)) {
         slab_list_del(&slot->partial, slab);
         slab_hand_over(slab);
@@ -269,9 +270,12 @@ size_t heap_shrink(struct heap *heap, struct kmem_cache *s)
     for (int i = first; i < end; i++) {
         struct heap_slot *slot = heap_slot(heap, i, false);
 
-        if (slot && slot->empty && (!s || slot->empty->cache == s)) {
-            nr_pages += slab_drop(slot->empty);
-            slot->empty = NULL;
+        while (slot && slot->empty && (!s || slot->empty->cache == s)) {
+            struct slab *slab = slot->empty;
+
+            slab_list_del(&slot->empty, slab);
+            slot->nr_empty--;
+            nr_pages += slab_drop(slab);
         }
         if (slot && slot->active != &slab_none && !slot->active->inuse &&
             (!s || slot->active->cache == s)) {

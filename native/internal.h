@@ -47,7 +47,7 @@ enum slab_place {
     SLAB_ACTIVE,  /* heap_slot->active */
     SLAB_PARTIAL, /* on heap_slot->partial: live and free objects */
     SLAB_FULL,    /* on heap_slot->full */
-    SLAB_EMPTY,   /* heap_slot->empty: no live object */
+    SLAB_EMPTY,   /* on heap_slot->empty: no live object */
     SLAB_NO_OWNER_FULL,
     SLAB_NO_OWNER_PARTIAL /* on cache->partial */
 };
@@ -231,7 +231,8 @@ struct heap_slot {
     uint16_t sheaf_limit;
     uint16_t shared_allocs; /* how many there were since a child was last asked for */
     struct slab *active, *partial, *full;
-    struct slab *empty; /* one is kept, so that a batch that comes and goes makes no slab */
+    struct slab *empty; /* kept, so that what comes and goes makes no slab */
+    uint32_t nr_empty;
     int64_t shared_bytes; /* this group's live bytes of the class in shared slabs, this thread */
 };
 

@@ -16,7 +16,9 @@
 #include "inline.h"
 
 #define SLAB_OWNERS 64u /* 1 KiB of table: groups with one object each fill a quarter of a slab */
-#define SLAB_KEEP_PAGES 16 /* a larger slab is not kept when it is empty and not active */
+/* Empty slabs that a heap keeps of a cache until it is asked for memory (MAX_PARTIAL). */
+#define KEEP_EMPTY 1
+#define KEEP_EMPTY_USER 10
 
 long slab_object_index(const struct slab *slab, const void *p)
 {
@@ -230,10 +232,12 @@ void *slab_pop(struct slab *slab)
 static void slab_emptied(struct heap_slot *slot, struct slab *slab)
 {
     slab_set_place(slab, SLAB_EMPTY);
-    if (slot->empty || slab->shared || slab->nr_pages > SLAB_KEEP_PAGES)
+    if (slab->shared || slot->nr_empty >= (slab->cache->user ? KEEP_EMPTY_USER : KEEP_EMPTY)) {
         slab_destroy(slab);
-    else
-        slot->empty = slab;
+    } else {
+        slab_list_add(&slot->empty, slab);
+        slot->nr_empty++;
+    }
 }
 
 /* In the owner's section; without an owner under cache->lock, and an empty slab is the
@@ -415,7 +419,8 @@ static struct slab *slab_refill(struct heap *heap, struct heap_slot *slot, struc
     if ((slab = slot->partial)) {
         slab_list_del(&slot->partial, slab);
     } else if ((slab = slot->empty)) {
-        slot->empty = NULL;
+        slab_list_del(&slot->empty, slab);
+        slot->nr_empty--;
     } else {
         mutex_lock(&s->lock);
         slab = s->partial[shared];
