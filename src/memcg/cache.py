@@ -42,8 +42,9 @@ class KmemCache:
         ctor: Callable[[memoryview], object] | None = None,
     ) -> None:
         self._cache = slab_common.kmem_cache_create(name, size, align, ctor)
-        self._alloc = self._cache.alloc_buffer
-        self._free = self._cache.free_buffer
+        # Called in inner loops: without the frame of the method of the same name.
+        self.alloc = self._cache.alloc_buffer  # type: ignore[method-assign]
+        self.free = self._cache.free_buffer  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
         return f"<memcg.KmemCache {self.name!r} size={self.size}>"
@@ -72,7 +73,7 @@ class KmemCache:
         MemcgOOM
             The group or an ancestor is at its ``memory.max``.
         """
-        return self._alloc()
+        return self._cache.alloc_buffer()
 
     def free(self, buffer: Any) -> None:
         """Give a buffer back; the group that allocated it is credited.
@@ -85,7 +86,7 @@ class KmemCache:
             An array or view of the buffer is still in use. The memory stays allocated and charged;
             call again once they are gone.
         """
-        self._free(buffer)
+        self._cache.free_buffer(buffer)
 
     def alloc_bulk(self, n: int) -> list[Any]:
         """Return `n` buffers, or raise as `alloc` does and allocate none.
@@ -95,7 +96,7 @@ class KmemCache:
         buffers: list[Any] = []
         try:
             for _ in range(n):
-                buffers.append(self._alloc())
+                buffers.append(self.alloc())
         except BaseException:
             self.free_bulk(buffers)
             raise
@@ -107,7 +108,7 @@ class KmemCache:
         Kernel: ``kmem_cache_free_bulk``.
         """
         for buffer in buffers:
-            self._free(buffer)
+            self.free(buffer)
 
     def shrink(self) -> int:
         """Drop empty slabs; return the pages given back."""
