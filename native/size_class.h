@@ -17,7 +17,7 @@ static inline int kmalloc_index(size_t size)
 {
     int top_bit;
 
-    if (size <= KMALLOC_TABLE_SIZE && !__builtin_constant_p(size))
+    if (__builtin_expect(size <= KMALLOC_TABLE_SIZE, 1) && !__builtin_constant_p(size))
         return kmalloc_table[(size - 1) >> 4];
     if (size <= 128)
         return (int)((size - 1) >> 4);
