@@ -10,7 +10,8 @@ relaxed-memory concurrency" (POPL 2017), without promises; that is RC11 (Lahav e
 - A location is its messages in modification order. A thread's *view* says per location which
   message it has seen; it reads this one or a later one and writes behind it.
 - A release message carries the writer's view; an acquire load that reads it joins it. A relaxed
-  message carries the view of the last release fence; an acquire fence joins what relaxed loads read.
+  message carries the view of the last release fence; an acquire fence joins what relaxed loads
+  read.
 - A read-modify-write reads the message right before its own, nothing comes between them, and it
   carries on the view of the message it read (C++20 release sequences: only through these).
 - seq_cst fences exchange views with one global view. seq_cst accesses go behind the last
@@ -180,9 +181,7 @@ def _put(t: tuple[Any, ...], i: int, x: Any) -> tuple[Any, ...]:
 
 
 class _Explorer:
-    def __init__(
-        self, initial: dict[str, Hashable], threads: list[Callable[[], Thread]]
-    ) -> None:
+    def __init__(self, initial: dict[str, Hashable], threads: list[Callable[[], Thread]]) -> None:
         self.index = {name: i for i, name in enumerate(initial)}
         self.names = list(initial)
         self.threads = threads
