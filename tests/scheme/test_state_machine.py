@@ -28,6 +28,7 @@ MIB = 1 << 20
 STEPS = settings(
     derandomize=True,
     database=None,
+    phases=[Phase.generate],  # a counterexample is long, but a minute is not spent on shrinking
     max_examples=200,
     stateful_step_count=30,
     deadline=None,
@@ -337,8 +338,7 @@ def test_a_flaw_of_one_core_is_found(worlds, flaw):
     broken.core.set_waker(None)
     broken.core.set_promote_bytes(0)
     flaw(broken.model)
-    generate = settings(STEPS, phases=[Phase.generate])
     with pytest.raises((AssertionError, ExceptionGroup)):
-        run_state_machine_as_test(lambda: machine(broken, worlds[1])(), settings=generate)
+        run_state_machine_as_test(lambda: machine(broken, worlds[1])(), settings=STEPS)
     with contextlib.suppress(AssertionError):
         broken.close()
