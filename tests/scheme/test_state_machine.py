@@ -1,9 +1,10 @@
 """The model core and the native core, driven side by side: they must agree after every step.
 
-What is compared: what each operation returns or raises, which groups are charged once
-empty slabs are given back, live objects per cache and group as in slabinfo, which groups have
-children of which caches; at the end that nothing is left charged. What is not: sizes of slabs, and so the
-bytes a group is charged for them; limits and charges are therefore in steps that slabs do not fill.
+What is compared: what each operation returns or raises, which groups are charged once empty
+slabs are given back, and live objects per cache and child; at the end, that nothing is left
+charged. What is not: sizes of slabs, and so the bytes a group is charged for them (limits and
+charges come in steps that slabs do not fill), and children without objects, which a refused
+allocation asks for in one core only.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class Side:
         return self.groups.index(refused) if refused is not None else "charged"
 
     def uncharge(self, group):
-        """What a group held when it was closed is its parent's: the model leaves that to callers."""
+        """What a closed group held is its parent's: the model leaves that to its callers."""
         n, payer = self.external.pop(group, 0), self.groups[group]
         while not payer.online:
             payer = payer.parent
@@ -135,7 +136,7 @@ class Side:
             for i, g in enumerate(self.groups)
             if g.online and self.world.child(root, g) is not None
         ]
-        return root.info().active_objs, children
+        return root.info().active_objs, [(i, live) for i, live in children if live]
 
     def end(self):
         """Give everything back; what is left charged."""
