@@ -191,7 +191,7 @@ def __kmem_cache_destroy_root(s: kmem_cache) -> None:
             )
         __kmem_cache_shutdown(s)
     except BaseException:
-        s.dying = False
+        s.dying = s.frozen  # one that was destroyed before stays so: no child is made for it
         raise
 
 

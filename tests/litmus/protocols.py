@@ -1,0 +1,585 @@
+"""The native core's lock-free protocols, as programs for `memory_model`.
+
+Each names the C accesses it mirrors (`Site`); a builder is given their orders and runs every
+execution. Weakening one order makes a mutant. What only makes room (retries that fail
+again, caches that are full) is left out; `docs/design.md` has the protocols in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from litmus.memory_model import (
+    RELEASE,
+    Result,
+    Thread,
+    add,
+    cas,
+    exchange,
+    explore,
+    free,
+    join,
+    load,
+    lock,
+    membarrier,
+    read,
+    store,
+    unlock,
+    wait,
+    write,
+)
+
+Orders = dict[str, str]
+PRESENT, DROPPED = "PRESENT", "DROPPED"
+
+
+class Site(NamedTuple):
+    """An access in C: `text` with ``{}`` where its order stands, spaces as single ones."""
+
+    file: str
+    function: str
+    text: str
+    order: str = PRESENT  # or a call without an order, which a mutant drops
+
+
+class Protocol(NamedTuple):
+    name: str
+    sites: dict[str, Site]
+    run: Callable[[Orders], list[Result]]
+
+    def orders(self, **changed: str) -> Orders:
+        return {name: site.order for name, site in self.sites.items()} | changed
+
+    def mutants(self) -> Iterator[tuple[str, str]]:
+        """One for every next weaker order of every site."""
+        weaker = {
+            "SEQ_CST": ("ACQ_REL", "RELAXED"),
+            "ACQ_REL": ("ACQUIRE", "RELEASE"),
+            "ACQUIRE": ("RELAXED",),
+            "RELEASE": ("RELAXED",),
+            "RELAXED": (),
+            PRESENT: (DROPPED,),
+        }
+        for name, site in self.sites.items():
+            for order in weaker[site.order]:
+                yield name, order
+
+
+# -- sections and walkers: thread.c, inline.h
+
+SECTION = {
+    "set_busy": Site(
+        "inline.h",
+        "section_begin",
+        "__atomic_store_n(&self->busy, 1, {}); __atomic_signal",
+        "RELAXED",
+    ),
+    "compiler_fence": Site("inline.h", "section_begin", "__atomic_signal_fence(__ATOMIC_SEQ_CST)"),
+    "see_stolen": Site(
+        "inline.h", "section_begin", "(!__atomic_load_n(&self->stolen, {}), 1)", "ACQUIRE"
+    ),
+    "back_off": Site(
+        "inline.h", "section_begin", "__atomic_store_n(&self->busy, 0, {})", "RELEASE"
+    ),
+    "end": Site("inline.h", "section_end", "__atomic_store_n(&self->busy, 0, {})", "RELEASE"),
+    "steal": Site(
+        "thread.c",
+        "thread_steal_all",
+        "__atomic_store_n(&t->stolen, STOLEN_BY_WALKER | stolen_idle(), {})",
+        "SEQ_CST",
+    ),
+    "membarrier": Site("thread.c", "thread_steal_all", "barrier_everywhere();"),
+    "see_busy": Site(
+        "thread.c", "thread_steal_all", "while (__atomic_load_n(&t->busy, {}))", "SEQ_CST"
+    ),
+    "let_go": Site(
+        "thread.c",
+        "thread_release_all",
+        "__atomic_store_n(&t->stolen, stolen_idle(), {})",
+        "RELEASE",
+    ),
+}
+ENTER = {name: site.order for name, site in SECTION.items()}
+
+
+def section_begin(o: Orders, i: int) -> Thread:
+    """Return whether thread i is in."""
+    if o["compiler_fence"] == DROPPED:  # the compiler may have the load first
+        stolen = yield load(f"stolen{i}", o["see_stolen"])
+        yield store(f"busy{i}", 1, o["set_busy"])
+    else:
+        yield store(f"busy{i}", 1, o["set_busy"])
+        stolen = yield load(f"stolen{i}", o["see_stolen"])
+    if stolen:
+        yield store(f"busy{i}", 0, o["back_off"])
+    return not stolen
+
+
+def thread_enter(
+    o: Orders, i: int, begin: Callable[[Orders, int], Thread] = section_begin
+) -> Thread:
+    """With one walker the second try succeeds; the wait only skips tries that fail."""
+    if not (yield from begin(o, i)):
+        yield wait(f"stolen{i}", lambda stolen: not stolen & 1)
+        assert (yield from begin(o, i)), "stolen a second time"
+
+
+def thread_leave(o: Orders, i: int) -> Thread:
+    yield store(f"busy{i}", 0, o["end"])
+
+
+def steal_all(o: Orders, *owners: int, idle: int = 0) -> Thread:
+    for i in owners:
+        yield store(f"stolen{i}", 1 | idle, o["steal"])
+    if o.get("membarrier") == PRESENT:
+        yield from membarrier(*owners)
+    for i in owners:
+        yield wait(f"busy{i}", lambda busy: not busy, o["see_busy"])
+
+
+def release_all(o: Orders, *owners: int, idle: int = 0) -> Thread:
+    for i in owners:
+        yield store(f"stolen{i}", idle, o["let_go"])
+
+
+def _stock(o: Orders, begin: Callable[[Orders, int], Thread], idle: int) -> list[Result]:
+    """An owner uses its stock in two sections; a walker drains it (heap_drain_stock)."""
+
+    def owner() -> Thread:
+        for _ in range(2):
+            yield from thread_enter(o, 0, begin)
+            stock = yield read("stock")
+            if stock:
+                yield write("stock", stock - 1)
+            else:
+                yield add("usage", 1)
+            yield from thread_leave(o, 0)
+
+    def walker() -> Thread:
+        yield from steal_all(o, 0, idle=idle)
+        stock = yield read("stock")
+        yield write("stock", 0)
+        yield add("usage", -stock)
+        yield from release_all(o, 0, idle=idle)
+
+    def check(last, _):
+        assert last["usage"] - last["stock"] == 2, "the charge is not what is used"
+
+    initial = {"busy0": 0, "stolen0": idle, "stock": 2, "usage": 2}
+    return [explore(initial, owner, walker, check=check)]
+
+
+section = Protocol("section", SECTION, lambda o: _stock(o, section_begin, 0))
+
+
+def section_begin_slow(o: Orders, i: int) -> Thread:
+    """Without membarrier: `stolen` is never 0, so the fast begin backs off."""
+    assert not (yield from section_begin(ENTER, i)), "the fast path without membarrier"
+    yield store(f"busy{i}", 1, o["set_busy_slow"])
+    if not (yield load(f"stolen{i}", o["see_stolen_slow"])) & 1:
+        return True
+    yield store(f"busy{i}", 0, o["back_off_slow"])
+    return False
+
+
+section_without_membarrier = Protocol(
+    "section_without_membarrier",
+    {
+        "set_busy_slow": Site(
+            "thread.c", "section_begin_slow", "__atomic_store_n(&self->busy, 1, {})", "SEQ_CST"
+        ),
+        "see_stolen_slow": Site(
+            "thread.c", "section_begin_slow", "__atomic_load_n(&self->stolen, {})", "SEQ_CST"
+        ),
+        "back_off_slow": Site(
+            "thread.c", "section_begin_slow", "__atomic_store_n(&self->busy, 0, {})", "RELEASE"
+        ),
+        **{name: SECTION[name] for name in ("end", "steal", "see_busy", "let_go")},
+    },
+    lambda o: _stock(o, section_begin_slow, 2),
+)
+
+
+# -- frees from afar: slab.c, heap.c
+
+REMOTE = {
+    "push": Site(
+        "slab.c",
+        "slab_free",
+        "compare_exchange_n(&slab->remote, &first, object, true, {}",
+        "ACQ_REL",
+    ),
+    "list": Site(
+        "slab.c",
+        "slab_free",
+        "compare_exchange_n(&owner->remote_slabs, &slab->next_remote, slab, true, {}",
+        "RELEASE",
+    ),
+    "take_list": Site(
+        "heap.c", "heap_collect", "__atomic_exchange_n(&self->remote_slabs, NULL, {})", "ACQUIRE"
+    ),
+    "take": Site(
+        "heap.c", "heap_collect", "__atomic_exchange_n(&slab->remote, NULL, {})", "ACQ_REL"
+    ),
+}
+
+
+def push(o: Orders, slab: str, thing: str, owner: str) -> Thread:
+    """slab_free() of another's object."""
+    first = yield load(f"{slab}.remote")
+    while True:
+        yield write(f"{thing}.next", first)
+        seen = yield cas(f"{slab}.remote", first, thing, o["push"])
+        if seen == first:
+            break
+        first = seen
+    if first is not None:
+        return
+    head = yield load(f"{owner}.remote_slabs")
+    while True:
+        yield write(f"{slab}.next_remote", head)
+        seen = yield cas(f"{owner}.remote_slabs", head, slab, o["list"])
+        if seen == head:
+            return
+        head = seen
+
+
+def heap_collect(o: Orders, owner: str) -> Thread:
+    """Return the objects."""
+    slab = yield exchange(f"{owner}.remote_slabs", None, o["take_list"])
+    found = ()
+    while slab:
+        following = yield read(f"{slab}.next_remote")
+        thing = yield exchange(f"{slab}.remote", None, o["take"])
+        assert thing is not None, "a slab was listed and has nothing"
+        while thing is not None:
+            found += (thing,)
+            after = yield read(f"{thing}.next")
+            yield write(f"{thing}.next", "allocated again")
+            thing = after
+        slab = following
+    return found
+
+
+def _remote_free(o: Orders, slab_of_b: str) -> list[Result]:
+    def owner() -> Thread:
+        found = ()
+        if (yield load("o.remote_slabs")) is not None:
+            found += yield from heap_collect(o, "o")
+        yield join(1, 2)
+        return found + (yield from heap_collect(o, "o"))
+
+    def check(last, ends):
+        assert sorted(ends[0]) == ["a", "b"], f"freed a and b, collected {ends[0]}"
+
+    initial = {"o.remote_slabs": None, "a.next": "in use", "b.next": "in use"}
+    for slab in ("s", "t"):
+        initial |= {f"{slab}.remote": None, f"{slab}.next_remote": None}
+    return [
+        explore(
+            initial,
+            owner,
+            lambda: push(o, "s", "a", "o"),
+            lambda: push(o, slab_of_b, "b", "o"),
+            check=check,
+        )
+    ]
+
+
+remote_free = Protocol("remote_free", REMOTE, lambda o: _remote_free(o, "s") + _remote_free(o, "t"))
+
+
+# -- a thread ends, another adopts its slab, a third frees into it: heap.c, slab.c, thread.c
+
+
+def _hand_over(o: Orders) -> list[Result]:
+    o = o | {name: REMOTE[name].order for name in REMOTE} | ENTER | o
+
+    def freer() -> Thread:
+        yield from thread_enter(o, 0)
+        owner = yield load("owner", o["see_owner"])
+        put = 0
+        while owner is None:
+            yield lock("lock")
+            if (yield load("owner")) is None:
+                put = 1
+                yield write("inuse", (yield read("inuse")) - 1)
+            yield unlock("lock")
+            if put:
+                break
+            owner = yield load("owner", o["see_owner"])
+        if not put:
+            yield from push(o, "s", "a", owner)
+        yield from thread_leave(o, 0)
+        return put
+
+    def ends() -> Thread:
+        yield from steal_all(o, 0)
+        found = yield from heap_collect(o, "old")
+        yield write("inuse", (yield read("inuse")) - len(found))
+        yield lock("lock")
+        yield write("partial", True)
+        yield store("owner", None, o["let_go_slab"])
+        yield unlock("lock")
+        yield free("old.remote_slabs")
+        yield from release_all(o, 0)
+
+    def adopts() -> Thread:
+        yield write("new.remote_slabs", None)  # thread_create()
+        yield lock("lock")
+        if (yield read("partial")):
+            yield store("owner", "new", o["adopt"])
+        yield unlock("lock")
+        yield join(0, 1)
+        found = yield from heap_collect(o, "new")
+        yield write("inuse", (yield read("inuse")) - len(found))
+
+    def check(last, _):
+        assert last["inuse"] == 0, f"one object was freed, inuse went from 1 to {last['inuse']}"
+
+    initial = {
+        "busy0": 0, "stolen0": 0, "owner": "old", "lock": None, "partial": False, "inuse": 1,
+        "s.remote": None, "s.next_remote": None, "a.next": "in use",
+        "old.remote_slabs": None, "new.remote_slabs": "no thread yet",
+    }  # fmt: skip
+    return [explore(initial, freer, ends, adopts, check=check)]
+
+
+hand_over = Protocol(
+    "hand_over",
+    {
+        "see_owner": Site("slab.c", "slab_free", "__atomic_load_n(&slab->owner, {})", "ACQUIRE"),
+        "adopt": Site(
+            "slab.c", "slab_refill", "__atomic_store_n(&slab->owner, heap->thread, {})", "RELEASE"
+        ),
+        "let_go_slab": Site(
+            "heap.c", "slab_hand_over", "__atomic_store_n(&slab->owner, NULL, {})", "RELEASE"
+        ),
+        "membarrier": SECTION["membarrier"],
+    },
+    _hand_over,
+)
+
+
+# -- child caches by kmemcg_id: kmem_cache.c
+
+
+def _lookup(o: Orders) -> Thread:
+    """cache_from_memcg_idx() and the first look at what was found."""
+    array = yield load("memcg_caches", o["see_array"])
+    if array is None:
+        return None
+    yield read(f"{array}.nr_slots")
+    child = yield load(f"{array}.slot", o["see_slot"])
+    if child is not None:
+        assert (yield read(child)) == "made", "a child that is not made yet"
+    return child
+
+
+def _array(o: Orders, array: str, child: str | None) -> Thread:
+    """memcg_update_cache_size()"""
+    yield write(f"{array}.nr_slots", 1)
+    yield write(f"{array}.slot", child)
+    yield store("memcg_caches", array, o["array"])
+
+
+def _publish_lookup_grow(o: Orders) -> list[Result]:
+    o = ENTER | o
+
+    def reader() -> Thread:
+        yield from thread_enter(o, 0)
+        found = yield from _lookup(o)
+        yield from thread_leave(o, 0)
+        return found
+
+    def publishes() -> Thread:
+        yield from _array(o, "old", None)
+        yield write("child", "made")
+        yield store("old.slot", "child", o["publish"])
+        yield from _array(o, "new", "child")
+
+    def grows_and_retires() -> Thread:
+        yield from _array(o, "new", "child")
+        yield store("new.slot", None, o["publish"])
+        if o["synchronize"] == PRESENT:
+            yield from steal_all(o, 0)
+            yield from release_all(o, 0)
+        yield free("child")
+
+    def both() -> Thread:
+        first = yield from reader()
+        second = yield from reader()
+        assert first is None or second is not None, "a published child was lost"
+
+    initial = {"busy0": 0, "stolen0": 0, "memcg_caches": None, "child": None}
+    initial |= {f"{a}.{field}": None for a in ("old", "new") for field in ("nr_slots", "slot")}
+    made = {"memcg_caches": "old", "child": "made", "old.slot": "child", "old.nr_slots": 1}
+    return [explore(initial, both, publishes), explore(initial | made, reader, grows_and_retires)]
+
+
+publish_lookup_grow = Protocol(
+    "publish_lookup_grow",
+    {
+        "array": Site(
+            "kmem_cache.c",
+            "memcg_update_cache_size",
+            "__atomic_store_n(&root->memcg_caches, array, {})",
+            "RELEASE",
+        ),
+        "publish": Site(
+            "kmem_cache.c", "memcg_cache_publish", "__atomic_store_n(&array->slot[id], child, {})",
+            "RELEASE",
+        ),
+        "see_array": Site(
+            "kmem_cache.c", "cache_from_memcg_idx", "__atomic_load_n(&root->memcg_caches, {})",
+            "ACQUIRE",
+        ),
+        "see_slot": Site(
+            "kmem_cache.c", "cache_from_memcg_idx", "__atomic_load_n(&array->slot[id], {})",
+            "ACQUIRE",
+        ),
+        "synchronize": Site("kmem_cache.c", "kmem_cache_free_struct", "memcg_synchronize();"),
+        "membarrier": SECTION["membarrier"],
+    },
+    _publish_lookup_grow,
+)  # fmt: skip
+
+
+# -- the event queue: event.c
+
+
+def event_post(o: Orders, node: str, event: str) -> Thread:
+    if (yield exchange(f"{node}.posted", 1, o["claim"])):
+        return False
+    yield write(f"{node}.event", event)
+    first = yield load("posted")
+    while True:
+        yield write(f"{node}.next", first)
+        seen = yield cas("posted", first, node, o["link"])
+        if seen == first:
+            break
+        first = seen
+    if first is None:
+        yield add("wakes", 1, RELEASE)  # the waker
+    return True
+
+
+def drain(o: Orders) -> Thread:
+    """memcg_next_event() until there is none. Return the events."""
+    found = ()
+    while (node := (yield exchange("posted", None, o["take_posted"]))) is not None:
+        nodes = []
+        while node is not None:
+            nodes.insert(0, node)
+            node = yield read(f"{node}.next")
+        for node in nodes:
+            found += ((yield read(f"{node}.event")),)
+            yield store(f"{node}.posted", 0, o["taken"])
+    return found
+
+
+def _event_queue(o: Orders, *nodes: str) -> list[Result]:
+    def consumer() -> Thread:
+        wakes = yield wait("wakes", bool)
+        found = yield from drain(o)
+        yield join(1, 2)
+        if (yield load("wakes")) != wakes:
+            found += yield from drain(o)
+        return found
+
+    def check(last, ends):
+        posted = [event for event, was_posted in zip("ab", ends[1:], strict=True) if was_posted]
+        assert sorted(ends[0]) == posted, f"posted {posted}, told of {ends[0]}"
+
+    initial = {"posted": None, "wakes": 0}
+    initial |= {f"{n}.{field}": None for n in nodes for field in ("posted", "event", "next")}
+    return [
+        explore(
+            initial,
+            consumer,
+            lambda: event_post(o, nodes[0], "a"),
+            lambda: event_post(o, nodes[1], "b"),
+            check=check,
+        )
+    ]
+
+
+event_queue = Protocol(
+    "event_queue",
+    {
+        "claim": Site(
+            "event.c", "event_post", "__atomic_exchange_n(&node->posted, 1, {})", "ACQ_REL"
+        ),
+        "link": Site(
+            "event.c", "event_post", "compare_exchange_n(&posted, &first, node, true, {}", "RELEASE"
+        ),
+        "take_posted": Site(
+            "event.c", "take_posted", "__atomic_exchange_n(&posted, NULL, {})", "ACQUIRE"
+        ),
+        "taken": Site(
+            "event.c", "memcg_next_event", "__atomic_store_n(&node->posted, 0, {})", "RELEASE"
+        ),
+    },
+    lambda o: _event_queue(o, "m", "n") + _event_queue(o, "n", "n"),
+)
+
+
+# -- references, and slabs by address
+
+
+def _last_reference(o: Orders) -> list[Result]:
+    """Two users; whoever drops the last reference frees."""
+
+    def user() -> Thread:
+        yield read("object")
+        if (yield add("refs", -1, o["put"])) == 1:
+            yield free("object")
+
+    return [explore({"object": 0, "refs": 2}, user, user)]
+
+
+def _references(file: str, function: str, counter: str) -> Protocol:
+    site = Site(file, function, f"__atomic_sub_fetch(&{counter}, 1, {{}})", "ACQ_REL")
+    return Protocol(function, {"put": site}, _last_reference)
+
+
+def _page_slab(o: Orders) -> list[Result]:
+    def makes() -> Thread:
+        yield write("slab", "made")
+        yield store("page_slab", "slab", o["set"])
+
+    def looks() -> Thread:
+        if (yield load("page_slab", o["see"])) is not None:
+            assert (yield read("slab")) == "made"
+
+    return [explore({"slab": None, "page_slab": None}, makes, looks)]
+
+
+page_slab = Protocol(
+    "page_slab",
+    {
+        "set": Site(
+            "arena.c", "set_page_slab", "__atomic_store_n(&arena.page_slab[first + i], slab, {})",
+            "RELEASE",
+        ),
+        "see": Site(
+            "arena.h", "virt_to_slab", "__atomic_load_n(&arena.page_slab[arena_page(p)], {})",
+            "ACQUIRE",
+        ),
+    },
+    _page_slab,
+)  # fmt: skip
+
+PROTOCOLS = [
+    section,
+    section_without_membarrier,
+    remote_free,
+    hand_over,
+    publish_lookup_grow,
+    event_queue,
+    _references("memcontrol.c", "css_put", "memcg->refs"),
+    _references("memcontrol.c", "objcg_put", "objcg->refs"),
+    _references("kmem_cache.c", "kmem_cache_put", "s->refs"),
+    page_slab,
+]

@@ -1,0 +1,176 @@
+"""Every execution of the native core's protocols is safe, and every memory order is needed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from litmus.memory_model import (
+    ACQ_REL,
+    ACQUIRE,
+    Violation,
+    exchange,
+    explore,
+    load,
+    store,
+)
+from litmus.protocols import PRESENT, PROTOCOLS
+
+NATIVE = Path(__file__).parents[2] / "native"
+
+# Orders that are stronger than their protocol needs, each with its reason. The test of these
+# fails as soon as one of them is needed.
+NOT_NEEDED = {
+    ("section", "steal", "ACQ_REL"): "membarrier is a fence; without it seq_cst is needed, see "
+    "section_without_membarrier",
+    ("section", "steal", "RELAXED"): "the same",
+    ("section", "see_busy", "ACQ_REL"): "the same",
+    ("hand_over", "let_go_slab", "RELAXED"): "who reads NULL takes cache->lock, which orders; "
+    "a plain store on x86",
+    ("event_queue", "claim", "ACQUIRE"): "nobody reads what it releases, as `taken` is a store: "
+    "see test_a_post_that_is_coalesced...",
+}
+
+# Functions with orders that no protocol mirrors, and why.
+NOT_MODELLED = {
+    ("inline.h", "section_begin"): "seq_cst accesses: under ThreadSanitizer only",
+    ("thread.c", "barrier_everywhere"): "the moment membarrier is forbidden: time, not order",
+    ("event.c", "memcg_set_waker"): "the address of a function: nothing is behind it",
+    ("event.c", "event_post"): "acquire: the waker's address",
+    ("event.c", "memcg_next_event"): "ended: only says that the event is dropped, reads nothing",
+    ("charge.c", "memcg_set_alarm"): "the address of a function: nothing is behind it",
+    ("charge.c", "call_alarm"): "the same",
+    ("charge.c", "check_high"): "high_pending: a flag that only admits a charge",
+    ("memcontrol.c", "mem_cgroup_high_pending"): "the same",
+    ("memcontrol.c", "mem_cgroup_high_done"): "the same",
+    (
+        "memcontrol.c",
+        "mem_cgroup_online",
+    ): "online is cleared once; offline then steals all threads",
+    ("memcontrol.c", "mem_cgroup_offline"): "the same",
+    ("memcontrol.c", "mem_cgroup_set_id"): "read relaxed: a heap is looked up in the own thread",
+    (
+        "memcontrol.c",
+        "css_tryget",
+    ): "the caller has a pointer that is safe by a reference or section",
+    ("memcontrol.c", "objcg_link"): "obj_cgroup->memcg: as page_slab; changed with threads stolen",
+    ("heap.c", "heap_of"): "online, as above",
+    ("charge.c", "mem_cgroup_try_charge"): "obj_cgroup->memcg, as above",
+    ("charge.c", "external"): "obj_cgroup->memcg, as above",
+    ("shared.c", "shared_uncharge"): "obj_cgroup->memcg, as above",
+    ("memcg.c", "run_uncharge"): "obj_cgroup->memcg, as above",
+    ("memcg.c", "__run_grow"): "obj_cgroup->memcg, as above",
+    ("slab.c", "slab_release"): "obj_cgroup->memcg, as above",
+    ("slab.c", "slab_new"): "obj_cgroup->memcg, as above",
+    ("slab.c", "__slab_unlist"): "dead is set with all threads stolen; read under cache->lock",
+    ("slab.c", "slab_free"): "the bit of a live object: found free twice, orders nothing more",
+    ("kmem_cache.c", "is_dead"): "set with all threads stolen",
+    ("kmem_cache.c", "kmem_cache_set_dead"): "the same",
+    ("kmem_cache.c", "kmem_cache_shutdown"): "the same",
+    ("kmem_cache.c", "kmem_cache_free_struct"): "ended, as above",
+    ("kmem_cache.c", "memcg_cache_array_size"): "the array, as cache_from_memcg_idx",
+    ("kmem_cache.c", "memcg_create_done"): "the array; pending guards nothing but itself",
+    ("shared.c", "promote"): "the array; pending guards nothing but itself",
+}
+
+MUTANTS = [(p, name, order) for p in PROTOCOLS for name, order in p.mutants()]
+
+
+def functions(file):
+    """Name -> body of each C function of a file, spaces as single ones."""
+    text = re.sub(r"/\*.*?\*/", "", (NATIVE / file).read_text(), flags=re.DOTALL)
+    found = re.finditer(
+        r"^[a-z][\w \*]*?\b(\w+)\((?:[^;{}]*)\)\s*(?:\{([^\n]*)\}$|\{(.*?)^\})",
+        text,
+        re.DOTALL | re.MULTILINE,
+    )
+    return {m[1]: re.sub(r"\s+", " ", m[2] or m[3] or "") for m in found}
+
+
+def written(site):
+    """The text of a site, with its order as in C."""
+    return site.text.format(f"__ATOMIC_{site.order}") if site.order != PRESENT else site.text
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda p: p.name)
+def test_every_execution_is_safe(protocol):
+    for result in protocol.run(protocol.orders()):
+        assert result.executions > 1
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name", "order"), MUTANTS, ids=[f"{p.name}-{n}-{o}" for p, n, o in MUTANTS]
+)
+def test_a_weaker_order_is_caught(protocol, name, order):
+    orders = protocol.orders(**{name: order})
+    if (protocol.name, name, order) in NOT_NEEDED:
+        protocol.run(orders)
+    else:
+        with pytest.raises(Violation):
+            protocol.run(orders)
+
+
+def test_what_is_not_needed_names_mutants():
+    assert {(p.name, name, order) for p, name, order in MUTANTS} >= NOT_NEEDED.keys()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda p: p.name)
+def test_the_accesses_stand_in_c_with_these_orders(protocol):
+    for name, site in protocol.sites.items():
+        body = functions(site.file)[site.function]
+        where = f"{protocol.name}.{name}: {site.function} in {site.file}"
+        assert written(site) in body, where
+        for weaker in (order for n, order in protocol.mutants() if n == name):
+            if site.order != PRESENT:  # nowhere else in the function either
+                assert written(site._replace(order=weaker)) not in body, where
+
+
+def test_every_order_in_c_is_modelled_or_told_why_not():
+    modelled = {}
+    for protocol in PROTOCOLS:
+        for site in protocol.sites.values():
+            modelled.setdefault((site.file, site.function), set()).add(written(site))
+    missing, used = [], set()
+    for path in sorted(NATIVE.glob("*.[ch]")):
+        bodies = functions(path.name)
+        ordered = re.compile(r"__ATOMIC_(?:ACQUIRE|RELEASE|ACQ_REL|SEQ_CST)")
+        text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+        assert len(ordered.findall(text)) == sum(
+            len(ordered.findall(b)) for b in bodies.values()
+        ), f"{path.name}: an order outside the functions that were found"
+        for function, body in bodies.items():
+            for site in modelled.get((path.name, function), ()):
+                body = body.replace(site, "")
+            if left := ordered.findall(body):
+                used.add((path.name, function))
+                if (path.name, function) not in NOT_MODELLED:
+                    missing.append((path.name, function, left))
+    assert not missing
+    assert NOT_MODELLED.keys() <= used, NOT_MODELLED.keys() - used
+
+
+@pytest.mark.parametrize("with_exchange", [False, True])
+def test_a_post_that_is_coalesced_is_seen_by_the_consumer_if_it_takes_with_an_exchange(
+    with_exchange,
+):
+    """A poster changes a figure and finds the node posted: will the consumer see the figure?
+
+    Not with event.c's store, which may pass the consumer's later load: the kernel has smp_mb()
+    there (set_work_pool_and_clear_pending(), kernel/workqueue.c).
+    """
+
+    def poster():
+        yield store("figure", 1)
+        return (yield exchange("posted", 1, ACQ_REL))
+
+    def consumer():
+        if with_exchange:
+            yield exchange("posted", 0, ACQ_REL)
+        else:
+            yield store("posted", 0, "RELEASE")
+        return (yield load("figure", ACQUIRE))
+
+    found = explore({"posted": 1, "figure": 0}, poster, consumer).outcomes
+    lost = (1, 0)  # posted already, and the figure of before
+    assert (lost in found) == (not with_exchange)

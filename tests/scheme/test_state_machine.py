@@ -1,0 +1,345 @@
+"""The model core and the native core, driven side by side: they must agree after every step.
+
+What is compared: what each operation returns or raises, which groups are charged once empty
+slabs are given back, and live objects per cache and child; at the end, that nothing is left
+charged. What is not: sizes of slabs, and so the bytes a group is charged for them (limits and
+charges come in steps that slabs do not fill), and children without objects, which a refused
+allocation asks for in one core only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from world import World
+
+MIB = 1 << 20
+STEPS = settings(
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],  # a counterexample is long, but a minute is not spent on shrinking
+    max_examples=200,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+numbers = st.integers(0, 100)  # picks from a list, modulo its length
+
+
+class Side:
+    """One core: its objects are in lists, so that an operation names them by number."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.base = world.cgroup.cgroup_mkdir(world.root, name)
+        self.groups = [self.base]
+        self.caches = []
+        self.objects = []  # (buffer, cache)
+        self.external = {}  # group -> bytes
+
+    def do(self, operation, *args):
+        """What it returns, or the name of what it raises."""
+        try:
+            found = getattr(self, operation)(*args)
+        except (self.world.errors.MemcgError, ValueError) as error:
+            found = type(error).__name__
+        self.world.workqueue.run_pending()
+        return found
+
+    # -- operations
+
+    def make_group(self, parent, name):
+        path = f"{self.groups[parent].path}/{name}"
+        group = self.world.cgroup.cgroup_mkdir(self.world.root, path)
+        if group not in self.groups:
+            self.groups.append(group)
+        return self.groups.index(group)
+
+    def close(self, group, recursive):
+        self.groups[group].close(recursive=recursive)
+
+    def close_inside(self, group):
+        with self.groups[group]:
+            self.groups[group].close()
+
+    def set_max(self, group, mib):
+        self.groups[group].max = None if mib is None else mib * MIB + MIB // 2
+
+    def make_cache(self, size):
+        self.caches.append(self.world.cache.KmemCache(f"c{len(self.caches)}", size))
+
+    def alloc(self, group, cache):
+        with self.groups[group]:
+            buffer = self.caches[cache].alloc()
+        self.objects.append((buffer, cache))
+
+    def free(self, number):
+        buffer, cache = self.objects.pop(number)
+        self.caches[cache].free(buffer)
+
+    def free_twice(self, number):
+        buffer, cache = self.objects.pop(number)
+        self.caches[cache].free(buffer)
+        self.caches[cache].free(buffer)
+
+    def free_to_another(self, number, cache):
+        self.caches[cache].free(self.objects[number][0])
+
+    def shrink(self, cache):
+        self.caches[cache].shrink()
+
+    def destroy(self, cache):
+        self.caches[cache].destroy()
+
+    def charge(self, group, mib):
+        refused = self.groups[group].try_charge(mib * MIB)
+        if refused is None:
+            self.external[group] = self.external.get(group, 0) + mib * MIB
+        return self.groups.index(refused) if refused is not None else "charged"
+
+    def uncharge(self, group):
+        """What a closed group held is its parent's: the model leaves that to its callers."""
+        n, payer = self.external.pop(group, 0), self.groups[group]
+        while not payer.online:
+            payer = payer.parent
+        payer.uncharge(n)
+
+    # -- what can be seen
+
+    def seen(self):
+        gc.collect(0)
+        self.world.root.drain()
+        return {
+            "online": [g.online for g in self.groups],
+            "charged": [g.current > 0 for g in self.groups if g.online],
+            "mib": [g.current // MIB for g in self.groups if g.online],
+            "caches": [self.live(c._cache) for c in self.caches],
+        }
+
+    def live(self, root):
+        if root.frozen:
+            return "destroyed"
+        children = [
+            (i, self.world.child(root, g).info().active_objs)
+            for i, g in enumerate(self.groups)
+            if g.online and self.world.child(root, g) is not None
+        ]
+        return root.info().active_objs, [(i, live) for i, live in children if live]
+
+    def end(self):
+        """Give everything back; what is left charged."""
+        for buffer, cache in self.objects:
+            self.caches[cache].free(buffer)
+        self.objects.clear()
+        for group in list(self.external):
+            self.uncharge(group)
+        for cache in self.caches:
+            if not cache._cache.frozen:
+                cache.destroy()
+        self.world.workqueue.run_pending()
+        self.world.root.drain()
+        left = self.base.current
+        self.base.close(recursive=True)
+        self.world.workqueue.run_pending()
+        self.world.check_invariants()
+        return left
+
+
+_numbers = itertools.count()
+
+
+def machine(model, native):
+    """A machine over two worlds; each example gets a tree of its own in both."""
+
+    class SideBySide(RuleBasedStateMachine):
+        def __init__(self):
+            super().__init__()
+            name = f"example{next(_numbers)}"
+            self.sides = [Side(model, name), Side(native, name)]
+            self.model = self.sides[0]
+
+        def both(self, *operation):
+            on_model, on_native = (side.do(*operation) for side in self.sides)
+            assert on_model == on_native, f"{operation}: model {on_model}, native {on_native}"
+
+        def pick(self, things, n):
+            return n % len(getattr(self.model, things))
+
+        have_caches = precondition(lambda self: self.model.caches)
+        have_objects = precondition(lambda self: self.model.objects)
+
+        @rule(parent=numbers, name=st.sampled_from("ab"))
+        def make_group(self, parent, name):
+            self.both("make_group", self.pick("groups", parent), name)
+
+        @rule(group=numbers, recursive=st.booleans())
+        def close(self, group, recursive):
+            if group := self.pick("groups", group):
+                self.both("close", group, recursive)
+
+        @rule(group=numbers)
+        def close_inside(self, group):
+            if group := self.pick("groups", group):
+                self.both("close_inside", group)
+
+        @rule(group=numbers, mib=st.sampled_from([None, 1, 2, 5]))
+        def set_max(self, group, mib):
+            self.both("set_max", self.pick("groups", group), mib)
+
+        @precondition(lambda self: len(self.model.caches) < 4)
+        @rule(size=st.sampled_from([1, 100, 1000, 5000]))
+        def make_cache(self, size):
+            self.both("make_cache", size)
+
+        @have_caches
+        @rule(group=numbers, cache=numbers, n=st.integers(1, 10))
+        def alloc(self, group, cache, n):
+            for _ in range(n):
+                self.both("alloc", self.pick("groups", group), self.pick("caches", cache))
+
+        @have_objects
+        @rule(number=numbers)
+        def free(self, number):
+            self.both("free", self.pick("objects", number))
+
+        @rule()
+        def free_all(self):
+            while self.model.objects:
+                self.both("free", 0)
+
+        @have_objects
+        @rule(number=numbers)
+        def free_twice(self, number):
+            self.both("free_twice", self.pick("objects", number))
+
+        @have_objects
+        @rule(number=numbers, cache=numbers)
+        def free_to_another(self, number, cache):
+            number, cache = self.pick("objects", number), self.pick("caches", cache)
+            if self.model.objects[number][1] != cache:
+                self.both("free_to_another", number, cache)
+
+        @have_caches
+        @rule(cache=numbers)
+        def shrink(self, cache):
+            self.both("shrink", self.pick("caches", cache))
+
+        @have_caches
+        @rule(cache=numbers)
+        def destroy(self, cache):
+            self.both("destroy", self.pick("caches", cache))
+
+        @rule(group=numbers, mib=st.integers(1, 3))
+        def charge(self, group, mib):
+            group = self.pick("groups", group)
+            if self.model.groups[group].online:
+                self.both("charge", group, mib)
+
+        @rule(group=numbers)
+        def uncharge(self, group):
+            self.both("uncharge", self.pick("groups", group))
+
+        @invariant()
+        def they_agree(self):
+            on_model, on_native = (side.seen() for side in self.sides)
+            assert on_model == on_native
+
+        def teardown(self):
+            on_native, on_model = (side.end() for side in reversed(self.sides))
+            assert (on_model, on_native) == (0, 0), f"left: model {on_model}, native {on_native}"
+
+    return SideBySide
+
+
+@pytest.fixture
+def worlds(native):
+    pair = World(core="model"), World(core="native")
+    for world in pair:
+        world.core.set_waker(None)
+        world.core.set_promote_bytes(0)
+    yield pair
+    for world in pair:
+        world.close()
+
+
+def test_the_cores_agree_after_every_step(worlds):
+    run_state_machine_as_test(lambda: machine(*worlds)(), settings=STEPS)
+
+
+# -- a broken model must be told from the native core
+
+
+def a_free_credits_the_ancestors_only(model):
+    uncharge = model.Memcg.uncharge
+    model.Memcg.uncharge = lambda memcg, n: memcg.parent and uncharge(memcg.parent, n)
+
+
+def a_free_is_credited_in_part(model):
+    uncharge = model.Memcg.uncharge
+    model.Memcg.uncharge = lambda memcg, n: uncharge(memcg, n - n % 16 - 16)
+
+
+def a_double_free_is_accepted(model):
+    free_buffer = model.Cache.free_buffer
+
+    def free(cache, buffer):
+        with contextlib.suppress(ValueError):
+            free_buffer(cache, buffer)
+
+    model.Cache.free_buffer = free
+
+
+def a_busy_cache_is_destroyed(model):
+    model.Cache.shutdown = lambda cache: setattr(cache, "frozen", True)
+
+
+def a_limit_is_not_kept(model):
+    model.Memcg.try_charge = lambda memcg, n: memcg.charge(n)
+
+
+def a_child_is_never_asked_for(model):
+    model._memcg_schedule_create = lambda root, memcg: None
+
+
+def a_group_is_closed_with_someone_inside(model):
+    def offline(memcg):
+        memcg.nr_inside = 0
+        return real(memcg)
+
+    real, model.Memcg.offline = model.Memcg.offline, offline
+
+
+@pytest.mark.parametrize(
+    "flaw",
+    [
+        a_free_credits_the_ancestors_only,
+        a_free_is_credited_in_part,
+        a_double_free_is_accepted,
+        a_busy_cache_is_destroyed,
+        a_limit_is_not_kept,
+        a_child_is_never_asked_for,
+        a_group_is_closed_with_someone_inside,
+    ],
+    ids=lambda flaw: flaw.__name__,
+)
+def test_a_flaw_of_one_core_is_found(worlds, flaw):
+    broken = World(core="model")
+    broken.core.set_waker(None)
+    broken.core.set_promote_bytes(0)
+    flaw(broken.model)
+    with pytest.raises((AssertionError, ExceptionGroup)):
+        run_state_machine_as_test(lambda: machine(broken, worlds[1])(), settings=STEPS)
+    with contextlib.suppress(AssertionError):
+        broken.close()
