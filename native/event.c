@@ -91,8 +91,8 @@ bool memcg_next_event(struct memcg_event *event)
         *event = node->event;
         if (event->kind == MEMCG_EVENT_CREATE)
             metadata_free(node, sizeof(*node));
-        else
-            __atomic_store_n(&node->posted, 0, __ATOMIC_RELEASE);
+        else /* not a store: what the caller then reads must not pass it; a post that found */
+            __atomic_exchange_n(&node->posted, 0, __ATOMIC_ACQ_REL); /* it 1 counts on that */
         if (!event->cache)
             break;
         ended = __atomic_load_n(&event->cache->ended, __ATOMIC_ACQUIRE);

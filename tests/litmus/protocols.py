@@ -475,7 +475,7 @@ def drain(o: Orders) -> Thread:
             node = yield read(f"{node}.next")
         for node in nodes:
             found += ((yield read(f"{node}.event")),)
-            yield store(f"{node}.posted", 0, o["taken"])
+            yield exchange(f"{node}.posted", 0, o["taken"])
     return found
 
 
@@ -505,6 +505,25 @@ def _event_queue(o: Orders, *nodes: str) -> list[Result]:
     ]
 
 
+def _coalesced(o: Orders) -> list[Result]:
+    """Who finds its node posted counts on the consumer to see what it wrote before."""
+
+    def poster() -> Thread:
+        yield store("figure", 1, "RELAXED")
+        return (yield from event_post(o, "n", "a"))
+
+    def consumer() -> Thread:
+        yield from drain(o)
+        return (yield load("figure"))
+
+    def check(last, ends):
+        figure, was_posted = ends
+        assert was_posted or figure == 1, "posted already, and the figure of before is read"
+
+    initial = {"posted": "n", "n.posted": 1, "n.event": "a", "n.next": None}
+    return [explore(initial | {"figure": 0, "wakes": 1}, consumer, poster, check=check)]
+
+
 event_queue = Protocol(
     "event_queue",
     {
@@ -518,10 +537,10 @@ event_queue = Protocol(
             "event.c", "take_posted", "__atomic_exchange_n(&posted, NULL, {})", "ACQUIRE"
         ),
         "taken": Site(
-            "event.c", "memcg_next_event", "__atomic_store_n(&node->posted, 0, {})", "RELEASE"
+            "event.c", "memcg_next_event", "__atomic_exchange_n(&node->posted, 0, {})", "ACQ_REL"
         ),
     },
-    lambda o: _event_queue(o, "m", "n") + _event_queue(o, "n", "n"),
+    lambda o: _event_queue(o, "m", "n") + _event_queue(o, "n", "n") + _coalesced(o),
 )
 
 

@@ -7,13 +7,7 @@ from pathlib import Path
 
 import pytest
 from litmus.memory_model import (
-    ACQ_REL,
-    ACQUIRE,
     Violation,
-    exchange,
-    explore,
-    load,
-    store,
 )
 from litmus.protocols import PRESENT, PROTOCOLS
 
@@ -28,8 +22,6 @@ NOT_NEEDED = {
     ("section", "see_busy", "ACQ_REL"): "the same",
     ("hand_over", "let_go_slab", "RELAXED"): "who reads NULL takes cache->lock, which orders; "
     "a plain store on x86",
-    ("event_queue", "claim", "ACQUIRE"): "nobody reads what it releases, as `taken` is a store: "
-    "see test_a_post_that_is_coalesced...",
 }
 
 # Functions with orders that no protocol mirrors, and why.
@@ -148,29 +140,3 @@ def test_every_order_in_c_is_modelled_or_told_why_not():
                     missing.append((path.name, function, left))
     assert not missing
     assert NOT_MODELLED.keys() <= used, NOT_MODELLED.keys() - used
-
-
-@pytest.mark.parametrize("with_exchange", [False, True])
-def test_a_post_that_is_coalesced_is_seen_by_the_consumer_if_it_takes_with_an_exchange(
-    with_exchange,
-):
-    """A poster changes a figure and finds the node posted: will the consumer see the figure?
-
-    Not with event.c's store, which may pass the consumer's later load: the kernel has smp_mb()
-    there (set_work_pool_and_clear_pending(), kernel/workqueue.c).
-    """
-
-    def poster():
-        yield store("figure", 1)
-        return (yield exchange("posted", 1, ACQ_REL))
-
-    def consumer():
-        if with_exchange:
-            yield exchange("posted", 0, ACQ_REL)
-        else:
-            yield store("posted", 0, "RELEASE")
-        return (yield load("figure", ACQUIRE))
-
-    found = explore({"posted": 1, "figure": 0}, poster, consumer).outcomes
-    lost = (1, 0)  # posted already, and the figure of before
-    assert (lost in found) == (not with_exchange)
