@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 EXTENSION := build/extension-$(VERSION)
 SOURCES := $(wildcard native/*.[ch] src/memcg/binding/*) meson.build
 
-.PHONY: help demo test test-all verify native-stress soak foreign bench bench-quick lint clean
+.PHONY: help demo test test-all verify mutants locking-doc native-stress soak foreign bench bench-quick lint clean
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -35,7 +35,13 @@ test-all: ## the tests on 3.11, 3.12 and 3.13
 	for v in 3.11 3.12 3.13; do $(MAKE) test PYTHON=python$$v || exit 1; done
 
 verify: $(EXTENSION)/.built ## the scheme under every schedule; the old scheme's and the patch's flaws
-	PYTHONPATH=src $(VENV)/bin/python -m memcg verify
+	PYTHONPATH=src $(VENV)/bin/python -m memcg verify --long
+
+mutants: $(EXTENSION)/.built ## every lock, check, reference and wake-up taken out in turn: a test must notice
+	$(VENV)/bin/python tools/mutants.py
+
+locking-doc: $(STAMP) ## write the generated parts of docs/locking.md
+	PYTHONPATH=src $(VENV)/bin/python tools/locking_doc.py
 
 native-stress: ## the data plane under random load, plain and under the sanitizers; SECONDS=180 each
 	$(MAKE) -C native stress SECONDS=$(or $(SECONDS),180)

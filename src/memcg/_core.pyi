@@ -6,9 +6,11 @@ from types import ModuleType
 from typing import Any, Literal, Self
 
 from .dataplane import CacheInfo, Event
+from .locking import Mutex
 
 KMALLOC_SIZES: tuple[int, ...]
 name: str
+LOCKS: tuple[Mutex, ...]
 
 class Memcg:
     path: str

@@ -252,7 +252,9 @@ workqueue.register("high", mem_cgroup_high_work_func)
 
 # -- fork: no other thread is inside the control plane, so no mutex is lost in the child
 
-_MUTEXES = (cgroup_mutex, activate_kmem_mutex, memcg_slab_mutex, slab_mutex)
+_MUTEXES = (
+    cgroup_mutex, activate_kmem_mutex, memcg_slab_mutex, slab_mutex, *core.LOCKS, workqueue.wq_lock,
+)  # fmt: skip
 
 
 def _before_fork() -> None:

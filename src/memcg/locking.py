@@ -17,6 +17,7 @@ still an error: the explorer reports it.
 from __future__ import annotations
 
 import _thread
+import atexit
 import os
 import sys
 import threading
@@ -27,8 +28,8 @@ T = TypeVar("T")
 C = TypeVar("C", bound=type)
 
 __all__ = [
-    "Atomic", "Event", "Mutex", "Published", "ReadSide", "assert_held", "at_fork", "choose",
-    "current_task", "freed", "report_exception", "shared", "spawn",
+    "Atomic", "Event", "Mutex", "Published", "ReadSide", "assert_held", "at_exit", "at_fork",
+    "choose", "current_task", "freed", "report_exception", "shared", "spawn",
 ]  # fmt: skip
 
 
@@ -83,6 +84,11 @@ def at_fork(
     os.register_at_fork(before=before, after_in_parent=after, after_in_child=after_in_child)
 
 
+def at_exit(fn: Callable[[], None]) -> None:
+    """Run `fn` when the interpreter ends, while other threads still run."""
+    atexit.register(fn)
+
+
 def report_exception(error: BaseException) -> None:
     """Show what nobody can catch as an uncaught exception in a thread is shown."""
     args = (type(error), error, error.__traceback__, threading.current_thread())
@@ -92,11 +98,11 @@ def report_exception(error: BaseException) -> None:
 class Atomic:
     """An integer changed by indivisible steps. Kernel: ``atomic_t``."""
 
-    __slots__ = ("_lock", "_value")
+    __slots__ = ("_value",)
+    _lock = _thread.allocate_lock()  # of all: held for a store or two, and during a fork
 
     def __init__(self, value: int = 0) -> None:
         self._value = value
-        self._lock = _thread.allocate_lock()
 
     def get(self) -> int:
         return self._value
@@ -122,6 +128,13 @@ class Atomic:
                 return False
             self._value = new
             return True
+
+
+os.register_at_fork(
+    before=Atomic._lock.acquire,
+    after_in_parent=Atomic._lock.release,
+    after_in_child=Atomic._lock.release,
+)
 
 
 class Published(Generic[T]):
@@ -176,6 +189,14 @@ class ReadSide:
             self._change.wait_for(
                 lambda: all(self._entered.get(t) != section for t, section in began.items())
             )
+
+
+    def after_fork_in_child(self) -> None:
+        """Forget the sections of the threads that are gone."""
+        me = _thread.get_ident()
+        self._change = threading.Condition(_thread.allocate_lock())
+        self._depth = {me: self._depth[me]} if me in self._depth else {}
+        self._entered = {t: self._entered[t] for t in self._depth}
 
 
 def shared(**guards: str | None) -> Callable[[C], C]:

@@ -12,7 +12,8 @@ unpublished before `synchronize` is not in use after it.
 Kernel: mm/slub.c, mm/page_counter.c, obj_cgroup in mm/memcontrol.c (2020).
 Where we differ: no per-CPU slabs, no NUMA; retired arrays instead of RCU-freed ones.
 
-Locks: each cache's ``cache_lock`` (its slabs), then ``page_lock`` (the arena). Both innermost.
+Locks: ``entry_lock`` (who is inside a group); ``cache_lock`` (the slabs), then ``page_lock`` (the
+arena). Innermost.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ _ARENA_PAGES = 1 << 16
 _SHARED = 0  # the serial of shared slabs' pages: cleared when a group takes them over
 
 read_side = ReadSide()
+# One of each, so that a fork can take them.
+_entry_lock = Mutex("entry_lock")
+_cache_lock = Mutex("cache_lock")
 
 
 _events: deque[Event] = deque()
@@ -115,6 +119,7 @@ class _PageAllocator:
 
 
 _pages = _PageAllocator()
+LOCKS = (_entry_lock, _cache_lock, _pages.page_lock)
 
 
 def view(address: int, size: int) -> memoryview:
@@ -165,7 +170,7 @@ class Memcg:
         self._refs = Atomic(1)
         self._online = Published(True)
         self._high_posted = Atomic(0)
-        self._entry_lock = Mutex("entry_lock")  # who enters comes before offline, or fails
+        self._entry_lock = _entry_lock  # who enters comes before offline, or fails
         self.nr_inside = 0
         self.objcg = ObjCgroup(self)
         self._objcgs = [self.objcg]  # stubs that point here; cgroup_mutex protects the list
@@ -388,7 +393,7 @@ class Cache:
         self.size = -(-object_size // align) * align
         self.pages_per_slab = max(1, -(-self.size // PAGE_SIZE))
         self.objects_per_slab = self.pages_per_slab * PAGE_SIZE // self.size
-        self.cache_lock = Mutex("cache_lock")
+        self.cache_lock = _cache_lock
         self._slabs: list[_Slab] = []
         self.frozen = False
         self._dead = False
@@ -803,4 +808,5 @@ def wait_worker() -> None:
 
 
 def after_fork_in_child() -> None:
-    """Forget native workers: there are none here."""
+    """Forget the readers among the threads that are gone."""
+    read_side.after_fork_in_child()

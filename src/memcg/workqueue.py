@@ -6,7 +6,7 @@ at a time: creation never exhausts anything.
 
 Kernel: kernel/workqueue.c (``schedule_work``, ``flush_workqueue``).
 Where we differ: no standing worker; a handler's exception is shown and kept for `failures`.
-Locks: `_wq_lock` protects `_running`; innermost, held for a few stores.
+Locks: `wq_lock` protects `_running` and `_stopped`; innermost, held for a few stores.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 
 from . import core
-from .locking import Event, Mutex, current_task, report_exception, spawn
+from .locking import Event, Mutex, at_exit, current_task, report_exception, spawn
 
-_wq_lock = Mutex("wq_lock")
+wq_lock = Mutex("wq_lock")
 _running = False
+_stopped = False
 _worker_task: Hashable = None
 _idle = Event("wq_idle")
 _idle.set()
@@ -33,15 +34,15 @@ def register(kind: str, handler: Callable[[core.Event], None]) -> None:
 def wake() -> None:
     """Start the worker unless one is at work. Context: anywhere a thread may be started."""
     global _running
-    with _wq_lock:
-        if _running:
+    with wq_lock:
+        if _running or _stopped:
             return
         _idle.clear()
         _running = True
     try:
         spawn(_worker, "memcg-worker")
     except BaseException:  # no thread to be had, or interrupted: the next wake tries again
-        with _wq_lock:
+        with wq_lock:
             _running = False
             _idle.set()
         raise
@@ -50,8 +51,8 @@ def wake() -> None:
 def work() -> None:
     """Be the worker unless one is at work. Context: a thread that the data plane started."""
     global _running
-    with _wq_lock:
-        if _running:
+    with wq_lock:
+        if _running or _stopped:
             return
         _idle.clear()
         _running = True
@@ -63,7 +64,7 @@ def _worker() -> None:
     _worker_task = current_task()
     while True:
         run_pending()
-        with _wq_lock:
+        with wq_lock:
             event = core.next_event()
             if event is None:
                 _running = False
@@ -147,3 +148,16 @@ def is_idle() -> bool:
 
 
 core.set_waker(wake, work)
+
+
+def stop() -> None:
+    """Before the interpreter ends: no worker from now on, so none stops with a lock held."""
+    global _stopped
+    with wq_lock:
+        _stopped = True
+    wait_idle()
+    wq_lock.acquire()  # the worker holds it when it says that it is idle
+    wq_lock.release()
+
+
+at_exit(stop)

@@ -22,6 +22,7 @@ from .errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
 from .sizes import format_size
 
 name = "native"
+LOCKS = ()  # for fork; ours have handlers of their own (pthread_atfork)
 
 if memcg_init(NULL):
     raise ImportError("memcg: no address space for the arena; raise `ulimit -v`")

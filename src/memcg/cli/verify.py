@@ -54,7 +54,6 @@ class Item(NamedTuple):
     program: Callable[[], Any]
     options: dict[str, Any]
     long: bool = False
-    known: str = ""  # what is still wrong here
     flawed: bool = False  # a flaw is what must be found
 
 
@@ -123,7 +122,7 @@ def scenarios() -> Iterator[Item]:
     from memcg.verify.scenarios import SCENARIOS
 
     for name, s in SCENARIOS.items():
-        yield Item(name, "shipped", s.title, s.program, s.options, s.long, s.open_defect)
+        yield Item(name, "shipped", s.title, s.program, s.options, s.long)
 
 
 def flaws() -> Iterator[Item]:
@@ -229,8 +228,6 @@ def table(items: Iterable[Item], write: Callable[[str], object], **options: Any)
         elif item.flawed and result.failure is not None:
             text = f"violated at run {result.executions}: {item.title}: "
             text += in_words(result.failure.exception).split(":", 1)[0]
-        elif item.known:
-            text += f" (known: {item.known})"
         write(f"{item.name:{width}}  {item.scheme:7}  {result.schedules:9}  {seconds:7.2f}  "
               f"{text}\n")  # fmt: skip
     write(f"{total} schedules in {time.perf_counter() - began:.0f} s; "

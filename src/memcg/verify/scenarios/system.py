@@ -18,7 +18,6 @@ class Scenario:
     title: str
     program: Callable[[], None]
     options: dict[str, Any] = field(default_factory=dict)
-    open_defect: str = ""  # what the control plane still does wrong here; empty: nothing
     long: bool = False  # of five tasks or as big: for `make verify`
 
     def explore(self, **options: Any) -> Result:
@@ -29,12 +28,12 @@ SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(
-    title: str, *, open_defect: str = "", long: bool = False, **options: Any
+    title: str, *, long: bool = False, **options: Any
 ) -> Callable[[Callable[[], None]], Callable[[], None]]:
     """Enter a program into `SCENARIOS` under its name."""
 
     def enter(program: Callable[[], None]) -> Callable[[], None]:
-        SCENARIOS[program.__name__] = Scenario(title, program, options, open_defect, long)
+        SCENARIOS[program.__name__] = Scenario(title, program, options, long)
         return program
 
     return enter
