@@ -38,7 +38,11 @@ def _find_spec(
     return spec
 
 
-_finder = core.ModuleFinder(_waiting, _find_spec)
+class _Finder(core.ModuleFinder):
+    """Has the `__module__` by which programs tell finders apart."""
+
+
+_finder = _Finder(_waiting, _find_spec)
 
 
 def when_imported(name: str, then: Callable[[ModuleType], None]) -> None:
