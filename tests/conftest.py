@@ -4,6 +4,14 @@ import pytest
 from world import World
 
 import memcg
+from memcg import lockdep, locking
+
+
+@pytest.fixture(autouse=True)
+def order_of_locks():
+    """Whatever a test does, it takes the locks in the documented order."""
+    with lockdep.watching(locking):
+        yield
 
 
 @pytest.fixture
@@ -19,6 +27,7 @@ def world(request):
     if request.param == "native":
         request.getfixturevalue("native")
     w = World(core=request.param)
-    yield w
-    w.check_invariants()
-    w.close()
+    with lockdep.watching(w.locking):
+        yield w
+        w.check_invariants()
+        w.close()
