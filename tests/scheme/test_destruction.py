@@ -148,6 +148,7 @@ def test_p35_destroying_twice_is_an_error(scheme):
     scheme.slab_common.kmem_cache_destroy(scheme.frames)
     with pytest.raises(scheme.errors.MemcgError, match="destroyed already"):
         scheme.slab_common.kmem_cache_destroy(scheme.frames)
+    assert scheme.frames.dying  # still: no child is made for it
 
 
 def test_s68_d7_a_cache_created_while_another_of_its_shape_dies_is_a_new_one(scheme, monkeypatch):

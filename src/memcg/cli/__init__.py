@@ -19,6 +19,7 @@ examples:
   memcg run --max 512MiB script.py args      limit an unmodified program
   memcg run --max 1GiB --report -m pytest    ... a module, with an account at the end
   memcg doctor                               can memcg run here, and what it would charge
+  memcg verify                               the locking, under every schedule
   python -m memcg ...                        the same command, by this Python
 """
 
