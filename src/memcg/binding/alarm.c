@@ -96,10 +96,36 @@ static struct alarm *new_alarm(void)
 
 static int deliver_here(void *unused);
 
+/*
+ * Other threads.  3.11 looks for an asynchronous exception after it has given up the GIL at a
+ * check and got it back, so one that is set meanwhile comes at the place that was judged.  3.13
+ * looks before, and raises at the next check, which may be in an __exit__.  Since 3.12 a
+ * pending call can go to whatever thread is next at a check: most often the one that asks, as
+ * it has the GIL.  It looks whether it is the one.
+ */
+static int pending_anywhere; /* atomic */
+
+#if PY_VERSION_HEX >= 0x030c0000
+extern int _PyEval_AddPendingCall(PyInterpreterState *, int (*)(void *), void *, int main_only);
+
+static int deliver_anywhere(void *unused);
+
+static void ask_all_threads(void)
+{
+    if (!__atomic_exchange_n(&pending_anywhere, 1, __ATOMIC_SEQ_CST) &&
+        _PyEval_AddPendingCall(PyInterpreterState_Main(), deliver_anywhere, NULL, 0))
+        __atomic_store_n(&pending_anywhere, 0, __ATOMIC_SEQ_CST);
+}
+#else
+static void ask_all_threads(void) {}
+#endif
+
 static void call_for_delivery(unsigned long thread_id)
 {
-    if (thread_id == main_thread && !__atomic_exchange_n(&pending_call, 1, __ATOMIC_SEQ_CST) &&
-        Py_AddPendingCall(deliver_here, NULL) == 0)
+    if (thread_id != main_thread)
+        ask_all_threads();
+    else if (!__atomic_exchange_n(&pending_call, 1, __ATOMIC_SEQ_CST) &&
+             Py_AddPendingCall(deliver_here, NULL) == 0)
         return;
     worker_wake(WORKER_ALARM);
 }
@@ -119,13 +145,14 @@ static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
     PyObject *context = current_key.context;
     int64_t usage = mem_cgroup_usage(limited);
     struct alarm *alarm;
-    bool due;
+    bool due, is_posted;
 
     pthread_mutex_lock(&alarm_lock);
     alarm = find_alarm(me, context, memcg);
     due = !alarm || alarm->state == ALARM_PARKED ||
           (alarm->state == ALARM_DELIVERED &&
            (mem_cgroup_alarmed(memcg) != MEMCG_ALARMED || usage >= alarm->rearm_usage));
+    is_posted = alarm && alarm->state == ALARM_POSTED;
     if (!alarm)
         alarm = new_alarm();
     if (alarm && (due || refused)) { /* no alarm: hundreds wait; the next charge tries again */
@@ -143,6 +170,8 @@ static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
     pthread_mutex_unlock(&alarm_lock);
     if (alarm && due && !refused)
         call_for_delivery(me);
+    else if (is_posted && me != main_thread)
+        ask_all_threads(); /* another thread may have come first */
 }
 
 void alarm_resume(PyObject *context)
@@ -402,25 +431,7 @@ static int deliver_here(void *unused)
     return -1;
 }
 
-/*
- * Other threads.  3.11 looks for an asynchronous exception after it has given up the GIL at a
- * check and got it back, so one that is set meanwhile comes at the place that was judged.  3.13
- * looks before, and raises at the next check, which may be in an __exit__.  Since 3.12 a
- * pending call can go to whatever thread is next at a check; ours looks whether it is the one.
- */
 #if PY_VERSION_HEX >= 0x030c0000
-extern int _PyEval_AddPendingCall(PyInterpreterState *, int (*)(void *), void *, int main_only);
-static int pending_anywhere; /* atomic */
-
-static int deliver_anywhere(void *unused);
-
-static void ask_all_threads(void)
-{
-    if (!__atomic_exchange_n(&pending_anywhere, 1, __ATOMIC_SEQ_CST) &&
-        _PyEval_AddPendingCall(PyInterpreterState_Main(), deliver_anywhere, NULL, 0))
-        __atomic_store_n(&pending_anywhere, 0, __ATOMIC_SEQ_CST);
-}
-
 static int deliver_anywhere(void *unused)
 {
     int verdict;
@@ -446,8 +457,6 @@ static enum verdict judge_for(const struct alarm *alarm, PyThreadState *tstate)
     return VERDICT_RETRY;
 }
 #else
-static int pending_anywhere;
-
 static enum verdict judge_for(const struct alarm *alarm, PyThreadState *tstate)
 {
     return reclaim_or_judge(alarm, tstate, false);
