@@ -180,7 +180,6 @@ struct mem_cgroup {
     int64_t overdraft;           /* atomic, highest */
     uint64_t events[MEMCG_NR_EVENTS], events_local[MEMCG_NR_EVENTS]; /* atomic */
     int high_crossed;            /* atomic: HIGH was posted and usage is not below yet */
-    unsigned high_count;         /* atomic: reclaims at high that were done */
     int high_pending;            /* atomic: HIGH was posted and not handled yet */
     enum mem_cgroup_alarmed alarmed; /* atomic */
     int reclaim_skip;            /* racy: small requests until reclaim, vain the last time, is tried */

@@ -93,7 +93,6 @@ enum mem_cgroup_alarmed mem_cgroup_alarmed(const struct mem_cgroup *memcg);
  * would be refused for their size go into the reserve. */
 int mem_cgroup_high_pending(const struct mem_cgroup *memcg);
 void mem_cgroup_high_done(struct mem_cgroup *memcg);
-unsigned mem_cgroup_high_count(const struct mem_cgroup *memcg); /* how often that was said */
 /* Memory that is not ours (a mapping, say).  try_: -ENOMEM past max and nothing is charged. */
 int mem_cgroup_try_charge(struct mem_cgroup *memcg, size_t bytes);
 void mem_cgroup_charge(struct mem_cgroup *memcg, size_t bytes); /* by force */

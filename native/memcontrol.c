@@ -318,13 +318,7 @@ int mem_cgroup_high_pending(const struct mem_cgroup *memcg)
 
 void mem_cgroup_high_done(struct mem_cgroup *memcg)
 {
-    __atomic_fetch_add(&memcg->high_count, 1, __ATOMIC_RELAXED);
     __atomic_store_n(&memcg->high_pending, 0, __ATOMIC_RELEASE);
-}
-
-unsigned mem_cgroup_high_count(const struct mem_cgroup *memcg)
-{
-    return __atomic_load_n(&memcg->high_count, __ATOMIC_RELAXED);
 }
 
 /* ---- this thread ---- */

@@ -43,7 +43,6 @@ struct alarm {
     struct memcg_failure failure;
     int64_t rearm_usage;
     uint64_t posted; /* a count of all posts: which is older */
-    unsigned high_count; /* when it was posted: has there been a reclaim since? */
 };
 
 static struct alarm alarms[NR_ALARMS]; /* alarm_lock */
@@ -159,7 +158,6 @@ static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
         alarm->thread_id = me;
         alarm->context = context;
         alarm->posted = ++nr_posts;
-        alarm->high_count = mem_cgroup_high_count(limited);
         alarm->failure = (struct memcg_failure){ memcg, limited, bytes, usage,
                                                  mem_cgroup_get_limit(limited, MEMCG_MAX) };
         if (refused) /* the MemoryError at this line says it; there is room to handle it */
@@ -290,8 +288,8 @@ static enum verdict judge_quietly(const struct alarm *alarm, PyThreadState *tsta
 }
 
 /*
- * Where nobody has reclaimed since the alarm was posted, garbage may be all that fills the
- * group: it is collected here and now.  GIL held, at a place where Python code may run.
+ * Garbage may be all that fills the group, whoever has reclaimed since the alarm was posted: it
+ * is collected here and now.  GIL held, at a place where Python code may run.
  */
 static void collect_garbage(const struct alarm *alarm)
 {
@@ -315,8 +313,7 @@ static void collect_garbage(const struct alarm *alarm)
                                                      : MEMCG_NOT_ALARMED);
 }
 
-/* Reclaim since the alarm was posted, by the worker or here, has made it needless. A group
- * without memory.high has asked for none. */
+/* Reclaim has made the alarm needless.  A group without memory.high has asked for none. */
 static bool helped_by_reclaim(const struct alarm *alarm)
 {
     struct mem_cgroup *limited = alarm->failure.limited;
@@ -324,8 +321,7 @@ static bool helped_by_reclaim(const struct alarm *alarm)
     if (mem_cgroup_get_limit(limited, MEMCG_HIGH) == PAGE_COUNTER_MAX)
         return false;
     if (mem_cgroup_high_pending(limited) ||
-        (mem_cgroup_high_count(limited) == alarm->high_count &&
-         mem_cgroup_alarmed(alarm->failure.memcg) != MEMCG_COLLECTED_IN_VAIN))
+        mem_cgroup_alarmed(alarm->failure.memcg) != MEMCG_COLLECTED_IN_VAIN)
         collect_garbage(alarm);
     return mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX);
 }
