@@ -1,7 +1,7 @@
 /*
  * base.h - what every file of native/ starts from: hints, asserts, a mutex.
  *
- * MEMCG_ASSERT checks invariants in debug builds (MEMCG_DEBUG) and is nothing in
+ * MEMCG_ASSERT checks invariants in debug builds (MEMCG_DEBUG_VM) and is nothing in
  * release builds.
  */
 #ifndef MEMCG_BASE_H
@@ -21,7 +21,7 @@
 #define ALIGN_UP(n, align) (((n) + (align)-1) / (align) * (align))
 #define compiler_fence() __asm__ volatile("" ::: "memory")
 
-#ifdef MEMCG_DEBUG
+#ifdef MEMCG_DEBUG_VM
 #define MEMCG_ASSERT(condition)                                                        \
     do {                                                                               \
         if (!(condition)) {                                                            \

@@ -270,6 +270,8 @@ size_t heap_shrink(struct heap *heap, struct kmem_cache *s)
     for (int i = first; i < end; i++) {
         struct heap_slot *slot = heap_slot(heap, i, false);
 
+        if (slot)
+            slot->keep_more = 0;
         while (slot && slot->empty && (!s || slot->empty->cache == s)) {
             struct slab *slab = slot->empty;
 

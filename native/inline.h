@@ -36,6 +36,40 @@ static inline void section_end(struct thread *self)
     __atomic_store_n(&self->busy, 0, __ATOMIC_RELEASE);
 }
 
+/* Whether p, in one of the slab's pages, is where an object begins: offset % size == 0 without a
+ * division (Lemire, Kaser, Kurz: Faster remainder by direct computation, 2019). */
+static inline bool slab_is_object(const struct slab *slab, const void *p)
+{
+    uint32_t offset = (uint32_t)((const char *)p - slab->base); /* a slab is below 2 GiB */
+
+    return (offset * slab->reciprocal < slab->reciprocal) & (offset < slab->bytes);
+}
+
+/* Free lists and `remote`; what is in a sheaf is never encoded.  Kernel: freelist_ptr_encode(). */
+static inline void set_freepointer(void *object, void *next)
+{
+    uintptr_t word = (uintptr_t)next;
+
+    if (unlikely(freelist_secret))
+        word ^= freelist_secret ^ __builtin_bswap64((uintptr_t)object);
+    *(uintptr_t *)object = word;
+}
+
+static inline void *get_freepointer(const void *object)
+{
+    uintptr_t word = *(const uintptr_t *)object;
+    void *next = (void *)word;
+
+    if (unlikely(freelist_secret)) {
+        const struct slab *slab = virt_to_slab(object);
+
+        next = (void *)(word ^ freelist_secret ^ __builtin_bswap64((uintptr_t)object));
+        if (next && (virt_to_slab(next) != slab || !slab_is_object(slab, next)))
+            free_pointer_corrupt(object);
+    }
+    return next;
+}
+
 /* In a section.  NULL: empty. */
 static inline void *sheaf_pop(struct heap_slot *slot)
 {
@@ -58,14 +92,16 @@ static inline bool sheaf_push(struct thread *self, struct slab *slab, void *obje
         return false;
     slot = slab->slot;
     if (__builtin_expect(slot->sheaf_room > 0, 1)) {
-        if (__builtin_expect(slot->sheaf == object, 0))
+        if (__builtin_expect(slot->sheaf == object, 0) ||
+            __builtin_expect(!slab_is_object(slab, object), 0))
             return false;
         *(void **)object = slot->sheaf;
         slot->sheaf = object;
         slot->sheaf_room--;
         return true;
     }
-    if (slab->inuse == slab->last || slab->freelist == object || slot->sheaf == object)
+    if (slab->inuse == slab->last || slab->freelist == object || slot->sheaf == object ||
+        !slab_is_object(slab, object))
         return false;
     *(void **)object = slab->freelist;
     slab->freelist = object;

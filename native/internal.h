@@ -34,7 +34,8 @@
 #define MEMCG_SMALL_SIZE ((size_t)1024)   /* requests up to here are never refused */
 #define MEMCG_REARM ((int64_t)1 << 20)     /* below max: an alarm may be raised again */
 #define MEMCG_RESERVE_MIN ((int64_t)16 << 20)
-#define MEMCG_MAX_OWNERS 255 /* owners of one shared slab: an index is a byte */
+#define MEMCG_MAX_OWNERS 127 /* owners of one shared slab: an index is a byte less a bit */
+#define OWNER_GONE 128       /* that bit: the object was freed */
 #define MEMCG_TAG_SHARED (UINT32_MAX - 1) /* pages of shared slabs */
 #ifdef __GLIBC__
 #define MEMCG_TLS_MODEL __attribute__((tls_model("initial-exec")))
@@ -76,6 +77,8 @@ struct slab {
 
     /* fixed from creation to end */
     char *base;
+    uint64_t reciprocal; /* of size, rounded up: slab_is_object() */
+    uint32_t bytes;      /* all objects */
     struct kmem_cache *cache;
     uint32_t size;     /* bytes between objects */
     uint32_t objects;  /* how many fit */
@@ -97,13 +100,41 @@ struct slab {
 
     struct slab_owner *owners; /* shared: nr_owners entries; written by the slab's owner */
     uint32_t nr_owners, owner_hint; /* the entry used last */
-    uint8_t *owner_of;     /* shared: per object, index into owners */
+    uint8_t *owner_of;     /* shared: atomic, per object: index into owners, OWNER_GONE */
     uint64_t *live;        /* user caches: atomic bit per object, set while allocated */
     size_t metadata_bytes; /* of this descriptor with its tables */
 
     struct obj_cgroup *objcg; /* page runs: charged to; holds a reference */
     size_t run_pages;         /* page runs: length; runs_lock */
 };
+
+/* Of an object of a shared slab, also while it is on its way home. */
+static inline struct slab_owner *slab_owner(const struct slab *slab, long index)
+{
+    return &slab->owners[__atomic_load_n(&slab->owner_of[index], __ATOMIC_RELAXED) & ~OWNER_GONE];
+}
+
+/* ---- checked objects (debug.c) ------------------------------------------ */
+#define SLAB_CONSISTENCY_CHECKS 1u /* F */
+#define SLAB_RED_ZONE 2u           /* Z */
+#define SLAB_POISON 4u             /* P */
+#define SLAB_STORE_USER 8u         /* U */
+#define SLAB_HARDENED 16u          /* H: objects are handed out in random order */
+extern unsigned slab_debug;        /* fixed by memcg_init(); not 0: no object has a fast path */
+extern uint64_t freelist_secret;   /* the same; 0: free pointers are not encoded */
+void debug_init(unsigned flags);
+/* Ends the process; slab: of the object, which may be what is wrong. */
+_Noreturn void slab_bug(const struct slab *slab, const void *object, const char *what);
+size_t debug_size(size_t object_size, size_t align); /* between objects */
+size_t debug_run_metadata(void);                     /* bytes of a page run's descriptor */
+size_t debug_run_bytes(size_t bytes);                /* with the red zone */
+size_t debug_usable_size(const struct slab *slab, const void *object); /* 0: not kept */
+void *debug_carve(struct slab *slab, uint32_t left, uint32_t n); /* as slab_carve(), of `left` */
+void debug_check_free(const struct slab *slab, const void *object); /* before it is handed out */
+void debug_alloc(const struct slab *slab, void *object, size_t bytes, bool keep);
+void debug_free(const struct slab *slab, void *object);
+void debug_check_slab(const struct slab *slab);
+_Noreturn void free_pointer_corrupt(const void *object);
 
 /* ---- events ------------------------------------------------------------ */
 /* Embedded in what it tells of, so posting allocates nothing; but for CREATE, of which there
@@ -231,7 +262,9 @@ struct heap_slot {
     uint16_t shared_allocs; /* how many there were since a child was last asked for */
     struct slab *active, *partial, *full;
     struct slab *empty; /* kept, so that what comes and goes makes no slab */
-    uint32_t nr_empty;
+    uint16_t nr_empty;
+    uint8_t keep_more; /* empty slabs, beside the one */
+    bool gave_back;    /* an empty slab, since one was made */
     int64_t shared_bytes; /* this group's live bytes of the class in shared slabs, this thread */
 };
 
@@ -298,9 +331,7 @@ void heap_collect(struct thread *self);             /* section or stolen: take r
 void slab_list_add(struct slab **head, struct slab *slab);
 void slab_list_del(struct slab **head, struct slab *slab);
 struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, struct request *req);
-#ifdef MEMCG_DEBUG
 bool slab_is_valid(const struct slab *slab);
-#endif
 void slab_destroy(struct slab *slab);               /* empty, on no list but the cache's */
 void *slab_pop(struct slab *slab);                  /* owner; NULL: full */
 /* A chain of nr objects.  Owner's section or cache->lock. */

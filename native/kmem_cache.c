@@ -57,13 +57,12 @@ static struct kmem_cache *cache_create(struct mem_cgroup *memcg, struct kmem_cac
                                        size_t object_size, size_t align, int index)
 {
     struct kmem_cache *s = metadata_alloc(sizeof(*s));
-    size_t size = object_size < 16 ? 16 : object_size;
 
     if (!s)
         return NULL;
     memset(s, 0, sizeof(*s));
     align = align < 16 ? 16 : align;
-    s->size = (uint32_t)((size + align - 1) & ~(align - 1));
+    s->size = (uint32_t)debug_size(object_size, align);
     s->object_size = (uint32_t)object_size;
     s->align = (uint32_t)align;
     s->index = index;
@@ -170,7 +169,14 @@ void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *
     slab = slab_active(self, heap, s, false, req);
     if (!slab)
         return NULL;
-    return s->user ? slab_pop(slab) : sheaf_refill(&heap->kmalloc[s->index], slab);
+    if (slab->slot && likely(!slab_debug))
+        return sheaf_refill(slab->slot, slab);
+    object = slab_pop(slab);
+    if (unlikely(slab_debug)) {
+        debug_check_free(slab, object);
+        debug_alloc(slab, object, req->bytes, false);
+    }
+    return object;
 }
 
 void *kmem_cache_alloc(struct kmem_cache *s)

@@ -31,8 +31,8 @@ static void run_unlink(struct slab *run)
 struct slab *run_alloc(struct thread *self, struct request *req)
 {
     struct mem_cgroup *memcg = self->heap->memcg;
-    size_t nr_pages = (req->bytes + PAGE_SIZE - 1) >> PAGE_SHIFT;
-    size_t bytes = nr_pages << PAGE_SHIFT;
+    size_t nr_pages = (debug_run_bytes(req->bytes) + PAGE_SIZE - 1) >> PAGE_SHIFT;
+    size_t bytes = nr_pages << PAGE_SHIFT, metadata_bytes = debug_run_metadata();
     struct slab *run = NULL;
     bool zeroed = req->zero;
     void *pages;
@@ -41,7 +41,7 @@ struct slab *run_alloc(struct thread *self, struct request *req)
         return NULL;
     pages = alloc_pages(nr_pages, 1, memcg->tag, &zeroed);
     if (pages)
-        run = metadata_alloc(sizeof(*run));
+        run = metadata_alloc(metadata_bytes);
     if (!run) {
         if (pages)
             free_pages(pages, nr_pages);
@@ -52,9 +52,12 @@ struct slab *run_alloc(struct thread *self, struct request *req)
     }
     run->base = pages;
     run->run_pages = nr_pages;
+    run->metadata_bytes = metadata_bytes;
     run->objcg = memcg->objcg;
     objcg_get(run->objcg);
     memcg_stat_add(memcg, STAT_RUNS, (int64_t)bytes);
+    if (unlikely(slab_debug))
+        debug_alloc(run, pages, req->bytes, req->zero);
     set_page_slab(pages, 1, run); /* nobody asks for a page inside */
     mutex_lock(&runs_lock);
     run->cache_next = all_runs;
@@ -76,12 +79,14 @@ static void run_uncharge(struct slab *run, size_t nr_pages)
 
 static void run_free(struct slab *run)
 {
+    if (unlikely(slab_debug))
+        debug_free(run, run->base);
     run_unlink(run);
     set_page_slab(run->base, 1, NULL);
     run_uncharge(run, run->run_pages);
     free_pages(run->base, run->run_pages);
     objcg_put(run->objcg);
-    metadata_free(run, sizeof(*run));
+    metadata_free(run, run->metadata_bytes);
 }
 
 static void *malloc_slow(size_t size, bool zero)
@@ -118,23 +123,31 @@ static void *malloc_slow(size_t size, bool zero)
 void *memcg_malloc(size_t size) { return malloc_slow(size, false); }
 void *memcg_calloc(size_t size) { return malloc_slow(size, true); }
 
+static _Noreturn void bad_free(const struct slab *slab, const void *p, int error)
+{
+    static const char text[] = "memcg: free of what is not an allocated block\n";
+
+    if (slab)
+        slab_bug(slab, p, error == -EALREADY ? "Object already free" : "Invalid object pointer");
+    if (write(2, text, sizeof(text) - 1)) {}
+    abort();
+}
+
 void memcg_free(void *p)
 {
     struct thread *self;
     struct slab *slab;
     bool is_run;
+    int error;
 
     if (!p)
         return;
     self = thread_enter();
     slab = virt_to_slab(p);
     is_run = slab && !slab->cache; /* slab_free() may end the slab */
-    if (!slab || (is_run ? slab->base != p : slab_free(self, slab, p) != 0)) {
-        static const char text[] = "memcg: free of what is not an allocated block\n";
-
-        if (write(2, text, sizeof(text) - 1)) {}
-        abort();
-    }
+    error = !slab ? -EINVAL : is_run ? slab->base == p ? 0 : -EINVAL : slab_free(self, slab, p);
+    if (unlikely(error))
+        bad_free(slab, p, error);
     if (is_run)
         run_free(slab);
     thread_leave(self);
@@ -144,8 +157,9 @@ void memcg_free(void *p)
 size_t memcg_usable_size(const void *p)
 {
     struct slab *slab = virt_to_slab(p);
+    size_t asked = unlikely(slab_debug) && slab ? debug_usable_size(slab, p) : 0;
 
-    return !slab ? 0 : slab->cache ? slab->size : slab->run_pages << PAGE_SHIFT;
+    return asked ? asked : !slab ? 0 : slab->cache ? slab->size : slab->run_pages << PAGE_SHIFT;
 }
 
 static void run_set_pages(struct slab *run, size_t nr_pages)
@@ -236,6 +250,8 @@ void *memcg_realloc(void *p, size_t size)
     size = size ? size : 1;
     slab = virt_to_slab(p);
     old = memcg_usable_size(p);
+    if (unlikely(slab_debug) && debug_usable_size(slab, p))
+        goto move; /* its red zone begins where its bytes end */
     if (!slab->cache && size > KMALLOC_MAX_CACHE_SIZE) {
         error = run_resize(slab, size);
         if (error != -ENOSPC)
@@ -243,6 +259,7 @@ void *memcg_realloc(void *p, size_t size)
     } else if (size <= old && size > old / 2) {
         return p;
     }
+move:
     q = memcg_malloc_fast(size);
     if (!q)
         return size <= old ? p : NULL;

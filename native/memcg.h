@@ -27,7 +27,23 @@ struct thread;
 struct memcg_config {
     size_t arena_bytes;   /* address range wished for; 0: default; halved until it fits */
     size_t promote_bytes; /* live shared bytes of one class that ask for a child cache */
+    unsigned debug;       /* of memcg_parse_debug() */
 };
+/*
+ * Letters, as slab_debug's: F the free list is walked at each allocation and free, Z red zones,
+ * P poison, U who allocated and freed; H free pointers are encoded and objects are handed out in
+ * random order.  "1": FZPU; "" and "0": none.  -EINVAL: another letter.  No fast path with any.
+ * What is found corrupt is reported to stderr and the process aborts.
+ */
+int memcg_parse_debug(const char *text, unsigned *flags);
+void memcg_validate(void); /* all objects, now */
+/* For reports: write a text of at most n bytes.  Inside the data plane: must not allocate. */
+struct memcg_debug_names {
+    void (*group)(struct mem_cgroup *memcg, char *text, size_t n);
+    void (*cache)(struct kmem_cache *s, char *text, size_t n);
+    void (*caller)(char *text, size_t n); /* who asks now, or "" */
+};
+void memcg_set_debug_names(const struct memcg_debug_names *names);
 int memcg_init(const struct memcg_config *config); /* once; later calls return 0 */
 bool memcg_owns(const void *p);                    /* p lies in one of our ranges */
 void memcg_set_promote_bytes(size_t bytes);

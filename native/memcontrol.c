@@ -382,6 +382,7 @@ int memcg_init(const struct memcg_config *config)
     if (done)
         return 0;
     error = arena_init(config ? config->arena_bytes : 0);
+    debug_init(config ? config->debug : 0); /* before there are caches */
     if (!error)
         error = page_alloc_init();
     if (!error)

@@ -129,14 +129,18 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
         return NULL;
     }
     object = slab_pop(slab);
+    if (unlikely(slab_debug))
+        debug_check_free(slab, object);
     slab->owner_hint = (uint32_t)i;
     if (!slab->owners[i].live++) {
         objcg_get(objcg);
         slab->owners[i].objcg = objcg;
     }
-    slab->owner_of[slab_object_index(slab, object)] = (uint8_t)i;
+    __atomic_store_n(&slab->owner_of[slab_object_index(slab, object)], (uint8_t)i, __ATOMIC_RELAXED);
     /* Another group's bytes may lie here. */
-    memset(object, 0, root->size);
+    memset(object, 0, root->object_size);
+    if (unlikely(slab_debug))
+        debug_alloc(slab, object, req->bytes, true);
     memcg_stat_add(heap->memcg, STAT_SHARED, root->size);
     mine->shared_bytes += root->size;
     if (root->user || ++mine->shared_allocs >= PROMOTE_ALLOCS ||
@@ -149,7 +153,7 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
 
 void shared_uncharge(struct thread *self, struct slab *slab, long index)
 {
-    struct obj_cgroup *objcg = slab->owners[slab->owner_of[index]].objcg;
+    struct obj_cgroup *objcg = slab_owner(slab, index)->objcg;
     struct mem_cgroup *memcg = __atomic_load_n(&objcg->memcg, __ATOMIC_ACQUIRE);
     struct heap *heap = heap_lookup(self, memcg);
     struct heap_slot *slot = heap ? heap_slot(heap, slab->cache->index, false) : NULL;
@@ -166,9 +170,8 @@ void shared_uncharge(struct thread *self, struct slab *slab, long index)
 
 void shared_release(struct slab *slab, long index)
 {
-    struct slab_owner *owner;
+    struct slab_owner *owner = slab_owner(slab, index);
 
-    owner = &slab->owners[slab->owner_of[index]];
     if (!--owner->live)
         objcg_put(owner->objcg);
 }

@@ -16,16 +16,17 @@
 #include "inline.h"
 
 #define SLAB_OWNERS 64u /* 1 KiB of table: groups with one object each fill a quarter of a slab */
-/* Empty slabs that a heap keeps of a cache until it is asked for memory (MAX_PARTIAL). */
+/* Empty slabs that a heap keeps of a cache until it is asked for memory (MAX_PARTIAL): of a size
+ * class as many as went and were made again. */
 #define KEEP_EMPTY 1
+#define KEEP_EMPTY_BYTES ((size_t)1 << 20)
 #define KEEP_EMPTY_USER 10
 
 long slab_object_index(const struct slab *slab, const void *p)
 {
-    uint32_t offset = (uint32_t)((const char *)p - slab->base); /* a slab is below 2 GiB */
-    uint32_t index = offset / slab->size;
+    uint32_t index = (uint32_t)((const char *)p - slab->base) / slab->size;
 
-    return offset % slab->size == 0 && index < __atomic_load_n(&slab->carved, __ATOMIC_RELAXED)
+    return slab_is_object(slab, p) && index < __atomic_load_n(&slab->carved, __ATOMIC_RELAXED)
                ? (long)index : -1;
 }
 
@@ -38,13 +39,12 @@ void slab_set_place(struct slab *slab, enum slab_place place)
     __atomic_store_n(&slab->fast, fast ? slab->owner : NULL, __ATOMIC_RELAXED);
 }
 
-#ifdef MEMCG_DEBUG
 /* Owner's section, stolen, or cache->lock. */
 bool slab_is_valid(const struct slab *slab)
 {
     uint32_t nr_free = 0, live = 0;
 
-    for (void *p = slab->freelist; p && nr_free <= slab->carved; p = *(void **)p, nr_free++)
+    for (void *p = slab->freelist; p && nr_free <= slab->carved; p = get_freepointer(p), nr_free++)
         if (slab_object_index(slab, p) < 0)
             return false;
     for (uint32_t i = 0; i < slab->nr_owners; i++)
@@ -58,6 +58,7 @@ bool slab_is_valid(const struct slab *slab)
            (!slab->fast || slab->slot == &slab->heap->kmalloc[slab->cache->index]);
 }
 
+#ifdef MEMCG_DEBUG_VM
 static bool sheaf_is_valid(const struct heap_slot *slot)
 {
     int32_t nr = 0;
@@ -92,9 +93,29 @@ static void __slab_unlist(struct slab *slab)
     }
 }
 
+/*
+ * Pages go to other groups only when every object has been freed, and once: a list that ends after
+ * as many steps as there are objects, each in the slab, repeats none.
+ */
+static void slab_check_whole(const struct slab *slab)
+{
+    const char *object = slab->freelist;
+
+    if (unlikely(slab_debug))
+        debug_check_slab(slab);
+    if (slab->live || slab->shared) /* which know of each object */
+        return;
+    for (uint32_t i = 0; i < slab->carved; i++, object = *(char **)object)
+        if ((size_t)(object - slab->base) >= slab->bytes)
+            slab_bug(slab, object, "Freelist corrupt (freed twice, or written after it was freed)");
+    if (object)
+        slab_bug(slab, object, "Freelist corrupt (freed twice)");
+}
+
 /* Off every list; the pages and the charge go back. */
 static void slab_release(struct slab *slab, struct obj_cgroup *objcg)
 {
+    slab_check_whole(slab);
     if (!slab->shared) {
         struct mem_cgroup *memcg = __atomic_load_n(&objcg->memcg, __ATOMIC_ACQUIRE);
         size_t bytes = (size_t)slab->nr_pages << PAGE_SHIFT;
@@ -147,7 +168,7 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
             nr_owners = MEMCG_MAX_OWNERS;
         meta += nr_owners * sizeof(struct slab_owner) + (s->objects + 7u) / 8 * 8;
     }
-    if (s->user)
+    if (s->user || slab_debug)
         meta += (s->objects + 63u) / 64 * 8;
     pages = alloc_pages(s->nr_pages, s->align > PAGE_SIZE ? s->align >> PAGE_SHIFT : 1,
                         shared ? MEMCG_TAG_SHARED : memcg->tag, &zeroed);
@@ -165,7 +186,9 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     slab->base = pages;
     slab->cache = s;
     slab->size = s->size;
+    slab->reciprocal = UINT64_MAX / s->size + 1;
     slab->objects = s->objects;
+    slab->bytes = s->size * s->objects;
     slab->nr_pages = s->nr_pages;
     slab->shared = shared;
     slab->metadata_bytes = meta;
@@ -179,7 +202,7 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     } else {
         memcg_stat_add(memcg, STAT_PRIVATE, (int64_t)bytes);
     }
-    if (s->user)
+    if (s->user || slab_debug)
         slab->live = (uint64_t *)tail;
     slab_set_heap(slab, heap);
     slab->owner = heap->thread;
@@ -195,29 +218,39 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     return slab;
 }
 
+/* Cuts the next n objects; the first is not on the list. */
+static char *slab_carve(struct slab *slab, uint32_t n)
+{
+    char *first = slab->base + (size_t)slab->carved * slab->size;
+
+    for (uint32_t i = n; i-- > 1;) {
+        char *rest = first + (size_t)i * slab->size;
+
+        set_freepointer(rest, slab->freelist);
+        slab->freelist = rest;
+    }
+    __atomic_store_n(&slab->carved, slab->carved + n, __ATOMIC_RELAXED);
+    return first;
+}
+
 /* The owner.  NULL: full.  Shared slabs are carved one by one: objects are cleared anyway. */
 void *slab_pop(struct slab *slab)
 {
     void *object = slab->freelist;
 
-    if (!object) {
-        uint32_t n = slab->objects - slab->carved;
+    if (unlikely(slab_debug & SLAB_CONSISTENCY_CHECKS) && !slab_is_valid(slab))
+        slab_bug(slab, object, "free list, counts and list of the slab do not agree");
+    if (object) {
+        slab->freelist = get_freepointer(object);
+    } else {
+        uint32_t left = slab->objects - slab->carved;
         uint32_t batch = slab->shared ? 1 : (uint32_t)(PAGE_SIZE / slab->size);
 
-        if (!n)
+        if (!left)
             return NULL;
         batch = batch < 1 ? 1 : batch;
-        n = n < batch ? n : batch;
-        object = slab->base + (size_t)slab->carved * slab->size;
-        for (uint32_t i = n; i-- > 1;) {
-            void **rest = (void **)((char *)object + (size_t)i * slab->size);
-
-            *rest = slab->freelist;
-            slab->freelist = rest;
-        }
-        __atomic_store_n(&slab->carved, slab->carved + n, __ATOMIC_RELAXED);
-    } else {
-        slab->freelist = *(void **)object;
+        batch = left < batch ? left : batch;
+        object = unlikely(slab_debug) ? debug_carve(slab, left, batch) : slab_carve(slab, batch);
     }
     slab->inuse++;
     if (slab->live) {
@@ -231,8 +264,11 @@ void *slab_pop(struct slab *slab)
 /* An owned slab, on no list, whose last object is gone. */
 static void slab_emptied(struct heap_slot *slot, struct slab *slab)
 {
+    uint32_t keep = slab->cache->user ? KEEP_EMPTY_USER : KEEP_EMPTY + slot->keep_more;
+
     slab_set_place(slab, SLAB_EMPTY);
-    if (slab->shared || slot->nr_empty >= (slab->cache->user ? KEEP_EMPTY_USER : KEEP_EMPTY)) {
+    if (slab->shared || slot->nr_empty >= keep) {
+        slot->gave_back = true;
         slab_destroy(slab);
     } else {
         slab_list_add(&slot->empty, slab);
@@ -247,8 +283,9 @@ void slab_put(struct slab *slab, void *first, void *last, uint32_t nr)
     struct heap_slot *slot;
     bool was_full;
 
-    MEMCG_ASSERT(nr && slab->inuse >= nr);
-    *(void **)last = slab->freelist;
+    if (unlikely(slab->inuse < nr))
+        slab_bug(slab, first, "Object already free");
+    set_freepointer(last, slab->freelist);
     slab->freelist = first;
     slab->inuse -= nr;
     if (slab->place == SLAB_ACTIVE)
@@ -280,12 +317,11 @@ void slab_put_chain(struct slab *slab, void *first)
     uint32_t nr = 1;
 
     MEMCG_ASSERT(first);
-    while (*(void **)last) {
-        last = *(void **)last;
-        nr++;
-    }
+    for (void *next; (next = get_freepointer(last)); last = next)
+        if (unlikely(nr++ > slab->inuse))
+            slab_bug(slab, last, "Object already free");
     if (slab->shared)
-        for (void *p = first; p; p = *(void **)p)
+        for (void *p = first; p; p = get_freepointer(p))
             shared_release(slab, slab_object_index(slab, p));
     slab_put(slab, first, last, nr);
 }
@@ -317,6 +353,7 @@ void *sheaf_refill(struct heap_slot *slot, struct slab *slab)
 void sheaf_flush(struct heap_slot *slot)
 {
     void *first = slot->sheaf;
+    int32_t left = slot->sheaf_limit - slot->sheaf_room;
 
     MEMCG_ASSERT(sheaf_is_valid(slot));
     slot->sheaf = NULL;
@@ -328,8 +365,12 @@ void sheaf_flush(struct heap_slot *slot)
 
         while ((next = *(void **)last) && (size_t)((char *)next - slab->base) < bytes) {
             last = next;
-            nr++;
+            if (unlikely(nr++ == (uint32_t)left))
+                slab_bug(slab, last, "Object already free");
         }
+        left -= (int32_t)nr;
+        if (unlikely(!next && left)) /* what is freed past a full sheaf has another list */
+            slab_bug(slab, last, "Object already free");
         slab_put(slab, first, last, nr);
         first = next;
     }
@@ -376,6 +417,11 @@ int slab_free(struct thread *self, struct slab *slab, void *object)
         if (!(__atomic_fetch_and(&slab->live[index / 64], ~bit, __ATOMIC_ACQ_REL) & bit))
             return -EALREADY;
     }
+    if (slab->shared &&
+        __atomic_fetch_or(&slab->owner_of[index], OWNER_GONE, __ATOMIC_ACQ_REL) & OWNER_GONE)
+        return -EALREADY;
+    if (unlikely(slab_debug))
+        debug_free(slab, object);
     owner = __atomic_load_n(&slab->owner, __ATOMIC_ACQUIRE);
     if (owner == self && (slab->freelist == object || (slab->slot && slab->slot->sheaf == object)))
         return -EALREADY;
@@ -393,7 +439,7 @@ int slab_free(struct thread *self, struct slab *slab, void *object)
     }
     first = __atomic_load_n(&slab->remote, __ATOMIC_RELAXED);
     do {
-        *(void **)object = first;
+        set_freepointer(object, first);
     } while (!__atomic_compare_exchange_n(&slab->remote, &first, object, true, __ATOMIC_ACQ_REL,
                                           __ATOMIC_RELAXED));
     if (!first) { /* ours to list; pairs with heap_collect() */
@@ -431,8 +477,13 @@ static struct slab *slab_refill(struct heap *heap, struct heap_slot *slot, struc
         }
         mutex_unlock(&s->lock);
     }
-    if (!slab)
+    if (!slab) {
+        if (slot->gave_back && slot->keep_more < UINT8_MAX &&
+            ((size_t)slot->keep_more * s->nr_pages << PAGE_SHIFT) < KEEP_EMPTY_BYTES)
+            slot->keep_more++;
+        slot->gave_back = false;
         slab = slab_new(heap, s, shared, req);
+    }
     if (slab) {
         slab_set_place(slab, SLAB_ACTIVE);
         slot->active = slab;

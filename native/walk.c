@@ -3,7 +3,7 @@
  *
  * Kernel: none; ours.  Locks: all threads stolen while fn runs.
  */
-#include "internal.h"
+#include "inline.h"
 
 /* Charged to memcg now, or, of a group that is offline, before its stub moved on. */
 static bool is_of(const struct obj_cgroup *objcg, const struct mem_cgroup *memcg)
@@ -15,11 +15,12 @@ static bool is_of(const struct obj_cgroup *objcg, const struct mem_cgroup *memcg
 static int walk_slab(struct mem_cgroup *memcg, struct slab *slab, memcg_block_fn fn, void *arg)
 {
     uint64_t free_bits[64] = { 0 };
+    char *object;
     int stop = 0;
 
     if (!slab->shared && !is_of(slab->cache->objcg, memcg))
         return 0;
-    for (void *p = slab->freelist; p; p = *(void **)p) {
+    for (void *p = slab->freelist; p; p = get_freepointer(p)) {
         size_t i = (size_t)((char *)p - slab->base) / slab->size;
 
         free_bits[i / 64] |= 1ULL << (i % 64);
@@ -27,9 +28,10 @@ static int walk_slab(struct mem_cgroup *memcg, struct slab *slab, memcg_block_fn
     for (uint32_t i = 0; i < slab->carved && !stop; i++) {
         if (free_bits[i / 64] >> (i % 64) & 1)
             continue;
-        if (slab->shared && !is_of(slab->owners[slab->owner_of[i]].objcg, memcg))
+        if (slab->shared && !is_of(slab_owner(slab, i)->objcg, memcg))
             continue;
-        stop = fn(arg, slab->base + (size_t)i * slab->size, slab->size, slab->cache);
+        object = slab->base + (size_t)i * slab->size;
+        stop = fn(arg, object, memcg_usable_size(object), slab->cache);
     }
     return stop;
 }
@@ -51,7 +53,7 @@ void mem_cgroup_for_each_block(struct mem_cgroup *memcg, memcg_block_fn fn, void
             stop = walk_slab(memcg, slab, fn, arg);
     for (struct slab *run = all_runs; run && !stop; run = run->cache_next)
         if (is_of(run->objcg, memcg))
-            stop = fn(arg, run->base, run->run_pages << PAGE_SHIFT, NULL);
+            stop = fn(arg, run->base, memcg_usable_size(run->base), NULL);
     thread_release_all();
 }
 
