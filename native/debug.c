@@ -54,7 +54,7 @@ struct slab_tail {
 
 unsigned slab_debug;
 uint64_t freelist_secret;
-static struct memcg_debug_names names;
+static memcg_caller_fn caller_fn; /* set once */
 static uint64_t serial; /* atomic */
 
 /* ---- settings ------------------------------------------------------------ */
@@ -86,9 +86,9 @@ void debug_init(unsigned flags)
     freelist_secret |= 1; /* 0: not encoded */
 }
 
-void memcg_set_debug_names(const struct memcg_debug_names *n) { names = *n; }
+void memcg_set_caller(memcg_caller_fn caller) { caller_fn = caller; }
 
-/* ---- who allocates: each text once ---------------------------------------- */
+/* ---- texts, each kept once ------------------------------------------------- */
 
 struct depot_entry {
     struct depot_entry *next;
@@ -131,15 +131,27 @@ static const char *depot_text(uint32_t id)
         for (struct depot_entry *entry = depot[i]; entry; entry = entry->next)
             if (entry->id == id)
                 return entry->text;
-    return "not in Python";
+    return NULL;
+}
+
+void mem_cgroup_set_name(struct mem_cgroup *memcg, const char *name)
+{
+    if (slab_debug)
+        memcg->name = depot_save(name);
+}
+
+void kmem_cache_set_name(struct kmem_cache *s, const char *name)
+{
+    if (slab_debug)
+        s->name = depot_save(name);
 }
 
 static void set_track(struct slab_track *track)
 {
     char text[TEXT_MAX] = "";
 
-    if (names.caller)
-        names.caller(text, sizeof(text));
+    if (caller_fn)
+        caller_fn(text, sizeof(text));
     track->where = *text ? depot_save(text) : 0;
     track->tid = (int)syscall(SYS_gettid);
     track->serial = __atomic_add_fetch(&serial, 1, __ATOMIC_RELAXED);
@@ -232,24 +244,25 @@ static struct mem_cgroup *group_of(const struct slab *slab, const void *object)
 static void report_track(const char *what, const struct slab_track *track)
 {
     if (track->serial)
-        report("memcg:   %s by %s, thread %d, number %llu\n", what, depot_text(track->where),
-               track->tid, (unsigned long long)track->serial);
+        report("memcg:   %s by %s, thread %d, number %llu\n", what,
+               track->where ? depot_text(track->where) : "what is not Python", track->tid,
+               (unsigned long long)track->serial);
 }
 
 _Noreturn void slab_bug(const struct slab *slab, const void *object, const char *what)
 {
-    char cache[TEXT_MAX] = "", group[TEXT_MAX] = "not known";
     struct mem_cgroup *memcg = group_of(slab, object);
+    const char *cache = slab->cache ? depot_text(slab->cache->name) : "page run";
+    const char *group = memcg ? depot_text(memcg->name) : NULL;
+    char kmalloc[32];
 
-    if (!slab->cache)
-        snprintf(cache, sizeof(cache), "page run");
-    else if (!slab->cache->user)
-        snprintf(cache, sizeof(cache), "kmalloc-%u", slab->cache->object_size);
-    else if (names.cache)
-        names.cache(slab->cache, cache, sizeof(cache));
-    if (memcg && names.group)
-        names.group(memcg, group, sizeof(group));
-    report("memcg: BUG %s (group %s): %s: object %p\n", cache, group, what, object);
+    if (!cache) {
+        snprintf(kmalloc, sizeof(kmalloc), "%s-%u", slab->cache->user ? "cache" : "kmalloc",
+                 slab->cache->object_size);
+        cache = kmalloc;
+    }
+    report("memcg: BUG %s (group %s): %s: object %p\n", cache,
+           group ? group : memcg == &root_mem_cgroup ? "/" : "not known", what, object);
     if (has_tail(slab) && slab_debug & SLAB_STORE_USER &&
         (!slab->cache || slab_is_object(slab, object))) {
         report_track("allocated", &tail_of(slab, object)->alloc);
@@ -406,10 +419,12 @@ void debug_check_slab(const struct slab *slab)
 
 void memcg_validate(void)
 {
+    if (!slab_debug)
+        return;
     thread_steal_all();
     for (struct thread *t = all_threads; t; t = t->next)
         heap_collect(t);
-    for (struct kmem_cache *s = all_caches; s && slab_debug; s = s->all_next)
+    for (struct kmem_cache *s = all_caches; s; s = s->all_next)
         for (struct slab *slab = s->slabs; slab; slab = slab->cache_next)
             debug_check_slab(slab);
     for (struct slab *run = all_runs; run; run = run->cache_next)

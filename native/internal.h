@@ -168,6 +168,7 @@ struct kmem_cache {
     struct mem_cgroup *memcg;   /* children: holds a css reference */
     struct obj_cgroup *objcg;   /* whom private slabs charge; root caches: the root's */
     void *cache_owner;          /* opaque, control plane's */
+    uint32_t name;              /* debug.c's depot; 0: none */
 
     /* root caches: writers under memcg_slab_mutex (above us), readers lockless */
     struct memcg_cache_array *memcg_caches;
@@ -204,6 +205,7 @@ struct mem_cgroup {
     int online;                  /* atomic; cleared once */
     long refs;                   /* atomic: css references */
     void *owner;                 /* opaque, control plane's */
+    uint32_t name;               /* debug.c's depot; 0: none */
 
     int64_t reserve;             /* atomic; -1: derived from max */
     int64_t high;                /* atomic */

@@ -37,13 +37,12 @@ struct memcg_config {
  */
 int memcg_parse_debug(const char *text, unsigned *flags);
 void memcg_validate(void); /* all objects, now */
-/* For reports: write a text of at most n bytes.  Inside the data plane: must not allocate. */
-struct memcg_debug_names {
-    void (*group)(struct mem_cgroup *memcg, char *text, size_t n);
-    void (*cache)(struct kmem_cache *s, char *text, size_t n);
-    void (*caller)(char *text, size_t n); /* who asks now, or "" */
-};
-void memcg_set_debug_names(const struct memcg_debug_names *names);
+/* For reports; kept only with a letter. */
+void mem_cgroup_set_name(struct mem_cgroup *memcg, const char *name);
+void kmem_cache_set_name(struct kmem_cache *s, const char *name);
+/* For U: writes who asks now to text (n bytes), or "".  Inside the data plane: must not allocate. */
+typedef void (*memcg_caller_fn)(char *text, size_t n);
+void memcg_set_caller(memcg_caller_fn caller);
 int memcg_init(const struct memcg_config *config); /* once; later calls return 0 */
 bool memcg_owns(const void *p);                    /* p lies in one of our ranges */
 void memcg_set_promote_bytes(size_t bytes);

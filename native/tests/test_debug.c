@@ -21,6 +21,7 @@ static int commit(void (*crime)(void), const char *letters)
         dup2(out[1], 2);
         CHECK(!memcg_parse_debug(letters, &config.debug) && !memcg_init(&config));
         group = group_new(mem_cgroup_root());
+        mem_cgroup_set_name(group, "/criminals");
         memcg_set_current(group);
         crime();
         _exit(0);
@@ -292,7 +293,7 @@ static void what_is_right_is_not_reported(void)
 
 static void wrong_writes_are_reported(void)
 {
-    reported(overrun, "Z", "BUG kmalloc-64 (group");
+    reported(overrun, "Z", "BUG kmalloc-64 (group /criminals)");
     reported(overrun, "FZPUH", "Right Redzone overwritten: 0x01 instead of 0xcc at byte 50");
     reported(overrun_of_private, "Z", "Right Redzone overwritten");
     reported(overrun_far, "Z", "Right Redzone");
@@ -304,7 +305,7 @@ static void wrong_writes_are_reported(void)
     reported(write_after_free_unnoticed, "P", "Poison overwritten");
     reported(free_pointer_overwritten, "H", "Freepointer corrupt");
     reported(constructed_keeps_its_bytes, "ZP", "Right Redzone overwritten");
-    reported(overrun, "ZU", "allocated by not in Python, thread");
+    reported(overrun, "ZU", "allocated by what is not Python, thread");
 }
 
 static void wrong_frees_are_reported(void)

@@ -5,6 +5,7 @@ Every method is one call that no asynchronous exception can cut in two.
 """
 
 import gc
+import os
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
@@ -24,8 +25,20 @@ from .sizes import format_size
 name = "native"
 LOCKS = ()  # for fork; ours have handlers of their own (pthread_atfork)
 
-if memcg_init(NULL):
-    raise ImportError("memcg: no address space for the arena; raise `ulimit -v`")
+
+def start(str debug):
+    cdef memcg_config config = memcg_config(0, 0, 0)
+    if memcg_parse_debug(debug.encode(), &config.debug):
+        raise ValueError(
+            f"MEMCG_DEBUG={debug!r}: letters of F (free lists are walked), Z (red zones), P (poison), "
+            "U (who allocated), H (hardened free lists); 1 is FZPU, 0 nothing"
+        )
+    if memcg_init(&config):
+        raise ImportError("memcg: no address space for the arena; raise `ulimit -v`")
+    memcg_set_caller(caller)
+
+
+start(os.environ.get("MEMCG_DEBUG", ""))
 
 KMALLOC_SIZES = tuple([kmem_cache_object_size(kmalloc_cache(i))
                        for i in range(kmalloc_nr_caches())])
@@ -47,10 +60,10 @@ cdef class Memcg:
     cdef readonly Memcg parent
     cdef bint activated
     cdef readonly long nr_inside
-    cdef public str path  # for error texts
+    cdef str _path  # for error texts
 
     def __cinit__(self, *args, **kwargs):
-        self.path = ""
+        self._path = ""
 
     def __init__(self, Memcg parent):
         if self.c is not NULL:
@@ -74,6 +87,15 @@ cdef class Memcg:
         if not self.activated:  # dropped before it was linked
             css_put(self.parent.c)
         mem_cgroup_free(self.c)
+
+    @property
+    def path(self):
+        return self._path
+
+    @path.setter
+    def path(self, str path):
+        self._path = path
+        mem_cgroup_set_name(self.c, path.encode())
 
     @property
     def online(self):
@@ -233,12 +255,12 @@ cdef class Cache:
     cdef readonly bint frozen
     cdef public bint dying  # a root being destroyed; written under memcg_slab_mutex
     cdef bint boot
-    cdef public str name  # for error texts
+    cdef str _name  # for error texts
     cdef readonly object ctor
     cdef size_t pad  # with a constructor: where the free pointer and the flag are, before the bytes
 
     def __cinit__(self, *args, **kwargs):
-        self.name = ""
+        self._name = ""
 
     def __init__(self, size_t object_size, size_t align=16, *, Memcg memcg=None, Cache root=None,
                  ctor=None, int kmalloc=-1):
@@ -266,6 +288,15 @@ cdef class Cache:
     def __dealloc__(self):
         if self.c is not NULL and not self.boot and kmem_cache_nr_pages(self.c) == 0:
             kmem_cache_free_struct(self.c)
+
+    @property
+    def name(self):
+        return self._name
+
+    @name.setter
+    def name(self, str name):
+        self._name = name
+        kmem_cache_set_name(self.c, name.encode())
 
     @property
     def nr_pages(self):
@@ -816,6 +847,7 @@ def exiting():
     """Before the interpreter ends: no worker, new RAW requests as before us."""
     worker_stop()
     hooks_exiting()
+    memcg_validate()
 
 
 def forget_alarms():

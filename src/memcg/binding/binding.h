@@ -108,6 +108,9 @@ void instruction_init(PyObject *kinds); /* bytes: the kind of each of 256 opcode
 /* at_check: CPython is checking at this very moment. urgent: loops without calls too. */
 bool instruction_allows(PyFrameObject *frame, bool at_check, bool urgent);
 
+/* ---- caller.c: for MEMCG_DEBUG=U -------------------------------------------- */
+void caller(char *text, size_t n); /* "file:line in function"; a memcg_caller_fn */
+
 /* ---- worker.c: a thread when the data plane has events --------------------- */
 /* work: called in the thread, GIL held. run_worker(kind): calls worker_run, then worker_ended.
  * traced: tracemalloc is tracing. */

@@ -10,7 +10,14 @@ cdef extern from "memcg.h" nogil:
     struct memcg_config:
         size_t arena_bytes
         size_t promote_bytes
+        unsigned debug
     int memcg_init(const memcg_config *config)
+    int memcg_parse_debug(const char *text, unsigned *flags)
+    void memcg_validate()
+    void mem_cgroup_set_name(mem_cgroup *memcg, const char *name)
+    void kmem_cache_set_name(kmem_cache *s, const char *name)
+    ctypedef void (*memcg_caller_fn)(char *text, size_t n)
+    void memcg_set_caller(memcg_caller_fn caller)
     void memcg_set_promote_bytes(size_t bytes)
 
     mem_cgroup *mem_cgroup_root()
@@ -118,6 +125,7 @@ cdef extern from "memcg.h" nogil:
     size_t memcg_trim()
 
 cdef extern from "binding.h":
+    void caller(char *text, size_t n) nogil
     struct entry:
         pass
     void current_init(object var)

@@ -1,0 +1,61 @@
+/*
+ * caller.c - which line of Python asks for memory, for MEMCG_DEBUG=U.
+ *
+ * Reads the running frame as tracemalloc does (Modules/_tracemalloc.c), for frames of
+ * PyFrameObject would have to be allocated.
+ */
+#define Py_BUILD_CORE 1
+#include "binding.h"
+
+#include <internal/pycore_frame.h>
+
+static _PyInterpreterFrame *running_frame(PyThreadState *tstate)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    _PyInterpreterFrame *frame = tstate->current_frame;
+#else
+    _PyInterpreterFrame *frame = tstate->cframe->current_frame;
+#endif
+
+    while (frame && _PyFrame_IsIncomplete(frame))
+        frame = frame->previous;
+    return frame;
+}
+
+static PyCodeObject *code_of(_PyInterpreterFrame *frame)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    return _PyFrame_GetCode(frame);
+#else
+    return frame->f_code;
+#endif
+}
+
+/* In ASCII; PyUnicode_AsUTF8 would allocate. */
+static size_t put(char *text, size_t n, size_t at, PyObject *string)
+{
+    for (Py_ssize_t i = 0; i < PyUnicode_GET_LENGTH(string) && at + 1 < n; i++) {
+        Py_UCS4 c = PyUnicode_READ_CHAR(string, i);
+
+        text[at++] = c < 128 ? (char)c : '?';
+    }
+    text[at] = 0;
+    return at;
+}
+
+void caller(char *text, size_t n)
+{
+    _PyInterpreterFrame *frame;
+    PyCodeObject *code;
+    size_t at;
+
+    if (!PyGILState_Check() || !(frame = running_frame(tstate_get())))
+        return;
+    code = code_of(frame);
+    at = put(text, n - 1, 0, code->co_filename);
+    at += (size_t)snprintf(text + at, n - at, ":%d in ",
+                           PyCode_Addr2Line(code, _PyInterpreterFrame_LASTI(frame) *
+                                                      (int)sizeof(_Py_CODEUNIT)));
+    if (at < n)
+        put(text, n, at, code->co_name);
+}
