@@ -43,6 +43,7 @@
 struct slab_track {
     uint64_t serial; /* of all allocations and frees; 0: none yet */
     uint32_t where;  /* depot */
+    uint32_t group;  /* depot: whom it was charged to, or NULL */
     int tid;
 };
 
@@ -146,13 +147,41 @@ void kmem_cache_set_name(struct kmem_cache *s, const char *name)
         s->name = depot_save(name);
 }
 
-static void set_track(struct slab_track *track)
+static bool is_inside(const struct slab *slab, const void *p)
+{
+    return !slab->cache || (uint32_t)((const char *)p - slab->base) < slab->bytes;
+}
+
+/* Of the object that p lies in. */
+static const void *start_of(const struct slab *slab, const void *p)
+{
+    uint32_t offset = (uint32_t)((const char *)p - slab->base);
+
+    return slab->cache ? slab->base + offset / slab->size * slab->size : slab->base;
+}
+
+static struct mem_cgroup *group_of(const struct slab *slab, const void *object)
+{
+    const struct slab_owner *owner;
+
+    if (!slab->cache)
+        return slab->objcg->memcg;
+    if (!slab->shared)
+        return slab->cache->objcg->memcg;
+    if (!is_inside(slab, object))
+        return NULL;
+    owner = slab_owner(slab, ((char *)object - slab->base) / slab->size);
+    return owner->live ? owner->objcg->memcg : NULL;
+}
+
+static void set_track(struct slab_track *track, const struct mem_cgroup *memcg)
 {
     char text[TEXT_MAX] = "";
 
     if (caller_fn)
         caller_fn(text, sizeof(text));
     track->where = *text ? depot_save(text) : 0;
+    track->group = memcg ? memcg->name : 0;
     track->tid = (int)syscall(SYS_gettid);
     track->serial = __atomic_add_fetch(&serial, 1, __ATOMIC_RELAXED);
 }
@@ -229,18 +258,6 @@ static __attribute__((format(printf, 1, 2))) void report(const char *format, ...
     if (n > 0 && write(2, line, (size_t)n < sizeof(line) ? (size_t)n : sizeof(line) - 1)) {}
 }
 
-static struct mem_cgroup *group_of(const struct slab *slab, const void *object)
-{
-    const struct slab_owner *owner;
-
-    if (!slab->cache)
-        return slab->objcg->memcg;
-    if (!slab->shared)
-        return slab->cache->objcg->memcg;
-    owner = slab_owner(slab, ((char *)object - slab->base) / slab->size);
-    return owner->live ? owner->objcg->memcg : NULL;
-}
-
 static void report_track(const char *what, const struct slab_track *track)
 {
     if (track->serial)
@@ -253,9 +270,13 @@ _Noreturn void slab_bug(const struct slab *slab, const void *object, const char 
 {
     struct mem_cgroup *memcg = group_of(slab, object);
     const char *cache = slab->cache ? depot_text(slab->cache->name) : "page run";
-    const char *group = memcg ? depot_text(memcg->name) : NULL;
+    const struct slab_tail *tail = NULL;
+    const char *group;
     char kmalloc[32];
 
+    if (has_tail(slab) && slab_debug & SLAB_STORE_USER && is_inside(slab, object))
+        tail = tail_of(slab, start_of(slab, object));
+    group = depot_text(memcg ? memcg->name : tail ? tail->alloc.group : 0);
     if (!cache) {
         snprintf(kmalloc, sizeof(kmalloc), "%s-%u", slab->cache->user ? "cache" : "kmalloc",
                  slab->cache->object_size);
@@ -263,10 +284,9 @@ _Noreturn void slab_bug(const struct slab *slab, const void *object, const char 
     }
     report("memcg: BUG %s (group %s): %s: object %p\n", cache,
            group ? group : memcg == &root_mem_cgroup ? "/" : "not known", what, object);
-    if (has_tail(slab) && slab_debug & SLAB_STORE_USER &&
-        (!slab->cache || slab_is_object(slab, object))) {
-        report_track("allocated", &tail_of(slab, object)->alloc);
-        report_track("freed", &tail_of(slab, object)->freed);
+    if (tail) {
+        report_track("allocated", &tail->alloc);
+        report_track("freed", &tail->freed);
     } else if (!(slab_debug & LAYOUT)) {
         report("memcg:   MEMCG_DEBUG=FZPU tells who allocated and freed it, and stops at the first "
                "wrong write\n");
@@ -392,7 +412,7 @@ void debug_alloc(const struct slab *slab, void *object, size_t bytes, bool keep)
     if (slab_debug & SLAB_RED_ZONE)
         memset(p + bytes, SLUB_RED_ACTIVE, (size_t)(red_zone_end(slab, object) - p) - bytes);
     if (slab_debug & SLAB_STORE_USER)
-        set_track(&tail->alloc);
+        set_track(&tail->alloc, group_of(slab, object));
 }
 
 /* A live object whose bit has just been cleared, or a page run. */
@@ -402,7 +422,7 @@ void debug_free(const struct slab *slab, void *object)
         return;
     check_object(slab, object, true);
     if (slab_debug & SLAB_STORE_USER)
-        set_track(&tail_of(slab, object)->freed);
+        set_track(&tail_of(slab, object)->freed, NULL);
     make_free(slab, object);
 }
 

@@ -1,0 +1,85 @@
+"""An extension module that misuses memory, built here, in processes of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+import memcg
+
+SOURCE = Path(memcg.__file__).parent.parent
+PRELUDE = """\
+import memcg; memcg.install()
+import hostile, os, signal, sys, threading, time
+RAW, MEM, OBJ = range(3)
+MIB = 1 << 20
+def promoted(group, size):
+    # from here on the group has a cache of its own for the size
+    with group:
+        blocks = [hostile.malloc(RAW, size) for _ in range(200_000 // size + 4200)]
+    memcg.workqueue.flush()
+    for block in blocks:
+        hostile.free(RAW, block)
+"""
+
+
+@pytest.fixture(scope="session")
+def extension(tmp_path_factory):
+    """The directory of hostile.so."""
+    directory = tmp_path_factory.mktemp("hostile")
+    compiler = sysconfig.get_config_var("CC").split()
+    subprocess.run(
+        [
+            *compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread",
+            f"-I{sysconfig.get_path('include')}", str(Path(__file__).with_name("hostile.c")),
+            "-o", str(directory / "hostile.so"),
+        ],
+        check=True,
+    )  # fmt: skip
+    return directory
+
+
+@pytest.fixture
+def run(native, extension):
+    """Run code in a new Python; gives its status, stdout and stderr."""
+
+    def run(code, *options, timeout=100, prelude=PRELUDE, **environment):
+        return subprocess.run(
+            [sys.executable, "-X", "faulthandler", *options, "-c", prelude + dedent(code)],
+            env={**os.environ, "PYTHONPATH": f"{SOURCE}{os.pathsep}{extension}", **environment},
+            capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def survives(run):
+    """Run code that must end well and say nothing on stderr; gives its stdout."""
+
+    def survives(code, *options, **environment):
+        shown = run(code, *options, **environment)
+        assert (shown.returncode, shown.stderr) == (0, ""), shown.stderr[-3000:]
+        return shown.stdout
+
+    return survives
+
+
+@pytest.fixture
+def reported(run):
+    """Run code that must be ended by a report; gives the report."""
+
+    def reported(code, **environment):
+        shown = run(code, **environment)
+        assert shown.returncode == -6, (shown.returncode, shown.stdout[-500:], shown.stderr[-3000:])
+        lines = [line for line in shown.stderr.splitlines() if line.startswith("memcg:")]
+        assert lines, shown.stderr[-3000:]
+        return "\n".join(lines)
+
+    return reported
