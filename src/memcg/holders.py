@@ -44,11 +44,12 @@ def holders(memcg: core.Memcg) -> list[Holder]:
     core.stop_account()
     try:
         types = _all_types()
+        first = core.block_header()
         tracked = {id(o) for o in gc.get_objects()}
         counts: Counter[tuple[str, str | None]] = Counter()
         sizes: Counter[tuple[str, str | None]] = Counter()
         for address, size, cache in core.live_blocks(memcg):
-            key = (cache.name if cache else "pages", _type_of(address, size, types, tracked))
+            key = (cache.name if cache else "pages", _type_of(address + first, size - first, types, tracked))
             counts[key] += 1
             sizes[key] += size
     finally:

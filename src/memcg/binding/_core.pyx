@@ -843,6 +843,11 @@ def install_numpy(array_api):
     hooks_numpy(array_api)
 
 
+def block_header():
+    """Bytes that CPython's debug hooks put between a block's start and what is in it."""
+    return hooks_header()
+
+
 def exiting():
     """Before the interpreter ends: no worker, new RAW requests as before us."""
     worker_stop()

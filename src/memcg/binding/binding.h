@@ -73,7 +73,8 @@ static inline void current_refresh(void)
 /* 0, or -1 with an exception. Once; a second call is nothing. */
 int hooks_install(void);
 int hooks_installed(void);
-bool hooks_is_raw(void *(*malloc_function)(void *, size_t)); /* ours in the RAW domain */
+bool hooks_is_raw(void *(*malloc_function)(void *, size_t)); /* as it was set in the RAW domain */
+int hooks_header(void); /* bytes that CPython's debug hooks put before a block of ours */
 /* From now on new RAW requests go where they went before us; our free goes on. */
 void hooks_exiting(void);
 /* array_api: NumPy's _ARRAY_API capsule.  0, or -1 with an exception. */

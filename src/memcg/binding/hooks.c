@@ -14,6 +14,7 @@
 static PyMemAllocatorEx previous_raw, previous_mem, previous_obj;
 static PyObjectArenaAllocator previous_arena;
 static int installed, exiting; /* exiting: atomic */
+static void *(*first_raw_malloc)(void *, size_t); /* what stands first in the RAW domain */
 
 /* Keeps a foreign block valid on failure: NULL is returned and p is as it was. */
 static void *foreign_realloc(const PyMemAllocatorEx *previous, void *p, size_t size)
@@ -140,31 +141,76 @@ static void arena_hook_free(void *ctx, void *p, size_t size)
         previous_arena.free(ctx, p, size);
 }
 
+/*
+ * With PYTHONMALLOC=debug and -X dev CPython's debug hooks stay above ours, where they see every
+ * block.  A domain's are a letter and the allocator below, three in a row (Objects/obmalloc.c,
+ * debug_alloc_api_t, 3.6 to 3.13).
+ */
+struct debug_api {
+    char letter;
+    PyMemAllocatorEx below;
+};
+static struct debug_api *debug_apis; /* RAW, MEM, OBJ; or NULL */
+
+static void find_debug_apis(void)
+{
+    struct debug_api *api[3];
+
+    for (int i = 0; i < 3; i++) {
+        PyMemAllocatorEx now;
+
+        PyMem_GetAllocator((PyMemAllocatorDomain)i, &now);
+        api[i] = now.ctx;
+    }
+    if (api[0] && api[1] == api[0] + 1 && api[2] == api[1] + 1 && api[0]->letter == 'r' &&
+        api[1]->letter == 'm' && api[2]->letter == 'o')
+        debug_apis = api[0];
+}
+
+static void get_allocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator)
+{
+    if (debug_apis)
+        *allocator = debug_apis[domain].below;
+    else
+        PyMem_GetAllocator(domain, allocator);
+}
+
+static void set_allocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator)
+{
+    if (debug_apis)
+        debug_apis[domain].below = *allocator;
+    else
+        PyMem_SetAllocator(domain, allocator);
+}
+
 /* Free and realloc are published first: what new malloc returns meets new free. */
 static void set_raw(void)
 {
     PyMemAllocatorEx hooked;
 
-    PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &previous_raw);
+    get_allocator(PYMEM_DOMAIN_RAW, &previous_raw);
     hooked = previous_raw;
     hooked.realloc = raw_realloc;
     hooked.free = raw_free;
-    PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &hooked);
+    set_allocator(PYMEM_DOMAIN_RAW, &hooked);
     hooked.malloc = raw_malloc;
     hooked.calloc = raw_calloc;
-    PyMem_SetAllocator(PYMEM_DOMAIN_RAW, &hooked);
+    set_allocator(PYMEM_DOMAIN_RAW, &hooked);
+    PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &hooked);
+    first_raw_malloc = hooked.malloc;
 }
 
 static void set_domain(PyMemAllocatorDomain domain, PyMemAllocatorEx *previous)
 {
     PyMemAllocatorEx hooked = { previous, hook_malloc, hook_calloc, hook_realloc, hook_free };
 
-    PyMem_GetAllocator(domain, previous);
-    PyMem_SetAllocator(domain, &hooked);
+    get_allocator(domain, previous);
+    set_allocator(domain, &hooked);
 }
 
 int hooks_installed(void) { return installed; }
-bool hooks_is_raw(void *(*function)(void *, size_t)) { return function == raw_malloc; }
+bool hooks_is_raw(void *(*function)(void *, size_t)) { return function == first_raw_malloc; }
+int hooks_header(void) { return debug_apis ? 2 * (int)sizeof(size_t) : 0; }
 
 int hooks_install(void)
 {
@@ -173,6 +219,7 @@ int hooks_install(void)
     if (installed)
         return 0;
     installed = 1;
+    find_debug_apis();
     set_raw();
     set_domain(PYMEM_DOMAIN_MEM, &previous_mem);
     set_domain(PYMEM_DOMAIN_OBJ, &previous_obj);

@@ -149,6 +149,7 @@ cdef extern from "binding.h":
     void current_refresh()
     int hooks_install() except -1
     int hooks_installed()
+    int hooks_header()
     void hooks_exiting()
     int hooks_numpy(object array_api) except -1
     enum worker_kind:
