@@ -46,8 +46,9 @@ locking-doc: $(STAMP) ## write the generated parts of docs/locking.md
 native-stress: ## the data plane under random load, plain and under the sanitizers; SECONDS=180 each
 	$(MAKE) -C native stress SECONDS=$(or $(SECONDS),180)
 
-soak: $(EXTENSION)/.built ## an hour of a server-like load; SOAK=seconds
+soak: $(EXTENSION)/.built ## an hour of a server-like load, SOAK=seconds; then FORKS=10000 under threads
 	PYTHONPATH=src $(VENV)/bin/python tests/long/soak.py --seconds $(or $(SOAK),3600)
+	FORKS=$(or $(FORKS),10000) $(VENV)/bin/python -m pytest tests/hostile -k forks
 
 foreign: $(EXTENSION)/.built ## other people's suites (CPython, NumPy, ...), with memcg and without; SUITES="..."
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check hypothesis pandas simplejson tornado networkx

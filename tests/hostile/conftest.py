@@ -13,6 +13,7 @@ import pytest
 
 import memcg
 
+TIMEOUT_S = 100 if "FORKS" not in os.environ else 3600
 SOURCE = Path(memcg.__file__).parent.parent
 PRELUDE = """\
 import memcg; memcg.install()
@@ -49,7 +50,7 @@ def extension(tmp_path_factory):
 def run(native, extension):
     """Run code in a new Python; gives its status, stdout and stderr."""
 
-    def run(code, *options, timeout=100, prelude=PRELUDE, **environment):
+    def run(code, *options, timeout=TIMEOUT_S, prelude=PRELUDE, **environment):
         return subprocess.run(
             [sys.executable, "-X", "faulthandler", *options, "-c", prelude + dedent(code)],
             env={**os.environ, "PYTHONPATH": f"{SOURCE}{os.pathsep}{extension}", **environment},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
 
 ALL = "FZPUH"
+FORKS = int(os.environ.get("FORKS", "300"))  # `make soak`: 10,000
 
 
 def test_blocks_are_freed_in_other_threads_and_other_groups(survives):
@@ -160,15 +162,41 @@ def test_native_threads_while_the_interpreter_ends(run):
 
 def test_forks_while_native_threads_hold_the_locks(survives):
     shown = survives(
-        """
+        f"""
     hostile.start_churn(8)
     with memcg.group("a"):
-        statuses = [hostile.fork() for _ in range(300)]
+        statuses = [hostile.fork() for _ in range({FORKS})]
     print(sum(map(bool, statuses)), *hostile.stop_churn())
     """
     )
     assert shown.split()[0] == "0"
     assert shown.split()[2] == "0"
+
+
+def test_forks_while_threads_allocate_and_workers_come_and_go(survives):
+    """On 3.11 a child hung where a worker was making its thread state."""
+    survives(
+        f"""
+    stop = []
+    def tenant(name):
+        while not stop:
+            with memcg.scope(name):
+                rows = [bytes(2000) for _ in range(100)]  # asks for a cache of its own
+                rows = [str(i) for i in range(2000)]
+    threads = [threading.Thread(target=tenant, args=(f"t{{i}}",)) for i in range(4)]
+    for t in threads: t.start()
+    sys.setswitchinterval(1e-5)
+    for _ in range({FORKS}):
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(30)
+            with memcg.scope("child"): rows = [str(i) for i in range(2000)]
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    stop.append(1)
+    for t in threads: t.join()
+    """
+    )
 
 
 def test_memory_is_had_at_exit(survives):

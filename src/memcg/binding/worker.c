@@ -18,6 +18,15 @@ static int starting[NR_WORKERS]; /* atomic: a thread is on its way and has not b
 static int nr_workers; /* atomic: started and not yet gone */
 static int stopped;    /* atomic */
 static __thread int is_worker; /* it does not wait for itself */
+static struct mutex state_mutex = MUTEX_INITIALIZER; /* a native worker makes its thread state */
+
+/*
+ * Making a thread state takes a lock of the interpreter's without the GIL.  CPython 3.11 takes it
+ * in the child of a fork before it makes it new, so no fork may come meanwhile.
+ */
+static void fork_prepare(void) { mutex_lock(&state_mutex); }
+static void fork_done(void) { mutex_unlock(&state_mutex); }
+static void fork_child(void) { mutex_init(&state_mutex); }
 
 void worker_init(PyObject *callable, PyObject *run_worker, int traced)
 {
@@ -27,6 +36,8 @@ void worker_init(PyObject *callable, PyObject *run_worker, int traced)
         PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &first_raw);
     thread_main = run_worker;
     work = callable;
+    if (pthread_atfork(fork_prepare, fork_done, fork_child))
+        Py_FatalError("memcg: no memory for a fork handler");
 }
 
 /* GIL held. */
@@ -102,7 +113,7 @@ static void ask_main_thread(enum worker_kind kind)
 static void *worker_main(void *argument)
 {
     enum worker_kind kind = (enum worker_kind)(intptr_t)argument;
-    PyGILState_STATE state;
+    PyThreadState *tstate;
 
     memcg_stop_kmem_account();
     if (raw_is_covered()) { /* since we were started */
@@ -110,9 +121,17 @@ static void *worker_main(void *argument)
         worker_ended();
         return NULL;
     }
-    state = PyGILState_Ensure();
-    worker_run(kind);
-    PyGILState_Release(state);
+    mutex_lock(&state_mutex);
+    tstate = PyThreadState_New(PyInterpreterState_Main());
+    mutex_unlock(&state_mutex);
+    if (tstate) {
+        PyEval_AcquireThread(tstate);
+        worker_run(kind);
+        PyThreadState_Clear(tstate);
+        PyThreadState_DeleteCurrent();
+    } else {
+        not_started(kind);
+    }
     worker_ended();
     return NULL;
 }
