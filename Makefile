@@ -43,8 +43,8 @@ mutants: $(EXTENSION)/.built ## every lock, check, reference and wake-up taken o
 locking-doc: $(STAMP) ## write the generated parts of docs/locking.md
 	PYTHONPATH=src $(VENV)/bin/python tools/locking_doc.py
 
-native-stress: ## the data plane under random load, plain and under the sanitizers; SECONDS=180 each
-	$(MAKE) -C native stress SECONDS=$(or $(SECONDS),180)
+native-stress: ## the data plane under random load, as it ships and under the sanitizers; OPERATIONS=10^8 each
+	$(MAKE) -C native stress OPERATIONS=$(or $(OPERATIONS),100000000)
 
 soak: $(EXTENSION)/.built ## an hour of a server-like load, SOAK=seconds; then FORKS=10000 under threads
 	PYTHONPATH=src $(VENV)/bin/python tests/long/soak.py --seconds $(or $(SOAK),3600)

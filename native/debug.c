@@ -220,9 +220,12 @@ static struct slab_tail *tail_of(const struct slab *slab, const void *object)
     return (struct slab_tail *)((char *)object + slab->size) - 1;
 }
 
+/* A free pointer has its place also where objects are smaller. */
 static size_t object_size(const struct slab *slab)
 {
-    return slab->cache ? slab->cache->object_size : tail_of(slab, NULL)->bytes;
+    size_t size = slab->cache ? slab->cache->object_size : tail_of(slab, NULL)->bytes;
+
+    return size < sizeof(void *) ? sizeof(void *) : size;
 }
 
 static unsigned char *red_zone_end(const struct slab *slab, const void *object)
@@ -232,11 +235,12 @@ static unsigned char *red_zone_end(const struct slab *slab, const void *object)
     return (unsigned char *)tail_of(slab, object);
 }
 
-/* Constructed objects keep what they hold. */
+/* Constructed objects keep what they hold; the smallest hold nothing but the free pointer. */
 static bool is_poisoned(const struct slab *slab)
 {
     return (slab_debug & SLAB_POISON) &&
-           !(slab->cache && slab->cache->flags & KMEM_CACHE_ZERO);
+           !(slab->cache && (slab->cache->flags & KMEM_CACHE_ZERO ||
+                             slab->cache->object_size <= sizeof(void *)));
 }
 
 size_t debug_usable_size(const struct slab *slab, const void *object)

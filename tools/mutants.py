@@ -232,7 +232,7 @@ def killing_scenario(mutant: Mutant) -> str:
 
     path = str(SOURCE / f"{mutant.module}.py")
     world._code[mutant.module] = compile(mutant.source, path, "exec")
-    sound = [n for n, s in SCENARIOS.items() if not s.open_defect and not s.long]
+    sound = [n for n, s in SCENARIOS.items() if not s.long]
     for name in sorted(set(sound) - DEAR):
         try:
             result = SCENARIOS[name].explore(minimise=0)

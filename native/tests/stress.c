@@ -1,5 +1,5 @@
 /*
- * stress.c - everything at once against a shadow model.  stress [seconds [seed]]
+ * stress.c - everything at once against a shadow model.  stress [operations [seed]]
  *
  * Threads take random slots and allocate, check, resize and free the blocks in them, in groups
  * that the main thread makes, limits, promotes and closes meanwhile; now and then it forks.
@@ -29,7 +29,8 @@ struct account {
     struct mem_cgroup *memcg; /* NULL: closed */
     int parent;
 };
-static struct account accounts[1 << 20]; /* 0: the root */
+enum { MAX_ACCOUNTS = 1 << 22 };
+static struct account accounts[MAX_ACCOUNTS]; /* 0: the root */
 static int nr_accounts = 1;
 static int open_groups[GROUPS]; /* accounts; 0: none */
 static pthread_mutex_t groups_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -57,13 +58,21 @@ static void fill(struct slot *slot)
     memset(slot->p + slot->size - n, slot->pattern, n);
 }
 
+static unsigned char patterns[256][256];
+
+static void make_patterns(void)
+{
+    for (int i = 0; i < 256; i++)
+        memset(patterns[i], i, sizeof(patterns[i]));
+}
+
 /* tail: size is that of the last fill(). */
 static void check_filled(const unsigned char *p, size_t size, unsigned char pattern, bool tail)
 {
     size_t n = size < 256 && tail ? size : 128;
 
-    for (size_t i = 0; i < n && i < size; i++)
-        CHECK(p[i] == pattern && (!tail || p[size - n + i] == pattern));
+    CHECK(!memcmp(p, patterns[pattern], n < size ? n : size));
+    CHECK(!tail || !memcmp(p + size - n, patterns[pattern], n));
 }
 
 static size_t random_size(struct worker *w)
@@ -176,7 +185,7 @@ static void group_open(struct worker *w, int i)
     int parent = open_groups[next_random(w) % GROUPS], n = nr_accounts++;
     struct mem_cgroup *memcg;
 
-    CHECK(n < 1 << 20);
+    CHECK(n < MAX_ACCOUNTS);
     memcg = group_new(parent ? accounts[parent].memcg : mem_cgroup_root());
     if (next_random(w) % 3 == 0) {
         mem_cgroup_set_limit(memcg, MEMCG_MAX, (int64_t)(next_random(w) % 400000));
@@ -264,7 +273,7 @@ struct sum {
     int64_t bytes;
     uint64_t addresses; /* of blocks, added up: that each is named once */
 };
-static struct sum model[1 << 20];
+static struct sum model[MAX_ACCOUNTS];
 
 static int pays(int account)
 {
@@ -351,13 +360,15 @@ static void epoch(struct worker *w)
 
 int main(int argc, char **argv)
 {
-    double seconds = argc > 1 ? atof(argv[1]) : 2;
+    uint64_t operations = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
     uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : (uint64_t)time(NULL) * 2654435761u | 1;
     struct worker w = { .random = seed };
     struct timespec begin;
     int epochs = 0;
 
-    fprintf(stderr, "stress: %.0f s, seed %llu\n", seconds, (unsigned long long)seed);
+    fprintf(stderr, "stress: %llu operations, seed %llu\n", (unsigned long long)operations,
+            (unsigned long long)seed);
+    make_patterns();
     clock_gettime(CLOCK_MONOTONIC, &begin);
     CHECK(memcg_init(NULL) == 0);
     memcg_set_promote_bytes(4096);
@@ -367,7 +378,7 @@ int main(int argc, char **argv)
     }
     do
         epoch(&w);
-    while (epochs++, seconds_since(&begin) < seconds);
+    while (epochs++, total_ops < operations);
     for (int i = 0; i < SLOTS; i++)
         if (slots[i].p)
             slot_free(&slots[i]);

@@ -74,6 +74,15 @@ static void nothing(void)
             memcg_free_fast(p[i * 7 % N]);
         memcg_validate();
     }
+    for (size_t size = 1; size < 40; size++) {
+        struct kmem_cache *s = kmem_cache_create_root(size, 16, 0);
+
+        for (int i = 0; i < 500; i++)
+            memset(p[i] = kmem_cache_alloc(s), 'z', size);
+        for (int i = 0; i < 500; i++)
+            CHECK(!kmem_cache_free(s, p[i]));
+        memcg_validate();
+    }
     memcg_trim();
 }
 
