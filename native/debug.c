@@ -17,7 +17,7 @@
  * What is found corrupt is reported and ends the process: its memory is not to be trusted.
  *
  * Kernel: mm/slub.c (slub_debug: 2007; freelist_ptr_encode: 2017), lib/stackdepot.c.
- * Where we differ: the report ends the process; a checked object has a bit for being live.
+ * Where we differ: the report ends the process; a checked object has a byte for being live.
  *
  * Locks: depot_lock, a leaf, taken in a section.
  */
@@ -419,7 +419,7 @@ void debug_alloc(const struct slab *slab, void *object, size_t bytes, bool keep)
         set_track(&tail->alloc, group_of(slab, object));
 }
 
-/* A live object whose bit has just been cleared, or a page run. */
+/* A live object whose byte has just been cleared, or a page run. */
 void debug_free(const struct slab *slab, void *object)
 {
     if (!has_tail(slab))
@@ -438,7 +438,7 @@ void debug_check_slab(const struct slab *slab)
         return;
     }
     for (uint32_t i = 0; i < slab->carved; i++)
-        check_object(slab, slab->base + (size_t)i * slab->size, slab->live[i / 64] >> (i % 64) & 1);
+        check_object(slab, slab->base + (size_t)i * slab->size, slab->live[i]);
 }
 
 void memcg_validate(void)

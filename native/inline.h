@@ -45,6 +45,14 @@ static inline bool slab_is_object(const struct slab *slab, const void *p)
     return (offset * slab->reciprocal < slab->reciprocal) & (offset < slab->bytes);
 }
 
+/* Of the object that p lies in; p as above. */
+static inline uint32_t slab_index(const struct slab *slab, const void *p)
+{
+    uint32_t offset = (uint32_t)((const char *)p - slab->base);
+
+    return (uint32_t)((unsigned __int128)offset * slab->reciprocal >> 64);
+}
+
 /* Free lists and `remote`; what is in a sheaf is never encoded.  Kernel: freelist_ptr_encode(). */
 static inline void set_freepointer(void *object, void *next)
 {
@@ -107,6 +115,56 @@ static inline bool sheaf_push(struct thread *self, struct slab *slab, void *obje
     slab->freelist = object;
     slab->inuse--;
     return true;
+}
+
+/* kmem_cache_alloc() where this thread's active slab for the group has a free object. */
+static inline void *kmem_cache_alloc_fast(struct kmem_cache *s)
+{
+    struct thread *self = memcg_self;
+    struct heap *heap;
+    int i = s->index - NR_KMALLOC;
+
+    if (likely(!slab_debug) && section_begin(self)) {
+        heap = self->heap;
+        if (likely(i >= 0 && i < heap->nr_user)) { /* a dead cache has no owned slab */
+            struct slab *slab = heap->user[i].active;
+            void *object = slab->freelist;
+
+            if (likely(object != NULL)) {
+                slab->freelist = *(void **)object;
+                slab->inuse++;
+                __atomic_store_n(&slab->live[slab_index(slab, object)], 1, __ATOMIC_RELAXED);
+                section_end(self);
+                return object;
+            }
+        }
+        section_end(self);
+    }
+    return kmem_cache_alloc(s);
+}
+
+/* kmem_cache_free() where the object lies in this thread's active slab, which no free moves. */
+static inline int kmem_cache_free_fast(struct kmem_cache *s, void *object)
+{
+    struct thread *self = memcg_self;
+
+    if (likely(!slab_debug) && section_begin(self)) {
+        struct slab *slab = virt_to_slab(object);
+
+        if (likely(slab && __atomic_load_n(&slab->owner, __ATOMIC_RELAXED) == self &&
+                   slab->place == SLAB_ACTIVE && slab->live && !slab->shared &&
+                   slab->cache->root == s->root && slab_is_object(slab, object)) &&
+            likely(__atomic_exchange_n(&slab->live[slab_index(slab, object)], 0,
+                                       __ATOMIC_ACQ_REL))) {
+            *(void **)object = slab->freelist;
+            slab->freelist = object;
+            slab->inuse--;
+            section_end(self);
+            return 0;
+        }
+        section_end(self);
+    }
+    return kmem_cache_free(s, object);
 }
 
 static inline void *memcg_malloc_fast(size_t size)

@@ -101,7 +101,7 @@ struct slab {
     struct slab_owner *owners; /* shared: nr_owners entries; written by the slab's owner */
     uint32_t nr_owners, owner_hint; /* the entry used last */
     uint8_t *owner_of;     /* shared: atomic, per object: index into owners, OWNER_GONE */
-    uint64_t *live;        /* user caches: atomic bit per object, set while allocated */
+    uint8_t *live;         /* user caches: atomic, per object: 1 while it is allocated */
     size_t metadata_bytes; /* of this descriptor with its tables */
 
     struct obj_cgroup *objcg; /* page runs: charged to; holds a reference */

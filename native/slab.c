@@ -9,7 +9,7 @@
  * threads are stolen, so a freer that read it may rely on it until its section ends.
  *
  * Kernel: mm/slub.c (sheaves: 2025).  Where we differ: descriptors lie outside; frees from afar
- * wait for the owner; exact double-free detection for users' caches (a bit per object).
+ * wait for the owner; exact double-free detection for users' caches (a byte per object).
  *
  * Locks: cache->lock.
  */
@@ -24,7 +24,7 @@
 
 long slab_object_index(const struct slab *slab, const void *p)
 {
-    uint32_t index = (uint32_t)((const char *)p - slab->base) / slab->size;
+    uint32_t index = slab_index(slab, p);
 
     return slab_is_object(slab, p) && index < __atomic_load_n(&slab->carved, __ATOMIC_RELAXED)
                ? (long)index : -1;
@@ -169,7 +169,7 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
         meta += nr_owners * sizeof(struct slab_owner) + (s->objects + 7u) / 8 * 8;
     }
     if (s->user || slab_debug)
-        meta += (s->objects + 63u) / 64 * 8;
+        meta += (s->objects + 7u) / 8 * 8;
     pages = alloc_pages(s->nr_pages, s->align > PAGE_SIZE ? s->align >> PAGE_SHIFT : 1,
                         shared ? MEMCG_TAG_SHARED : memcg->tag, &zeroed);
     if (pages)
@@ -203,7 +203,7 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
         memcg_stat_add(memcg, STAT_PRIVATE, (int64_t)bytes);
     }
     if (s->user || slab_debug)
-        slab->live = (uint64_t *)tail;
+        slab->live = (uint8_t *)tail;
     slab_set_heap(slab, heap);
     slab->owner = heap->thread;
     slab_set_place(slab, SLAB_ACTIVE);
@@ -253,11 +253,8 @@ void *slab_pop(struct slab *slab)
         object = unlikely(slab_debug) ? debug_carve(slab, left, batch) : slab_carve(slab, batch);
     }
     slab->inuse++;
-    if (slab->live) {
-        size_t i = (size_t)((char *)object - slab->base) / slab->size;
-
-        __atomic_fetch_or(&slab->live[i / 64], 1ULL << (i % 64), __ATOMIC_RELAXED);
-    }
+    if (slab->live)
+        __atomic_store_n(&slab->live[slab_index(slab, object)], 1, __ATOMIC_RELAXED);
     return object;
 }
 
@@ -411,12 +408,8 @@ int slab_free(struct thread *self, struct slab *slab, void *object)
 
     if (index < 0)
         return -EINVAL;
-    if (slab->live) {
-        uint64_t bit = 1ULL << (index % 64);
-
-        if (!(__atomic_fetch_and(&slab->live[index / 64], ~bit, __ATOMIC_ACQ_REL) & bit))
-            return -EALREADY;
-    }
+    if (slab->live && !__atomic_exchange_n(&slab->live[index], 0, __ATOMIC_ACQ_REL))
+        return -EALREADY;
     if (slab->shared &&
         __atomic_fetch_or(&slab->owner_of[index], OWNER_GONE, __ATOMIC_ACQ_REL) & OWNER_GONE)
         return -EALREADY;

@@ -90,7 +90,7 @@ static void slot_alloc(struct worker *w, struct slot *slot)
 
     slot->user = r % 16 == 0 ? users[(r >> 8) % USERS] : NULL;
     slot->size = slot->user ? kmem_cache_object_size(slot->user) : random_size(w);
-    slot->p = slot->user ? kmem_cache_alloc(slot->user)
+    slot->p = slot->user ? kmem_cache_alloc_fast(slot->user)
               : r & 1    ? memcg_malloc_fast(slot->size)
                          : memcg_calloc(slot->size);
     if (!slot->p) {
@@ -110,8 +110,8 @@ static void slot_free(struct slot *slot)
     check_filled(slot->p, slot->size, slot->pattern, true);
     memset(slot->p, 0xdd, slot->size < 64 ? slot->size : 64);
     if (slot->user) {
-        CHECK(kmem_cache_free(users[(slot->user == users[0])], slot->p) == -EINVAL);
-        CHECK(kmem_cache_free(slot->user, slot->p) == 0);
+        CHECK(kmem_cache_free_fast(users[(slot->user == users[0])], slot->p) == -EINVAL);
+        CHECK(kmem_cache_free_fast(slot->user, slot->p) == 0);
     } else {
         memcg_free_fast(slot->p);
     }

@@ -4,19 +4,19 @@
 static void frees_of_what_is_no_live_object_are_told(void)
 {
     struct kmem_cache *s = kmem_cache_create_root(100, 64, 0), *other = kmem_cache_create_root(100, 64, 0);
-    char *p = kmem_cache_alloc(s), *q = kmem_cache_alloc(s), *foreign = memcg_malloc(100);
+    char *p = kmem_cache_alloc_fast(s), *q = kmem_cache_alloc_fast(s), *foreign = memcg_malloc(100);
     char *run = memcg_malloc(100000);
     int on_stack = 0;
     void *start_of;
 
     CHECK((uintptr_t)p % 64 == 0 && kmem_cache_size(s) == 128 && kmem_cache_object_size(s) == 100);
-    CHECK(kmem_cache_free(s, p + 16) == -EINVAL && kmem_cache_free(s, &on_stack) == -EINVAL);
-    CHECK(kmem_cache_free(s, foreign) == -EINVAL && kmem_cache_free(other, p) == -EINVAL);
-    CHECK(kmem_cache_free(s, run) == -EINVAL && kmem_cache_free(s, run + 5000) == -EINVAL);
-    CHECK(kmem_cache_free(s, NULL) == -EINVAL);
-    CHECK(kmem_cache_free(s, p + 128 * 40) == -EINVAL || kmem_cache_free(s, p + 128 * 40) == -EALREADY);
-    CHECK(kmem_cache_free(s, p) == 0 && kmem_cache_free(s, p) == -EALREADY);
-    CHECK(kmem_cache_free(s, q) == 0 && kmem_cache_free(s, p) == -EALREADY);
+    CHECK(kmem_cache_free_fast(s, p + 16) == -EINVAL && kmem_cache_free_fast(s, &on_stack) == -EINVAL);
+    CHECK(kmem_cache_free_fast(s, foreign) == -EINVAL && kmem_cache_free_fast(other, p) == -EINVAL);
+    CHECK(kmem_cache_free_fast(s, run) == -EINVAL && kmem_cache_free_fast(s, run + 5000) == -EINVAL);
+    CHECK(kmem_cache_free_fast(s, NULL) == -EINVAL);
+    CHECK(kmem_cache_free_fast(s, p + 128 * 40) == -EINVAL || kmem_cache_free_fast(s, p + 128 * 40) == -EALREADY);
+    CHECK(kmem_cache_free_fast(s, p) == 0 && kmem_cache_free_fast(s, p) == -EALREADY);
+    CHECK(kmem_cache_free_fast(s, q) == 0 && kmem_cache_free_fast(s, p) == -EALREADY);
     CHECK(kmem_cache_of(q + 5, &start_of) == s && start_of == q);
     CHECK(!kmem_cache_of(run, NULL) && !kmem_cache_of(&on_stack, NULL));
     memcg_free(foreign);
@@ -38,13 +38,13 @@ static void geometry_suits_every_size_and_alignment(void)
 
             CHECK(s);
             for (int i = 0; i < 20; i++) {
-                p[i] = kmem_cache_alloc(s);
+                p[i] = kmem_cache_alloc_fast(s);
                 CHECK(p[i] && (uintptr_t)p[i] % align == 0);
                 CHECK(size < 16 || (p[i][size - 1] == 0 && p[i][8] == 0)); /* but the link */
                 memset(p[i], 1, size);
             }
             for (int i = 0; i < 20; i++)
-                CHECK(p[i][0] == 1 && p[i][size - 1] == 1 && kmem_cache_free(s, p[i]) == 0);
+                CHECK(p[i][0] == 1 && p[i][size - 1] == 1 && kmem_cache_free_fast(s, p[i]) == 0);
             kmem_cache_shrink(s);
             CHECK(kmem_cache_nr_pages(s) == 0 && kmem_cache_shutdown(s) == 0);
             kmem_cache_free_struct(s);
@@ -74,7 +74,7 @@ static void a_cache_that_was_shut_down_serves_nothing(void)
     CHECK(kmem_cache_of(p, NULL) == root && kmem_cache_nr_pages(child) == 0);
     memcg_free(p);
     memcg_set_current(NULL);
-    CHECK(kmem_cache_shutdown(s) == 0 && !kmem_cache_alloc(s));
+    CHECK(kmem_cache_shutdown(s) == 0 && !kmem_cache_alloc_fast(s));
     kmem_cache_free_struct(s);
     group_close(g);
     check_nothing_is_left();
@@ -115,17 +115,17 @@ static void events_of_an_ended_cache_are_dropped(void)
 
     CHECK(!memcg_update_cache_size(s, mem_cgroup_id(g) + 1));
     memcg_set_current(g);
-    p = kmem_cache_alloc(s); /* a user's cache asks at once */
+    p = kmem_cache_alloc_fast(s); /* a user's cache asks at once */
     memcg_set_current(NULL);
-    CHECK(css_refs(g) == 2 && kmem_cache_free(s, p) == 0);
+    CHECK(css_refs(g) == 2 && kmem_cache_free_fast(s, p) == 0);
     child = kmem_cache_create_child(g, s);
     memcg_cache_publish(s, mem_cgroup_id(g), child);
     memcg_set_current(g);
-    p = kmem_cache_alloc(s);
+    p = kmem_cache_alloc_fast(s);
     memcg_set_current(NULL);
     CHECK(kmem_cache_of(p, NULL) == child);
     kmem_cache_set_dead(child);
-    CHECK(kmem_cache_free(s, p) == 0 && kmem_cache_shutdown(child) == 0);
+    CHECK(kmem_cache_free_fast(s, p) == 0 && kmem_cache_shutdown(child) == 0);
     memcg_cache_publish(s, mem_cgroup_id(g), NULL);
     kmem_cache_free_struct(child);
     css_put(g);
@@ -145,7 +145,7 @@ static void indices_of_ended_caches_are_used_again(void)
         for (int i = 0; i < 50; i++) {
             s[i] = kmem_cache_create_root((size_t)i * 10 + 1, 16, 0);
             CHECK(s[i] && s[i]->index < NR_KMALLOC + 50);
-            CHECK(kmem_cache_free(s[i], kmem_cache_alloc(s[i])) == 0);
+            CHECK(kmem_cache_free_fast(s[i], kmem_cache_alloc_fast(s[i])) == 0);
         }
         for (int i = 0; i < 50; i++) {
             CHECK(kmem_cache_shutdown(s[i]) == 0);
@@ -165,12 +165,12 @@ static void *reader(void *arg)
 
     memcg_set_current(g);
     while (!__atomic_load_n(&over, __ATOMIC_RELAXED)) {
-        void *p = kmem_cache_alloc(raced);
+        void *p = kmem_cache_alloc_fast(raced);
         struct kmem_cache *s = kmem_cache_of(p, NULL);
 
         CHECK(p && (s == raced || (s->root == raced && s->memcg == g)));
         memset(p, 0xee, 100);
-        CHECK(kmem_cache_free(raced, p) == 0);
+        CHECK(kmem_cache_free_fast(raced, p) == 0);
     }
     memcg_set_current(NULL);
     return NULL;

@@ -372,7 +372,7 @@ cdef class Cache:
             raise MemcgError(f"cache {self.name!r} was destroyed; make a new one")
         buffer = Buffer.__new__(Buffer)
         current_refresh()
-        p = kmem_cache_alloc(self.c)
+        p = kmem_cache_alloc_fast(self.c)
         if p is NULL:
             raise_oom(self.object_size)
         buffer.cache = self
@@ -394,7 +394,7 @@ cdef class Cache:
                 f"cache {self.name!r}: an array or view of the buffer is still in use; "
                 "drop it and free the buffer again"
             )
-        kmem_cache_free(self.c, buffer.p)
+        kmem_cache_free_fast(self.c, buffer.p)
         buffer.p = NULL
 
     def shrink(self):
@@ -431,7 +431,7 @@ cdef class Buffer:
 
     def __dealloc__(self):
         if self.p is not NULL:
-            kmem_cache_free(self.cache.c, self.p)
+            kmem_cache_free_fast(self.cache.c, self.p)
 
     def __len__(self):
         return self.cache.object_size

@@ -125,6 +125,8 @@ cdef extern from "memcg.h" nogil:
     size_t memcg_trim()
 
 cdef extern from "binding.h":
+    void *kmem_cache_alloc_fast(kmem_cache *s)
+    int kmem_cache_free_fast(kmem_cache *s, void *object)
     void caller(char *text, size_t n) nogil
     struct entry:
         pass
