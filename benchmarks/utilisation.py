@@ -22,30 +22,18 @@ def session(i: int, rows: int) -> object:
     return json.loads(text), [f"key {i} {k}" for k in range(rows)], bytes(rows * 7)
 
 
-def slab_bytes(text: str) -> tuple[int, int]:
-    """Sum (live, total) bytes over the lines of a slabinfo, version 2.1."""
-    live = total = 0
-    for line in text.splitlines():
-        word = line.split()
-        if len(word) > 14 and not line.startswith("#"):
-            active, _, objsize, _, pages = map(int, word[1:6])
-            slabs = int(word[14])
-            live += active * objsize
-            total += slabs * pages * 4096
-    return live, total
-
-
 def groups_slabs(groups: Iterable[Any]) -> tuple[int, int]:
     """Bytes (live, total) of the shared slabs and of the groups' own."""
-    import memcg
     from memcg import core
 
     core.wait_worker()
     stat = core.global_stat()
     live, total = stat["slab_shared_used"], stat["slab_shared_bytes"]
     for g in groups:
-        a, b = slab_bytes(memcg.slabinfo(g.path))
-        live, total = live + a, total + b
+        for child in g.memcg_slab_caches:
+            info = child.info()
+            live += info.active_objs * info.objsize
+            total += child.nr_pages * core.PAGE_SIZE
     return live, total
 
 

@@ -1,7 +1,7 @@
 /*
  * arena.c - reserve and commit the range; memory for descriptors.
  *
- * Metadata comes in powers of two from chunks of its own, so that nothing here calls an
+ * Metadata comes in two sizes a doubling from chunks of its own, so that nothing here calls an
  * allocator that could call us.  `lock` protects the free lists and the chunk.
  */
 #include "arena.h"
@@ -15,8 +15,9 @@
 #define ARENA_MIN ((size_t)64 << 20)
 #define COMMIT_STEP ((size_t)8192) /* pages: 32 MiB, so that mprotect is rare */
 #define METADATA_CHUNK ((size_t)1 << 18)
-#define METADATA_MIN_SHIFT 5
-#define METADATA_MAX_SHIFT 16 /* larger is mapped on its own */
+#define METADATA_MIN ((size_t)32)
+#define METADATA_MAX ((size_t)65536) /* larger is mapped on its own */
+#define METADATA_CLASSES 23          /* 32, 48, 64, 96, ... 65536 */
 
 struct arena arena;
 
@@ -97,36 +98,37 @@ struct free_block {
 };
 
 static struct mutex lock = MUTEX_INITIALIZER;
-static struct free_block *free_blocks[METADATA_MAX_SHIFT + 1]; /* lock */
+static struct free_block *free_blocks[METADATA_CLASSES]; /* lock */
 static char *chunk;                                            /* lock */
 static size_t chunk_left;                                      /* bytes; lock */
 static size_t in_use;                                          /* bytes; lock */
 
-static int metadata_shift(size_t bytes)
+/* Sizes are the powers of two and what lies half-way to the next. */
+static int metadata_class(size_t bytes, size_t *size)
 {
-    int shift = METADATA_MIN_SHIFT;
+    int i = 0;
 
-    while (((size_t)1 << shift) < bytes)
-        shift++;
-    return shift;
+    for (*size = METADATA_MIN; *size < bytes; i++)
+        *size = i % 2 ? *size / 3 * 4 : *size / 2 * 3;
+    return i;
 }
 
 void *metadata_alloc(size_t bytes)
 {
-    int shift = metadata_shift(bytes);
-    size_t size = (size_t)1 << shift;
+    size_t size;
+    int i = metadata_class(bytes, &size);
     struct free_block *block = NULL;
 
-    if (shift > METADATA_MAX_SHIFT) {
+    if (size > METADATA_MAX) {
         block = map(ALIGN_UP(bytes, PAGE_SIZE), PROT_READ | PROT_WRITE);
         if (block)
             __atomic_fetch_add(&in_use, ALIGN_UP(bytes, PAGE_SIZE), __ATOMIC_RELAXED);
         return block;
     }
     mutex_lock(&lock);
-    block = free_blocks[shift];
+    block = free_blocks[i];
     if (block) {
-        free_blocks[shift] = block->next;
+        free_blocks[i] = block->next;
     } else {
         if (chunk_left < size) { /* the rest of the old chunk is lost: at most 64 KiB in 256 */
             char *fresh = map(METADATA_CHUNK, PROT_READ | PROT_WRITE);
@@ -138,7 +140,7 @@ void *metadata_alloc(size_t bytes)
             chunk = fresh;
             chunk_left = METADATA_CHUNK;
         }
-        chunk_left -= size; /* from the top, so that each block is aligned to its size */
+        chunk_left -= size; /* from the top; a power of two is aligned to its size, the others to a third of it */
         block = (struct free_block *)(chunk + chunk_left / size * size);
         chunk_left = chunk_left / size * size;
     }
@@ -149,20 +151,21 @@ void *metadata_alloc(size_t bytes)
 
 void metadata_free(void *p, size_t bytes)
 {
-    int shift = metadata_shift(bytes);
+    size_t size;
+    int i = metadata_class(bytes, &size);
     struct free_block *block = p;
 
     if (!p)
         return;
-    if (shift > METADATA_MAX_SHIFT) {
+    if (size > METADATA_MAX) {
         munmap(p, ALIGN_UP(bytes, PAGE_SIZE));
         __atomic_fetch_sub(&in_use, ALIGN_UP(bytes, PAGE_SIZE), __ATOMIC_RELAXED);
         return;
     }
     mutex_lock(&lock);
-    block->next = free_blocks[shift];
-    free_blocks[shift] = block;
-    __atomic_fetch_sub(&in_use, (size_t)1 << shift, __ATOMIC_RELAXED);
+    block->next = free_blocks[i];
+    free_blocks[i] = block;
+    __atomic_fetch_sub(&in_use, size, __ATOMIC_RELAXED);
     mutex_unlock(&lock);
 }
 

@@ -271,7 +271,7 @@ size_t heap_shrink(struct heap *heap, struct kmem_cache *s)
         struct heap_slot *slot = heap_slot(heap, i, false);
 
         if (slot)
-            slot->keep_more = 0;
+            slot->swings = 0;
         while (slot && slot->empty && (!s || slot->empty->cache == s)) {
             struct slab *slab = slot->empty;
 

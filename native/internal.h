@@ -35,7 +35,8 @@
 #define MEMCG_REARM ((int64_t)1 << 20)     /* below max: an alarm may be raised again */
 #define MEMCG_RESERVE_MIN ((int64_t)16 << 20)
 #define MEMCG_MAX_OWNERS 127 /* owners of one shared slab: an index is a byte less a bit */
-#define OWNER_GONE 128       /* that bit: the object was freed */
+#define OWNER_GONE 128u      /* that bit: the object was freed */
+#define SLAB_OWNERS 16u      /* entries that a shared slab has from the start */
 #define MEMCG_TAG_SHARED (UINT32_MAX - 1) /* pages of shared slabs */
 #ifdef __GLIBC__
 #define MEMCG_TLS_MODEL __attribute__((tls_model("initial-exec")))
@@ -56,7 +57,7 @@ enum slab_place {
 struct slab_owner { /* one entry of a shared slab's owner table */
     struct obj_cgroup *objcg; /* holds a reference while live > 0 */
     uint32_t live;            /* objects; what lies in `remote` counts until collected */
-};
+} __attribute__((packed, aligned(4))); /* there are many */
 
 /*
  * A slab or (cache == NULL) a page run; out of band, found by virt_to_slab().
@@ -98,7 +99,9 @@ struct slab {
 
     struct slab *cache_prev, *cache_next; /* cache->lock: all slabs of the cache */
 
-    struct slab_owner *owners; /* shared: nr_owners entries; written by the slab's owner */
+    /* shared: the first SLAB_OWNERS entries and, once they are taken, the others; nr_owners in
+     * all; written by the slab's owner */
+    struct slab_owner *owners, *more_owners;
     uint32_t nr_owners, owner_hint; /* the entry used last */
     uint8_t *owner_of;     /* shared: atomic, per object: index into owners, OWNER_GONE */
     uint8_t *live;         /* user caches: atomic, per object: 1 while it is allocated */
@@ -106,12 +109,19 @@ struct slab {
 
     struct obj_cgroup *objcg; /* page runs: charged to; holds a reference */
     size_t run_pages;         /* page runs: length; runs_lock */
+    struct kmem_cache *run_for; /* page runs: the root cache they stand in for, or NULL */
 };
+
+static inline struct slab_owner *slab_owner_at(const struct slab *slab, uint32_t i)
+{
+    return i < SLAB_OWNERS ? &slab->owners[i] : &slab->more_owners[i - SLAB_OWNERS];
+}
 
 /* Of an object of a shared slab, also while it is on its way home. */
 static inline struct slab_owner *slab_owner(const struct slab *slab, long index)
 {
-    return &slab->owners[__atomic_load_n(&slab->owner_of[index], __ATOMIC_RELAXED) & ~OWNER_GONE];
+    return slab_owner_at(slab, __atomic_load_n(&slab->owner_of[index], __ATOMIC_RELAXED) &
+                                   ~OWNER_GONE);
 }
 
 /* ---- checked objects (debug.c) ------------------------------------------ */
@@ -177,7 +187,7 @@ struct kmem_cache {
     /* lock */
     struct slab *slabs;      /* all, by cache_next */
     struct slab *partial[2]; /* no owner and a free object; [1]: shared */
-    long nr_slabs;           /* written under lock, read racily */
+    long nr_slabs, total_pages; /* written under lock, read racily */
     int dead;                /* atomic; keeps no empty slab, serves no allocation */
     struct event_node empty;
     int refs;  /* atomic: its life, and each event in the queue that names it */
@@ -265,8 +275,8 @@ struct heap_slot {
     struct slab *active, *partial, *full;
     struct slab *empty; /* kept, so that what comes and goes makes no slab */
     uint16_t nr_empty;
-    uint8_t keep_more; /* empty slabs, beside the one */
-    bool gave_back;    /* an empty slab, since one was made */
+    uint8_t swings; /* how often a slab was made after one had gone */
+    bool gave_back; /* an empty slab, since one was made */
     int64_t shared_bytes; /* this group's live bytes of the class in shared slabs, this thread */
 };
 
@@ -360,5 +370,6 @@ void shared_release(struct slab *slab, long index); /* owner or cache->lock: ent
 extern size_t promote_bytes;                        /* atomic */
 
 struct slab *run_alloc(struct thread *self, struct request *req);
+void shared_count(struct heap *heap, struct kmem_cache *root, int64_t bytes); /* for promotion */
 extern struct slab *all_runs;                       /* runs_lock, by cache_next */
 #endif

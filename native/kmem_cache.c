@@ -240,16 +240,14 @@ void *kmem_cache_slab_of(const void *p, size_t *objects)
 
 size_t cache_shrink_stolen(struct kmem_cache *s)
 {
-    size_t nr_pages = 0;
-    long before = s->nr_slabs;
+    long before = s->total_pages;
 
     for (struct thread *t = all_threads; t; t = t->next) {
         heap_collect(t);
         for (struct heap *heap = t->heaps; heap; heap = heap->next)
             heap_shrink(heap, s);
     }
-    nr_pages = (size_t)(before - s->nr_slabs) * s->nr_pages;
-    return nr_pages;
+    return (size_t)(before - s->total_pages);
 }
 
 size_t kmem_cache_shrink(struct kmem_cache *s)
@@ -326,7 +324,7 @@ void kmem_cache_free_struct(struct kmem_cache *s)
 
 long kmem_cache_nr_pages(const struct kmem_cache *s)
 {
-    return __atomic_load_n(&s->nr_slabs, __ATOMIC_RELAXED) * (long)s->nr_pages;
+    return __atomic_load_n(&s->total_pages, __ATOMIC_RELAXED);
 }
 
 void kmem_cache_read_info(struct kmem_cache *s, struct kmem_cache_info *info)

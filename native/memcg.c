@@ -77,8 +77,12 @@ static void run_uncharge(struct slab *run, size_t nr_pages)
     memcg_uncharge(memcg, nr_pages << PAGE_SHIFT);
 }
 
-static void run_free(struct slab *run)
+static void run_free(struct thread *self, struct slab *run)
 {
+    struct heap *heap = run->run_for ? heap_lookup(self, run->objcg->memcg) : NULL;
+
+    if (heap)
+        shared_count(heap, run->run_for, -(int64_t)run->run_for->size);
     if (unlikely(slab_debug))
         debug_free(run, run->base);
     run_unlink(run);
@@ -149,7 +153,7 @@ void memcg_free(void *p)
     if (unlikely(error))
         bad_free(slab, p, error);
     if (is_run)
-        run_free(slab);
+        run_free(self, slab);
     thread_leave(self);
 }
 

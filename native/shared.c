@@ -23,20 +23,35 @@ void memcg_set_promote_bytes(size_t bytes)
     __atomic_store_n(&promote_bytes, bytes, __ATOMIC_RELAXED);
 }
 
+static bool grow_owners(struct slab *slab)
+{
+    uint32_t most = slab->objects < MEMCG_MAX_OWNERS ? slab->objects : MEMCG_MAX_OWNERS;
+
+    if (slab->nr_owners >= most)
+        return false;
+    slab->more_owners = metadata_alloc((most - SLAB_OWNERS) * sizeof(struct slab_owner));
+    if (!slab->more_owners)
+        return false;
+    slab->nr_owners = most;
+    return true;
+}
+
 /* -1: table full. */
 static int owner_index(struct slab *slab, struct obj_cgroup *objcg)
 {
+    struct slab_owner *owner = slab_owner_at(slab, slab->owner_hint);
     int unused = -1;
 
-    if (slab->owners[slab->owner_hint].live && slab->owners[slab->owner_hint].objcg == objcg)
+    if (owner->live && owner->objcg == objcg)
         return (int)slab->owner_hint;
     for (uint32_t i = 0; i < slab->nr_owners; i++) {
-        if (slab->owners[i].live && slab->owners[i].objcg == objcg)
+        owner = slab_owner_at(slab, i);
+        if (owner->live && owner->objcg == objcg)
             return (int)i;
-        if (unused < 0 && !slab->owners[i].live)
+        if (unused < 0 && !owner->live)
             unused = (int)i;
     }
-    return unused;
+    return unused < 0 && grow_owners(slab) ? (int)SLAB_OWNERS : unused;
 }
 
 static int stock_charge(struct heap *heap, int64_t bytes, struct request *req)
@@ -106,16 +121,45 @@ static struct slab *next_with_room(struct thread *self, struct kmem_cache *root,
     return slab;
 }
 
+/* What a group has of a class in shared slabs, or in page runs for want of a cache of its own. */
+void shared_count(struct heap *heap, struct kmem_cache *root, int64_t bytes)
+{
+    struct heap_slot *slot = heap_slot(heap, root->index, bytes > 0);
+
+    if (!slot || slot->shared_bytes + bytes < 0)
+        return;
+    slot->shared_bytes += bytes;
+    if (bytes > 0 && (root->user || ++slot->shared_allocs >= PROMOTE_ALLOCS ||
+                      (size_t)slot->shared_bytes > __atomic_load_n(&promote_bytes, __ATOMIC_RELAXED))) {
+        slot->shared_allocs = 0;
+        promote(heap, root);
+    }
+}
+
+/* From a page on, slabs that several groups share would mostly be empty. */
+static void *alloc_alone(struct thread *self, struct kmem_cache *root, struct request *req)
+{
+    struct slab *run = run_alloc(self, req);
+
+    if (!run)
+        return NULL;
+    run->run_for = root;
+    shared_count(self->heap, root, root->size);
+    return run->base;
+}
+
 void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request *req)
 {
     struct heap *heap = self->heap;
     struct obj_cgroup *objcg = heap->memcg->objcg;
-    struct heap_slot *mine = heap_slot(heap, root->index, true);
+    struct slab_owner *owner;
     struct slab *slab;
     char *object;
     int i = -1;
 
-    if (!mine || stock_charge(heap, root->size, req))
+    if (root->object_size >= PAGE_SIZE && !root->user)
+        return alloc_alone(self, root, req);
+    if (!heap_slot(heap, root->index, true) || stock_charge(heap, root->size, req))
         return NULL;
     slab = slab_active(self, self->shared_heap, root, true, req);
     if (slab)
@@ -132,9 +176,10 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
     if (unlikely(slab_debug))
         debug_check_free(slab, object);
     slab->owner_hint = (uint32_t)i;
-    if (!slab->owners[i].live++) {
+    owner = slab_owner_at(slab, (uint32_t)i);
+    if (!owner->live++) {
         objcg_get(objcg);
-        slab->owners[i].objcg = objcg;
+        owner->objcg = objcg;
     }
     __atomic_store_n(&slab->owner_of[slab_object_index(slab, object)], (uint8_t)i, __ATOMIC_RELAXED);
     /* Another group's bytes may lie here. */
@@ -142,12 +187,7 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
     if (unlikely(slab_debug))
         debug_alloc(slab, object, req->bytes, true);
     memcg_stat_add(heap->memcg, STAT_SHARED, root->size);
-    mine->shared_bytes += root->size;
-    if (root->user || ++mine->shared_allocs >= PROMOTE_ALLOCS ||
-        (size_t)mine->shared_bytes > __atomic_load_n(&promote_bytes, __ATOMIC_RELAXED)) {
-        mine->shared_allocs = 0;
-        promote(heap, root);
-    }
+    shared_count(heap, root, root->size);
     return object;
 }
 
@@ -156,10 +196,9 @@ void shared_uncharge(struct thread *self, struct slab *slab, long index)
     struct obj_cgroup *objcg = slab_owner(slab, index)->objcg;
     struct mem_cgroup *memcg = __atomic_load_n(&objcg->memcg, __ATOMIC_ACQUIRE);
     struct heap *heap = heap_lookup(self, memcg);
-    struct heap_slot *slot = heap ? heap_slot(heap, slab->cache->index, false) : NULL;
 
-    if (slot && slot->shared_bytes >= slab->size)
-        slot->shared_bytes -= slab->size;
+    if (heap)
+        shared_count(heap, slab->cache, -(int64_t)slab->size);
     memcg_stat_add(memcg, STAT_SHARED, -(int64_t)slab->size);
     if (heap && heap == self->heap && heap->memcg != &root_mem_cgroup &&
         heap->stock + slab->size <= MEMCG_BATCH)

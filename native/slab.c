@@ -15,10 +15,11 @@
  */
 #include "inline.h"
 
-#define SLAB_OWNERS 64u /* 1 KiB of table: groups with one object each fill a quarter of a slab */
+#define SMALL_CACHE 16  /* pages: slabs are single pages up to here, double pages up to four times it */
 /* Empty slabs that a heap keeps of a cache until it is asked for memory (MAX_PARTIAL): of a size
- * class as many as went and were made again. */
+ * class one, and more where slabs go and are made again and again. */
 #define KEEP_EMPTY 1
+#define KEEP_EMPTY_SWINGS 8
 #define KEEP_EMPTY_BYTES ((size_t)1 << 20)
 #define KEEP_EMPTY_USER 10
 
@@ -48,7 +49,7 @@ bool slab_is_valid(const struct slab *slab)
         if (slab_object_index(slab, p) < 0)
             return false;
     for (uint32_t i = 0; i < slab->nr_owners; i++)
-        live += slab->owners[i].live;
+        live += slab_owner_at(slab, i)->live;
     return slab->carved <= slab->objects && slab->inuse == slab->carved - nr_free &&
            (!slab->shared || live == slab->inuse) &&
            (slab->place != SLAB_EMPTY || slab->inuse == 0) &&
@@ -86,6 +87,7 @@ static void __slab_unlist(struct slab *slab)
     if (slab->cache_next)
         slab->cache_next->cache_prev = slab->cache_prev;
     __atomic_store_n(&s->nr_slabs, s->nr_slabs - 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&s->total_pages, s->total_pages - slab->nr_pages, __ATOMIC_RELAXED);
     if (!s->nr_slabs && s->memcg && __atomic_load_n(&s->dead, __ATOMIC_ACQUIRE)) {
         css_get(s->memcg); /* the receiver's; there is one: a child holds one till it ends */
         if (!event_post(&s->empty, MEMCG_EVENT_EMPTY, s->memcg, s))
@@ -125,6 +127,8 @@ static void slab_release(struct slab *slab, struct obj_cgroup *objcg)
     }
     set_page_slab(slab->base, slab->nr_pages, NULL);
     free_pages(slab->base, slab->nr_pages);
+    if (slab->more_owners)
+        metadata_free(slab->more_owners, (slab->nr_owners - SLAB_OWNERS) * sizeof(struct slab_owner));
     metadata_free(slab, slab->metadata_bytes);
 }
 
@@ -149,12 +153,30 @@ static void slab_set_heap(struct slab *slab, struct heap *heap)
     slab->slot = slab->live ? NULL : &heap->kmalloc[slab->cache->index];
 }
 
+/*
+ * Shared slabs are small: the objects of one group, made and ended together, fill them and go.  So
+ * are the first slabs of a cache, for most caches of groups never have more.
+ */
+static uint32_t slab_pages(const struct kmem_cache *s, bool shared)
+{
+    uint32_t nr_pages = s->total_pages < 4 * SMALL_CACHE ? 2 : 4;
+
+    if (s->user)
+        return s->nr_pages;
+    if (shared || s->total_pages < SMALL_CACHE)
+        nr_pages = 1;
+    while (nr_pages < s->nr_pages && (nr_pages << PAGE_SHIFT) / s->size < (shared ? 2 : 8))
+        nr_pages *= 2;
+    return nr_pages < s->nr_pages ? nr_pages : s->nr_pages;
+}
+
 /* NULL: no memory, or req->want_reclaim is set. */
 struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, struct request *req)
 {
-    size_t bytes = (size_t)s->nr_pages << PAGE_SHIFT, meta = sizeof(struct slab);
+    uint32_t nr_pages = slab_pages(s, shared), nr_owners = 0;
+    uint32_t objects = (uint32_t)(((size_t)nr_pages << PAGE_SHIFT) / s->size);
+    size_t bytes = (size_t)nr_pages << PAGE_SHIFT, meta = sizeof(struct slab);
     struct mem_cgroup *memcg = __atomic_load_n(&s->objcg->memcg, __ATOMIC_ACQUIRE);
-    uint32_t nr_owners = 0;
     struct slab *slab = NULL;
     void *pages;
     bool zeroed = s->flags & KMEM_CACHE_ZERO;
@@ -162,21 +184,18 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     if (!shared && memcg_charge(memcg, bytes, req))
         return NULL;
     if (shared) {
-        nr_owners = s->objects / 8 > SLAB_OWNERS ? s->objects / 8 : SLAB_OWNERS;
-        nr_owners = nr_owners < s->objects ? nr_owners : s->objects;
-        if (nr_owners > MEMCG_MAX_OWNERS)
-            nr_owners = MEMCG_MAX_OWNERS;
-        meta += nr_owners * sizeof(struct slab_owner) + (s->objects + 7u) / 8 * 8;
+        nr_owners = objects < SLAB_OWNERS ? objects : SLAB_OWNERS;
+        meta += nr_owners * sizeof(struct slab_owner) + (objects + 7u) / 8 * 8;
     }
     if (s->user || slab_debug)
-        meta += (s->objects + 7u) / 8 * 8;
-    pages = alloc_pages(s->nr_pages, s->align > PAGE_SIZE ? s->align >> PAGE_SHIFT : 1,
+        meta += (objects + 7u) / 8 * 8;
+    pages = alloc_pages(nr_pages, s->align > PAGE_SIZE ? s->align >> PAGE_SHIFT : 1,
                         shared ? MEMCG_TAG_SHARED : memcg->tag, &zeroed);
     if (pages)
         slab = metadata_alloc(meta);
     if (!slab) {
         if (pages)
-            free_pages(pages, s->nr_pages);
+            free_pages(pages, nr_pages);
         if (!shared)
             memcg_uncharge(memcg, bytes);
         if (!req->reclaimed)
@@ -187,9 +206,9 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     slab->cache = s;
     slab->size = s->size;
     slab->reciprocal = UINT64_MAX / s->size + 1;
-    slab->objects = s->objects;
-    slab->bytes = s->size * s->objects;
-    slab->nr_pages = s->nr_pages;
+    slab->objects = objects;
+    slab->bytes = s->size * objects;
+    slab->nr_pages = nr_pages;
     slab->shared = shared;
     slab->metadata_bytes = meta;
     char *tail = (char *)(slab + 1);
@@ -198,7 +217,7 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
         slab->nr_owners = nr_owners;
         tail += nr_owners * sizeof(struct slab_owner);
         slab->owner_of = (uint8_t *)tail;
-        tail += (s->objects + 7u) / 8 * 8;
+        tail += (objects + 7u) / 8 * 8;
     } else {
         memcg_stat_add(memcg, STAT_PRIVATE, (int64_t)bytes);
     }
@@ -207,13 +226,14 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     slab_set_heap(slab, heap);
     slab->owner = heap->thread;
     slab_set_place(slab, SLAB_ACTIVE);
-    set_page_slab(pages, s->nr_pages, slab);
+    set_page_slab(pages, nr_pages, slab);
     mutex_lock(&s->lock);
     slab->cache_next = s->slabs;
     if (s->slabs)
         s->slabs->cache_prev = slab;
     s->slabs = slab;
     __atomic_store_n(&s->nr_slabs, s->nr_slabs + 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&s->total_pages, s->total_pages + slab->nr_pages, __ATOMIC_RELAXED);
     mutex_unlock(&s->lock);
     return slab;
 }
@@ -258,13 +278,21 @@ void *slab_pop(struct slab *slab)
     return object;
 }
 
+static uint32_t keep_empty(const struct heap_slot *slot, const struct slab *slab)
+{
+    uint32_t more = slot->swings > KEEP_EMPTY_SWINGS ? 4u * (slot->swings - KEEP_EMPTY_SWINGS) : 0;
+    uint32_t most = (uint32_t)(KEEP_EMPTY_BYTES >> PAGE_SHIFT) / slab->nr_pages;
+
+    if (slab->cache->user)
+        return KEEP_EMPTY_USER;
+    return KEEP_EMPTY + (more < most ? more : most);
+}
+
 /* An owned slab, on no list, whose last object is gone. */
 static void slab_emptied(struct heap_slot *slot, struct slab *slab)
 {
-    uint32_t keep = slab->cache->user ? KEEP_EMPTY_USER : KEEP_EMPTY + slot->keep_more;
-
     slab_set_place(slab, SLAB_EMPTY);
-    if (slab->shared || slot->nr_empty >= keep) {
+    if (slab->shared || slot->nr_empty >= keep_empty(slot, slab)) {
         slot->gave_back = true;
         slab_destroy(slab);
     } else {
@@ -471,9 +499,8 @@ static struct slab *slab_refill(struct heap *heap, struct heap_slot *slot, struc
         mutex_unlock(&s->lock);
     }
     if (!slab) {
-        if (slot->gave_back && slot->keep_more < UINT8_MAX &&
-            ((size_t)slot->keep_more * s->nr_pages << PAGE_SHIFT) < KEEP_EMPTY_BYTES)
-            slot->keep_more++;
+        if (slot->gave_back && slot->swings < UINT8_MAX)
+            slot->swings++;
         slot->gave_back = false;
         slab = slab_new(heap, s, shared, req);
     }

@@ -29,7 +29,7 @@ static void more_groups_than_a_slab_has_owner_entries(void)
         }
     memcg_set_current(NULL);
     objects = info_of(root64()).num_objs;
-    CHECK(objects >= N * ROUNDS && objects <= 4 * N * ROUNDS + 256); /* 64 owners in 256 objects */
+    CHECK(objects >= N * ROUNDS && objects <= 2 * N * ROUNDS + 256);
     for (int i = 0; i < N; i++) {
         CHECK(current_of(g[i]) == 64 * ROUNDS && usage_of_group(g[i]) == 64 * ROUNDS);
         for (int k = 0; k < ROUNDS; k++) {
@@ -45,20 +45,21 @@ static void more_groups_than_a_slab_has_owner_entries(void)
 /* A group goes back to the slab that knows it, though others were in use since. */
 static void a_group_finds_the_slab_that_has_its_entry(void)
 {
-    enum { OWNERS = 64, N = 3 * OWNERS };
+    enum { OWNERS = MEMCG_MAX_OWNERS, N = 3 * OWNERS }; /* of 128 objects */
+    struct kmem_cache *root = kmalloc_cache(kmalloc_index(32));
     static struct mem_cgroup *g[N];
     void *p[N], *q;
 
     for (int i = 0; i < N; i++) {
         g[i] = group_new(mem_cgroup_root());
         memcg_set_current(g[i]);
-        p[i] = memcg_malloc(64);
+        p[i] = memcg_malloc(32);
     }
-    CHECK(info_of(root64()).num_slabs == 3);
+    CHECK(info_of(root).num_slabs == 3);
     memcg_set_current(g[0]);
-    q = memcg_malloc(64);
+    q = memcg_malloc(32);
     memcg_set_current(NULL);
-    CHECK(virt_to_slab(q) == virt_to_slab(p[0]) && info_of(root64()).num_slabs == 3);
+    CHECK(virt_to_slab(q) == virt_to_slab(p[0]) && info_of(root).num_slabs == 3);
     memcg_free(q);
     for (int i = 0; i < N; i++) {
         memcg_free(p[i]);

@@ -23,7 +23,7 @@ static int found(void *arg, void *block, size_t size, struct kmem_cache *cache)
     struct live key = { .p = block }, *one = bsearch(&key, live, BLOCKS, sizeof(key), by_address);
 
     CHECK(one && one->group == *(int *)arg && !one->seen);
-    CHECK(memcg_usable_size(block) == size && (cache != NULL) == (size <= KMALLOC_MAX_CACHE_SIZE));
+    CHECK(memcg_usable_size(block) == size && (cache != NULL) >= (size < PAGE_SIZE));
     one->seen = 1;
     walked++;
     return 0;
