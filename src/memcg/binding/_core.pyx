@@ -10,8 +10,9 @@ cimport cython
 from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
 from cpython.contextvars cimport PyContextVar_New
 from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.unicode cimport PyUnicode_AsUTF8
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport SIZE_MAX, UINT64_MAX, int64_t, uintptr_t
 from libc.stdlib cimport free as libc_free
 from libc.stdlib cimport malloc as libc_malloc
 from memcg cimport *
@@ -19,10 +20,73 @@ from memcg cimport entry as c_entry
 
 from .dataplane import EVENTS, PAGE_COUNTER_MAX, PAGE_SIZE, CacheInfo, Event
 from .errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
+from .fault_attr import from_environment
 from .sizes import format_size
 
 name = "native"
 LOCKS = ()  # for fork; ours have handlers of their own (pthread_atfork)
+
+
+# -- injected faults
+
+FAULT_POINTS = {
+    "alloc": FAULT_ALLOC, "metadata": FAULT_METADATA, "pages": FAULT_PAGES, "mmap": FAULT_MMAP,
+    "madvise": FAULT_MADVISE, "thread": FAULT_THREAD,
+}
+
+
+cdef class Faults:
+    """See `memcg.faults.inject`. `attr` is a FaultAttr."""
+
+    cdef readonly object attr
+    cdef fault_attr c
+    cdef fault_count last
+    cdef bint armed
+
+    def __init__(self, attr, bint this_thread):
+        self.attr = attr
+        for what in attr.what:
+            self.c.points |= 1 << <int>FAULT_POINTS[what]
+        self.c.nth = attr.nth
+        self.c.probability = attr.probability
+        self.c.seed = attr.seed
+        self.c.times = UINT64_MAX if attr.times is None else attr.times
+        self.c.min_size, self.c.max_size = (0, SIZE_MAX) if attr.size is None else attr.size
+        self.c.small = attr.size is not None or attr.cache is not None
+        self.c.cache = NULL if attr.cache is None else PyUnicode_AsUTF8(attr.cache)
+        self.c.group = NULL if attr.group is None else PyUnicode_AsUTF8(attr.group)
+        self.c.this_thread = this_thread
+
+    def __enter__(self):
+        if memcg_arm_faults(&self.c):
+            raise MemcgError("faults are armed already, by MEMCG_FAIL or another inject()")
+        self.armed = True
+        return self
+
+    def __exit__(self, type, value, traceback):  # in C: no frame that a fault would refuse
+        memcg_disarm_faults()
+        self.last = memcg_fault_count()
+        self.armed = False
+
+    @property
+    def eligible(self):
+        """Requests that passed the filters."""
+        return memcg_fault_count().eligible if self.armed else self.last.eligible
+
+    @property
+    def faults(self):
+        """Requests that were made to fail."""
+        return memcg_fault_count().faults if self.armed else self.last.faults
+
+
+cdef Faults environment_faults = None
+try:
+    attr = from_environment()
+except ValueError as error:
+    raise ImportError(str(error))
+if attr is not None:
+    environment_faults = Faults(attr, False)
+    environment_faults.__enter__()
 
 if memcg_init(NULL):
     raise ImportError("memcg: no address space for the arena; raise `ulimit -v`")
@@ -47,10 +111,10 @@ cdef class Memcg:
     cdef readonly Memcg parent
     cdef bint activated
     cdef readonly long nr_inside
-    cdef public str path  # for error texts
+    cdef str _path
 
     def __cinit__(self, *args, **kwargs):
-        self.path = ""
+        self._path = ""
 
     def __init__(self, Memcg parent):
         if self.c is not NULL:
@@ -74,6 +138,16 @@ cdef class Memcg:
         if not self.activated:  # dropped before it was linked
             css_put(self.parent.c)
         mem_cgroup_free(self.c)
+
+    @property
+    def path(self):
+        """For error texts and faults; written once."""
+        return self._path
+
+    @path.setter
+    def path(self, str path):
+        mem_cgroup_set_path(self.c, PyUnicode_AsUTF8(path))
+        self._path = path
 
     @property
     def online(self):
@@ -233,12 +307,12 @@ cdef class Cache:
     cdef readonly bint frozen
     cdef public bint dying  # a root being destroyed; written under memcg_slab_mutex
     cdef bint boot
-    cdef public str name  # for error texts
+    cdef str _name
     cdef readonly object ctor
     cdef size_t pad  # with a constructor: where the free pointer and the flag are, before the bytes
 
     def __cinit__(self, *args, **kwargs):
-        self.name = ""
+        self._name = ""
 
     def __init__(self, size_t object_size, size_t align=16, *, Memcg memcg=None, Cache root=None,
                  ctor=None, int kmalloc=-1):
@@ -266,6 +340,16 @@ cdef class Cache:
     def __dealloc__(self):
         if self.c is not NULL and not self.boot and kmem_cache_nr_pages(self.c) == 0:
             kmem_cache_free_struct(self.c)
+
+    @property
+    def name(self):
+        """For error texts and faults; written once."""
+        return self._name
+
+    @name.setter
+    def name(self, str name):
+        kmem_cache_set_name(self.c, PyUnicode_AsUTF8(name))
+        self._name = name
 
     @property
     def nr_pages(self):

@@ -21,6 +21,7 @@ cdef extern from "memcg.h" nogil:
     void mem_cgroup_set_owner(mem_cgroup *memcg, void *owner)
     void *mem_cgroup_owner(const mem_cgroup *memcg)
     void mem_cgroup_offline(mem_cgroup *memcg)
+    void mem_cgroup_set_path(mem_cgroup *memcg, const char *path)
     bint mem_cgroup_online(const mem_cgroup *memcg)
     bint css_tryget(mem_cgroup *memcg)
     void css_get(mem_cgroup *memcg)
@@ -77,6 +78,7 @@ cdef extern from "memcg.h" nogil:
     kmem_cache *kmem_cache_create_child(mem_cgroup *memcg, kmem_cache *root)
     void kmem_cache_set_owner(kmem_cache *s, void *owner)
     void *kmem_cache_owner(const kmem_cache *s)
+    void kmem_cache_set_name(kmem_cache *s, const char *name)
     size_t kmem_cache_size(const kmem_cache *s)
     size_t kmem_cache_object_size(const kmem_cache *s)
     void *kmem_cache_alloc(kmem_cache *s)
@@ -110,6 +112,29 @@ cdef extern from "memcg.h" nogil:
         kmem_cache *cache
     bint memcg_next_event(memcg_event *event)
     void memcg_set_waker(void (*waker)() noexcept)
+
+    enum fault_point:
+        FAULT_ALLOC
+        FAULT_METADATA
+        FAULT_PAGES
+        FAULT_MMAP
+        FAULT_MADVISE
+        FAULT_THREAD
+    struct fault_attr:
+        unsigned points
+        uint64_t nth
+        double probability
+        uint64_t seed, times
+        size_t min_size, max_size
+        bint small
+        const char *cache
+        const char *group
+        bint this_thread
+    struct fault_count:
+        uint64_t eligible, faults
+    int memcg_arm_faults(const fault_attr *attr)
+    void memcg_disarm_faults()
+    fault_count memcg_fault_count()
 
     struct memcg_global_stat:
         size_t reserved, committed, pages_in_use, pages_free_dirty, metadata
