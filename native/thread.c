@@ -151,7 +151,8 @@ static struct thread *thread_create(void)
         t->current = &root_mem_cgroup;
         t->stolen = stolen_idle();
         if (heap_init(t) || pthread_setspecific(thread_key, t)) {
-            t->next = free_threads; /* the half-made heap stays with it: out of memory */
+            thread_empty(t);
+            t->next = free_threads;
             free_threads = t;
             t = NULL;
         } else {

@@ -24,6 +24,7 @@ static void arm_nth(unsigned points, uint64_t nth, uint64_t times)
     attr.nth = nth;
     attr.times = times;
     attr.small = true;
+    attr.this_thread = false;
     arm(attr);
 }
 
@@ -239,6 +240,23 @@ static bool be_in_a_new_group(void)
     return whole;
 }
 
+static void *allocs(void *arg)
+{
+    *(bool *)arg = alloc_and_free();
+    return NULL;
+}
+
+/* A thread without memory for its heaps is served as the orphan is. */
+static bool be_a_new_thread(void)
+{
+    pthread_t t;
+    bool whole;
+
+    start(&t, allocs, &whole);
+    pthread_join(t, NULL);
+    return whole;
+}
+
 static bool make_a_child(void)
 {
     struct kmem_cache *s = kmem_cache_create_child(group, kmalloc_of(64));
@@ -334,9 +352,9 @@ static int exhaust(bool (*operation)(void), unsigned points, uint64_t times)
 static void what_is_refused_leaves_nothing(void)
 {
     bool (*operations[])(void) = { alloc_and_free, alloc_in_a_group, make_a_group, make_a_child,
-                                   be_in_a_new_group, use_a_cache };
+                                   be_in_a_new_group, be_a_new_thread, use_a_cache };
 
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 7; i++) {
         int refused_once = exhaust(operations[i], OUR_OWN | 1 << FAULT_ALLOC, 1);
 
         CHECK(refused_once); /* a request is tried again once: then twice in a row */
