@@ -24,9 +24,9 @@ def sweep(native):
     Gives what it printed last as JSON.
     """
 
-    def run(code, *, timeout=120, **environment):
+    def run(code, *, before="from nth import *\n", timeout=120, **environment):
         shown = subprocess.run(
-            [sys.executable, "-X", "faulthandler", "-c", "from nth import *\n" + dedent(code)],
+            [sys.executable, "-X", "faulthandler", "-c", before + dedent(code)],
             env={
                 **{k: v for k, v in os.environ.items() if not k.startswith("MEMCG")},
                 "PYTHONPATH": os.pathsep.join((str(SOURCE), str(HERE))),

@@ -73,8 +73,9 @@ OPERATIONS = {
         np.fft.rfft(np.arange(5000.0)); np.einsum("ij,jk", a, a)
     """,
     "python": """
-        bytearray(5000); b"x" * 5000 + b"y"; "y" * 5000 + "z"; list(range(2000)) * 3; b"".join([b"w"] * 3000)
-        memoryview(bytes(5000)).tobytes(); "a,b" .join(["c"] * 3000).split(","); (1,) * 3000
+        bytearray(5000); b"x" * 5000 + b"y"; "y" * 5000 + "z"; list(range(2000)) * 3
+        b"".join([b"w"] * 3000); memoryview(bytes(5000)).tobytes(); (1,) * 3000
+        "a,b".join(["c"] * 3000).split(",")
         set(range(1000)); dict.fromkeys(range(1000)); sorted(range(3000), key=lambda n: -n)
     """,
 }
@@ -84,8 +85,10 @@ OPERATIONS = {
 def test_what_numpy_was_refused_leaves_nothing(sweep, name):
     pytest.importorskip("numpy")
     code = "".join(f"    {line.strip()}\n" for line in OPERATIONS[name].strip().splitlines())
-    figures = sweep(f"{PRELUDE}\n@inside\ndef operation():\n{code}\n"
-                    f"print(json.dumps(exhaust(operation, read=read, errors={TOLD})))\n")  # fmt: skip
+    figures = sweep(
+        f"{PRELUDE}\n@inside\ndef operation():\n{code}\n"
+        f"print(json.dumps(exhaust(operation, read=read, errors={TOLD})))\n"
+    )
     assert figures["faults"] >= 7
     assert figures["told"] > 0
 
