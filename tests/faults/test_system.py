@@ -136,3 +136,31 @@ def test_the_native_core_starts_with_less_or_the_model_core_says_why(sweep, mapp
     assert name == core
     assert works
     assert ("no address space" in why) == (core == "model")
+
+
+def test_without_a_thread_a_group_with_caches_is_closed_and_a_cache_destroyed(sweep):
+    tried = sweep("""
+    frames = memcg.KmemCache("frame", 3000)
+    tried = []
+    def operation():
+        with memcg.scope("t"), memcg.KmemCache("new", 100) as new:
+            for cache in (frames, new):
+                buffer = cache.alloc()
+                workqueue.flush()
+                cache.free(buffer)
+    def no_thread(fn, name):
+        tried.append(name)
+        raise RuntimeError("can't start new thread")
+    make_threads()
+    for _ in range(3):  # tables that only grow have grown
+        operation()
+    before = state()
+    start = workqueue.spawn
+    workqueue.spawn = no_thread
+    operation()
+    workqueue.spawn = start
+    check_same(before, state, "there was no thread")
+    check_locks()
+    print(json.dumps(len(tried)))
+    """)
+    assert tried == 2

@@ -10,6 +10,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
 from cpython.contextvars cimport PyContextVar_New
 from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_AsUTF8
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport SIZE_MAX, UINT64_MAX, int64_t, uintptr_t
@@ -710,21 +711,30 @@ cdef class Shield:
 # -- events
 
 
+cdef set_item(event, Py_ssize_t i, value):
+    Py_DECREF(<object>PyTuple_GET_ITEM(event, i))
+    Py_INCREF(value)
+    PyTuple_SET_ITEM(event, i, value)
+
+
 def next_event():
     """Take the oldest event, or None."""
     cdef memcg_event event
+    # Made first and filled in: an event that is taken is not lost for want of memory.
+    result = tuple.__new__(Event, ("create", None, None))
     if not memcg_next_event(&event):
         return None
     memcg = None if event.memcg is NULL else <Memcg>mem_cgroup_owner(event.memcg)
     cache = None if event.cache is NULL else <Cache>kmem_cache_owner(event.cache)
-    if event.kind == MEMCG_EVENT_CREATE:
-        return Event("create", memcg, cache)
     if event.kind == MEMCG_EVENT_EMPTY:
-        return Event("empty", memcg, cache)
-    if event.kind == MEMCG_EVENT_HIGH:
-        return Event("high", memcg, cache)
-    result = Event("release", memcg, cache)
-    Py_DECREF(memcg)  # it kept itself alive since it was activated
+        set_item(result, 0, "empty")
+    elif event.kind == MEMCG_EVENT_HIGH:
+        set_item(result, 0, "high")
+    elif event.kind == MEMCG_EVENT_RELEASE:
+        set_item(result, 0, "release")
+        Py_DECREF(memcg)  # it kept itself alive since it was activated
+    set_item(result, 1, memcg)
+    set_item(result, 2, cache)
     return result
 
 
