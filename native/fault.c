@@ -120,12 +120,12 @@ bool __should_fail(enum fault_point point, const struct mem_cgroup *memcg,
     return fail;
 }
 
-/* In a section.  What is charged by force may not fail (__GFP_NOFAIL); neither may, unless asked
+/* What is charged by force may not fail (__GFP_NOFAIL); neither may, unless asked
  * for, what is too small to be refused: CPython does not survive that everywhere. */
-bool should_fail_request(struct thread *self, struct kmem_cache *s, const struct request *req)
+bool __should_fail_request(struct thread *self, struct kmem_cache *s, const struct request *req)
 {
     bool small = req->kind == CHARGE_SMALL && req->bytes <= MEMCG_SMALL_SIZE;
 
     return req->kind != CHARGE_FORCE && !req->reclaimed && (!small || attr.small) &&
-           should_fail(FAULT_ALLOC, self->heap->memcg, s, req->bytes);
+           __should_fail(FAULT_ALLOC, self->heap->memcg, s, req->bytes);
 }

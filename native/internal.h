@@ -126,7 +126,7 @@ struct memcg_cache_array { /* published by a release store; old ones live until 
     struct kmem_cache *slot[]; /* the child: release store by the publisher, acquire by readers */
 };
 
-#define CACHE_NAME_MAX 48
+#define CACHE_NAME_MAX 40 /* makes a cache 256 bytes, a size of metadata */
 struct kmem_cache {
     /* fixed */
     int index; /* heap slot: size classes first, then user caches */
@@ -278,7 +278,14 @@ struct thread {
 extern struct slab slab_none;
 extern __thread struct thread *memcg_self MEMCG_TLS_MODEL;
 
-bool should_fail_request(struct thread *self, struct kmem_cache *s, const struct request *req);
+/* In a section: a request of an object of s, or (NULL) of a page run. */
+bool __should_fail_request(struct thread *self, struct kmem_cache *s, const struct request *req);
+static inline bool should_fail_request(struct thread *self, struct kmem_cache *s,
+                                       const struct request *req)
+{
+    return unlikely(__atomic_load_n(&faults_armed, __ATOMIC_RELAXED)) &&
+           __should_fail_request(self, s, req);
+}
 void fault_fork_child(void);
 
 struct thread *thread_enter(void); /* begins a section; makes the thread if need be */

@@ -18,7 +18,8 @@ def read():
     now = state()
     return {
         "groups": sorted(now["groups"]), "dying": now["dying"], "ids": now["ids"],
-        "caches": [name for name in now["caches"] if "inside" not in name], "frames": frames._cache.info().active_objs,
+        "caches": [name for name in now["caches"] if "inside" not in name],
+        "frames": frames._cache.info().active_objs,
         "current": core.current(),
     }
 """
