@@ -18,16 +18,12 @@ from memcg import core, faults, memcontrol, slab_common, workqueue
 from memcg.cgroup import _MUTEXES, subtree
 
 CORE = "alloc+metadata+pages+mmap"  # every request of the core's own
+NR_THREADS = 2  # that the core knows at rest: this one, and the one for threads without memory
 SETTLE_S = 5  # a native worker's last steps are seen by nobody; far over what they take
 
 
 def nr_threads() -> int:
     return core.global_stat()["nr_threads"]
-
-
-core.stop_account()  # makes this thread known to the core
-core.resume_account()
-NR_THREADS = nr_threads()
 
 
 def settle() -> None:

@@ -52,6 +52,7 @@ def test_groups_are_made_whole_or_not_at_all(sweep):
 def test_the_first_groups_grow_every_array(sweep):
     """Arrays grow once in a process: as many processes as requests."""
     code = CLOSE_ALL + """
+settle()  # this thread is known to the core
 with faults.inject(nth={n}, what=CORE, all_threads=True) as injected:
     try:
         for i in range(9):
