@@ -23,8 +23,11 @@ struct arena arena;
 
 static void *map(size_t bytes, int prot)
 {
-    void *p = mmap(NULL, bytes, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p;
 
+    if (should_fail(FAULT_MMAP, NULL, NULL, bytes))
+        return NULL;
+    p = mmap(NULL, bytes, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return p == MAP_FAILED ? NULL : p;
 }
 
@@ -77,6 +80,8 @@ int arena_commit(size_t nr_pages)
     nr_new = ALIGN_UP(nr_pages, COMMIT_STEP);
     if (nr_new > nr_total)
         nr_new = nr_total;
+    if (should_fail(FAULT_MMAP, NULL, NULL, (nr_new - arena.nr_committed) << PAGE_SHIFT))
+        return -ENOMEM;
     if (mprotect(arena.base + (arena.nr_committed << PAGE_SHIFT),
                  (nr_new - arena.nr_committed) << PAGE_SHIFT, PROT_READ | PROT_WRITE))
         return -ENOMEM;
@@ -119,6 +124,8 @@ void *metadata_alloc(size_t bytes)
     int i = metadata_class(bytes, &size);
     struct free_block *block = NULL;
 
+    if (should_fail(FAULT_METADATA, NULL, NULL, bytes))
+        return NULL;
     if (size > METADATA_MAX) {
         block = map(ALIGN_UP(bytes, PAGE_SIZE), PROT_READ | PROT_WRITE);
         if (block)

@@ -53,6 +53,17 @@ static inline void mutex_unlock(struct mutex *m)
     pthread_mutex_unlock(&m->lock);
 }
 
+/* Injected faults: see fault.c.  memcg, s: whose request it is, or NULL. */
+extern unsigned faults_armed;
+bool __should_fail(enum fault_point point, const struct mem_cgroup *memcg,
+                   const struct kmem_cache *s, size_t bytes);
+static inline bool should_fail(enum fault_point point, const struct mem_cgroup *memcg,
+                               const struct kmem_cache *s, size_t bytes)
+{
+    return unlikely(__atomic_load_n(&faults_armed, __ATOMIC_RELAXED)) &&
+           __should_fail(point, memcg, s, bytes);
+}
+
 static inline void cpu_relax(void)
 {
 #if defined(__x86_64__)

@@ -135,18 +135,6 @@ static const char *depot_text(uint32_t id)
     return NULL;
 }
 
-void mem_cgroup_set_name(struct mem_cgroup *memcg, const char *name)
-{
-    if (slab_debug)
-        memcg->name = depot_save(name);
-}
-
-void kmem_cache_set_name(struct kmem_cache *s, const char *name)
-{
-    if (slab_debug)
-        s->name = depot_save(name);
-}
-
 static bool is_inside(const struct slab *slab, const void *p)
 {
     return !slab->cache || (uint32_t)((const char *)p - slab->base) < slab->bytes;
@@ -181,7 +169,7 @@ static void set_track(struct slab_track *track, const struct mem_cgroup *memcg)
     if (caller_fn)
         caller_fn(text, sizeof(text));
     track->where = *text ? depot_save(text) : 0;
-    track->group = memcg ? memcg->name : 0;
+    track->group = memcg && memcg->path ? depot_save(memcg->path) : 0;
     track->tid = (int)syscall(SYS_gettid);
     track->serial = __atomic_add_fetch(&serial, 1, __ATOMIC_RELAXED);
 }
@@ -273,14 +261,14 @@ static void report_track(const char *what, const struct slab_track *track)
 _Noreturn void slab_bug(const struct slab *slab, const void *object, const char *what)
 {
     struct mem_cgroup *memcg = group_of(slab, object);
-    const char *cache = slab->cache ? depot_text(slab->cache->name) : "page run";
+    const char *cache = !slab->cache ? "page run" : *slab->cache->name ? slab->cache->name : NULL;
     const struct slab_tail *tail = NULL;
     const char *group;
     char kmalloc[32];
 
     if (has_tail(slab) && slab_debug & SLAB_STORE_USER && is_inside(slab, object))
         tail = tail_of(slab, start_of(slab, object));
-    group = depot_text(memcg ? memcg->name : tail ? tail->alloc.group : 0);
+    group = memcg ? memcg->path : depot_text(tail ? tail->alloc.group : 0);
     if (!cache) {
         snprintf(kmalloc, sizeof(kmalloc), "%s-%u", slab->cache->user ? "cache" : "kmalloc",
                  slab->cache->object_size);

@@ -167,6 +167,7 @@ struct memcg_cache_array { /* published by a release store; old ones live until 
     struct kmem_cache *slot[]; /* the child: release store by the publisher, acquire by readers */
 };
 
+#define CACHE_NAME_MAX 40 /* makes a cache 256 bytes, a size of metadata */
 struct kmem_cache {
     /* fixed */
     int index; /* heap slot: size classes first, then user caches */
@@ -178,7 +179,7 @@ struct kmem_cache {
     struct mem_cgroup *memcg;   /* children: holds a css reference */
     struct obj_cgroup *objcg;   /* whom private slabs charge; root caches: the root's */
     void *cache_owner;          /* opaque, control plane's */
-    uint32_t name;              /* debug.c's depot; 0: none */
+    char name[CACHE_NAME_MAX];  /* for reports and faults */
 
     /* root caches: writers under memcg_slab_mutex (above us), readers lockless */
     struct memcg_cache_array *memcg_caches;
@@ -215,7 +216,7 @@ struct mem_cgroup {
     int online;                  /* atomic; cleared once */
     long refs;                   /* atomic: css references */
     void *owner;                 /* opaque, control plane's */
-    uint32_t name;               /* debug.c's depot; 0: none */
+    const char *path;            /* the control plane's; NULL: none */
 
     int64_t reserve;             /* atomic; -1: derived from max */
     int64_t high;                /* atomic */
@@ -298,6 +299,7 @@ struct heap { /* the section of `thread` */
 
 #define STOLEN_BY_WALKER 1
 #define STOLEN_FOR_FENCE 2 /* for good: no membarrier, so sections begin in thread_enter() */
+#define STOLEN_FOR_FAULTS 4 /* while faults are armed, for the same effect */
 struct thread {
     /* the pair of the protocol; see thread.c */
     int busy;   /* atomic; the owner writes */
@@ -318,6 +320,16 @@ struct thread {
 };
 extern struct slab slab_none;
 extern __thread struct thread *memcg_self MEMCG_TLS_MODEL;
+
+/* In a section: a request of an object of s, or (NULL) of a page run. */
+bool __should_fail_request(struct thread *self, struct kmem_cache *s, const struct request *req);
+static inline bool should_fail_request(struct thread *self, struct kmem_cache *s,
+                                       const struct request *req)
+{
+    return unlikely(__atomic_load_n(&faults_armed, __ATOMIC_RELAXED)) &&
+           __should_fail_request(self, s, req);
+}
+void fault_fork_child(void);
 
 struct thread *thread_enter(void); /* begins a section; makes the thread if need be */
 void thread_leave(struct thread *self);

@@ -27,6 +27,10 @@ static uint8_t index_used[NR_CACHES]; /* caches_lock; user caches */
 int kmalloc_nr_caches(void) { return NR_KMALLOC; }
 struct kmem_cache *kmalloc_cache(int index) { return kmalloc_caches[index]; }
 void kmem_cache_set_owner(struct kmem_cache *s, void *owner) { s->cache_owner = owner; }
+void kmem_cache_set_name(struct kmem_cache *s, const char *name)
+{
+    strncpy(s->name, name, CACHE_NAME_MAX - 1);
+}
 void *kmem_cache_owner(const struct kmem_cache *s) { return s->cache_owner; }
 size_t kmem_cache_size(const struct kmem_cache *s) { return s->size; }
 size_t kmem_cache_object_size(const struct kmem_cache *s) { return s->object_size; }
@@ -189,7 +193,7 @@ void *kmem_cache_alloc(struct kmem_cache *s)
 
         if (self->stop_depth)
             req.kind = CHARGE_FORCE;
-        object = cache_alloc(self, s->root, &req);
+        object = should_fail_request(self, s, &req) ? NULL : cache_alloc(self, s->root, &req);
         thread_leave(self);
         if (object || !req.want_reclaim)
             return object;

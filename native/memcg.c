@@ -106,7 +106,11 @@ static void *malloc_slow(size_t size, bool zero)
         if (self->stop_depth)
             req.kind = CHARGE_FORCE;
         if (req.bytes <= KMALLOC_MAX_CACHE_SIZE) {
-            p = cache_alloc(self, kmalloc_caches[kmalloc_index(req.bytes)], &req);
+            struct kmem_cache *s = kmalloc_caches[kmalloc_index(req.bytes)];
+
+            p = should_fail_request(self, s, &req) ? NULL : cache_alloc(self, s, &req);
+        } else if (should_fail_request(self, NULL, &req)) {
+            p = NULL;
         } else {
             struct slab *run = run_alloc(self, &req);
 
@@ -219,7 +223,9 @@ static int run_grow(struct slab *run, size_t size)
 
         if (self->stop_depth)
             req.kind = CHARGE_FORCE;
-        error = __run_grow(self, run, (size + PAGE_SIZE - 1) >> PAGE_SHIFT, &req);
+        error = should_fail_request(self, NULL, &req)
+                    ? -ENOMEM
+                    : __run_grow(self, run, (size + PAGE_SIZE - 1) >> PAGE_SHIFT, &req);
         thread_leave(self);
         if (error != -EAGAIN)
             return error;

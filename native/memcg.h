@@ -37,9 +37,6 @@ struct memcg_config {
  */
 int memcg_parse_debug(const char *text, unsigned *flags);
 void memcg_validate(void); /* all objects, now */
-/* For reports; kept only with a letter. */
-void mem_cgroup_set_name(struct mem_cgroup *memcg, const char *name);
-void kmem_cache_set_name(struct kmem_cache *s, const char *name);
 /* For U: writes who asks now to text (n bytes), or "".  Inside the data plane: must not allocate. */
 typedef void (*memcg_caller_fn)(char *text, size_t n);
 void memcg_set_caller(memcg_caller_fn caller);
@@ -62,6 +59,8 @@ void *mem_cgroup_owner(const struct mem_cgroup *memcg);
  * charges are the parent's), and a grace period has passed on return.  Idempotent.
  */
 void mem_cgroup_offline(struct mem_cgroup *memcg);
+/* Its name for reports and fault_attr.group; the caller's, as long as the group. */
+void mem_cgroup_set_path(struct mem_cgroup *memcg, const char *path);
 bool mem_cgroup_online(const struct mem_cgroup *memcg);
 bool css_tryget(struct mem_cgroup *memcg); /* false once offline */
 void css_get(struct mem_cgroup *memcg);
@@ -156,6 +155,7 @@ struct kmem_cache *kmalloc_cache(int index); /* root caches of the size classes,
 struct kmem_cache *kmem_cache_create_root(size_t object_size, size_t align, unsigned flags);
 struct kmem_cache *kmem_cache_create_child(struct mem_cgroup *memcg, struct kmem_cache *root);
 void kmem_cache_set_owner(struct kmem_cache *s, void *owner);
+void kmem_cache_set_name(struct kmem_cache *s, const char *name); /* long ones are cut */
 void *kmem_cache_owner(const struct kmem_cache *s);
 size_t kmem_cache_size(const struct kmem_cache *s);        /* object with padding */
 size_t kmem_cache_object_size(const struct kmem_cache *s); /* as asked for */
@@ -212,6 +212,35 @@ void memcg_not_woken(void); /* the waker could not: the next event calls it agai
 typedef void (*memcg_alarm_fn)(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
                                bool refused);
 void memcg_set_alarm(memcg_alarm_fn alarm);
+
+/* ---- injected faults (fault.c) ---------------------------------------- */
+enum fault_point {
+    FAULT_ALLOC,    /* a request for memory: malloc and its kin, kmem_cache_alloc */
+    FAULT_METADATA, /* the core's descriptors and tables */
+    FAULT_PAGES,    /* a run of pages, for a slab or a large block */
+    FAULT_MMAP,     /* mmap and mprotect */
+    FAULT_MADVISE,
+    FAULT_THREAD,   /* the start of a worker */
+};
+struct fault_attr {
+    unsigned points;      /* bits of fault_point */
+    uint64_t nth;         /* from the nth eligible request on; 0: by probability */
+    double probability;   /* 0 to 1 */
+    uint64_t seed;        /* of probability */
+    uint64_t times;       /* at most so many faults */
+    size_t min_size, max_size;
+    bool small;           /* malloc's requests of 1 KiB and less too */
+    const char *cache;    /* FAULT_ALLOC: of this root cache and its children; NULL: any */
+    const char *group;    /* FAULT_ALLOC: in this group and below; NULL: any.  Both strings are the
+                             caller's and stay while armed */
+    bool this_thread;     /* after memcg_init(); else the requests of every thread */
+};
+struct fault_count {
+    uint64_t eligible, faults;
+};
+int memcg_arm_faults(const struct fault_attr *attr); /* -EBUSY: others are armed */
+void memcg_disarm_faults(void);
+struct fault_count memcg_fault_count(void); /* since they were armed */
 
 /* ---- the whole ------------------------------------------------------- */
 struct memcg_global_stat {

@@ -20,6 +20,7 @@ int mem_cgroup_id(const struct mem_cgroup *m) { return __atomic_load_n(&m->id, _
 struct mem_cgroup *mem_cgroup_parent(const struct mem_cgroup *memcg) { return memcg->parent; }
 void mem_cgroup_set_owner(struct mem_cgroup *memcg, void *owner) { memcg->owner = owner; }
 void *mem_cgroup_owner(const struct mem_cgroup *memcg) { return memcg->owner; }
+void mem_cgroup_set_path(struct mem_cgroup *memcg, const char *path) { memcg->path = path; }
 bool mem_cgroup_online(const struct mem_cgroup *m) { return __atomic_load_n(&m->online, __ATOMIC_ACQUIRE); }
 long css_refs(const struct mem_cgroup *memcg) { return __atomic_load_n(&memcg->refs, __ATOMIC_RELAXED); }
 void css_get(struct mem_cgroup *memcg) { __atomic_fetch_add(&memcg->refs, 1, __ATOMIC_RELAXED); }

@@ -49,9 +49,11 @@ int page_alloc_init(void)
     int i;
 
     for (i = 0; i < 3; i++) {
-        void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void *p = MAP_FAILED;
 
+        if (!should_fail(FAULT_MMAP, NULL, NULL, bytes))
+            p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED)
             return -ENOMEM;
         *tables[i] = p;
@@ -60,6 +62,11 @@ int page_alloc_init(void)
         bins[i] = NONE;
     system_nr_pages = (size_t)sysconf(_SC_PAGESIZE) >> PAGE_SHIFT;
     return 0;
+}
+
+static int advise(void *p, size_t bytes, int advice)
+{
+    return should_fail(FAULT_MADVISE, NULL, NULL, bytes) ? -1 : madvise(p, bytes, advice);
 }
 
 static int bin_of(size_t nr_pages)
@@ -184,7 +191,7 @@ static bool clear_foreign(size_t start, size_t nr_pages, uint32_t tag, bool zero
         while (i < end && arena.page_tag[i] != 0 && arena.page_tag[i] != keep)
             arena.page_tag[i++] = tag;
         if (i - from < DONTNEED_PAGES || system_nr_pages > 1 ||
-            madvise(arena.base + (from << PAGE_SHIFT), (i - from) << PAGE_SHIFT, MADV_DONTNEED))
+            advise(arena.base + (from << PAGE_SHIFT), (i - from) << PAGE_SHIFT, MADV_DONTNEED))
             memset(arena.base + (from << PAGE_SHIFT), 0, (i - from) << PAGE_SHIFT);
     }
     return zeroed;
@@ -195,7 +202,8 @@ void *alloc_pages(size_t nr_pages, size_t align_pages, uint32_t tag, bool *zeroe
     size_t start, nr_total = arena.bytes >> PAGE_SHIFT;
     char *p;
 
-    if (nr_pages == 0 || nr_pages > nr_total || align_pages > nr_total)
+    if (nr_pages == 0 || nr_pages > nr_total || align_pages > nr_total ||
+        should_fail(FAULT_PAGES, NULL, NULL, nr_pages << PAGE_SHIFT))
         return NULL;
     mutex_lock(&pages_lock);
     start = __take(nr_pages, align_pages, tag);
@@ -205,7 +213,7 @@ void *alloc_pages(size_t nr_pages, size_t align_pages, uint32_t tag, bool *zeroe
     p = arena.base + (start << PAGE_SHIFT);
     *zeroed = clear_foreign(start, nr_pages, tag, *zeroed);
     if (nr_pages >= HUGE_PAGES)
-        madvise(p, nr_pages << PAGE_SHIFT, MADV_HUGEPAGE); /* advice: a refusal costs nothing */
+        advise(p, nr_pages << PAGE_SHIFT, MADV_HUGEPAGE); /* advice: a refusal costs nothing */
     return p;
 }
 
@@ -213,6 +221,8 @@ bool extend_pages(void *p, size_t nr_pages, size_t more, uint32_t tag)
 {
     size_t end = arena_page(p) + nr_pages, len;
 
+    if (should_fail(FAULT_PAGES, NULL, NULL, more << PAGE_SHIFT))
+        return false;
     mutex_lock(&pages_lock);
     len = end < top ? span_len[end] : 0; /* the page before is in use: a span starts here or none */
     if (len < more && (end + len != top || more > (arena.bytes >> PAGE_SHIFT) - end ||
@@ -231,7 +241,7 @@ bool extend_pages(void *p, size_t nr_pages, size_t more, uint32_t tag)
     mutex_unlock(&pages_lock);
     clear_foreign(end, more, tag, false);
     if (nr_pages + more >= HUGE_PAGES)
-        madvise(p, (nr_pages + more) << PAGE_SHIFT, MADV_HUGEPAGE);
+        advise(p, (nr_pages + more) << PAGE_SHIFT, MADV_HUGEPAGE);
     return true;
 }
 
@@ -249,7 +259,7 @@ static size_t __trim(size_t keep)
             size_t end = (span + span_len[span]) / system_nr_pages * system_nr_pages;
             size_t dirty = from < end ? count_dirty(from, end - from) : 0;
 
-            if (!dirty || madvise(arena.base + (from << PAGE_SHIFT), (end - from) << PAGE_SHIFT,
+            if (!dirty || advise(arena.base + (from << PAGE_SHIFT), (end - from) << PAGE_SHIFT,
                                   MADV_DONTNEED))
                 continue;
             memset(&arena.page_tag[from], 0, (end - from) * sizeof(arena.page_tag[0]));

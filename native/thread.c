@@ -53,10 +53,11 @@ static bool needs_fence(void)
     return __atomic_load_n(&thread_needs_fence, __ATOMIC_RELAXED);
 }
 
-/* `stolen` of a thread that no walker wants. */
+/* `stolen` of a thread that no walker wants; if not 0 its sections begin with a fence. */
 static int stolen_idle(void)
 {
-    return needs_fence() ? STOLEN_FOR_FENCE : 0;
+    return (needs_fence() ? STOLEN_FOR_FENCE : 0) |
+           (__atomic_load_n(&faults_armed, __ATOMIC_RELAXED) ? STOLEN_FOR_FAULTS : 0);
 }
 
 /* Every owner's store of busy that its load of stolen has passed is visible afterwards. */
@@ -150,7 +151,8 @@ static struct thread *thread_create(void)
         t->current = &root_mem_cgroup;
         t->stolen = stolen_idle();
         if (heap_init(t) || pthread_setspecific(thread_key, t)) {
-            t->next = free_threads; /* the half-made heap stays with it: out of memory */
+            thread_empty(t);
+            t->next = free_threads;
             free_threads = t;
             t = NULL;
         } else {
@@ -169,7 +171,7 @@ static bool section_begin_slow(struct thread *self)
     MEMCG_ASSERT(!__atomic_load_n(&self->busy, __ATOMIC_RELAXED)); /* no section inside another */
     if (section_begin(self))
         return true;
-    if (!needs_fence())
+    if (!stolen_idle())
         return false;
     __atomic_store_n(&self->busy, 1, __ATOMIC_SEQ_CST); /* as the walker's accesses are */
     if (!(__atomic_load_n(&self->stolen, __ATOMIC_SEQ_CST) & STOLEN_BY_WALKER))
@@ -231,6 +233,7 @@ static void fork_child(void)
     struct thread *t, *next;
 
     orphan_lock = (struct mutex)MUTEX_INITIALIZER; /* a dead thread may have waited with it */
+    fault_fork_child();
     membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
     for (t = all_threads; t; t = next) {
         next = t->next;

@@ -13,9 +13,10 @@ SOURCE = Path(memcg.__file__).parent
 LAYERS = [  # bottom to top; modules of one row may import each other
     {"errors", "lockdep", "locking", "dataplane"},
     {"sizes"},
+    {"fault_attr"},
     {"model"},
     {"core"},
-    {"workqueue"},
+    {"workqueue", "faults"},
     {"memcontrol", "slab_common"},
     {"cgroup"},
     {"holders"},

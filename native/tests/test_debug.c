@@ -21,7 +21,7 @@ static int commit(void (*crime)(void), const char *letters)
         dup2(out[1], 2);
         CHECK(!memcg_parse_debug(letters, &config.debug) && !memcg_init(&config));
         group = group_new(mem_cgroup_root());
-        mem_cgroup_set_name(group, "/criminals");
+        mem_cgroup_set_path(group, "/criminals");
         memcg_set_current(group);
         crime();
         _exit(0);

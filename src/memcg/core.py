@@ -23,7 +23,7 @@ _BOTH = (
     "synchronize", "view", "wait_worker", "word_at",
 )  # fmt: skip
 _NATIVE = (
-    "ModuleFinder", "exiting", "forget_alarms", "global_stat", "install", "install_numpy",
+    "Faults", "ModuleFinder", "exiting", "forget_alarms", "global_stat", "install", "install_numpy",
     "last_alarm", "last_failure", "trim",
 )  # fmt: skip
 why_not_native = ""

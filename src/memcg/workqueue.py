@@ -97,7 +97,10 @@ def uninterrupted(fn: Callable[..., object], *args: object) -> None:
             core.resume_account()
             done.set()
 
-    spawn(run, "memcg-uninterrupted")
+    try:
+        spawn(run, "memcg-uninterrupted")
+    except RuntimeError:  # no thread to be had: better open to interrupts than not at all
+        run()
     done.wait()
     if raised:
         raise raised[0]

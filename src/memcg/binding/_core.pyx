@@ -11,8 +11,10 @@ cimport cython
 from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
 from cpython.contextvars cimport PyContextVar_New
 from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_SET_ITEM
+from cpython.unicode cimport PyUnicode_AsUTF8
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport SIZE_MAX, UINT64_MAX, int64_t, uintptr_t
 from libc.stdlib cimport free as libc_free
 from libc.stdlib cimport malloc as libc_malloc
 from memcg cimport *
@@ -20,16 +22,79 @@ from memcg cimport entry as c_entry
 
 from .dataplane import EVENTS, PAGE_COUNTER_MAX, PAGE_SIZE, CacheInfo, Event
 from .errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
+from .fault_attr import from_environment
 from .sizes import format_size
 
 name = "native"
 LOCKS = ()  # for fork; ours have handlers of their own (pthread_atfork)
 
 
+# -- injected faults
+
+FAULT_POINTS = {
+    "alloc": FAULT_ALLOC, "metadata": FAULT_METADATA, "pages": FAULT_PAGES, "mmap": FAULT_MMAP,
+    "madvise": FAULT_MADVISE, "thread": FAULT_THREAD,
+}
+
+
+cdef class Faults:
+    """See `memcg.faults.inject`. `attr` is a FaultAttr."""
+
+    cdef readonly object attr
+    cdef fault_attr c
+    cdef fault_count last
+    cdef bint armed
+
+    def __init__(self, attr, bint this_thread):
+        self.attr = attr
+        for what in attr.what:
+            self.c.points |= 1 << <int>FAULT_POINTS[what]
+        self.c.nth = attr.nth
+        self.c.probability = attr.probability
+        self.c.seed = attr.seed
+        self.c.times = UINT64_MAX if attr.times is None else attr.times
+        self.c.min_size, self.c.max_size = (0, SIZE_MAX) if attr.size is None else attr.size
+        self.c.small = attr.size is not None or attr.cache is not None
+        self.c.cache = NULL if attr.cache is None else PyUnicode_AsUTF8(attr.cache)
+        self.c.group = NULL if attr.group is None else PyUnicode_AsUTF8(attr.group)
+        self.c.this_thread = this_thread
+
+    def __enter__(self):
+        if memcg_arm_faults(&self.c):
+            raise MemcgError("faults are armed already, by MEMCG_FAIL or another inject()")
+        self.armed = True
+        return self
+
+    def __exit__(self, type, value, traceback):  # in C: no frame that a fault would refuse
+        memcg_disarm_faults()
+        self.last = memcg_fault_count()
+        self.armed = False
+
+    @property
+    def eligible(self):
+        """Requests that passed the filters."""
+        return memcg_fault_count().eligible if self.armed else self.last.eligible
+
+    @property
+    def faults(self):
+        """Requests that were made to fail."""
+        return memcg_fault_count().faults if self.armed else self.last.faults
+
+
+cdef Faults environment_faults = None
+try:
+    attr = from_environment()
+except ValueError as error:
+    raise ImportError(str(error))
+if attr is not None:
+    environment_faults = Faults(attr, False)
+    environment_faults.__enter__()
+
+
 def start(str debug):
     cdef memcg_config config = memcg_config(0, 0, 0)
     if memcg_parse_debug(debug.encode(), &config.debug):
-        raise ValueError(
+        raise ImportError(
             f"MEMCG_DEBUG={debug!r}: letters of F (free lists are walked), Z (red zones), P (poison), "
             "U (who allocated), H (hardened free lists); 1 is FZPU, 0 nothing"
         )
@@ -60,7 +125,7 @@ cdef class Memcg:
     cdef readonly Memcg parent
     cdef bint activated
     cdef readonly long nr_inside
-    cdef str _path  # for error texts
+    cdef str _path
 
     def __cinit__(self, *args, **kwargs):
         self._path = ""
@@ -90,12 +155,13 @@ cdef class Memcg:
 
     @property
     def path(self):
+        """For error texts and faults; written once."""
         return self._path
 
     @path.setter
     def path(self, str path):
+        mem_cgroup_set_path(self.c, PyUnicode_AsUTF8(path))
         self._path = path
-        mem_cgroup_set_name(self.c, path.encode())
 
     @property
     def online(self):
@@ -255,7 +321,7 @@ cdef class Cache:
     cdef readonly bint frozen
     cdef public bint dying  # a root being destroyed; written under memcg_slab_mutex
     cdef bint boot
-    cdef str _name  # for error texts
+    cdef str _name
     cdef readonly object ctor
     cdef size_t pad  # with a constructor: where the free pointer and the flag are, before the bytes
 
@@ -291,12 +357,13 @@ cdef class Cache:
 
     @property
     def name(self):
+        """For error texts and faults; written once."""
         return self._name
 
     @name.setter
     def name(self, str name):
+        kmem_cache_set_name(self.c, PyUnicode_AsUTF8(name))
         self._name = name
-        kmem_cache_set_name(self.c, name.encode())
 
     @property
     def nr_pages(self):
@@ -657,21 +724,30 @@ cdef class Shield:
 # -- events
 
 
+cdef set_item(event, Py_ssize_t i, value):
+    Py_DECREF(<object>PyTuple_GET_ITEM(event, i))
+    Py_INCREF(value)
+    PyTuple_SET_ITEM(event, i, value)
+
+
 def next_event():
     """Take the oldest event, or None."""
     cdef memcg_event event
+    # Made first and filled in: an event that is taken is not lost for want of memory.
+    result = tuple.__new__(Event, ("create", None, None))
     if not memcg_next_event(&event):
         return None
     memcg = None if event.memcg is NULL else <Memcg>mem_cgroup_owner(event.memcg)
     cache = None if event.cache is NULL else <Cache>kmem_cache_owner(event.cache)
-    if event.kind == MEMCG_EVENT_CREATE:
-        return Event("create", memcg, cache)
     if event.kind == MEMCG_EVENT_EMPTY:
-        return Event("empty", memcg, cache)
-    if event.kind == MEMCG_EVENT_HIGH:
-        return Event("high", memcg, cache)
-    result = Event("release", memcg, cache)
-    Py_DECREF(memcg)  # it kept itself alive since it was activated
+        set_item(result, 0, "empty")
+    elif event.kind == MEMCG_EVENT_HIGH:
+        set_item(result, 0, "high")
+    elif event.kind == MEMCG_EVENT_RELEASE:
+        set_item(result, 0, "release")
+        Py_DECREF(memcg)  # it kept itself alive since it was activated
+    set_item(result, 1, memcg)
+    set_item(result, 2, cache)
     return result
 
 

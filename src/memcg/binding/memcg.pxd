@@ -14,8 +14,6 @@ cdef extern from "memcg.h" nogil:
     int memcg_init(const memcg_config *config)
     int memcg_parse_debug(const char *text, unsigned *flags)
     void memcg_validate()
-    void mem_cgroup_set_name(mem_cgroup *memcg, const char *name)
-    void kmem_cache_set_name(kmem_cache *s, const char *name)
     ctypedef void (*memcg_caller_fn)(char *text, size_t n)
     void memcg_set_caller(memcg_caller_fn caller)
     void memcg_set_promote_bytes(size_t bytes)
@@ -28,6 +26,7 @@ cdef extern from "memcg.h" nogil:
     void mem_cgroup_set_owner(mem_cgroup *memcg, void *owner)
     void *mem_cgroup_owner(const mem_cgroup *memcg)
     void mem_cgroup_offline(mem_cgroup *memcg)
+    void mem_cgroup_set_path(mem_cgroup *memcg, const char *path)
     bint mem_cgroup_online(const mem_cgroup *memcg)
     bint css_tryget(mem_cgroup *memcg)
     void css_get(mem_cgroup *memcg)
@@ -84,6 +83,7 @@ cdef extern from "memcg.h" nogil:
     kmem_cache *kmem_cache_create_child(mem_cgroup *memcg, kmem_cache *root)
     void kmem_cache_set_owner(kmem_cache *s, void *owner)
     void *kmem_cache_owner(const kmem_cache *s)
+    void kmem_cache_set_name(kmem_cache *s, const char *name)
     size_t kmem_cache_size(const kmem_cache *s)
     size_t kmem_cache_object_size(const kmem_cache *s)
     void *kmem_cache_alloc(kmem_cache *s)
@@ -117,6 +117,29 @@ cdef extern from "memcg.h" nogil:
         kmem_cache *cache
     bint memcg_next_event(memcg_event *event)
     void memcg_set_waker(void (*waker)() noexcept)
+
+    enum fault_point:
+        FAULT_ALLOC
+        FAULT_METADATA
+        FAULT_PAGES
+        FAULT_MMAP
+        FAULT_MADVISE
+        FAULT_THREAD
+    struct fault_attr:
+        unsigned points
+        uint64_t nth
+        double probability
+        uint64_t seed, times
+        size_t min_size, max_size
+        bint small
+        const char *cache
+        const char *group
+        bint this_thread
+    struct fault_count:
+        uint64_t eligible, faults
+    int memcg_arm_faults(const fault_attr *attr)
+    void memcg_disarm_faults()
+    fault_count memcg_fault_count()
 
     struct memcg_global_stat:
         size_t reserved, committed, pages_in_use, pages_free_dirty, metadata

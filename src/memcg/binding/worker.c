@@ -83,7 +83,7 @@ static int start_python_thread(void *argument)
     PyObject *module = PyImport_ImportModule("_thread"), *ident = NULL;
 
     __atomic_add_fetch(&nr_workers, 1, __ATOMIC_SEQ_CST);
-    if (module)
+    if (module && !should_fail(FAULT_THREAD, NULL, NULL, 0))
         ident = PyObject_CallMethod(module, "start_new_thread", "O(i)", thread_main, (int)kind);
     if (!ident) { /* no thread to be had, or the interpreter ends */
         PyErr_Clear();
@@ -93,6 +93,15 @@ static int start_python_thread(void *argument)
     Py_XDECREF(ident);
     Py_XDECREF(module);
     return 0;
+}
+
+static int create_thread(const pthread_attr_t *attributes, void *(*fn)(void *), void *argument)
+{
+    pthread_t thread;
+
+    if (should_fail(FAULT_THREAD, NULL, NULL, 0))
+        return EAGAIN;
+    return pthread_create(&thread, attributes, fn, argument);
 }
 
 static bool raw_is_covered(void)
@@ -139,7 +148,6 @@ static void *worker_main(void *argument)
 void worker_wake(enum worker_kind kind)
 {
     pthread_attr_t attributes;
-    pthread_t thread;
     sigset_t all, before;
 
     if (!work || __atomic_load_n(&stopped, __ATOMIC_SEQ_CST) ||
@@ -154,7 +162,7 @@ void worker_wake(enum worker_kind kind)
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the program's threads' */
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    if (pthread_create(&thread, &attributes, worker_main, (void *)(intptr_t)kind)) {
+    if (create_thread(&attributes, worker_main, (void *)(intptr_t)kind)) {
         not_started(kind);
         worker_ended();
     }

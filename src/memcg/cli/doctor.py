@@ -52,6 +52,8 @@ def examine(system: _system.System, tell: Callable[[str, str], None]) -> int:
     tell("core", f"{_system.core_name()} ({_system.core_reason()})")
     for text in other_hooks():
         tell("other hooks", text)
+    if faults := os.environ.get("MEMCG_FAIL"):
+        tell("faults", f"MEMCG_FAIL={faults}: requests fail on purpose")
     tell("arena", arena())
     tell("membarrier", membarrier())
     try:

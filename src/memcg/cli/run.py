@@ -52,6 +52,11 @@ exit status:
   last line on stderr that says the group, rule, values and cure; 2 for a missing
   script or wrong usage; {EXIT_CANNOT} if memcg cannot run here (see memcg doctor)
 
+environment:
+  MEMCG_FAIL    make requests for memory fail on purpose, to see what the program
+                does then: nth=100,size=64KiB-1GiB or probability=0.001,seed=7;
+                docs/faults.md has the rest
+
 The account comes from the process that was started, not from its forked
 children, and however the program ends, except by os._exit, os.exec* or a
 signal that kills it.

@@ -1,0 +1,131 @@
+/*
+ * fault.c - requests that fail on purpose, so that what follows a failure is run.
+ *
+ * One attr is armed at a time, for all threads or for the one that armed it.  A request is
+ * eligible when it passes every filter; the nth eligible one fails, or each by chance.  What
+ * chance says depends on the seed and the request's number alone, so a run can be repeated.
+ *
+ * While faults are armed no section begins in inline.h (STOLEN_FOR_FAULTS): every request comes
+ * by a call of should_fail(), and the fast path has nothing to ask.
+ *
+ * Kernel: lib/fault-inject.c, mm/failslab.c.  Where we differ: nth counts eligible requests only;
+ * times after nth makes faults in a row, which a request that is tried again meets too.
+ *
+ * Locks: fault_lock, innermost: attr, armed_by, count.
+ */
+#include "internal.h"
+
+unsigned faults_armed; /* atomic: bits of fault_point; written with all threads stolen */
+
+static struct mutex fault_lock = MUTEX_INITIALIZER;
+static struct fault_attr attr;
+static struct thread *armed_by; /* NULL: requests of every thread */
+static struct fault_count count;
+
+/* Before memcg_init() there is no thread to be told. */
+static void set_armed(unsigned points)
+{
+    bool started = arena.base != NULL;
+
+    if (started)
+        thread_steal_all();
+    __atomic_store_n(&faults_armed, points, __ATOMIC_RELAXED);
+    if (started)
+        thread_release_all();
+}
+
+int memcg_arm_faults(const struct fault_attr *wanted)
+{
+    int error = -EBUSY;
+
+    if (wanted->this_thread)
+        thread_leave(thread_enter()); /* makes the thread */
+    mutex_lock(&fault_lock);
+    if (!attr.points) {
+        attr = *wanted;
+        armed_by = wanted->this_thread ? memcg_self : NULL;
+        count = (struct fault_count){ 0, 0 };
+        error = 0;
+    }
+    mutex_unlock(&fault_lock);
+    if (!error)
+        set_armed(wanted->points);
+    return error;
+}
+
+void memcg_disarm_faults(void)
+{
+    set_armed(0);
+    mutex_lock(&fault_lock); /* afterwards nobody reads attr's strings */
+    attr.points = 0;
+    mutex_unlock(&fault_lock);
+}
+
+struct fault_count memcg_fault_count(void)
+{
+    struct fault_count now;
+
+    mutex_lock(&fault_lock);
+    now = count;
+    mutex_unlock(&fault_lock);
+    return now;
+}
+
+void fault_fork_child(void)
+{
+    mutex_init(&fault_lock); /* FAULT_THREAD comes from outside sections too */
+}
+
+static bool is_below(const struct mem_cgroup *memcg, const char *path)
+{
+    while (memcg && !(memcg->path && strcmp(memcg->path, path) == 0))
+        memcg = memcg->parent;
+    return memcg != NULL;
+}
+
+/* fault_lock held. */
+static bool is_eligible(enum fault_point point, const struct mem_cgroup *memcg,
+                        const struct kmem_cache *s, size_t bytes)
+{
+    return attr.points >> point & 1 && (!armed_by || armed_by == memcg_self) &&
+           bytes >= attr.min_size && bytes <= attr.max_size &&
+           (!attr.cache || (s && strncmp(s->root->name, attr.cache, CACHE_NAME_MAX - 1) == 0)) &&
+           (!attr.group || is_below(memcg, attr.group));
+}
+
+/* splitmix64 (Steele, Lea, Flood 2014), from 0 up to 1. */
+static double chance(uint64_t seed, uint64_t n)
+{
+    uint64_t z = seed + n * 0x9e3779b97f4a7c15u;
+
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (double)((z ^ z >> 31) >> 11) / 9007199254740992.0;
+}
+
+bool __should_fail(enum fault_point point, const struct mem_cgroup *memcg,
+                   const struct kmem_cache *s, size_t bytes)
+{
+    bool fail = false;
+
+    mutex_lock(&fault_lock);
+    if (is_eligible(point, memcg, s, bytes)) {
+        count.eligible++;
+        fail = count.faults < attr.times &&
+               (attr.nth ? count.eligible >= attr.nth
+                         : chance(attr.seed, count.eligible) < attr.probability);
+        count.faults += fail;
+    }
+    mutex_unlock(&fault_lock);
+    return fail;
+}
+
+/* What is charged by force may not fail (__GFP_NOFAIL); neither may, unless asked
+ * for, what is too small to be refused: CPython does not survive that everywhere. */
+bool __should_fail_request(struct thread *self, struct kmem_cache *s, const struct request *req)
+{
+    bool small = req->kind == CHARGE_SMALL && req->bytes <= MEMCG_SMALL_SIZE;
+
+    return req->kind != CHARGE_FORCE && !req->reclaimed && (!small || attr.small) &&
+           __should_fail(FAULT_ALLOC, self->heap->memcg, s, req->bytes);
+}

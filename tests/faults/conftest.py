@@ -1,0 +1,42 @@
+"""Sweeps run in processes of their own: a crash or a hang is theirs alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+import memcg
+
+HERE = Path(__file__).parent
+SOURCE = Path(memcg.__file__).parent.parent
+
+
+@pytest.fixture
+def sweep(native):
+    """Run code after `nth.py`'s names; it must end with status 0 and say nothing on stderr.
+
+    Gives what it printed last as JSON.
+    """
+
+    def run(code, *, before="from nth import *\n", timeout=120, **environment):
+        shown = subprocess.run(
+            [sys.executable, "-X", "faulthandler", "-c", before + dedent(code)],
+            env={
+                **{k: v for k, v in os.environ.items() if not k.startswith("MEMCG")},
+                "PYTHONPATH": os.pathsep.join((str(SOURCE), str(HERE))),
+                **environment,
+            },
+            capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+        assert (shown.returncode, shown.stderr) == (0, ""), shown.stderr[-3000:]
+        figures = json.loads(shown.stdout.splitlines()[-1])
+        print(figures)  # pytest -s shows how many faults there were
+        return figures
+
+    return run

@@ -1,0 +1,121 @@
+"""Fail-nth: the first request of an operation fails, then the second, until none is left.
+
+Run in a process of its own. After each fault everything must be as it was before the operation,
+and the operation must work again.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import threading
+import time
+from contextlib import ExitStack
+
+import memcg
+from memcg import core, faults, memcontrol, slab_common, workqueue
+from memcg.cgroup import _MUTEXES, subtree
+
+CORE = "alloc+metadata+pages+mmap"  # every request of the core's own
+NR_THREADS = 2  # that the core knows at rest: this one, and the one for threads without memory
+SETTLE_S = 5  # a native worker's last steps are seen by nobody; far over what they take
+
+
+def nr_threads() -> int:
+    return core.global_stat()["nr_threads"]
+
+
+def settle() -> None:
+    """Let everything that was asked for be done, and give back what is kept for later."""
+    gc.collect()
+    workqueue.flush()
+    workqueue.wait_idle()
+    end = time.monotonic() + SETTLE_S
+    while nr_threads() > NR_THREADS and time.monotonic() < end:
+        time.sleep(0.0002)
+    memcg.root.drain()
+
+
+def state() -> dict[str, object]:
+    """Everything that an operation that comes and goes must leave as it was."""
+    settle()
+    stat = core.global_stat()
+    groups = {
+        g.path: (g.current, g.stat, g.css_refs, memcg.slabinfo(g.path)) for g in subtree(memcg.root)
+    }
+    return {
+        "groups": groups,
+        "dying": [g.path for g in memcontrol.dying],
+        "ids": sorted(memcontrol._used_ids),
+        "caches": [s.name for s in slab_common.slab_caches],
+        "native": {key: stat[key] for key in ("pages_in_use", "metadata", "nr_slabs")},
+    }
+
+
+def check_locks() -> None:
+    """No mutex is held, by this thread or another."""
+    for mutex in _MUTEXES:
+        assert not mutex.held(), mutex.name
+        assert mutex.acquire(timeout=SETTLE_S), mutex.name
+        mutex.release()
+
+
+def check_same(before: dict[str, object], read, when: str) -> None:
+    end = time.monotonic() + SETTLE_S
+    while (now := read()) != before and time.monotonic() < end:
+        time.sleep(0.001)
+    for key, value in before.items():
+        assert now[key] == value, f"{when}: {key}:\n{value}\nis now\n{now[key]}"
+
+
+def make_threads() -> None:
+    """The core keeps what it had for threads that ended; so have more of it than is ever used."""
+    all_here = threading.Barrier(16)
+    threads = [
+        threading.Thread(target=lambda: (core.stop_account(), all_here.wait())) for _ in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def exhaust(operation, *, read=state, errors=(MemoryError,), **keys) -> dict[str, int]:
+    """Sweep; return how many faults there were, and how many the operation was told of."""
+    make_threads()
+    for _ in range(3):  # tables that only grow have grown
+        operation()
+    before = read()
+    name = operation.__name__
+    told = 0
+    for n in itertools.count(1):
+        with faults.inject(nth=n, **keys) as injected:
+            try:
+                operation()
+                refused = False
+            except errors:
+                refused = True
+        assert injected.faults or not refused, "an error without a fault"
+        told += refused
+        check_locks()
+        assert not workqueue.failures, workqueue.failures
+        check_same(before, read, f"{name}, request {n} failed")
+        operation()
+        check_same(before, read, f"{name}, after request {n} failed and it was done again")
+        assert threading.active_count() == 1
+        if not injected.faults:
+            return {"faults": n - 1, "told": told}
+
+
+def exhaust_all(operations, **keys) -> None:
+    """Sweep each, with one fault and with two in a row, and print the figures."""
+    figures = {}
+    for operation in operations:
+        for times in (1, 2):
+            figures[f"{operation.__name__} x{times}"] = exhaust(operation, times=times, **keys)
+    print(json.dumps(figures))
+
+
+def stack() -> ExitStack:
+    return ExitStack()

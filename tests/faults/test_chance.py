@@ -1,0 +1,80 @@
+"""Threads, groups, caches and arrays together, while any request of any thread fails by chance.
+
+With the hooks in, faults inside the core could refuse CPython's smallest objects, and then a
+thread that has begun ends before who started it is told: `Thread.start` waits for ever.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+OBJECTS = ("memcg.install()", "alloc+madvise+thread")
+THE_CORES_OWN = ("", "alloc+metadata+pages+mmap+madvise+thread")
+
+
+@pytest.mark.parametrize(("install", "what"), [OBJECTS, THE_CORES_OWN])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_whatever_fails_by_chance_nothing_is_left(sweep, install, what, seed):
+    faults, told = sweep(f"""
+    import random
+    {install}
+    import numpy as np
+    frames = memcg.KmemCache("frame", 3000)
+    frames.free(frames.alloc())
+    told = [0] * 4
+
+    def tenant(me):
+        rng = random.Random({seed} * 10 + me)
+        for i in range(60):
+            buffers = []
+            try:
+                with memcg.scope(f"tenant-{{me}}", max="32MiB"):
+                    buffers += frames.alloc_bulk(rng.randrange(20))
+                    a = np.arange(rng.randrange(20_000))
+                    b = np.sort(a[::-1] + a)
+                    rows = [bytes(rng.randrange(4000)) for _ in range(50)]
+                    with memcg.KmemCache(f"cache-{{me}}", 200) as cache:
+                        cache.free_bulk(cache.alloc_bulk(30))
+            except (MemoryError, SystemError):
+                told[me] += 1
+            finally:
+                a = b = rows = None
+                frames.free_bulk(buffers)
+
+    def close_all():
+        for g in list(memcg.root.children.values()):
+            g.close(recursive=True)
+
+    def read():
+        settle()
+        return {{
+            "groups": sorted(memcg.root.children), "dying": len(memcontrol.dying),
+            "ids": sorted(memcontrol._used_ids),
+            "caches": [s.name for s in slab_common.slab_caches],
+            "frames": frames._cache.info().active_objs,
+        }}
+
+    before = read()
+    threads = [threading.Thread(target=tenant, args=(i,)) for i in range(4)]
+    chance = dict(probability=0.02, seed={seed}, what="{what}", all_threads=True)
+    with faults.inject(**chance) as injected:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    close_all()
+    for s in [s for s in slab_common.slab_caches if s.name.startswith("cache-")]:
+        if slab_common.is_root_cache(s):
+            slab_common.kmem_cache_destroy(s)
+    check_locks()
+    assert not workqueue.failures, workqueue.failures
+    check_same(before, read, "seed {seed}")
+    assert threading.active_count() == 1
+    with memcg.scope("after") as g:
+        x = np.arange(20_000)
+        assert g.stat["page_runs"] >= (x.nbytes if "{install}" else 0)
+        frames.free(frames.alloc())
+    print(json.dumps([injected.faults, sum(told)]))
+    """)
+    assert faults > 100
+    assert told > 20
