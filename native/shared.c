@@ -15,7 +15,7 @@
 
 #define ROOM_TRIES 8 /* partial slabs looked at for room in the owner table */
 
-size_t promote_bytes = 64 * 1024; /* four of the small slabs */
+size_t promote_bytes = 256 * 1024; /* 16 of the small slabs, so that the last one is a small part */
 #define PROMOTE_ALLOCS 4096 /* so many, however few live: shared objects cost more each */
 
 void memcg_set_promote_bytes(size_t bytes)

@@ -159,12 +159,11 @@ static void slab_set_heap(struct slab *slab, struct heap *heap)
  */
 static uint32_t slab_pages(const struct kmem_cache *s, bool shared)
 {
-    uint32_t nr_pages = s->total_pages < 4 * SMALL_CACHE ? 2 : 4;
+    long total = __atomic_load_n(&s->total_pages, __ATOMIC_RELAXED); /* racy: a hint */
+    uint32_t nr_pages = shared || total < SMALL_CACHE ? 1 : total < 4 * SMALL_CACHE ? 2 : 4;
 
     if (s->user)
         return s->nr_pages;
-    if (shared || s->total_pages < SMALL_CACHE)
-        nr_pages = 1;
     while (nr_pages < s->nr_pages && (nr_pages << PAGE_SHIFT) / s->size < (shared ? 2 : 8))
         nr_pages *= 2;
     return nr_pages < s->nr_pages ? nr_pages : s->nr_pages;

@@ -49,7 +49,8 @@ def holders(memcg: core.Memcg) -> list[Holder]:
         counts: Counter[tuple[str, str | None]] = Counter()
         sizes: Counter[tuple[str, str | None]] = Counter()
         for address, size, cache in core.live_blocks(memcg):
-            key = (cache.name if cache else "pages", _type_of(address + first, size - first, types, tracked))
+            kind = _type_of(address + first, size - first, types, tracked)
+            key = (cache.name if cache else "pages", kind)
             counts[key] += 1
             sizes[key] += size
     finally:

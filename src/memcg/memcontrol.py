@@ -129,7 +129,8 @@ def memcg_activate_kmem(memcg: mem_cgroup) -> None:
                 "close groups"
             )
         with memcg_slab_mutex:
-            slab_common.memcg_update_all_caches(memcg_id + 1)
+            if memcg_id >= memcg_limited_groups_array_size:  # else every root has a slot for it
+                slab_common.memcg_update_all_caches(memcg_id + 1)
         # Two stores with no call between them, so that no asynchronous exception parts them.
         _used_ids[memcg_id] = None
         memcg.kmemcg_id = memcg_id  # last: from here on the group is accounted
