@@ -136,7 +136,7 @@ void shared_count(struct heap *heap, struct kmem_cache *root, int64_t bytes)
     }
 }
 
-/* From a page on, slabs that several groups share would mostly be empty. */
+/* Whole pages lose nothing alone, and slabs of them that groups share would mostly be empty. */
 static void *alloc_alone(struct thread *self, struct kmem_cache *root, struct request *req)
 {
     struct slab *run = run_alloc(self, req);
@@ -157,7 +157,7 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
     char *object;
     int i = -1;
 
-    if (root->object_size >= PAGE_SIZE && !root->user)
+    if (root->object_size % PAGE_SIZE == 0 && !root->user)
         return alloc_alone(self, root, req);
     if (!heap_slot(heap, root->index, true) || stock_charge(heap, root->size, req))
         return NULL;
