@@ -60,7 +60,7 @@ def commands(suite: str, tests: list[str], timeout: int) -> list[str]:
     """The command line of a suite."""
     if suite == "cpython":
         # waits for ever, without memcg too, where the machine is a guest that has vsock
-        run = ["-m", "test", "-j2", "--timeout", str(timeout), "-i", "ThreadedVSOCKSocketStreamTest"]
+        run = ["-m", "test", "-j2", "--timeout", str(timeout), "-i", "ThreadedVSOCKSocket*"]
         return [*run, *tests] if tests else [*run, "-x", *NOT_HERE]
     wanted = tests or PACKAGES[suite]
     return ["-m", "pytest", "-q", "-rA", "--tb=no", "-p", "no:cacheprovider", "--pyargs", *wanted]
