@@ -242,6 +242,7 @@ struct request {
     size_t bytes;           /* size asked for: decides who may be refused */
     enum charge_kind kind;
     bool zero;              /* a page run is to read as zero */
+    bool object;            /* kmem_cache_alloc(): a page run will not do */
     bool reclaimed;         /* second try */
     struct mem_cgroup *want_reclaim; /* set with -EAGAIN: whose subtree to reclaim */
 };

@@ -185,7 +185,7 @@ void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *
 
 void *kmem_cache_alloc(struct kmem_cache *s)
 {
-    struct request req = { .bytes = s->object_size, .kind = CHARGE_OBJECT };
+    struct request req = { .bytes = s->object_size, .kind = CHARGE_OBJECT, .object = true };
     void *object;
 
     for (;;) {

@@ -157,7 +157,7 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
     char *object;
     int i = -1;
 
-    if (root->object_size % PAGE_SIZE == 0 && !root->user)
+    if (root->object_size % PAGE_SIZE == 0 && !req->object)
         return alloc_alone(self, root, req);
     if (!heap_slot(heap, root->index, true) || stock_charge(heap, root->size, req))
         return NULL;

@@ -68,6 +68,35 @@ static void a_group_finds_the_slab_that_has_its_entry(void)
     check_nothing_is_left();
 }
 
+static void whole_pages_stand_alone_until_there_is_a_cache(void)
+{
+    struct kmem_cache *root = kmalloc_cache(kmalloc_index(8192));
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+    struct mem_cgroup_stat stat;
+    size_t before = promote_bytes;
+    void *p[100], *object;
+    int n = 0;
+
+    memcg_set_promote_bytes(256 << 10);
+    memcg_set_current(g);
+    p[0] = memcg_malloc(8000);
+    mem_cgroup_read_stat(g, &stat);
+    CHECK(stat.page_runs == 8192 && stat.slab_shared == 0 && memcg_usable_size(p[0]) == 8192);
+    object = kmem_cache_alloc(root); /* of a cache it is, whoever asks */
+    CHECK(object && !kmem_cache_free(root, object) && kmem_cache_free(root, p[0]) == -EINVAL);
+    while (!work()) /* asks for a cache by what is live, then has one */
+        p[++n] = memcg_malloc(8000);
+    CHECK((size_t)n == promote_bytes / 8192 && cache_from_memcg_idx(root, mem_cgroup_id(g)));
+    p[++n] = memcg_malloc(8000);
+    CHECK(virt_to_slab(p[n])->cache && !virt_to_slab(p[0])->cache);
+    memcg_set_current(NULL);
+    for (; n >= 0; n--)
+        memcg_free(p[n]);
+    memcg_set_promote_bytes(before);
+    group_close(g);
+    check_nothing_is_left();
+}
+
 static void objects_of_a_closed_group_are_its_parents(void)
 {
     struct mem_cgroup *top = group_new(mem_cgroup_root()), *mid = group_new(top), *g = group_new(mid);
@@ -268,6 +297,7 @@ int main(void)
     memcg_set_promote_bytes(SIZE_MAX);
     RUN(more_groups_than_a_slab_has_owner_entries);
     RUN(a_group_finds_the_slab_that_has_its_entry);
+    RUN(whole_pages_stand_alone_until_there_is_a_cache);
     RUN(objects_of_a_closed_group_are_its_parents);
     RUN(a_group_reads_no_bytes_of_another);
     RUN(threshold_zero_asks_on_the_first_allocation);
