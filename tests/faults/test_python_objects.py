@@ -6,6 +6,8 @@ here: a `threading.Condition` whose ``__exit__`` finds no memory for its frame s
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 # `inside` stays, and gets child caches when its objects are many.
@@ -89,6 +91,12 @@ def operation():
 }
 
 
+# In plain CPython `_testcapi.set_nomemory()` around a function with a generator expression, such as
+# any(part in ("", "..") for part in parts), ends the same way: on 3.12 and 3.13, not on 3.11.
+@pytest.mark.skipif(
+    sys.version_info >= (3, 12),
+    reason="CPython 3.12 and 3.13 crash where a generator expression finds no memory",
+)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_without_memory_for_an_object_leaves_nothing(sweep, name):
     figures = sweep_small(sweep, OPERATIONS[name])

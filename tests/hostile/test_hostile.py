@@ -195,7 +195,8 @@ def test_forks_while_threads_allocate_and_workers_come_and_go(survives):
         assert os.waitpid(pid, 0)[1] == 0
     stop.append(1)
     for t in threads: t.join()
-    """
+    """,
+        "-Wignore::DeprecationWarning",  # since 3.12 of every fork under threads
     )
 
 
