@@ -14,6 +14,9 @@
 #define ARENA_DEFAULT ((size_t)64 << 30) /* or twice the machine's memory, if that is more */
 #define ARENA_MIN ((size_t)64 << 20)
 #define COMMIT_STEP ((size_t)8192) /* pages: 32 MiB, so that mprotect is rare */
+/* A load is held up by a store before it whose address ends in the same 12 bits.  Free looks a page
+ * up just after the object was written: the first pages' entries keep away from first objects. */
+#define TABLE_OFFSET (PAGE_SIZE / 2)
 #define METADATA_CHUNK ((size_t)1 << 18)
 #define METADATA_MIN ((size_t)32)
 #define METADATA_MAX ((size_t)65536) /* larger is mapped on its own */
@@ -47,12 +50,13 @@ int arena_init(size_t wish)
 
     for (; bytes >= ARENA_MIN || bytes == COMMIT_STEP * PAGE_SIZE; bytes /= 2) {
         size_t nr_pages = bytes >> PAGE_SHIFT;
+        size_t slab_bytes = nr_pages * sizeof(*arena.page_slab) + PAGE_SIZE;
         char *base = map(bytes, PROT_NONE);
-        void *slabs = map(nr_pages * sizeof(*arena.page_slab), PROT_READ | PROT_WRITE);
+        char *slabs = map(slab_bytes, PROT_READ | PROT_WRITE);
         void *tags = map(nr_pages * sizeof(*arena.page_tag), PROT_READ | PROT_WRITE);
 
         if (base && slabs && tags) {
-            arena.page_slab = slabs;
+            arena.page_slab = (struct slab **)(slabs + TABLE_OFFSET);
             arena.page_tag = tags;
             arena.base = base;
             arena.bytes = bytes;
@@ -61,7 +65,7 @@ int arena_init(size_t wish)
         if (base)
             munmap(base, bytes);
         if (slabs)
-            munmap(slabs, nr_pages * sizeof(*arena.page_slab));
+            munmap(slabs, slab_bytes);
         if (tags)
             munmap(tags, nr_pages * sizeof(*arena.page_tag));
     }
