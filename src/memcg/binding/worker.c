@@ -18,15 +18,37 @@ static int starting[NR_WORKERS]; /* atomic: a thread is on its way and has not b
 static int nr_workers; /* atomic: started and not yet gone */
 static int stopped;    /* atomic */
 static __thread int is_worker; /* it does not wait for itself */
-static struct mutex state_mutex = MUTEX_INITIALIZER; /* a native worker makes its thread state */
 
+#if PY_VERSION_HEX < 0x030c0000
 /*
  * Making a thread state takes a lock of the interpreter's without the GIL.  CPython 3.11 takes it
- * in the child of a fork before it makes it new, so no fork may come meanwhile.
+ * in the child of a fork before it makes it new, so no fork may come meanwhile.  Since 3.12 the
+ * child makes it new first, and 3.13 forks with the lock held: there ours would be the deadlock.
  */
+static struct mutex state_mutex = MUTEX_INITIALIZER;
 static void fork_prepare(void) { mutex_lock(&state_mutex); }
 static void fork_done(void) { mutex_unlock(&state_mutex); }
 static void fork_child(void) { mutex_init(&state_mutex); }
+
+static void init_fork(void)
+{
+    if (pthread_atfork(fork_prepare, fork_done, fork_child))
+        Py_FatalError("memcg: no memory for a fork handler");
+}
+
+static PyThreadState *new_state(void)
+{
+    PyThreadState *tstate;
+
+    mutex_lock(&state_mutex);
+    tstate = PyThreadState_New(PyInterpreterState_Main());
+    mutex_unlock(&state_mutex);
+    return tstate;
+}
+#else
+static void init_fork(void) {}
+static PyThreadState *new_state(void) { return PyThreadState_New(PyInterpreterState_Main()); }
+#endif
 
 void worker_init(PyObject *callable, PyObject *run_worker, int traced)
 {
@@ -36,8 +58,7 @@ void worker_init(PyObject *callable, PyObject *run_worker, int traced)
         PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &first_raw);
     thread_main = run_worker;
     work = callable;
-    if (pthread_atfork(fork_prepare, fork_done, fork_child))
-        Py_FatalError("memcg: no memory for a fork handler");
+    init_fork();
 }
 
 /* GIL held. */
@@ -130,9 +151,7 @@ static void *worker_main(void *argument)
         worker_ended();
         return NULL;
     }
-    mutex_lock(&state_mutex);
-    tstate = PyThreadState_New(PyInterpreterState_Main());
-    mutex_unlock(&state_mutex);
+    tstate = new_state();
     if (tstate) {
         PyEval_AcquireThread(tstate);
         worker_run(kind);
