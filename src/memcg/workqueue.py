@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 
 from . import core
-from .locking import Event, Mutex, at_exit, current_task, report_exception, spawn
+from .locking import Event, Mutex, assert_held, at_exit, current_task, report_exception, spawn
 
 wq_lock = Mutex("wq_lock")
 _running = False
@@ -43,35 +43,58 @@ def wake() -> None:
         spawn(_worker, "memcg-worker")
     except BaseException:  # no thread to be had, or interrupted: the next wake tries again
         with wq_lock:
-            _running = False
-            _idle.set()
+            __rest()
         raise
+
+
+def _worker() -> None:
+    global _worker_task
+    _worker_task = current_task()
+    _drain()
 
 
 def work() -> None:
     """Be the worker unless one is at work. Context: a thread that the data plane started."""
-    global _running
-    with wq_lock:
-        if _running or _stopped:
-            return
-        _idle.clear()
-        _running = True
-    _worker()
+    _be_worker()
 
 
-def _worker() -> None:
+def _be_worker(*, stopped_too: bool = False) -> bool:
+    """Handle all events unless a worker does; tell whether the place was free."""
     global _running, _worker_task
-    _worker_task = current_task()
+    me = current_task()
+    try:
+        with wq_lock:
+            if _running or (_stopped and not stopped_too):
+                return False
+            _idle.clear()
+            _running = True
+            _worker_task = me
+        _drain()
+    except BaseException:  # interrupted: the place is free again
+        with wq_lock:
+            if _worker_task == me:
+                __rest()
+        raise
+    return True
+
+
+def _drain() -> None:
     while True:
-        run_pending()
         with wq_lock:
             event = core.next_event()
             if event is None:
-                _running = False
-                _worker_task = None
-                _idle.set()
+                __rest()
                 return
         _handle(event)
+
+
+def __rest() -> None:
+    """No worker is at work. Context: `wq_lock` held."""
+    global _running, _worker_task
+    assert_held(wq_lock)
+    _running = False
+    _idle.set()
+    _worker_task = None  # last: a finalizer that forks meanwhile must not wait for itself
 
 
 def uninterrupted(fn: Callable[..., object], *args: object) -> None:
@@ -94,8 +117,8 @@ def uninterrupted(fn: Callable[..., object], *args: object) -> None:
         except BaseException as failure:
             raised.append(failure)
         finally:
+            done.set()  # not accounted: nothing is raised before it
             core.resume_account()
-            done.set()
 
     try:
         spawn(run, "memcg-uninterrupted")
@@ -124,18 +147,16 @@ def _handle(event: core.Event) -> None:
 
 
 def flush() -> None:
-    """Wait until all work asked for before the call is done. Kernel: ``flush_workqueue``.
+    """Have all work done that was asked for before the call. Kernel: ``flush_workqueue``.
+
+    That the queue is empty does not tell: a worker may have the last event in hand.
 
     Notes
     -----
     Context: blocks; the caller holds no mutex that a handler takes.
     """
-    while True:
+    while not _be_worker(stopped_too=True):
         _idle.wait()
-        event = core.next_event()
-        if event is None:
-            return
-        _handle(event)
 
 
 def wait_idle() -> None:

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from memcg.verify import errors, explore, world
+from memcg.verify import errors, explore, seam, world
 from memcg.verify.scenarios import System
 
 
@@ -240,3 +240,124 @@ def test_an_event_posted_after_the_worker_went_is_done_by_whoever_flushes(system
     system.frames.free(system.frames.alloc(system.a))
     system.workqueue.flush()
     assert system.child(system.a) is not None
+
+
+def test_whoever_posts_an_event_has_the_worker_started():
+    w = world.World()
+    w.core.set_promote_bytes(0)
+    frames = w.slab_common.kmem_cache_create("frames", 1000)
+    a = w.cgroup.cgroup_mkdir(w.root, "a")
+    frames.free(frames.alloc(a))
+    assert w.memcontrol.cache_from_memcg_idx(frames, a.kmemcg_id) is not None
+
+
+def test_a_start_of_the_worker_that_fails_and_is_interrupted_is_made_good_by_the_next(system):
+    """An interrupt comes after a call too: the worker is not at work by then."""
+    queue = system.workqueue
+    spawn, set_idle = queue.spawn, queue._idle.set
+
+    def fail(fn, name):
+        raise RuntimeError("can't start new thread")
+
+    def interrupted():
+        set_idle()
+        raise KeyboardInterrupt
+
+    queue.spawn, queue._idle.set = fail, interrupted
+    with pytest.raises(KeyboardInterrupt):
+        queue.wake()
+    queue.spawn, queue._idle.set = spawn, set_idle
+    system.frames.free(system.frames.alloc(system.a))
+    queue.wake()
+    assert system.child(system.a) is not None
+
+
+def test_without_wq_lock_nobody_can_say_that_no_worker_is_at_work(system):
+    def handler(event):
+        with pytest.raises(AssertionError, match="wq_lock is not held"):
+            system.workqueue.__rest()
+        assert system.workqueue._running
+
+    system.workqueue.register("probe", handler)
+    system.model._post(system.core.Event("probe", system.a, None))
+    system.workqueue.flush()
+
+
+@pytest.mark.parametrize("start", ["wake", "work", "flush"])
+def test_an_interrupt_before_the_worker_is_at_work_is_made_good_by_the_next(system, start):
+    queue = system.workqueue
+    clear = queue._idle.clear
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    queue._idle.clear = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        getattr(queue, start)()
+    queue._idle.clear = clear
+    system.frames.free(system.frames.alloc(system.a))
+    getattr(queue, start)()
+    assert system.child(system.a) is not None
+
+
+def test_a_finalizer_that_forks_while_the_worker_says_that_it_is_idle_does_not_wait(system):
+    set_idle = system.workqueue._idle.set
+    waited = []
+
+    def collected_meanwhile():
+        system.workqueue.wait_idle()
+        waited.append(system.workqueue.is_idle())
+        set_idle()
+
+    system.workqueue._idle.set = collected_meanwhile
+    system.workqueue.wake()
+    assert waited == [True]
+
+
+def test_without_a_thread_to_be_had_what_should_run_uninterrupted_runs_here(system):
+    def fail(fn, name):
+        raise RuntimeError("can't start new thread")
+
+    system.workqueue.spawn = fail
+    ran = []
+    system.workqueue.uninterrupted(ran.append, 3)
+    assert ran == [3]
+
+
+def test_nothing_is_accounted_until_whoever_waits_for_uninterrupted_work_was_told(system):
+    told = []
+
+    class Told(seam.Event):
+        def set(self):
+            told.append(system.model._skip_account.copy())
+            super().set()
+
+    system.workqueue.Event = Told
+    system.workqueue.uninterrupted(lambda: None)
+    (skipped,) = told
+    assert skipped
+    assert not system.model._skip_account
+
+
+def test_who_waits_for_the_worker_waits_for_its_native_thread_too_and_the_worker_does_not(system):
+    queue, idle = system.workqueue, []
+    queue.core.wait_worker = lambda: idle.append(queue._idle.is_set())
+    queue.wait_idle()
+    assert idle == [True]
+    queue.register("probe", lambda event: queue.wait_idle())
+    for be_the_worker in (queue.wake, queue.work, queue.flush):
+        system.model._post(system.core.Event("probe", system.a, None))
+        be_the_worker()
+    assert idle == [True]
+
+
+def test_after_the_interpreters_end_began_no_worker_starts_but_who_flushes_does_the_work(system):
+    done = []
+    system.workqueue.register("probe", done.append)
+    system.workqueue.stop()
+    system.model._post(system.core.Event("probe", system.a, None))
+    system.workqueue.wake()
+    system.workqueue.work()
+    assert not done
+    system.workqueue.flush()
+    assert len(done) == 1

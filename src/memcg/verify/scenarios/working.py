@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 from .. import seam
 from .system import System, scenario
@@ -12,20 +13,20 @@ from .system import System, scenario
 def _one_at_a_time(s: System) -> Callable[[], None]:
     """Handle ``probe`` events so that two handlers at once are noticed; return their poster."""
     inside = seam.Atomic(0)
-    handled: list[object] = []
 
-    def handler(event: object) -> None:
+    def handler(event: Any) -> None:
         assert inside.add(1) == 1, "two workers at once"
-        handled.append(event)
+        if event.cache is not None:
+            event.cache.store(True)
         inside.add(-1)
 
     s.workqueue.register("probe", handler)
 
     def post() -> None:
-        event = s.core.Event("probe", s.a, object())
-        s.model._post(event)
+        handled = seam.Published(False)
+        s.model._post(s.core.Event("probe", s.a, handled))
         s.workqueue.flush()
-        assert any(e is event for e in handled), "flush returned before the work was done"
+        assert handled.load(), "flush returned before the work was done"
 
     return post
 
@@ -73,6 +74,44 @@ def offer_flush() -> None:
         s.workqueue.work()
 
     seam.parallel(work, post)
+    s.finish()
+
+
+@scenario("two threads post work and wait for it, each its own: one of them is the worker")
+def two_flushes() -> None:
+    s = System()
+    post = _one_at_a_time(s)
+
+    def first() -> None:
+        post()
+
+    def second() -> None:
+        post()
+
+    seam.parallel(first, second)
+    assert s.workqueue.is_idle()
+    s.finish()
+
+
+@scenario("a thread that does or awaits the work is interrupted at every point x the worker",
+          interrupts=[("flush", KeyboardInterrupt)])  # fmt: skip
+def interrupted_flush() -> None:
+    s = System()
+    handled: list[object] = []
+    s.workqueue.register("probe", handled.append)
+
+    def flush() -> None:
+        s.workqueue.flush()
+
+    def work() -> None:
+        s.workqueue.work()
+
+    s.model._post(s.core.Event("probe", s.a, None))
+    seam.parallel(flush, work)
+    s.model._post(s.core.Event("probe", s.a, None))
+    s.workqueue.flush()
+    assert len(handled) == 2
+    assert s.workqueue.is_idle()
     s.finish()
 
 
