@@ -75,6 +75,8 @@ def hog(stop: threading.Event, errors: list[str]) -> None:
         except MemoryError as error:
             errors.append(str(error) or "\n".join(error.__notes__))
             del error
+        rows = []
+        stop.wait(0.2)  # it shares the interpreter with the others
 
 
 TENANTS: dict[str, tuple[Callable[[list[object]], None], str]] = {
