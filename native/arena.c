@@ -151,7 +151,8 @@ void *metadata_alloc(size_t bytes)
             chunk = fresh;
             chunk_left = METADATA_CHUNK;
         }
-        chunk_left -= size; /* from the top; a power of two is aligned to its size, the others to a third of it */
+        /* from the top: a power of two is aligned to its size, the others to a third of it */
+        chunk_left -= size;
         block = (struct free_block *)(chunk + chunk_left / size * size);
         chunk_left = chunk_left / size * size;
     }

@@ -1,8 +1,8 @@
 /*
  * debug.c - checked objects: slab_debug's red zones, poison and user tracking; hardened free lists.
  *
- * With a letter of MEMCG_DEBUG objects have no fast path: each allocation and free is
- * checked.  With Z, P or U they lie like this, `size` bytes apart:
+ * With a letter of MEMCG_DEBUG no section begins in inline.h (STOLEN_SLOW): each
+ * allocation and free is checked.  With Z, P or U they lie like this, `size` bytes apart:
  *
  *   object_size bytes   the object: live: what its user writes; free: POISON_FREE but for the
  *                       free pointer in its first word

@@ -5,7 +5,7 @@
  * eligible when it passes every filter; the nth eligible one fails, or each by chance.  What
  * chance says depends on the seed and the request's number alone, so a run can be repeated.
  *
- * While faults are armed no section begins in inline.h (STOLEN_FOR_FAULTS): every request comes
+ * While faults are armed no section begins in inline.h (STOLEN_SLOW): every request comes
  * by a call of should_fail(), and the fast path has nothing to ask.
  *
  * Kernel: lib/fault-inject.c, mm/failslab.c.  Where we differ: nth counts eligible requests only;

@@ -2,8 +2,9 @@
  * inline.h - the fast path: allocate and free without a call.
  *
  * A section is entered with a store, a compiler fence and a load; the walker
- * (thread.c) pays for the fence with membarrier.  Without membarrier `stolen` is never 0
- * and every section begins in thread_enter(), with a fence.  ThreadSanitizer, which knows
+ * (thread.c) pays for the fence with membarrier.  Without membarrier, with MEMCG_DEBUG
+ * and while faults are armed `stolen` is never 0 and every section begins in thread_enter(), with
+ * a fence.  ThreadSanitizer, which knows
  * neither, sees sequentially consistent accesses.
  *
  * The group's heap has private slabs of a class once the group has a child cache, and
@@ -124,7 +125,7 @@ static inline void *kmem_cache_alloc_fast(struct kmem_cache *s)
     struct heap *heap;
     int i = s->index - NR_KMALLOC;
 
-    if (likely(!slab_debug) && section_begin(self)) {
+    if (likely(section_begin(self))) {
         heap = self->heap;
         if (likely(i >= 0 && i < heap->nr_user)) { /* a dead cache has no owned slab */
             struct slab *slab = heap->user[i].active;
@@ -148,7 +149,7 @@ static inline int kmem_cache_free_fast(struct kmem_cache *s, void *object)
 {
     struct thread *self = memcg_self;
 
-    if (likely(!slab_debug) && section_begin(self)) {
+    if (likely(section_begin(self))) {
         struct slab *slab = virt_to_slab(object);
 
         if (likely(slab && __atomic_load_n(&slab->owner, __ATOMIC_RELAXED) == self &&

@@ -130,7 +130,7 @@ static inline struct slab_owner *slab_owner(const struct slab *slab, long index)
 #define SLAB_POISON 4u             /* P */
 #define SLAB_STORE_USER 8u         /* U */
 #define SLAB_HARDENED 16u          /* H: objects are handed out in random order */
-extern unsigned slab_debug;        /* fixed by memcg_init(); not 0: no object has a fast path */
+extern unsigned slab_debug;        /* fixed by memcg_init(); not 0: no fast path */
 extern uint64_t freelist_secret;   /* the same; 0: free pointers are not encoded */
 void debug_init(unsigned flags);
 /* Ends the process; slab: of the object, which may be what is wrong. */
@@ -299,8 +299,7 @@ struct heap { /* the section of `thread` */
 };
 
 #define STOLEN_BY_WALKER 1
-#define STOLEN_FOR_FENCE 2 /* for good: no membarrier, so sections begin in thread_enter() */
-#define STOLEN_FOR_FAULTS 4 /* while faults are armed, for the same effect */
+#define STOLEN_SLOW 2 /* without a walker too: sections begin in thread_enter() */
 struct thread {
     /* the pair of the protocol; see thread.c */
     int busy;   /* atomic; the owner writes */

@@ -173,7 +173,7 @@ void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *
     slab = slab_active(self, heap, s, false, req);
     if (!slab)
         return NULL;
-    if (slab->slot && likely(!slab_debug))
+    if (slab->slot) /* it has a sheaf */
         return sheaf_refill(slab->slot, slab);
     object = slab_pop(slab);
     if (unlikely(slab_debug)) {

@@ -53,11 +53,12 @@ static bool needs_fence(void)
     return __atomic_load_n(&thread_needs_fence, __ATOMIC_RELAXED);
 }
 
-/* `stolen` of a thread that no walker wants; if not 0 its sections begin with a fence. */
+/* `stolen` of a thread that no walker wants.  Slow: every request is to come by a call, to be
+ * failed or checked, or a section needs a fence at its beginning. */
 static int stolen_idle(void)
 {
-    return (needs_fence() ? STOLEN_FOR_FENCE : 0) |
-           (__atomic_load_n(&faults_armed, __ATOMIC_RELAXED) ? STOLEN_FOR_FAULTS : 0);
+    return needs_fence() || slab_debug || __atomic_load_n(&faults_armed, __ATOMIC_RELAXED)
+               ? STOLEN_SLOW : 0;
 }
 
 /* Every owner's store of busy that its load of stolen has passed is visible afterwards. */
@@ -70,7 +71,7 @@ static void barrier_everywhere(void)
      * store buffers, where nothing stays for a microsecond. */
     __atomic_store_n(&thread_needs_fence, 1, __ATOMIC_RELAXED);
     for (struct thread *t = all_threads; t; t = t->next)
-        __atomic_store_n(&t->stolen, STOLEN_BY_WALKER | STOLEN_FOR_FENCE, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&t->stolen, STOLEN_BY_WALKER | STOLEN_SLOW, __ATOMIC_SEQ_CST);
     usleep(10000);
 #endif
 }

@@ -11,9 +11,9 @@ cimport cython
 from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
 from cpython.contextvars cimport PyContextVar_New
 from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_AsUTF8
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport SIZE_MAX, UINT64_MAX, int64_t, uintptr_t
 from libc.stdlib cimport free as libc_free
 from libc.stdlib cimport malloc as libc_malloc
@@ -55,8 +55,10 @@ cdef class Faults:
         self.c.times = UINT64_MAX if attr.times is None else attr.times
         self.c.min_size, self.c.max_size = (0, SIZE_MAX) if attr.size is None else attr.size
         self.c.small = attr.size is not None or attr.cache is not None
-        self.c.cache = NULL if attr.cache is None else PyUnicode_AsUTF8(attr.cache)
-        self.c.group = NULL if attr.group is None else PyUnicode_AsUTF8(attr.group)
+        if attr.cache is not None:
+            self.c.cache = PyUnicode_AsUTF8(attr.cache)
+        if attr.group is not None:
+            self.c.group = PyUnicode_AsUTF8(attr.group)
         self.c.this_thread = this_thread
 
     def __enter__(self):
@@ -81,29 +83,32 @@ cdef class Faults:
         return memcg_fault_count().faults if self.armed else self.last.faults
 
 
-cdef Faults environment_faults = None
-try:
-    attr = from_environment()
-except ValueError as error:
-    raise ImportError(str(error))
-if attr is not None:
-    environment_faults = Faults(attr, False)
-    environment_faults.__enter__()
+cdef Faults environment_faults = None  # armed for good: its strings stay
 
 
-def start(str debug):
+cdef start():
+    """Set up what the environment asks for, then the data plane."""
+    global environment_faults
     cdef memcg_config config = memcg_config(0, 0, 0)
+    debug = os.environ.get("MEMCG_DEBUG", "")
+    try:
+        attr = from_environment()
+    except ValueError as error:
+        raise ImportError(str(error))
     if memcg_parse_debug(debug.encode(), &config.debug):
         raise ImportError(
             f"MEMCG_DEBUG={debug!r}: letters of F (free lists are walked), Z (red zones), P (poison), "
             "U (who allocated), H (hardened free lists); 1 is FZPU, 0 nothing"
         )
+    if attr is not None:
+        environment_faults = Faults(attr, False)
+        environment_faults.__enter__()
     if memcg_init(&config):
         raise ImportError("memcg: no address space for the arena; raise `ulimit -v`")
     memcg_set_caller(caller)
 
 
-start(os.environ.get("MEMCG_DEBUG", ""))
+start()
 
 KMALLOC_SIZES = tuple([kmem_cache_object_size(kmalloc_cache(i))
                        for i in range(kmalloc_nr_caches())])

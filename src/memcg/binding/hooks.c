@@ -14,7 +14,7 @@
 static PyMemAllocatorEx previous_raw, previous_mem, previous_obj;
 static PyObjectArenaAllocator previous_arena;
 static int installed, exiting; /* exiting: atomic */
-static void *(*first_raw_malloc)(void *, size_t); /* what stands first in the RAW domain */
+static void *(*visible_raw_malloc)(void *, size_t); /* ours, or what stands above it */
 
 /* Keeps a foreign block valid on failure: NULL is returned and p is as it was. */
 static void *foreign_realloc(const PyMemAllocatorEx *previous, void *p, size_t size)
@@ -197,7 +197,7 @@ static void set_raw(void)
     hooked.calloc = raw_calloc;
     set_allocator(PYMEM_DOMAIN_RAW, &hooked);
     PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &hooked);
-    first_raw_malloc = hooked.malloc;
+    visible_raw_malloc = hooked.malloc;
 }
 
 static void set_domain(PyMemAllocatorDomain domain, PyMemAllocatorEx *previous)
@@ -209,7 +209,7 @@ static void set_domain(PyMemAllocatorDomain domain, PyMemAllocatorEx *previous)
 }
 
 int hooks_installed(void) { return installed; }
-bool hooks_is_raw(void *(*function)(void *, size_t)) { return function == first_raw_malloc; }
+bool hooks_is_raw(void *(*function)(void *, size_t)) { return function == visible_raw_malloc; }
 int hooks_header(void) { return debug_apis ? 2 * (int)sizeof(size_t) : 0; }
 
 int hooks_install(void)
