@@ -1,10 +1,13 @@
 /*
- * stress.c - everything at once against a shadow model.  stress [operations [seed]]
+ * stress.c - everything at once against a shadow model.  stress [operations [seed [wrong]]]
  *
  * Threads take random slots and allocate, check, resize and free the blocks in them, in groups
  * that the main thread makes, limits, promotes and closes meanwhile; now and then it forks.
  * The model knows of each block its size, its pattern and the group that pays.  Between two
  * epochs all threads have ended, and every account is compared with the model.
+ *
+ * wrong: "lost", a block is freed behind the model's back, or "written", a byte of one is: it must end
+ * with what it noticed.
  */
 #include <sys/wait.h>
 #include <time.h>
@@ -29,9 +32,9 @@ struct account {
     struct mem_cgroup *memcg; /* NULL: closed */
     int parent;
 };
-enum { MAX_ACCOUNTS = 1 << 22 };
+enum { MAX_ACCOUNTS = 1 << 20 }; /* of an epoch */
 static struct account accounts[MAX_ACCOUNTS]; /* 0: the root */
-static int nr_accounts = 1;
+static int nr_accounts = 1, nr_groups;
 static int open_groups[GROUPS]; /* accounts; 0: none */
 static pthread_mutex_t groups_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct kmem_cache *users[USERS];
@@ -186,6 +189,7 @@ static void group_open(struct worker *w, int i)
     struct mem_cgroup *memcg;
 
     CHECK(n < MAX_ACCOUNTS);
+    nr_groups++;
     memcg = group_new(parent ? accounts[parent].memcg : mem_cgroup_root());
     if (next_random(w) % 3 == 0) {
         mem_cgroup_set_limit(memcg, MEMCG_MAX, (int64_t)(next_random(w) % 400000));
@@ -320,6 +324,46 @@ static void compare_with_model(void)
     CHECK(own == usage_of_group(mem_cgroup_root()) && page_counter_underflows() == 0);
 }
 
+static int account_of_open(int account)
+{
+    int payer = pays(account);
+
+    for (int i = 0; payer && i < GROUPS; i++)
+        if (open_groups[i] == payer)
+            return i + 1;
+    return 0;
+}
+
+/* Between epochs: what closed groups' accounts say is said by those that pay. */
+static void forget_closed(void)
+{
+    struct account open[GROUPS + 1] = { { 0 } };
+
+    for (int i = 0; i < SLOTS; i++)
+        if (slots[i].p)
+            slots[i].account = account_of_open(slots[i].account);
+    for (int i = 0; i < GROUPS; i++)
+        if (open_groups[i])
+            open[i + 1] = (struct account){ accounts[open_groups[i]].memcg,
+                                            account_of_open(accounts[open_groups[i]].parent) };
+    memcpy(accounts, open, sizeof(open));
+    nr_accounts = GROUPS + 1;
+    for (int i = 0; i < GROUPS; i++)
+        open_groups[i] = open_groups[i] ? i + 1 : 0;
+}
+
+static void do_wrong(const char *what)
+{
+    int i = 0;
+
+    while (!slots[i].p || slots[i].user)
+        i++;
+    if (!strcmp(what, "lost"))
+        memcg_free(slots[i].p);
+    else
+        slots[i].p[0] ^= 1;
+}
+
 static double seconds_since(const struct timespec *start)
 {
     struct timespec now;
@@ -337,7 +381,7 @@ static void *worker_and_tell(void *arg)
     return NULL;
 }
 
-static void epoch(struct worker *w)
+static void epoch(struct worker *w, const char *wrong)
 {
     pthread_t t[THREADS];
     bool forked = false;
@@ -355,7 +399,10 @@ static void epoch(struct worker *w)
     }
     for (int i = 0; i < THREADS; i++)
         pthread_join(t[i], NULL);
+    if (wrong)
+        do_wrong(wrong);
     compare_with_model();
+    forget_closed();
 }
 
 int main(int argc, char **argv)
@@ -377,7 +424,7 @@ int main(int argc, char **argv)
         user_roots[nr_user_roots++] = users[i];
     }
     do
-        epoch(&w);
+        epoch(&w, argc > 3 ? argv[3] : NULL);
     while (epochs++, total_ops < operations);
     for (int i = 0; i < SLOTS; i++)
         if (slots[i].p)
@@ -392,7 +439,7 @@ int main(int argc, char **argv)
     check_nothing_is_left();
     CHECK(css_refs(mem_cgroup_root()) == 1);
     printf("stress: ok, %llu operations, %d epochs, %d groups, %llu refused, %d children, %.1f s\n",
-           (unsigned long long)total_ops, epochs, nr_accounts - 1, (unsigned long long)refused,
+           (unsigned long long)total_ops, epochs, nr_groups, (unsigned long long)refused,
            events_seen[MEMCG_EVENT_CREATE], seconds_since(&begin));
     return 0;
 }
