@@ -23,14 +23,14 @@ def test_blocks_are_freed_in_other_threads_and_other_groups(survives):
     for block in blocks[1]: hostile.free_in_thread(block)
     thread = threading.Thread(target=lambda: [hostile.free(RAW, p) for p in blocks[2]])
     thread.start(); thread.join()
+    del blocks, block  # the list of addresses is a's too
     memcg.workqueue.flush()
     a.reclaim()
-    print(sum(a.stat.values()), b.current)
+    print(a.current, b.current)
     """
     )
-    left_in_a, b = map(int, shown.split())
-    assert left_in_a < 600_000  # slabs kept at hand; every run and shared object is gone
-    assert b < 100_000
+    # What is left is CPython's: nodes of the context's map, lists on its free lists.
+    assert max(map(int, shown.split())) <= 1024
 
 
 WRONG_FREES = {
@@ -224,7 +224,7 @@ def test_signals_inside_hooks(survives):
     print(count)
     """
     )
-    assert int(shown) > 1000
+    assert int(shown) > 100  # of 20,000 asked for in two seconds; a busy machine merges them
 
 
 def test_interpreters_come_and_go(survives):

@@ -182,6 +182,13 @@ def test_the_fork_handlers_are_registered(monkeypatch):
     ]
 
 
+def test_the_worker_is_stopped_when_the_interpreter_ends(monkeypatch):
+    registered = []
+    monkeypatch.setattr(world._SEAM, "at_exit", registered.append)
+    system = System()
+    assert registered == [system.workqueue.stop]
+
+
 # -- the worker
 
 

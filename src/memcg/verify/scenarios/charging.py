@@ -15,10 +15,7 @@ def charge_offline() -> None:
     def use() -> None:
         kept.append(s.frames.alloc(s.a))
 
-    def close() -> None:
-        s.rmdir(s.a)
-
-    seam.parallel(use, close)
+    seam.parallel(use, s.close)
     assert s.a.current == 0, "an offline group is still charged"
     s.finish(references=False)
     s.frames.free(kept[0])

@@ -9,7 +9,7 @@ from .system import System, scenario
 @scenario("two threads ask for the child of one group; two workers make it")
 def concurrent_creators() -> None:
     s = System()
-    s.frames.free(s.frames.alloc(s.a))
+    s.use()
     item = s.core.next_event()
     s.a.css_get()
 
@@ -24,7 +24,7 @@ def concurrent_creators() -> None:
 @scenario("three threads ask for the child of one group; three workers make it")
 def three_creators() -> None:
     s = System()
-    s.frames.free(s.frames.alloc(s.a))
+    s.use()
     item = s.core.next_event()
     s.a.css_get()
     s.a.css_get()
@@ -41,10 +41,7 @@ def three_creators() -> None:
 def concurrent_allocations() -> None:
     s = System()
 
-    def allocate() -> None:
-        s.frames.free(s.frames.alloc(s.a))
-
-    seam.parallel(allocate, allocate)
+    seam.parallel(s.use, s.use)
     s.finish()
     assert s.child(s.a) is not None
 
@@ -52,85 +49,46 @@ def concurrent_allocations() -> None:
 @scenario("creation x the group's offline")
 def creation_offline() -> None:
     s = System()
-    s.frames.free(s.frames.alloc(s.a))
+    s.use()
 
-    def worker() -> None:
-        s.work()
-
-    def close() -> None:
-        s.rmdir(s.a)
-
-    seam.parallel(worker, close)
+    seam.parallel(s.work, s.close)
     s.finish()
 
 
 @scenario("creation x offline x another worker, which may find the group gone")
 def creation_offline_worker() -> None:
     s = System()
-    s.frames.free(s.frames.alloc(s.a))
+    s.use()
 
-    def worker() -> None:
-        s.work()
-
-    def close() -> None:
-        s.rmdir(s.a)
-
-    seam.parallel(worker, worker, close)
+    seam.parallel(s.work, s.work, s.close)
     s.finish()
 
 
 @scenario("creation x the root cache's destruction")
 def creation_root_destruction() -> None:
     s = System()
-    s.frames.free(s.frames.alloc(s.a))
+    s.use()
 
-    def worker() -> None:
-        s.work()
-
-    def destroy() -> None:
-        assert s.destroy(s.frames)
-
-    seam.parallel(worker, destroy)
+    seam.parallel(s.work, s.destroy_frames)
     s.finish()
 
 
 @scenario("creation x offline x root destruction")
 def creation_offline_root_destruction() -> None:
     s = System()
-    s.frames.free(s.frames.alloc(s.a))
+    s.use()
 
-    def worker() -> None:
-        s.work()
-
-    def close() -> None:
-        s.rmdir(s.a)
-
-    def destroy() -> None:
-        assert s.destroy(s.frames)
-
-    seam.parallel(worker, close, destroy)
+    seam.parallel(s.work, s.close, s.destroy_frames)
     s.finish()
 
 
 @scenario("creation x offline x root destruction x slabinfo")
 def creation_offline_root_destruction_slabinfo() -> None:
     s = System()
-    s.frames.free(s.frames.alloc(s.a))
-
-    def worker() -> None:
-        s.work()
-
-    def close() -> None:
-        s.rmdir(s.a)
-
-    def destroy() -> None:
-        assert s.destroy(s.frames)
-
-    def slabinfo() -> None:
-        s.memcontrol.mem_cgroup_slabinfo_read(s.a)
+    s.use()
 
     s.a.css_get()  # the reader's
-    seam.parallel(worker, close, destroy, slabinfo)
+    seam.parallel(s.work, s.close, s.destroy_frames, s.slabinfo)
     s.a.css_put()
     s.finish()
 
@@ -142,13 +100,10 @@ def worker_offline() -> None:
     s.a.css_get()  # the user's, so that the group outlives its allocation
 
     def use() -> None:
-        s.frames.free(s.frames.alloc(s.a))
+        s.use()
         s.a.css_put()
 
-    def close() -> None:
-        s.rmdir(s.a)
-
-    seam.parallel(use, close)
+    seam.parallel(use, s.close)
     s.workqueue.flush()
     s.finish()
 
@@ -158,30 +113,19 @@ def growth_lookup() -> None:
     s = System()
     child = s.serve_empty(s.a)
 
-    def grow() -> None:
-        with s.memcontrol.activate_kmem_mutex, s.memcontrol.memcg_slab_mutex:
-            s.slab_common.memcg_update_all_caches(9)
-
     def lookup() -> None:
         assert s.child(s.a) is child
 
-    seam.parallel(grow, lookup)
+    seam.parallel(s.grow, lookup)
     s.finish()
 
 
 @scenario("array growth x creation: no slot is lost")
 def growth_creation() -> None:
     s = System()
-    s.frames.free(s.frames.alloc(s.a))
+    s.use()
 
-    def grow() -> None:
-        with s.memcontrol.activate_kmem_mutex, s.memcontrol.memcg_slab_mutex:
-            s.slab_common.memcg_update_all_caches(9)
-
-    def worker() -> None:
-        s.work()
-
-    seam.parallel(grow, worker)
+    seam.parallel(s.grow, s.work)
     assert s.child(s.a) is not None
     s.finish()
 
@@ -189,20 +133,9 @@ def growth_creation() -> None:
 @scenario("array growth x creation x lock-free lookup")
 def growth_creation_lookup() -> None:
     s = System()
-    s.frames.free(s.frames.alloc(s.a))
+    s.use()
 
-    def grow() -> None:
-        with s.memcontrol.activate_kmem_mutex, s.memcontrol.memcg_slab_mutex:
-            s.slab_common.memcg_update_all_caches(9)
-
-    def worker() -> None:
-        s.work()
-
-    def lookup() -> None:
-        child = s.child(s.a)
-        assert child is None or child.memcg is s.a
-
-    seam.parallel(grow, worker, lookup)
+    seam.parallel(s.grow, s.work, s.look_up)
     assert s.child(s.a) is not None
     s.finish()
 
@@ -211,14 +144,7 @@ def growth_creation_lookup() -> None:
 def root_creation_growth() -> None:
     s = System()
 
-    def grow() -> None:
-        with s.memcontrol.activate_kmem_mutex, s.memcontrol.memcg_slab_mutex:
-            s.slab_common.memcg_update_all_caches(9)
-
-    def create() -> None:
-        s.slab_common.kmem_cache_create("late", 64)
-
-    seam.parallel(grow, create)
+    seam.parallel(s.grow, s.make_root)
     for root in s.slab_common.slab_caches:
         assert root.array_size >= s.memcontrol.memcg_limited_groups_array_size
     s.finish()
@@ -257,16 +183,13 @@ def reactivation_creation() -> None:
     s = System()
     for name in "bcd":
         s.mkdir(name)  # the arrays of four are full
-    s.frames.free(s.frames.alloc(s.a))
+    s.use()
     group = s.cgroup.cgroup("e", s.root)
 
     def activate() -> None:
         s.memcontrol.memcg_activate_kmem(group)
 
-    def worker() -> None:
-        s.work()
-
-    seam.parallel(activate, activate, worker)
+    seam.parallel(activate, activate, s.work)
     assert group.kmemcg_id == 4
     assert s.child(s.a) is not None
     assert s.frames.array_size > 4

@@ -9,23 +9,9 @@ from .system import System, scenario
 @scenario("creation x growth x root creation x lookup")
 def creation_growth_root_creation_lookup() -> None:
     s = System()
-    s.frames.free(s.frames.alloc(s.a))
+    s.use()
 
-    def worker() -> None:
-        s.work()
-
-    def grow() -> None:
-        with s.memcontrol.activate_kmem_mutex, s.memcontrol.memcg_slab_mutex:
-            s.slab_common.memcg_update_all_caches(9)
-
-    def create() -> None:
-        s.slab_common.kmem_cache_create("late", 64)
-
-    def lookup() -> None:
-        child = s.child(s.a)
-        assert child is None or child.memcg is s.a
-
-    seam.parallel(worker, grow, create, lookup)
+    seam.parallel(s.work, s.grow, s.make_root, s.look_up)
     assert s.child(s.a) is not None
     s.finish()
 
@@ -37,16 +23,10 @@ def two_offlines_root_destruction() -> None:
     s.serve_empty(s.a)
     s.serve_empty(b)
 
-    def close() -> None:
-        s.rmdir(s.a)
-
     def close_other() -> None:
         s.rmdir(b)
 
-    def destroy() -> None:
-        assert s.destroy(s.frames)
-
-    seam.parallel(close, close_other, destroy)
+    seam.parallel(s.close, close_other, s.destroy_frames)
     s.finish()
 
 
@@ -57,18 +37,15 @@ def allocation_offline_root_destruction() -> None:
 
     def use() -> None:
         try:
-            s.frames.free(s.frames.alloc(s.a))
+            s.use()
         except s.errors.MemcgError:
             assert s.frames.dying or s.frames.frozen
-
-    def close() -> None:
-        s.rmdir(s.a)
 
     def destroy() -> None:
         s.destroy(s.frames)
 
     s.a.css_get()  # the user's
-    seam.parallel(use, close, destroy)
+    seam.parallel(use, s.close, destroy)
     s.a.css_put()
     s.finish()
 
@@ -82,23 +59,20 @@ def last_free_id_reuse_slabinfo() -> None:
     def free() -> None:
         s.frames.free(address)
 
-    def worker() -> None:
-        s.work()
-
     def make() -> None:
         s.mkdir("b")
 
     def slabinfo() -> None:
         s.memcontrol.mem_cgroup_slabinfo_read(s.root)
 
-    seam.parallel(free, worker, make, slabinfo)
+    seam.parallel(free, s.work, make, slabinfo)
     s.finish()
 
 
 @scenario("four threads ask for the child of one group; four workers make it", long=True)
 def four_creators() -> None:
     s = System()
-    s.frames.free(s.frames.alloc(s.a))
+    s.use()
     item = s.core.next_event()
     for _ in range(3):
         s.a.css_get()
@@ -114,26 +88,10 @@ def four_creators() -> None:
 @scenario("creation x offline x root destruction x growth x slabinfo", long=True)
 def creation_offline_root_destruction_growth_slabinfo() -> None:
     s = System()
-    s.frames.free(s.frames.alloc(s.a))
-
-    def worker() -> None:
-        s.work()
-
-    def close() -> None:
-        s.rmdir(s.a)
-
-    def destroy() -> None:
-        assert s.destroy(s.frames)
-
-    def grow() -> None:
-        with s.memcontrol.activate_kmem_mutex, s.memcontrol.memcg_slab_mutex:
-            s.slab_common.memcg_update_all_caches(9)
-
-    def slabinfo() -> None:
-        s.memcontrol.mem_cgroup_slabinfo_read(s.a)
+    s.use()
 
     s.a.css_get()  # the reader's
-    seam.parallel(worker, close, destroy, grow, slabinfo)
+    seam.parallel(s.work, s.close, s.destroy_frames, s.grow, s.slabinfo)
     s.a.css_put()
     s.finish()
 
@@ -141,25 +99,8 @@ def creation_offline_root_destruction_growth_slabinfo() -> None:
 @scenario("creation x growth x root creation x lookup x slabinfo", long=True)
 def creation_growth_root_creation_lookup_slabinfo() -> None:
     s = System()
-    s.frames.free(s.frames.alloc(s.a))
+    s.use()
 
-    def worker() -> None:
-        s.work()
-
-    def grow() -> None:
-        with s.memcontrol.activate_kmem_mutex, s.memcontrol.memcg_slab_mutex:
-            s.slab_common.memcg_update_all_caches(9)
-
-    def create() -> None:
-        s.slab_common.kmem_cache_create("late", 64)
-
-    def lookup() -> None:
-        child = s.child(s.a)
-        assert child is None or child.memcg is s.a
-
-    def slabinfo() -> None:
-        s.memcontrol.mem_cgroup_slabinfo_read(s.a)
-
-    seam.parallel(worker, grow, create, lookup, slabinfo)
+    seam.parallel(s.work, s.grow, s.make_root, s.look_up, s.slabinfo)
     assert s.child(s.a) is not None
     s.finish()

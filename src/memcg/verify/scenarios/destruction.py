@@ -13,13 +13,7 @@ def offline_root_destruction() -> None:
     s = System()
     s.serve_empty(s.a)
 
-    def close() -> None:
-        s.rmdir(s.a)
-
-    def destroy() -> None:
-        assert s.destroy(s.frames)
-
-    seam.parallel(close, destroy)
+    seam.parallel(s.close, s.destroy_frames)
     s.finish()
 
 
@@ -46,13 +40,7 @@ def allocation_offline() -> None:
     s = System()
     s.serve_empty(s.a)
 
-    def use() -> None:
-        s.frames.free(s.frames.alloc(s.a))
-
-    def close() -> None:
-        s.rmdir(s.a)
-
-    seam.parallel(use, close)
+    seam.parallel(s.use, s.close)
     s.finish()
 
 
@@ -63,7 +51,7 @@ def allocation_root_destruction() -> None:
 
     def use() -> None:
         try:
-            s.frames.free(s.frames.alloc(s.a))
+            s.use()
         except s.errors.MemcgError:
             assert s.frames.frozen
 
@@ -79,19 +67,13 @@ def allocation_offline_shrink() -> None:
     s = System()
     child = s.serve_empty(s.a)
 
-    def use() -> None:
-        s.frames.free(s.frames.alloc(s.a))
-
-    def close() -> None:
-        s.rmdir(s.a)
-
     def shrink() -> None:
         with s.memcontrol.memcg_slab_mutex:
             if s.child(s.a) is child:
                 s.slab_common.kmem_cache_shrink(child)
 
     s.a.css_get()  # the shrinker's
-    seam.parallel(use, close, shrink)
+    seam.parallel(s.use, s.close, shrink)
     s.a.css_put()
     s.finish()
 
@@ -101,13 +83,10 @@ def shrink_allocation() -> None:
     s = System()
     child = s.serve_empty(s.a)
 
-    def use() -> None:
-        s.frames.free(s.frames.alloc(s.a))
-
     def shrink() -> None:
         s.slab_common.kmem_cache_shrink(child)
 
-    seam.parallel(use, shrink)
+    seam.parallel(s.use, shrink)
     s.finish()
 
 
@@ -169,10 +148,7 @@ def close_close() -> None:
     s = System()
     s.serve_empty(s.a)
 
-    def close() -> None:
-        s.rmdir(s.a)
-
-    seam.parallel(close, close)
+    seam.parallel(s.close, s.close)
     s.finish()
 
 
@@ -216,14 +192,11 @@ def root_destruction_root_creation() -> None:
     s.serve_empty(s.a)
     made: list[Any] = []
 
-    def destroy() -> None:
-        assert s.destroy(s.frames)
-
     def create() -> None:
         made.append(s.slab_common.kmem_cache_create("frames", 1000))
         made[0].free(made[0].alloc(s.a))
 
-    seam.parallel(destroy, create)
+    seam.parallel(s.destroy_frames, create)
     assert made[0] in s.slab_common.slab_caches
     assert s.frames not in s.slab_common.slab_caches
     s.finish()

@@ -11,16 +11,10 @@ from .system import System, scenario
 @scenario("creation that fails at every allocation x the group's offline")
 def failing_creation_offline() -> None:
     s = System()
-    s.frames.free(s.frames.alloc(s.a))
+    s.use()
     s.faults = True
 
-    def worker() -> None:
-        s.work()
-
-    def close() -> None:
-        s.rmdir(s.a)
-
-    seam.parallel(worker, close)
+    seam.parallel(s.work, s.close)
     s.faults = False
     s.finish()
 
@@ -28,17 +22,14 @@ def failing_creation_offline() -> None:
 @scenario("creation that fails at every allocation x root destruction; asked for again it is made")
 def failing_creation_again() -> None:
     s = System()
-    s.frames.free(s.frames.alloc(s.a))
+    s.use()
     other = s.slab_common.kmem_cache_create("other", 1000)
     s.faults = True
-
-    def worker() -> None:
-        s.work()
 
     def destroy() -> None:
         assert s.destroy(other)
 
-    seam.parallel(worker, destroy)
+    seam.parallel(s.work, destroy)
     s.faults = False
     s.serve_empty(s.a)  # a failure is not remembered
     s.finish()
@@ -47,7 +38,7 @@ def failing_creation_again() -> None:
 @scenario("activation fails at every array x creation x lookup: nothing is half grown")
 def failing_growth_creation() -> None:
     s = System()
-    s.frames.free(s.frames.alloc(s.a))
+    s.use()
     for name in "bcd":
         s.mkdir(name)  # the arrays of four are full
     size = s.memcontrol.memcg_limited_groups_array_size
@@ -57,10 +48,7 @@ def failing_growth_creation() -> None:
         with contextlib.suppress(MemoryError):
             s.mkdir("e")
 
-    def worker() -> None:
-        s.work()
-
-    seam.parallel(make, worker)
+    seam.parallel(make, s.work)
     s.faults = False
     grown = s.memcontrol.memcg_limited_groups_array_size
     assert grown == size or "e" in s.children(), "the size of the arrays ran ahead"
@@ -80,11 +68,8 @@ def failing_pages_offline() -> None:
 
     def use() -> None:
         with contextlib.suppress(MemoryError):
-            s.frames.free(s.frames.alloc(s.a))
+            s.use()
 
-    def close() -> None:
-        s.rmdir(s.a)
-
-    seam.parallel(use, close)
+    seam.parallel(use, s.close)
     s.faults = False
     s.finish()

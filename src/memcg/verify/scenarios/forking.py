@@ -40,14 +40,11 @@ def fork_creation() -> None:
     s = System()
     s.start_worker()
 
-    def use() -> None:
-        s.frames.free(s.frames.alloc(s.a))
-
     def fork() -> None:
-        _fork(s, lambda: s.frames.free(s.frames.alloc(s.a)))
+        _fork(s, s.use)
         seam.settle()
 
-    seam.parallel(use, fork)
+    seam.parallel(s.use, fork)
 
 
 @scenario("a thread forks at every point of a closing; the child closes the group",
@@ -55,9 +52,6 @@ def fork_creation() -> None:
 def fork_close() -> None:
     s = System()
     s.serve_empty(s.a)
-
-    def close() -> None:
-        s.rmdir(s.a)
 
     def in_child() -> None:
         if "a" in s.children():
@@ -67,7 +61,7 @@ def fork_close() -> None:
     def fork() -> None:
         _fork(s, in_child)
 
-    seam.parallel(close, fork)
+    seam.parallel(s.close, fork)
 
 
 @scenario("a thread forks at every point of a root's destruction; the child destroys it",
@@ -94,31 +88,24 @@ def fork_destroy() -> None:
 def fork_growth() -> None:
     s = System()
 
-    def grow() -> None:
-        with s.memcontrol.activate_kmem_mutex, s.memcontrol.memcg_slab_mutex:
-            s.slab_common.memcg_update_all_caches(9)
-
     def fork() -> None:
         _fork(s, lambda: s.mkdir("c"))
         seam.quietly(s.check_end)
 
-    seam.parallel(grow, fork)
+    seam.parallel(s.grow, fork)
 
 
 @scenario("the parent of a fork x a closing x the worker: its handlers block nobody for ever")
 def fork_parent() -> None:
     s = System()
     s.start_worker()
-    s.frames.free(s.frames.alloc(s.a))
-
-    def close() -> None:
-        s.rmdir(s.a)
+    s.use()
 
     def fork() -> None:
         s.cgroup._before_fork()
         s.cgroup._after_fork()
 
-    seam.parallel(close, fork)
+    seam.parallel(s.close, fork)
     s.workqueue.flush()
     s.finish()
 
@@ -150,7 +137,7 @@ def worker_exit_release() -> None:
     b = s.mkdir("b")
     b.css_get()
     s.rmdir(b)
-    s.frames.free(s.frames.alloc(s.a))
+    s.use()
     s.start_worker()
 
     def end() -> None:

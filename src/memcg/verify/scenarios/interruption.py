@@ -16,10 +16,7 @@ def interrupted_close() -> None:
     s = System()
     s.serve_empty(s.a)
 
-    def close() -> None:
-        s.rmdir(s.a)
-
-    seam.parallel(close)
+    seam.parallel(s.close)
     seam.settle()
     if "a" in s.children():  # else its last reference may be gone
         s.rmdir(s.a)
@@ -34,10 +31,7 @@ def interrupted_close_close() -> None:
     s = System()
     s.serve_empty(s.a)
 
-    def close() -> None:
-        s.rmdir(s.a)
-
-    seam.parallel(close)
+    seam.parallel(s.close)
     if "a" in s.children():
         s.rmdir(s.a)
     s.work()
@@ -50,10 +44,7 @@ def interrupted_close_close() -> None:
 def interrupted_close_mkdir() -> None:
     s = System()
 
-    def close() -> None:
-        s.rmdir(s.a)
-
-    seam.parallel(close)
+    seam.parallel(s.close)
     seam.settle()
     assert s.mkdir("a").online, "a path leads to a closed group"
     s.rmdir(s.mkdir("a"))
@@ -61,15 +52,12 @@ def interrupted_close_mkdir() -> None:
 
 
 @scenario("destruction of a root is interrupted at every point; then it is destroyed again",
-          interrupts=[("destroy", KeyboardInterrupt)])  # fmt: skip
+          interrupts=[("destroy_frames", KeyboardInterrupt)])  # fmt: skip
 def interrupted_destroy() -> None:
     s = System()
     s.serve_empty(s.a)
 
-    def destroy() -> None:
-        assert s.destroy(s.frames)
-
-    seam.parallel(destroy)
+    seam.parallel(s.destroy_frames)
     try:
         assert s.destroy(s.frames)
     except s.errors.MemcgError:  # the interrupted wait left the destruction at work
@@ -98,13 +86,7 @@ def alarmed_close_allocation() -> None:
     s.serve_empty(s.a)
     s.a.css_get()  # the test's, to look at the group afterwards
 
-    def use() -> None:
-        s.frames.free(s.frames.alloc(s.a))
-
-    def close() -> None:
-        s.rmdir(s.a)
-
-    seam.parallel(use, close)
+    seam.parallel(s.use, s.close)
     seam.settle()
     if "a" in s.children():
         s.rmdir(s.a)
@@ -156,13 +138,7 @@ def interrupted_slabinfo_offline() -> None:
     s.serve_empty(s.a)
     s.a.css_get()
 
-    def slabinfo() -> None:
-        s.memcontrol.mem_cgroup_slabinfo_read(s.a)
-
-    def close() -> None:
-        s.rmdir(s.a)
-
-    seam.parallel(slabinfo, close)
+    seam.parallel(s.slabinfo, s.close)
     s.a.css_put()
     s.finish()
 

@@ -97,6 +97,34 @@ class System(World):
     def work(self) -> None:
         self.workqueue.run_pending()
 
+    # -- what tasks do; a task is named after its method
+
+    def use(self) -> None:
+        """Allocate in ``a`` and free; without a child of its own this asks for one."""
+        self.frames.free(self.frames.alloc(self.a))
+
+    def close(self) -> None:
+        self.rmdir(self.a)
+
+    def destroy_frames(self) -> None:
+        assert self.destroy(self.frames), "nothing is live, and the root is busy"
+
+    def grow(self) -> None:
+        with self.memcontrol.activate_kmem_mutex, self.memcontrol.memcg_slab_mutex:
+            self.slab_common.memcg_update_all_caches(9)
+
+    def make_root(self) -> None:
+        self.slab_common.kmem_cache_create("late", 64)
+
+    def look_up(self) -> None:
+        child = self.child(self.a)
+        assert child is None or child.memcg is self.a
+
+    def slabinfo(self) -> None:
+        self.memcontrol.mem_cgroup_slabinfo_read(self.a)
+
+    # -- the end
+
     def finish(self, *, references: bool = True) -> None:
         """Do the work that is left, then check all that must hold."""
         self.work()

@@ -129,10 +129,7 @@ def handler_forks() -> None:
     def post() -> None:
         s.model._post(s.core.Event("probe", s.a, None))
 
-    def close() -> None:
-        s.rmdir(s.a)
-
-    seam.parallel(post, close)
+    seam.parallel(post, s.close)
     seam.settle()
     s.finish()
 
@@ -171,10 +168,7 @@ def find_close() -> None:
         with contextlib.suppress(s.errors.MemcgError):
             s.cgroup.cgroup_find(s.root, "a")
 
-    def close() -> None:
-        s.rmdir(s.a)
-
-    seam.parallel(find, close)
+    seam.parallel(find, s.close)
     s.finish()
 
 
@@ -204,15 +198,6 @@ def high_close() -> None:
     s.a.set_limit("high", 100)
     s.a.css_get()
 
-    def use() -> None:
-        s.frames.free(s.frames.alloc(s.a))
-
-    def worker() -> None:
-        s.work()
-
-    def close() -> None:
-        s.rmdir(s.a)
-
-    seam.parallel(use, worker, close)
+    seam.parallel(s.use, s.work, s.close)
     s.a.css_put()
     s.finish()
