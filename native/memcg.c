@@ -141,10 +141,26 @@ static _Noreturn void bad_free(const struct slab *slab, const void *p, int error
     abort();
 }
 
+/* Freeing a large block teaches glibc to keep as much (mallopt(3), M_MMAP_THRESHOLD).  Large blocks
+ * come to us instead, and what libraries malloc themselves would be given back and faulted in anew
+ * each time; so it is shown a block of the size, untouched, whenever there is a larger one. */
+static void teach_libc(size_t bytes)
+{
+    static size_t largest = 128 << 10; /* glibc's threshold at the start; 32 MiB is its last */
+    void *volatile block;              /* or the compiler drops the pair */
+
+    if (likely(bytes <= __atomic_load_n(&largest, __ATOMIC_RELAXED) || bytes > 32 << 20))
+        return;
+    __atomic_store_n(&largest, bytes, __ATOMIC_RELAXED);
+    block = malloc(bytes);
+    free(block);
+}
+
 void memcg_free(void *p)
 {
     struct thread *self;
     struct slab *slab;
+    size_t run_bytes = 0;
     bool is_run;
     int error;
 
@@ -156,9 +172,12 @@ void memcg_free(void *p)
     error = !slab ? -EINVAL : is_run ? slab->base == p ? 0 : -EINVAL : slab_free(self, slab, p);
     if (unlikely(error))
         bad_free(slab, p, error);
-    if (is_run)
+    if (is_run) {
+        run_bytes = slab->run_pages << PAGE_SHIFT;
         run_free(self, slab);
+    }
     thread_leave(self);
+    teach_libc(run_bytes);
 }
 
 /* The block is live, so its descriptor stays: no section needed. */

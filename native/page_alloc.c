@@ -28,8 +28,8 @@
 #define NR_BINS (NR_EXACT + 40)
 #define NONE UINT32_MAX
 #define SAME_TAG_TRIES 8                        /* spans looked at for one of the same tag */
-#define DONTNEED_PAGES ((size_t)64)             /* 256 KiB: from here faulting beats memset */
-#define HUGE_PAGES ((size_t)1024)               /* 4 MiB, where NumPy advises huge pages */
+/* 4 MiB, where NumPy advises huge pages.  Below it a fault a page costs 20 times the memset. */
+#define HUGE_PAGES ((size_t)1024)
 #define DIRTY_MIN ((size_t)32 << 20 >> PAGE_SHIFT) /* kept whatever is in use */
 #define WINDOW_MS 500
 
@@ -190,7 +190,7 @@ static bool clear_foreign(size_t start, size_t nr_pages, uint32_t tag, bool zero
         }
         while (i < end && arena.page_tag[i] != 0 && arena.page_tag[i] != keep)
             arena.page_tag[i++] = tag;
-        if (i - from < DONTNEED_PAGES || system_nr_pages > 1 ||
+        if (i - from < HUGE_PAGES || system_nr_pages > 1 ||
             advise(arena.base + (from << PAGE_SHIFT), (i - from) << PAGE_SHIFT, MADV_DONTNEED))
             memset(arena.base + (from << PAGE_SHIFT), 0, (i - from) << PAGE_SHIFT);
     }

@@ -1,4 +1,6 @@
 /* test_realloc.c - blocks that change their size, sizes past all bounds, an arena that is full. */
+#include <malloc.h>
+
 #include "control.h"
 
 static void fill(unsigned char *p, size_t size)
@@ -201,10 +203,38 @@ static void empty_slabs_give_way_when_the_arena_is_full(void)
     check_nothing_is_left();
 }
 
+/* A sanitizer's malloc, musl's and an old glibc tell nothing. */
+#if defined(__GLIBC__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+#define LIBC_TELLS __GLIBC_PREREQ(2, 33)
+#endif
+#if LIBC_TELLS
+static bool libc_maps(size_t bytes)
+{
+    size_t before = mallinfo2().hblkhd;
+    void *volatile block = malloc(bytes);
+    bool maps = mallinfo2().hblkhd > before;
+
+    free(block);
+    return maps;
+}
+
+/* Asked with growing sizes, for each question is a lesson too. */
+static void libc_learns_from_large_blocks_that_are_freed_here(void)
+{
+    CHECK(libc_maps(1 << 20));
+    memcg_free(memcg_malloc(8 << 20));
+    CHECK(!libc_maps(7 << 20));
+    CHECK(libc_maps(9 << 20));
+}
+#endif
+
 int main(void)
 {
     CHECK(memcg_init(&(struct memcg_config){ .arena_bytes = (size_t)64 << 20 }) == 0);
     memcg_set_promote_bytes(SIZE_MAX);
+#if LIBC_TELLS
+    RUN(libc_learns_from_large_blocks_that_are_freed_here);
+#endif
     RUN(contents_survive_every_change_of_size);
     RUN(a_run_grows_and_shrinks_in_place);
     RUN(a_run_of_another_group_moves_when_it_grows);
