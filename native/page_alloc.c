@@ -30,6 +30,7 @@
 #define SAME_TAG_TRIES 8                        /* spans looked at for one of the same tag */
 /* 4 MiB, where NumPy advises huge pages.  Below it a fault a page costs 20 times the memset. */
 #define HUGE_PAGES ((size_t)1024)
+#define TRIM_UNIT ((size_t)512) /* 2 MiB, a huge page on x86-64 and aarch64 */
 #define DIRTY_MIN ((size_t)32 << 20 >> PAGE_SHIFT) /* kept whatever is in use */
 #define WINDOW_MS 500
 
@@ -39,6 +40,7 @@ static uint32_t bins[NR_BINS];
 static size_t nr_used, nr_dirty;
 static size_t peak_now, peak_before; /* highest nr_used in this window of time, and the one before */
 static uint64_t window_start;        /* ms */
+static bool trim_due;                /* not looked at since the window began */
 static size_t top; /* pages handed out at least once, from the base up */
 size_t system_nr_pages = 1; /* ours in one of the kernel's (16 with 64 KiB); fixed by init */
 
@@ -136,8 +138,27 @@ static size_t count_dirty(size_t first, size_t nr_pages)
     return n;
 }
 
+/* Before more is used, after it is freed.  After a second without either there is no peak to keep
+ * pages for: a batch builds up its own, and what is freed then was not of a batch. */
+static void __roll_window(void)
+{
+    struct timespec time;
+    uint64_t now, elapsed;
+
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
+    now = (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
+    elapsed = now - window_start;
+    if (elapsed < WINDOW_MS)
+        return;
+    peak_before = elapsed < 2 * WINDOW_MS ? peak_now : nr_used;
+    peak_now = nr_used;
+    window_start = now;
+    trim_due = true;
+}
+
 static void __use(size_t nr_pages)
 {
+    __roll_window();
     nr_used += nr_pages;
     if (nr_used > peak_now)
         peak_now = nr_used;
@@ -245,47 +266,55 @@ bool extend_pages(void *p, size_t nr_pages, size_t more, uint32_t tag)
     return true;
 }
 
-static size_t __trim(size_t keep)
+/* Whole units of pages only, as addresses count them, and of a span no more than it takes. */
+static void __trim_by(size_t unit, size_t keep)
 {
-    size_t before = nr_dirty;
+    size_t base_page = (uintptr_t)arena.base >> PAGE_SHIFT;
     int bin;
 
     for (bin = NR_BINS - 1; bin >= 0 && nr_dirty > keep; bin--) {
         uint32_t span;
 
         for (span = bins[bin]; span != NONE && nr_dirty > keep; span = span_next[span]) {
-            /* whole pages of the kernel's, which rounds up what it is given */
-            size_t from = ALIGN_UP(span, system_nr_pages);
-            size_t end = (span + span_len[span]) / system_nr_pages * system_nr_pages;
-            size_t dirty = from < end ? count_dirty(from, end - from) : 0;
+            size_t first = ALIGN_UP(base_page + span, unit);
+            size_t end = (base_page + span + span_len[span]) / unit * unit;
+            size_t from, dirty = 0;
 
+            if (end <= first)
+                continue;
+            first -= base_page;
+            end -= base_page;
+            for (from = end; from > first && dirty < nr_dirty - keep; from--)
+                dirty += arena.page_tag[from - 1] != 0;
+            from = (base_page + from) / unit * unit - base_page;
+            dirty = count_dirty(from, end - from);
             if (!dirty || advise(arena.base + (from << PAGE_SHIFT), (end - from) << PAGE_SHIFT,
-                                  MADV_DONTNEED))
+                                 MADV_DONTNEED))
                 continue;
             memset(&arena.page_tag[from], 0, (end - from) * sizeof(arena.page_tag[0]));
             nr_dirty -= dirty;
         }
     }
+}
+
+/* The kernel rounds up what it is given.  A part of a huge page would come back in small ones, a
+ * fault each: those last. */
+static size_t __trim(size_t keep)
+{
+    size_t before = nr_dirty;
+
+    __trim_by(TRIM_UNIT, keep);
+    __trim_by(system_nr_pages, keep);
     return before - nr_dirty;
 }
 
-/* Give back what neither this window nor the one before had in use at its peak. */
+/* Give back what neither this window nor the one before had in use at its peak.  Once a window. */
 static void __decay(void)
 {
-    struct timespec time;
-    uint64_t now, elapsed;
-    size_t peak, cap;
+    size_t peak = peak_before > peak_now ? peak_before : peak_now;
+    size_t cap = peak - nr_used > DIRTY_MIN ? peak - nr_used : DIRTY_MIN;
 
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
-    now = (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
-    elapsed = now - window_start;
-    if (elapsed < WINDOW_MS)
-        return;
-    peak_before = elapsed < 2 * WINDOW_MS ? peak_now : nr_used;
-    peak_now = nr_used;
-    window_start = now;
-    peak = peak_before > peak_now ? peak_before : peak_now;
-    cap = peak - nr_used > DIRTY_MIN ? peak - nr_used : DIRTY_MIN;
+    trim_due = false;
     if (nr_dirty > cap)
         __trim(cap);
 }
@@ -298,6 +327,7 @@ void free_pages(void *p, size_t nr_pages)
     mutex_lock(&pages_lock);
     MEMCG_ASSERT(span_len[first] == 0 && nr_used >= nr_pages);
     nr_used -= nr_pages;
+    __roll_window();
     nr_dirty += nr_pages;
     if (first + len < top && span_len[first + len]) {
         size_t next = first + len;
@@ -313,7 +343,7 @@ void free_pages(void *p, size_t nr_pages)
         __span_del(before);
     }
     __span_add(first, len);
-    if (nr_dirty > DIRTY_MIN)
+    if (trim_due && nr_dirty > DIRTY_MIN)
         __decay();
     mutex_unlock(&pages_lock);
 }

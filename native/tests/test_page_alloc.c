@@ -139,6 +139,23 @@ static void a_batch_finds_its_pages_again_and_an_end_gives_them_back(void)
     CHECK(pages_free_dirty() <= 8192);
 }
 
+/* Arrays made one by one and dropped one by one, after a rest: their own peak counts. */
+static void a_batch_after_a_rest_finds_its_pages_again(void)
+{
+    bool zeroed = false;
+    void *p[16];
+
+    page_trim(0);
+    usleep(1100 * 1000);
+    for (int turn = 0; turn < 2; turn++) {
+        for (int i = 0; i < 16; i++)
+            p[i] = alloc_pages(1024, 1, 2, &zeroed); /* 4 MiB */
+        for (int i = 0; i < 16; i++)
+            free_pages(p[i], 1024);
+        CHECK(pages_free_dirty() >= 15 * 1024); /* all but a huge page or two */
+    }
+}
+
 static void what_does_not_fit_is_refused_and_changes_nothing(void)
 {
     bool zeroed = false;
@@ -217,6 +234,7 @@ int main(void)
     RUN(trimmed_pages_read_as_zero_again);
     RUN(trimming_spares_the_neighbours_on_large_system_pages);
     RUN(a_batch_finds_its_pages_again_and_an_end_gives_them_back);
+    RUN(a_batch_after_a_rest_finds_its_pages_again);
     RUN(what_does_not_fit_is_refused_and_changes_nothing);
     RUN(the_whole_arena_can_be_one_run);
     RUN(a_run_grows_into_the_free_pages_behind_it);
