@@ -6,7 +6,15 @@ a ``finally`` forgotten. The scenarios of `memcg.verify` run on it first, then t
 of the scheme. What survives must stand in ``tools/mutants.txt`` with the reason why it is
 equivalent.
 
-    python tools/mutants.py              all of them; status 1 if one survives unexplained
+A kill has the name of the scenario or test that failed; without one it is an error of this tool.
+A mutant that does not end is killed too, but not by the clock, which on a busy machine tells
+nothing: it is *endless* once it has used ten times the processor time that the unchanged source
+needs in the same run, and it *hangs* once it has neither used a processor nor waited for one for
+a while. Work goes on in a copy of the tree, so that it may be edited meanwhile.
+
+    python tools/mutants.py              all of them; status 1 if one survives unexplained, 2 on
+                                         an error of the tool
+    python tools/mutants.py --jobs 1     one at a time; default: as many as processors
     python tools/mutants.py --list       name them
     python tools/mutants.py --show NAME  a mutant as a diff
     python tools/mutants.py NAME ...     these alone
@@ -16,9 +24,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import difflib
+import json
 import os
+import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,9 +46,12 @@ ROOT = HERE.parent
 SOURCE = ROOT / "src" / "memcg"
 EQUIVALENT = HERE / "mutants.txt"
 MODULES = ("memcontrol", "slab_common", "cgroup", "workqueue")
-TESTS = ("tests/verify/test_control_plane.py", "tests/scheme", "tests/test_group.py",
-         "tests/test_cache.py")  # fmt: skip
-TIMEOUT_S = 240  # of the scenarios, and of the tests: ten times what the unchanged source needs
+COPIED = ("src", "tests", "tools", "pyproject.toml")
+CALIBRATION = HERE / "calibration.json"  # in the copy: scenario -> schedules, the cheapest first
+DEAR_TEST = "tests/scheme/test_state_machine.py"
+SLACK = 10  # times what the unchanged source needs: processor time, schedules of a scenario
+ASLEEP_S = 20.0  # without wanting a processor: nothing in the unchanged source waits for a second
+DOZING = 0.01  # so much of that time does not count: a waiter may poll
 ORIGINAL = "original"
 LOCKS = ("mutex", "_lock", "read_side")
 # What makes something visible to others: swapped with the statement before.
@@ -222,90 +238,257 @@ def equivalents() -> dict[str, str]:
     return {name: reason for name, reason in pairs}
 
 
+# -- running them
+
+
+class Ended(NamedTuple):
+    """How a process ended.
+
+    Attributes
+    ----------
+    how : str
+        ``status N``, by itself (negative: a signal); ``endless`` or ``hangs`` if it was ended.
+    processor_s : float
+        What it used, with its children; right if nothing else runs meanwhile.
+    """
+
+    how: str
+    shown: str
+    processor_s: float
+
+
+def wanted_s(process: int) -> float:
+    """Seconds that the threads of a process were on a processor or waited for one."""
+    total = 0
+    for thread in Path(f"/proc/{process}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # it ended
+            total += sum(map(int, thread.read_text().split()[:2]))
+    return total / 1e9
+
+
+def watch(command: list[str], cwd: Path, limit_s: float = resource.RLIM_INFINITY) -> Ended:
+    """Run a command until it ends, is endless, or hangs; nothing of it stays."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = subprocess.Popen(
+            command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True, env={**os.environ, "PYTHONPATH": str(cwd / "src")},
+        )  # fmt: skip
+        limit = int(limit_s)
+        resource.prlimit(process.pid, resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+        how, since, had = "", time.monotonic(), 0.0
+        while not how:
+            try:
+                status = process.wait(ASLEEP_S / 20)
+                how = "endless" if status == -signal.SIGXCPU else f"status {status}"
+            except subprocess.TimeoutExpired:
+                now, wanted = time.monotonic(), wanted_s(process.pid)
+                if abs(wanted - had) > ASLEEP_S * DOZING:  # less: a thread ended
+                    since, had = now, wanted
+                elif now - since > ASLEEP_S:
+                    how = "hangs"
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = sum(after[:2]) - sum(before[:2])
+        output.seek(0)
+        return Ended(how, output.read(), used)
+
+
 # -- killing them
 
 
-def killing_scenario(mutant: Mutant) -> str:
-    """The first scenario that notices, cheapest first; the empty string if none does."""
+class ToolError(Exception):
+    """The tool cannot tell whether a mutant is killed."""
+
+
+class Verdict(NamedTuple):
+    """What became of a mutant.
+
+    Attributes
+    ----------
+    by : str
+        ``scenario``, ``test``, or ``nobody``; ``error`` if the tool cannot tell.
+    what : str
+        The scenario or test, and what it noticed.
+    """
+
+    name: str
+    by: str
+    what: str
+    seconds: float
+
+
+class Limits(NamedTuple):
+    """Processor time that the scenarios and the tests may use, in seconds."""
+
+    scenarios_s: float = resource.RLIM_INFINITY
+    tests_s: float = resource.RLIM_INFINITY
+
+
+def explore_all(mutant: Mutant) -> None:
+    """Print each scenario before it is explored, and the first that notices.
+
+    A mutant may have more schedules than the source; if it has ten times as many, the scenario
+    has noticed nothing and the next one is explored.
+    """
     from memcg.verify import world
     from memcg.verify.scenarios import SCENARIOS
 
     path = str(SOURCE / f"{mutant.module}.py")
     world._code[mutant.module] = compile(mutant.source, path, "exec")
-    sound = [n for n, s in SCENARIOS.items() if not s.long]
-    for name in sorted(set(sound) - DEAR):
+    sound = {n for n, s in SCENARIOS.items() if not s.long} - DEAR
+    known = json.loads(CALIBRATION.read_text()) if CALIBRATION.exists() else {}
+    costs = {}
+    for name in known or sorted(sound):
+        print(f"scenario {name}", flush=True)
+        began, bound = time.process_time(), SLACK * known[name] if known else None
         try:
-            result = SCENARIOS[name].explore(minimise=0)
+            result = SCENARIOS[name].explore(minimise=0, max_schedules=bound)
         except Exception as problem:
-            return f"{name} ({type(problem).__name__})"
+            return print(f"noticed {name} ({type(problem).__name__})")
         if result.failure is not None:
-            return f"{name} ({type(result.failure.exception).__name__})"
+            return print(f"noticed {name} ({type(result.failure.exception).__name__})")
         if result.schedules < 2:
-            return f"{name} (its tasks never meet)"
-    return ""
+            return print(f"noticed {name} (its tasks never meet)")
+        costs[name] = time.process_time() - began, result.schedules
+    if mutant.name == ORIGINAL:
+        by_cost = sorted(costs, key=costs.__getitem__)
+        CALIBRATION.write_text(json.dumps({name: costs[name][1] for name in by_cost}))
+    print("nothing noticed")
 
 
-def killing_test(mutant: Mutant) -> str:
-    """The first test of the scheme that fails; the empty string if none does."""
-    with tempfile.TemporaryDirectory(prefix="mutant-") as directory:
-        copy = Path(directory) / "src" / "memcg"
-        shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        (copy / f"{mutant.module}.py").write_text(mutant.source)
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider",
-                 "-o", f"pythonpath={copy.parent} tests", *TESTS],
-                cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
-                env={**os.environ, "PYTHONPATH": str(copy.parent)},
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return f"the tests (no end in {TIMEOUT_S} s)"
-    if done.returncode == 0:
+def noticing_scenario(ended: Ended) -> str:
+    """The scenario that `explore_all` says noticed; the empty string if none did."""
+    noticed = re.findall(r"^noticed (.+)$", ended.shown, re.M)
+    begun = re.findall(r"^scenario (\S+)$", ended.shown, re.M)
+    if ended.how == "status 0" and noticed:
+        return noticed[-1]
+    if ended.how == "status 0" and re.search(r"^nothing noticed$", ended.shown, re.M):
         return ""
-    failed = [x for x in done.stdout.splitlines() if x.startswith(("FAILED", "ERROR"))]
-    return failed[0].split(" - ")[0].split(None, 1)[1] if failed else "the tests"
+    if not begun or re.fullmatch(r"status \d+", ended.how):
+        raise ToolError(f"no scenario named, {ended.how}: {ended.shown[-300:]!r}")
+    return f"{begun[-1]} ({ended.how})"
 
 
-def killer(name: str) -> tuple[str, str, float]:
-    """Name, what kills it, seconds. Each mutant's scenarios run in a process of their own."""
-    began = time.perf_counter()
-    try:
-        done = subprocess.run(
-            [sys.executable, __file__, "--scenarios", name], capture_output=True, text=True,
-            timeout=TIMEOUT_S, check=False,
-            env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+def failing_test(ended: Ended) -> str:
+    """The test that pytest says failed, or that ran last; the empty string if all passed."""
+    if ended.how == "status 0":
+        return ""
+    failed = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", ended.shown, re.M)
+    if failed:
+        return failed[1]
+    conftest = re.search(r"while loading conftest '.*/(tests/.+)'", ended.shown)
+    if conftest:
+        return f"{conftest[1]} (it cannot be loaded)"
+    begun = re.findall(r"^(tests/\S+::.+?)(?: PASSED.*)?$", ended.shown, re.M)
+    if not begun or re.fullmatch(r"status \d+", ended.how):
+        raise ToolError(f"no test named, {ended.how}: {ended.shown[-300:]!r}")
+    return f"{begun[-1].strip()} ({ended.how})"
+
+
+def test_files() -> list[str]:
+    """What is run, the dearest last."""
+    scheme = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("tests/scheme/test_*.py"))
+    return ["tests/verify/test_control_plane.py", *(p for p in scheme if p != DEAR_TEST),
+            "tests/test_group.py", "tests/test_cache.py", DEAR_TEST]  # fmt: skip
+
+
+def run_scenarios(mutant: Mutant, limit_s: float) -> Ended:
+    return watch([sys.executable, "-u", __file__, "--scenarios", mutant.name], ROOT, limit_s)
+
+
+def run_tests(mutant: Mutant, limit_s: float) -> Ended:
+    """Run the tests in a copy that has the mutant for the module, up to the first that fails."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as directory:
+        copy_tree(Path(directory))
+        (Path(directory) / f"src/memcg/{mutant.module}.py").write_text(mutant.source)
+        return watch(
+            [sys.executable, "-m", "pytest", "-x", "-vv", "-p", "no:cacheprovider",
+             "-k", "not a_flaw_of_one_core", *test_files()],
+            Path(directory), limit_s,
         )  # fmt: skip
-        found = done.stdout.strip() if not done.returncode else "the scenarios cannot be loaded"
-    except subprocess.TimeoutExpired:
-        found = f"the scenarios (no end in {TIMEOUT_S} s)"
-    return name, found or killing_test(all_mutants()[name]), time.perf_counter() - began
 
 
-def run(names: list[str]) -> int:
-    """Kill the mutants named; 1 if one survives that is not explained, or an excuse is wrong."""
-    excused, known = equivalents(), all_mutants()
-    _, noticed, _ = killer(ORIGINAL)
+def copy_tree(directory: Path) -> None:
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(
+                ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        else:
+            shutil.copy(ROOT / name, directory / name)
+
+
+def calibrate() -> Limits:
+    """Run the source as it is, which nothing may kill, and see what it needs.
+
+    Raises
+    ------
+    ToolError
+        It does not pass.
+    """
+    original = all_mutants()[ORIGINAL]
+    CALIBRATION.unlink(missing_ok=True)
+    scenarios = run_scenarios(original, resource.RLIM_INFINITY)
+    tests = run_tests(original, resource.RLIM_INFINITY)
+    noticed = noticing_scenario(scenarios) or failing_test(tests)
     if noticed:
-        print(f"the source without a change does not pass: {noticed}")
+        raise ToolError(f"the source without a change does not pass: {noticed}")
+    return Limits(1 + SLACK * scenarios.processor_s, 1 + SLACK * tests.processor_s)
+
+
+def judge(mutant: Mutant, limits: Limits) -> Verdict:
+    """Look for who kills a mutant: the scenarios, then the tests."""
+    began = time.monotonic()
+    try:
+        by, what = "scenario", noticing_scenario(run_scenarios(mutant, limits.scenarios_s))
+        if not what:
+            by, what = "test", failing_test(run_tests(mutant, limits.tests_s))
+    except ToolError as error:
+        by, what = "error", str(error)
+    return Verdict(mutant.name, by if what else "nobody", what, time.monotonic() - began)
+
+
+def run(names: list[str], jobs: int) -> int:
+    """Judge the mutants named; 1 if one survives that is not explained, or an excuse is wrong."""
+    excused, known = equivalents(), all_mutants()
+    try:
+        limits = calibrate()
+    except ToolError as error:
+        print(error)
         return 2
-    survivors, wrong = [], [f"{n}: no such mutant" for n in sorted(set(excused) - set(known))]
-    began = time.perf_counter()
-    by_scenario = 0
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for name, found, seconds in pool.map(killer, names):
-            print(f"{name:60} {found or 'SURVIVES':60} {seconds:5.1f} s", flush=True)
-            by_scenario += "::" not in found and bool(found)
-            if not found and name not in excused:
-                survivors.append(name)
-            elif found and name in excused:
-                wrong.append(f"{name}: listed as equivalent, but killed by {found}")
-    killed = len(names) - len(survivors) - sum(n in excused for n in names)
-    print(f"{len(names)} mutants: {killed} killed ({by_scenario} by scenarios), "
-          f"{sum(n in excused for n in names)} listed as equivalent, "
-          f"{len(survivors)} survive; {time.perf_counter() - began:.0f} s")  # fmt: skip
-    for text in [*(f"{name}: survives" for name in survivors), *wrong]:
-        print(text)
-    return 1 if survivors or wrong else 0
+    began = time.monotonic()
+    verdicts = []
+    with ThreadPoolExecutor(jobs) as pool:
+        for v in pool.map(lambda name: judge(known[name], limits), names):
+            verdicts.append(v)
+            print(f"{v.name:60} {v.by:8} {v.what:60} {v.seconds:5.1f} s", flush=True)
+    found = {by: [v for v in verdicts if v.by == by]
+             for by in ("scenario", "test", "nobody", "error")}  # fmt: skip
+    survivors = [v for v in found["nobody"] if v.name not in excused]
+    wrong = [v for v in found["scenario"] + found["test"] if v.name in excused]
+    print(f"{len(names)} mutants: {len(found['scenario'])} killed by scenarios, "
+          f"{len(found['test'])} by tests, {len(found['nobody']) - len(survivors)} listed as "
+          f"equivalent, {len(survivors)} survive, {len(found['error'])} errors of the tool; "
+          f"{time.monotonic() - began:.0f} s")  # fmt: skip
+    unknown = [f"{name}: listed, but there is no such mutant" for name in set(excused) - set(known)]
+    lines = [f"{v.name}: survives" for v in survivors] + sorted(unknown)
+    lines += [f"{v.name}: listed as equivalent, but killed by {v.what}" for v in wrong]
+    lines += [f"{v.name}: {v.what}" for v in found["error"]]
+    for line in lines:
+        print(line)
+    return 2 if found["error"] else 1 if lines else 0
+
+
+def run_in_a_copy(arguments: list[str]) -> int:
+    """Run this tool in a copy of the tree, which nobody edits meanwhile."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
+        copy_tree(Path(directory))
+        tool = Path(directory) / "tools" / Path(__file__).name
+        command = [sys.executable, str(tool), "--here", *arguments]
+        return subprocess.run(command, check=False).returncode
 
 
 def main() -> int:
@@ -313,7 +496,9 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--show", metavar="NAME")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
     parser.add_argument("--scenarios", metavar="NAME", help=argparse.SUPPRESS)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     known = all_mutants()
     if args.list:
@@ -324,9 +509,11 @@ def main() -> int:
         before = ast.unparse(ast.parse(text)).splitlines()
         print(*difflib.unified_diff(before, mutant.source.splitlines(), lineterm=""), sep="\n")
     elif args.scenarios:
-        print(killing_scenario(known[args.scenarios]))
+        explore_all(known[args.scenarios])
+    elif args.here:
+        return run(args.names or [name for name in known if name != ORIGINAL], args.jobs)
     else:
-        return run(args.names or [name for name in known if name != ORIGINAL])
+        return run_in_a_copy(sys.argv[1:])
     return 0
 
 
