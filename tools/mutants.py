@@ -24,22 +24,23 @@ from __future__ import annotations
 
 import argparse
 import ast
-import contextlib
 import difflib
 import json
 import os
 import re
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+
+import mutations
+import watching
+from mutations import Mutant
+from watching import NO_LIMIT_S, Ended
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -50,16 +51,7 @@ COPIED = ("src", "tests", "tools", "pyproject.toml")
 CALIBRATION = HERE / "calibration.json"  # in the copy: scenario -> schedules, the cheapest first
 DEAR_TEST = "tests/scheme/test_state_machine.py"
 SLACK = 10  # times what the unchanged source needs: processor time, schedules of a scenario
-ASLEEP_S = 20.0  # without wanting a processor: nothing in the unchanged source waits for a second
-DOZING = 0.01  # so much of that time does not count: a waiter may poll
 ORIGINAL = "original"
-LOCKS = ("mutex", "_lock", "read_side")
-# What makes something visible to others: swapped with the statement before.
-PUBLISHERS = {
-    "publish", "unpublish", "set_dead", "shutdown", "offline", "synchronize", "freed", "set",
-    "clear", "css_put", "css_get", "create_done", "memcg_update_array_size", "kmem_cache_destroy",
-    "memcg_activate_kmem", "mem_cgroup_css_offline", "flush",
-}  # fmt: skip
 # Left out: more than a second each, and what they kill others kill.
 DEAR = {
     "allocation_offline_root_destruction", "creation_offline_root_destruction",
@@ -68,166 +60,13 @@ DEAR = {
 }  # fmt: skip
 
 
-class Place(NamedTuple):
-    """A statement: the block it stands in, by the number of the node that has the block."""
-
-    function: str
-    node: int
-    block: str
-    index: int
-
-
-class Mutant(NamedTuple):
-    """One change.
-
-    Attributes
-    ----------
-    name : str
-        ``module.function:operator:n``, n counting the operator's places in the function.
-    original : str
-        The whole module, unchanged.
-    place : Place or None
-        The statement to change; None: none.
-    """
-
-    name: str
-    module: str
-    original: str
-    place: Place | None
-    operator: str
-
-    @property
-    def source(self) -> str:
-        """The whole module, changed."""
-        tree = ast.parse(self.original)
-        if self.place is not None:
-            apply(tree, self.place, self.operator)
-        return ast.unparse(ast.fix_missing_locations(tree))
-
-
-# -- making them
-
-
-def places(tree: ast.Module) -> Iterator[tuple[Place, ast.stmt]]:
-    """Every statement, with the function it belongs to."""
-    owner = {id(tree): "module"}
-    for number, node in enumerate(ast.walk(tree)):
-        inside = owner[id(node)]
-        for name, value in ast.iter_fields(node):
-            for i, child in enumerate(value if isinstance(value, list) else [value]):
-                if isinstance(child, ast.AST):
-                    named = isinstance(child, (ast.FunctionDef, ast.ClassDef))
-                    owner[id(child)] = child.name if named else inside
-                    if isinstance(child, ast.stmt):
-                        yield Place(inside, number, name, i), child
-
-
-def called(node: ast.stmt) -> str:
-    """The name of the function that a statement calls, or the empty string."""
-    call = node.value if isinstance(node, (ast.Expr, ast.Assign)) else None
-    function = call.func if isinstance(call, ast.Call) else None
-    if isinstance(function, ast.Attribute):
-        return function.attr
-    return function.id if isinstance(function, ast.Name) else ""
-
-
-def stores(node: ast.stmt, function: str) -> bool:
-    """Tell whether a statement writes what others can see."""
-    if function == "module" or isinstance(node, ast.AnnAssign):
-        return False
-    if isinstance(node, ast.Delete):
-        return True
-    targets = node.targets if isinstance(node, ast.Assign) else []
-    if isinstance(node, ast.AugAssign):
-        targets = [node.target]
-    return any(isinstance(t, (ast.Attribute, ast.Subscript)) or _is_global(t) for t in targets)
-
-
-def _is_global(target: ast.expr) -> bool:
-    name = target.id if isinstance(target, ast.Name) else "__"
-    if name.startswith("__"):
-        return False  # __slots__
-    return name.startswith("_") or name in ("memcg_limited_groups_array_size", "failed")
-
-
-def operators(node: ast.stmt, before: ast.stmt | None, function: str) -> Iterator[str]:
-    """What can be done to a statement."""
-    if isinstance(node, ast.With):
-        for i, item in enumerate(node.items):
-            if ast.unparse(item.context_expr).endswith(LOCKS):
-                yield f"unlock{i or ''}"
-    elif isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
-        yield "never"
-        yield "negate"
-        if isinstance(node.test, ast.BoolOp):
-            yield from (f"without{i}" for i in range(len(node.test.values)))
-    elif isinstance(node, ast.Try) and node.finalbody:
-        yield "forget-finally"
-    elif called(node) or stores(node, function):
-        if isinstance(node, ast.Assign) and called(node) and not stores(node, function):
-            return
-        yield "drop"
-        simple = (ast.Expr, ast.Assign, ast.AugAssign, ast.Delete)
-        moves = called(node) in PUBLISHERS or stores(node, function)
-        if moves and isinstance(before, simple) and not _is_docstring(before):
-            yield "swap"
-
-
-def _is_docstring(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
-
-def apply(tree: ast.Module, place: Place, operator: str) -> None:
-    """Change the statement at `place`."""
-    block = getattr(list(ast.walk(tree))[place.node], place.block)
-    node = block[place.index]
-    if operator.startswith("unlock"):
-        del node.items[int(operator.removeprefix("unlock") or 0)]
-        if not node.items:
-            block[place.index] = ast.If(test=ast.Constant(True), body=node.body, orelse=[])
-    elif operator == "never":
-        node.test = ast.Constant(False)
-    elif operator == "negate":
-        node.test = ast.UnaryOp(ast.Not(), node.test)
-    elif operator.startswith("without"):
-        del node.test.values[int(operator.removeprefix("without"))]
-        if len(node.test.values) == 1:
-            node.test = node.test.values[0]
-    elif operator == "forget-finally":
-        node.finalbody = []
-        if not node.handlers:
-            block[place.index] = ast.If(test=ast.Constant(True), body=node.body, orelse=[])
-    elif operator == "drop":
-        block[place.index] = ast.Pass()
-    else:
-        block[place.index - 1], block[place.index] = node, block[place.index - 1]
-
-
-def mutants_of(module: str, source: str) -> list[Mutant]:
-    """Every mutant of one module."""
-    found: list[Mutant] = []
-    count: dict[str, int] = {}
-    tree = ast.parse(source)
-    nodes = list(ast.walk(tree))
-    for place, node in sorted(places(tree), key=lambda x: x[1].lineno):
-        if place.function == "__init__":
-            continue
-        block = getattr(nodes[place.node], place.block)
-        before = block[place.index - 1] if isinstance(block, list) and place.index else None
-        for operator in operators(node, before, place.function):
-            name = f"{module}.{place.function}:{operator}"
-            count[name] = count.get(name, 0) + 1
-            found.append(Mutant(f"{name}:{count[name]}", module, source, place, operator))
-    return found
-
-
 def all_mutants() -> dict[str, Mutant]:
     """Every mutant, by name, and the source as it is, which nothing may kill."""
     text = (SOURCE / f"{MODULES[0]}.py").read_text()
     return {ORIGINAL: Mutant(ORIGINAL, MODULES[0], text, None, "")} | {
         m.name: m
         for module in MODULES
-        for m in mutants_of(module, (SOURCE / f"{module}.py").read_text())
+        for m in mutations.mutants_of(module, (SOURCE / f"{module}.py").read_text())
     }
 
 
@@ -236,64 +75,6 @@ def equivalents() -> dict[str, str]:
     lines = EQUIVALENT.read_text().splitlines()
     pairs = [line.split(None, 1) for line in lines if line and not line.startswith("#")]
     return {name: reason for name, reason in pairs}
-
-
-# -- running them
-
-
-class Ended(NamedTuple):
-    """How a process ended.
-
-    Attributes
-    ----------
-    how : str
-        ``status N``, by itself (negative: a signal); ``endless`` or ``hangs`` if it was ended.
-    processor_s : float
-        What it used, with its children; right if nothing else runs meanwhile.
-    """
-
-    how: str
-    shown: str
-    processor_s: float
-
-
-def wanted_s(process: int) -> float:
-    """Seconds that the threads of a process were on a processor or waited for one."""
-    total = 0
-    for thread in Path(f"/proc/{process}/task").glob("*/schedstat"):
-        with contextlib.suppress(OSError):  # it ended
-            total += sum(map(int, thread.read_text().split()[:2]))
-    return total / 1e9
-
-
-def watch(command: list[str], cwd: Path, limit_s: float = resource.RLIM_INFINITY) -> Ended:
-    """Run a command until it ends, is endless, or hangs; nothing of it stays."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with tempfile.TemporaryFile("w+", errors="replace") as output:
-        process = subprocess.Popen(
-            command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True, env={**os.environ, "PYTHONPATH": str(cwd / "src")},
-        )  # fmt: skip
-        limit = int(limit_s)
-        resource.prlimit(process.pid, resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
-        how, since, had = "", time.monotonic(), 0.0
-        while not how:
-            try:
-                status = process.wait(ASLEEP_S / 20)
-                how = "endless" if status == -signal.SIGXCPU else f"status {status}"
-            except subprocess.TimeoutExpired:
-                now, wanted = time.monotonic(), wanted_s(process.pid)
-                if abs(wanted - had) > ASLEEP_S * DOZING:  # less: a thread ended
-                    since, had = now, wanted
-                elif now - since > ASLEEP_S:
-                    how = "hangs"
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        used = sum(after[:2]) - sum(before[:2])
-        output.seek(0)
-        return Ended(how, output.read(), used)
 
 
 # -- killing them
@@ -323,8 +104,8 @@ class Verdict(NamedTuple):
 class Limits(NamedTuple):
     """Processor time that the scenarios and the tests may use, in seconds."""
 
-    scenarios_s: float = resource.RLIM_INFINITY
-    tests_s: float = resource.RLIM_INFINITY
+    scenarios_s: float = NO_LIMIT_S
+    tests_s: float = NO_LIMIT_S
 
 
 def explore_all(mutant: Mutant) -> None:
@@ -396,7 +177,8 @@ def test_files() -> list[str]:
 
 
 def run_scenarios(mutant: Mutant, limit_s: float) -> Ended:
-    return watch([sys.executable, "-u", __file__, "--scenarios", mutant.name], ROOT, limit_s)
+    command = [sys.executable, "-u", __file__, "--scenarios", mutant.name]
+    return watching.watch(command, ROOT, limit_s)
 
 
 def run_tests(mutant: Mutant, limit_s: float) -> Ended:
@@ -404,7 +186,7 @@ def run_tests(mutant: Mutant, limit_s: float) -> Ended:
     with tempfile.TemporaryDirectory(prefix="mutant-") as directory:
         copy_tree(Path(directory))
         (Path(directory) / f"src/memcg/{mutant.module}.py").write_text(mutant.source)
-        return watch(
+        return watching.watch(
             [sys.executable, "-m", "pytest", "-x", "-vv", "-p", "no:cacheprovider",
              "-k", "not a_flaw_of_one_core", *test_files()],
             Path(directory), limit_s,
@@ -431,8 +213,8 @@ def calibrate() -> Limits:
     """
     original = all_mutants()[ORIGINAL]
     CALIBRATION.unlink(missing_ok=True)
-    scenarios = run_scenarios(original, resource.RLIM_INFINITY)
-    tests = run_tests(original, resource.RLIM_INFINITY)
+    scenarios = run_scenarios(original, NO_LIMIT_S)
+    tests = run_tests(original, NO_LIMIT_S)
     noticed = noticing_scenario(scenarios) or failing_test(tests)
     if noticed:
         raise ToolError(f"the source without a change does not pass: {noticed}")
