@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from environment import check_reports
 from world import World
 
 import memcg
@@ -9,9 +10,10 @@ from memcg import lockdep, locking
 
 @pytest.fixture(autouse=True)
 def order_of_locks():
-    """Whatever a test does, it takes the locks in the documented order."""
+    """Whatever a test does, and the processes it starts, takes locks in the documented order."""
     with lockdep.watching(locking):
         yield
+    check_reports()
 
 
 @pytest.fixture

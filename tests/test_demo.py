@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import memcg
+from environment import environment
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run(example):
-    environment = {**os.environ, "PYTHONPATH": str(Path(memcg.__file__).parent.parent)}
     out = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / example)],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
+        env=environment(), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert (out.returncode, out.stderr) == (0, "")
     return out.stdout

@@ -9,6 +9,7 @@ import sys
 import threading
 
 import pytest
+from environment import check_reports, environment
 
 from memcg import lockdep, locking
 from memcg.lockdep import LOCKS, LockClass, Lockdep
@@ -207,6 +208,58 @@ def test_the_environment_turns_it_on_and_reports_go_to_stderr(core):
     first, *_ = done.stderr.splitlines()
     assert first.startswith("lockdep: cycle: memcg_slab_mutex is taken or waited for under")
     assert "lockdep: order: memcg_slab_mutex" in done.stderr
+
+
+def start(program, **more):
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False,
+        env=environment(**more),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_report_in_a_process_that_a_test_starts_fails_the_test():
+    check_reports()
+    start(
+        "import os, sys\n"
+        "from memcg.memcontrol import memcg_slab_mutex\n"
+        "from memcg.slab_common import slab_mutex\n"
+        "sys.stderr.close()\n"
+        "if not os.fork():\n"
+        "    with slab_mutex, memcg_slab_mutex: os._exit(0)\n"
+        "os.wait()\n"
+    )
+    with pytest.raises(AssertionError, match="order: memcg_slab_mutex is taken"):
+        check_reports()
+    check_reports()  # told once
+
+
+def test_the_child_of_a_fork_holds_what_the_thread_that_forked_holds_and_nothing_else():
+    start(
+        "import os, threading\n"
+        "from memcg import lockdep, locking\n"
+        "dep = lockdep.attach_from_environment(locking, '1')\n"
+        "mutex, held, done = locking.Mutex('a'), threading.Event(), threading.Event()\n"
+        "def hold():\n"
+        "    with mutex: held.set(); done.wait()\n"
+        "thread = threading.Thread(target=hold); thread.start(); held.wait()\n"
+        "pid = os.fork()\n"
+        "if not pid: os._exit(any(task.held for task in dep._tasks.values()))\n"
+        "done.set(); thread.join()\n"
+        "assert os.waitpid(pid, 0)[1] == 0\n",
+        MEMCG_LOCKDEP="",
+        PYTHONWARNINGS="ignore::DeprecationWarning",  # since 3.12 of every fork under threads
+    )
+
+
+def test_a_collection_at_the_interpreters_end_interrupts_nobody():
+    start(
+        "import gc\n"
+        "from memcg import lockdep, locking\n"
+        "lockdep.attach(locking, lockdep.Lockdep(), locking.current_task)\n"
+        "assert lockdep._on_gc in gc.callbacks\n",
+        MEMCG_LOCKDEP="",
+    )
 
 
 def test_every_documented_class_has_one_rank():

@@ -8,9 +8,9 @@ deadlock happened), a lock taken twice, and a mutex taken where Python interrupt
 finalizer, a garbage collection or a signal handler.
 
 Off, it costs nothing: `attach` replaces the methods of the classes of `locking`.
-``MEMCG_LOCKDEP=1`` attaches it at import and shows reports on stderr. While it is on, an
-asynchronous exception can part the taking of a mutex from its entry here, so it is for tests
-and searches.
+``MEMCG_LOCKDEP=1`` attaches it at import and shows reports on stderr; any other value is a file
+that they are appended to, by child processes too. While it is on, an asynchronous exception can
+part the taking of a mutex from its entry here, so it is for tests and searches.
 
 Kernel: kernel/locking/lockdep.c. Where we differ: no lock is watched but those of the seam.
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # without enums: it is asked at each acquisition
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Hashable, Iterator
@@ -77,10 +78,15 @@ class Report(NamedTuple):
         return f"lockdep: {self.kind}: {self.text}"
 
 
-class _Held(NamedTuple):
-    name: str
-    key: int
-    stack: Stack
+class _Held:
+    """A lock that a task holds. No named tuple: its code is not ours, so an alarm comes there."""
+
+    __slots__ = ("key", "name", "stack")
+
+    def __init__(self, name: str, key: int, stack: Stack) -> None:
+        self.name = name
+        self.key = key
+        self.stack = stack
 
 
 class _Task:
@@ -282,8 +288,10 @@ def interrupting() -> str:
 def _on_gc(phase: str, info: object) -> None:
     # By frame, not by flag: other threads run meanwhile, and an alarm may come here instead.
     global _collecting
-    frame = sys._getframe(1)
-    _collecting = (id(frame), frame.f_code, frame.f_lasti) if phase == "start" else None
+    frame = sys._getframe().f_back  # None: at the interpreter's end
+    _collecting = None
+    if phase == "start" and frame is not None:
+        _collecting = id(frame), frame.f_code, frame.f_lasti
 
 
 # -- the classes of the seam
@@ -318,7 +326,9 @@ _METHODS: dict[tuple[str, str], Tell] = {
 }
 
 
-def attach(module: Any, dep: Lockdep, who: Callable[[], Hashable | None]) -> Callable[[], None]:
+def attach(
+    module: Any, dep: Lockdep, who: Callable[[], Hashable | None], *, collections: bool = True
+) -> Callable[[], None]:
     """Have `dep` told of what the seam's classes do; return what detaches it.
 
     Parameters
@@ -327,6 +337,9 @@ def attach(module: Any, dep: Lockdep, who: Callable[[], Hashable | None]) -> Cal
         `memcg.locking`, or the explorer's.
     who : callable
         The running task, or None: look away.
+    collections : bool
+        Recognise a garbage collection, not its ``__del__`` methods alone. That takes a callback
+        in Python, where the GIL may be given away; whoever collects meanwhile collects nothing.
     """
     undo: list[tuple[type, str, Any]] = []
     for (noun, name), tell in _METHODS.items():
@@ -335,10 +348,12 @@ def attach(module: Any, dep: Lockdep, who: Callable[[], Hashable | None]) -> Cal
             continue  # of the explorer's: it calls acquire or release
         undo.append((cls, name, vars(cls).get(name)))
         setattr(cls, name, _watched(getattr(cls, name), tell, dep, who, takes=name in _TAKES))
-    gc.callbacks.append(_on_gc)
+    if collections:
+        gc.callbacks.append(_on_gc)
 
     def detach() -> None:
-        gc.callbacks.remove(_on_gc)
+        if collections:
+            gc.callbacks.remove(_on_gc)
         for cls, name, before in undo:
             if before is None:
                 delattr(cls, name)
@@ -383,8 +398,17 @@ def watching(
     dep.check()
 
 
-def attach_from_environment(module: ModuleType) -> Lockdep:
-    """Attach to `module` for the life of the process; reports go to stderr."""
-    dep = Lockdep(tell=lambda report: print(report, file=sys.stderr))
-    attach(module, dep, module.current_task)
+def attach_from_environment(module: ModuleType, value: str) -> Lockdep:
+    """Attach to `module` for the life of the process; `value` says where reports go."""
+
+    def tell(report: Report) -> None:
+        if value == "1":
+            print(report, file=sys.stderr)
+        else:
+            with open(value, "a") as reports:
+                reports.write(f"{report}\n")
+
+    dep = Lockdep(tell=tell)
+    attach(module, dep, module.current_task, collections=False)
+    os.register_at_fork(after_in_child=dep.forget_tasks)  # their idents are used again
     return dep

@@ -222,7 +222,7 @@ def choose(n: int) -> int:
     return 0
 
 
-if os.environ.get("MEMCG_LOCKDEP"):
+if value := os.environ.get("MEMCG_LOCKDEP"):
     from . import lockdep
 
-    lockdep.attach_from_environment(sys.modules[__name__])
+    lockdep.attach_from_environment(sys.modules[__name__], value)

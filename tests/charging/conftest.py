@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
+from environment import environment
 
-import memcg
-
-SOURCE = Path(memcg.__file__).parent.parent
 PRELUDE = "import memcg; memcg.install()\nMIB = 1 << 20\n"
 
 
@@ -20,10 +16,10 @@ PRELUDE = "import memcg; memcg.install()\nMIB = 1 << 20\n"
 def program(native):
     """Run code in a new Python; it must end with status 0 and say nothing on stderr."""
 
-    def run(code, *options, prelude=PRELUDE, timeout=100, **environment):
+    def run(code, *options, prelude=PRELUDE, timeout=100, **more):
         shown = subprocess.run(
             [sys.executable, "-X", "faulthandler", *options, "-c", prelude + textwrap.dedent(code)],
-            env={**os.environ, "PYTHONPATH": str(SOURCE), **environment},
+            env=environment(**more),
             capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
         assert (shown.returncode, shown.stderr) == (0, ""), shown.stderr[-3000:]

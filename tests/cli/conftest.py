@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -10,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from environment import environment
 
-import memcg
 from memcg import core
 from memcg.cli._system import core_reason
 
 HERE = Path(__file__).parent
-SOURCE = Path(memcg.__file__).parent.parent
 BARE = str(HERE / "bare.py")
-OURS = ("PYTEST", "PYTHON")
 TIMEOUT_S = 60  # far over the slowest program here, 3 s: only a hang meets it
 
 
@@ -44,11 +41,7 @@ class Cli:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.env = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(OURS)},
-            "PYTHONPATH": os.pathsep.join([str(SOURCE), str(HERE)]),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+        self.env = environment(HERE, PYTHONDONTWRITEBYTECODE="1")
 
     def write(self, files: dict[str, str | bytes]) -> None:
         for name, text in files.items():

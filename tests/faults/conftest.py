@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
-
-import memcg
+from environment import OURS, environment
 
 HERE = Path(__file__).parent
-SOURCE = Path(memcg.__file__).parent.parent
 
 
 @pytest.fixture
@@ -24,14 +21,10 @@ def sweep(native):
     Gives what it printed last as JSON.
     """
 
-    def run(code, *, before="from nth import *\n", timeout=120, **environment):
+    def run(code, *, before="from nth import *\n", timeout=120, **more):
         shown = subprocess.run(
             [sys.executable, "-X", "faulthandler", "-c", before + dedent(code)],
-            env={
-                **{k: v for k, v in os.environ.items() if not k.startswith("MEMCG")},
-                "PYTHONPATH": os.pathsep.join((str(SOURCE), str(HERE))),
-                **environment,
-            },
+            env=environment(HERE, without=(*OURS, "MEMCG"), **more),
             capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
         assert (shown.returncode, shown.stderr) == (0, ""), shown.stderr[-3000:]

@@ -6,15 +6,13 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
+from environment import environment
 
 import memcg
 from memcg import faults
 from memcg.fault_attr import FaultAttr, make, parse
-
-SOURCE = Path(memcg.__file__).parent.parent
 
 
 @pytest.mark.parametrize(
@@ -76,10 +74,10 @@ def test_inject_refuses_the_same(native):
     assert make(size=(1, 2)) == make(size="1-2")
 
 
-def start(code, *options, **environment):
+def start(code, *options, **more):
     shown = subprocess.run(
         [sys.executable, *options, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(SOURCE), **environment},
+        env=environment(**more),
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     return shown.returncode, shown.stdout, shown.stderr

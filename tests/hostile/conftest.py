@@ -10,11 +10,9 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-
-import memcg
+from environment import environment
 
 TIMEOUT_S = 100 if "FORKS" not in os.environ else 3600
-SOURCE = Path(memcg.__file__).parent.parent
 PRELUDE = """\
 import memcg; memcg.install()
 import hostile, os, signal, sys, threading, time
@@ -50,10 +48,10 @@ def extension(tmp_path_factory):
 def run(native, extension):
     """Run code in a new Python; gives its status, stdout and stderr."""
 
-    def run(code, *options, timeout=TIMEOUT_S, prelude=PRELUDE, **environment):
+    def run(code, *options, timeout=TIMEOUT_S, prelude=PRELUDE, **more):
         return subprocess.run(
             [sys.executable, "-X", "faulthandler", *options, "-c", prelude + dedent(code)],
-            env={**os.environ, "PYTHONPATH": f"{SOURCE}{os.pathsep}{extension}", **environment},
+            env=environment(extension, **more),
             capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
 

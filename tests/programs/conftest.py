@@ -12,13 +12,10 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from environment import OURS, environment
 
-import memcg
-
-SOURCE = Path(memcg.__file__).parent.parent
 # Far over the slowest program here, 6 s alone: only a hang meets it.
 TIMEOUT_S = int(os.environ.get("PROGRAM_TIMEOUT_S", "40"))
-OURS = ("MEMCG", "PYTEST", "PYTHON")
 PRELUDE = """\
 import memcg; memcg.install()
 import asyncio, contextlib, gc, json, os, queue, sys, threading, time
@@ -51,7 +48,7 @@ def run_program(native, tmp_path):
 
     def run(
         source: str | Path, *args: str, options=(), prelude=PRELUDE, timeout=TIMEOUT_S, status=0,
-        stderr="", **environment,
+        stderr="", **more,
     ):  # fmt: skip
         if isinstance(source, str):
             path = tmp_path / "program.py"
@@ -60,11 +57,7 @@ def run_program(native, tmp_path):
             path = source
         process = subprocess.Popen(
             [sys.executable, "-X", "faulthandler", *options, path, *args],
-            env={
-                **{k: v for k, v in os.environ.items() if not k.startswith(OURS)},
-                "PYTHONPATH": str(SOURCE),
-                **environment,
-            },
+            env=environment(without=(*OURS, "MEMCG"), **more),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True,
         )  # fmt: skip

@@ -22,12 +22,12 @@ def test_arrays_do_not_grow_without_memcg_slab_mutex(system):
 
 
 def test_an_id_that_was_reused_is_not_given_out_again(system):
-    signal.alarm(20)  # if it goes round for ever
+    signal.setitimer(signal.ITIMER_PROF, 10)  # if it goes round for ever: of processor time
     system.mkdir("b")
     system.rmdir(system.a)
     system.work()
     assert [system.mkdir(name).kmemcg_id for name in "cde"] == [0, 2, 3]
-    signal.alarm(0)
+    signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def test_when_all_ids_are_in_use_a_group_is_refused_and_nothing_is_lost(system):

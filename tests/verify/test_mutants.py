@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "mutants.py"
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 SOURCE = """\
 def work(group):
     \"\"\"Do it.\"\"\"
@@ -23,9 +26,8 @@ def work(group):
 """
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("mutants", TOOL)
+def load(directory):
+    spec = importlib.util.spec_from_file_location("mutants", directory / "mutants.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -33,8 +35,20 @@ def tool():
     return module
 
 
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(TOOLS)
+    return load(TOOLS)
+
+
+@pytest.fixture
+def watch(tool, monkeypatch):
+    monkeypatch.setattr(tool.watching, "ASLEEP_S", 2.0)
+    return tool.watching.watch
+
+
 def test_each_lock_check_store_call_and_finally_is_mutated(tool):
-    made = {m.name: m.source for m in tool.mutants_of("m", SOURCE)}
+    made = {m.name: m.source for m in tool.mutations.mutants_of("m", SOURCE)}
     assert {name.split(":", 1)[1] for name in made} == {
         "unlock:1", "never:1", "negate:1", "without0:1", "without1:1", "drop:1", "drop:2",
         "swap:1", "forget-finally:1", "drop:3", "drop:4",
@@ -51,9 +65,9 @@ def test_the_control_plane_has_more_than_two_hundred_mutants_that_differ_from_it
     known = tool.all_mutants()
     assert len(known) > 200
     text = (tool.SOURCE / "workqueue.py").read_text()
-    made = [m.source for m in tool.mutants_of("workqueue", text)]
+    made = [m.source for m in tool.mutations.mutants_of("workqueue", text)]
     assert len(set(made)) == len(made)
-    assert tool.ast.unparse(tool.ast.parse(text)) not in made
+    assert ast.unparse(ast.parse(text)) not in made
 
 
 def test_what_is_listed_as_equivalent_exists_and_has_a_reason(tool):
@@ -62,19 +76,122 @@ def test_what_is_listed_as_equivalent_exists_and_has_a_reason(tool):
     assert all(len(reason) > 20 for reason in excused.values())
 
 
+@pytest.mark.parametrize(
+    ("excuses", "status"),
+    [({}, 1), ({"two": "same"}, 0), ({"one": "same", "two": "same"}, 1)],
+)
 def test_a_mutant_that_survives_unexplained_and_a_wrong_excuse_give_status_1(
-    tool, monkeypatch, capsys
+    tool, monkeypatch, capsys, excuses, status
 ):
-    answers = {tool.ORIGINAL: "", "one": "a scenario", "two": ""}
-    monkeypatch.setattr(tool, "killer", lambda name: (name, answers[name], 0.0))
-    monkeypatch.setattr(tool, "all_mutants", lambda: dict.fromkeys(answers))
-    for excuses, status in (({}, 1), ({"two": "same"}, 0), ({"one": "same", "two": "same"}, 1)):
-        monkeypatch.setattr(tool, "equivalents", lambda excuses=excuses: excuses)
-        assert tool.run(["one", "two"]) == status
-    assert "two: survives" in capsys.readouterr().out
+    answers = {"one": ("scenario", "creation_offline"), "two": ("nobody", "")}
+    monkeypatch.setattr(tool, "calibrate", tool.Limits)
+    monkeypatch.setattr(tool, "judge", lambda name, limits: tool.Verdict(name, *answers[name], 0.0))
+    monkeypatch.setattr(tool, "all_mutants", lambda: {name: name for name in answers})
+    monkeypatch.setattr(tool, "equivalents", lambda: excuses)
+    assert tool.run(["one", "two"], 1) == status
+    shown = capsys.readouterr().out
+    assert ("two: survives" in shown) == ("two" not in excuses)
+    assert ("one: listed as equivalent, but killed" in shown) == ("one" in excuses)
 
 
-def test_nothing_is_said_killed_if_the_source_itself_does_not_pass(tool, monkeypatch, capsys):
-    monkeypatch.setattr(tool, "killer", lambda name: (name, "a scenario", 0.0))
-    assert tool.run(["memcontrol.memcg_activate_kmem:unlock:1"]) == 2
-    assert "does not pass" in capsys.readouterr().out
+# A tree with a control plane of one function, and who notices what about it.
+TREE = {
+    "pyproject.toml": '[tool.pytest.ini_options]\naddopts = "-q -ra"\npythonpath = ["src"]\n',
+    "tools/mutants.txt": "",
+    "src/memcg/__init__.py": "",
+    "src/memcg/memcontrol.py": """
+import os
+def work(group, done):
+    group.by_scenario = 1
+    group.by_test = 2
+    group.by_nobody = 3
+    while group.n > 0:
+        group.n -= 1
+    if group.n < 0:
+        os._exit(7)
+    done.set()
+""",
+    "src/memcg/slab_common.py": "",
+    "src/memcg/cgroup.py": "",
+    "src/memcg/workqueue.py": "",
+    "src/memcg/verify/__init__.py": "",
+    "src/memcg/verify/world.py": "_code = {}\n",
+    "src/memcg/verify/scenarios.py": """
+from types import SimpleNamespace
+from . import world
+def explore(minimise, max_schedules):
+    scope, group = {}, SimpleNamespace(n=3)
+    exec(world._code["memcontrol"], scope)
+    scope["work"](group, SimpleNamespace(set=lambda: None))
+    assert hasattr(group, 'by_scenario')
+    return SimpleNamespace(failure=None, schedules=2)
+SCENARIOS = {"scenario": SimpleNamespace(long=False, explore=explore)}
+""",
+    "tests/verify/test_control_plane.py": """
+import threading
+from types import SimpleNamespace
+from memcg.memcontrol import work
+def test_first(): pass
+def test_work():
+    group, done = SimpleNamespace(n=3), threading.Event()
+    work(group, done)
+    assert hasattr(group, 'by_test')
+    done.wait()
+""",
+    "tests/scheme/test_state_machine.py": "",
+    "tests/test_group.py": "",
+    "tests/test_cache.py": "",
+}
+
+
+def test_each_kill_has_a_name_and_without_one_it_is_an_error_of_the_tool(
+    tool, watch, tmp_path, capsys
+):
+    for name, text in TREE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for noun in ("mutants", "mutations", "watching"):
+        shutil.copy(TOOLS / f"{noun}.py", tmp_path / "tools")
+    tool = load(tmp_path / "tools")
+    limits = tool.calibrate()
+    test = "tests/verify/test_control_plane.py::test_work"
+    for what, expected in {
+        "drop:1": ("scenario", "scenario (AssertionError)"),
+        "drop:2": ("test", test),
+        "drop:3": ("nobody", ""),
+        "drop:4": ("scenario", "scenario (endless)"),
+        "drop:6": ("test", f"{test} (hangs)"),
+        "negate:1": ("error", "no scenario named, status 7: 'scenario scenario\\n'"),
+    }.items():
+        verdict = tool.judge(tool.all_mutants()[f"memcontrol.work:{what}"], limits)
+        assert (verdict.by, verdict.what) == expected
+    assert tool.run(["memcontrol.work:drop:3", "memcontrol.work:negate:1"], 2) == 2
+    assert "1 survive, 1 errors of the tool" in capsys.readouterr().out
+    (tmp_path / "tests/test_group.py").write_text("def test_it(): raise ValueError\n")
+    assert tool.run([], 1) == 2
+    assert "does not pass: tests/test_group.py::test_it" in capsys.readouterr().out
+
+
+STARVED = """
+import os, time
+cpu = min(os.sched_getaffinity(0))
+os.sched_setaffinity(0, {cpu})
+began = time.monotonic()
+if not os.fork():
+    while time.monotonic() < began + 5: pass
+    os._exit(0)
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+x = 0
+for i in range(3_000_000): x += i
+print(time.monotonic() - began)
+"""
+
+
+def test_a_process_that_waits_for_a_processor_is_slow_and_one_that_sleeps_hangs(watch):
+    slow = watch([sys.executable, "-c", STARVED], TOOLS)
+    assert slow.how == "status 0"
+    assert float(slow.shown) > 2.5, "it was not starved for longer than a sleeper may sleep"
+    sleeper = [sys.executable, "-uc", "print('begun'); import threading; threading.Event().wait()"]
+    assert watch(sleeper, TOOLS)[:2] == ("hangs", "begun\n")
+    spinner = [sys.executable, "-c", "while True: pass"]
+    assert watch(spinner, TOOLS, limit_s=1).how == "endless"

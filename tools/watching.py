@@ -1,0 +1,82 @@
+"""A command that may not end: told from a slow one without the clock.
+
+On a busy machine a time-out tells nothing. A process is *endless* once it has used more processor
+time than it may, and it *hangs* once it has neither used a processor nor waited for one for a
+while: who is starved waits for one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ASLEEP_S = 20.0  # without wanting a processor: nothing in the unchanged source waits for a second
+DOZING = 0.01  # so much of that time does not count: a waiter may poll
+NO_LIMIT_S = resource.RLIM_INFINITY
+
+
+class Ended(NamedTuple):
+    """How a process ended.
+
+    Attributes
+    ----------
+    how : str
+        ``status N``, by itself (negative: a signal); ``endless`` or ``hangs`` if it was ended.
+    processor_s : float
+        What it used, with its children; right if nothing else runs meanwhile.
+    """
+
+    how: str
+    shown: str
+    processor_s: float
+
+
+def wanted_s(process: int) -> tuple[bool, float]:
+    """Tell whether a thread of a process is on a processor or waits for one.
+
+    And the seconds that all of them did until they were last put on one: the kernel counts a
+    wait when it is over.
+    """
+    now, total = False, 0
+    for thread in Path(f"/proc/{process}/task").glob("*"):
+        with contextlib.suppress(OSError):  # it ended
+            total += sum(map(int, (thread / "schedstat").read_text().split()[:2]))
+            now |= (thread / "stat").read_text().rpartition(")")[2].split()[0] in "RD"
+    return now, total / 1e9
+
+
+def watch(command: list[str], cwd: Path, limit_s: float = NO_LIMIT_S) -> Ended:
+    """Run a command until it ends, is endless, or hangs; nothing of it stays."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = subprocess.Popen(
+            command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True, env={**os.environ, "PYTHONPATH": str(cwd / "src")},
+        )  # fmt: skip
+        limit = int(limit_s)
+        resource.prlimit(process.pid, resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+        how, since, had = "", time.monotonic(), 0.0
+        while not how:
+            try:
+                status = process.wait(ASLEEP_S / 20)
+                how = "endless" if status == -signal.SIGXCPU else f"status {status}"
+            except subprocess.TimeoutExpired:
+                wants, wanted = wanted_s(process.pid)
+                if wants or abs(wanted - had) > ASLEEP_S * DOZING:  # less: a thread ended
+                    since, had = time.monotonic(), wanted
+                elif time.monotonic() - since > ASLEEP_S:
+                    how = "hangs"
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = sum(after[:2]) - sum(before[:2])
+        output.seek(0)
+        return Ended(how, output.read(), used)
