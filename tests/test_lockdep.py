@@ -32,6 +32,16 @@ def dep():
     detach()
 
 
+class Meddled(str):
+    """A class of locks that another task adds edges to as soon as it is compared."""
+
+    def __eq__(self, other):
+        self.meddle()
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
 def take(*mutexes):
     if mutexes:
         with mutexes[0]:
@@ -48,6 +58,15 @@ def test_the_documented_order_is_learnt_and_nothing_is_reported(dep):
     take(a, c)
     assert set(dep.edges) == {("a", "b"), ("a", "c"), ("b", "c")}
     dep.check()
+
+
+def test_tasks_that_learn_at_once_do_not_disturb_each_other(dep):
+    met = Meddled("b")
+    met.meddle = lambda: dep.edges.setdefault(("x", str(len(dep.edges))), ((), ()))
+    dep.edges[met, "c"] = (), ()
+    take(Mutex("b"), Mutex("a"))
+    assert len(dep.edges) > 2
+    assert kinds(dep) == ["order"]
 
 
 def test_an_edge_against_the_documented_order_is_reported_with_both_stacks(dep):

@@ -172,7 +172,7 @@ class Lockdep:
         """`who` sets an event: what it took since the event was cleared, the waiter waited for."""
         since = self._cleared.get(event)
         here = _stack()
-        for taken, (when, stack) in list(self.task(who).last.items()):
+        for taken, (when, stack) in self.task(who).last.copy().items():  # handlers add to it
             if since is not None and when > since and taken != name:
                 self._edge(name, taken, here, stack)
 
@@ -209,7 +209,7 @@ class Lockdep:
                 while before[out[0]]:
                     out.insert(0, before[out[0]])
                 return out
-            for outer, inner in self.edges:
+            for outer, inner in self.edges.copy():  # other tasks add to it
                 if outer == name and inner not in before:
                     before[inner] = name
                     queue.append(inner)
