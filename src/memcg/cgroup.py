@@ -258,18 +258,34 @@ _MUTEXES = (
 
 
 def _before_fork() -> None:
+    core.hold_workers()  # else there may always be one, where other threads give them work
+    try:
+        _take_mutexes()
+    except BaseException:  # Ctrl-C: shown, for nobody can catch it here, and the fork goes on
+        _release_mutexes()
+        _take_mutexes()
+        raise
+
+
+def _after_fork() -> None:
+    _release_mutexes()
+    core.release_workers()
+
+
+def _take_mutexes() -> None:
     while True:
         workqueue.wait_idle()
         for mutex in _MUTEXES:
             mutex.acquire()
         if workqueue.is_idle():
             return
-        _after_fork()  # a worker came in between and needs what we hold
+        _release_mutexes()  # a worker came in between and needs what we hold
 
 
-def _after_fork() -> None:
+def _release_mutexes() -> None:
     for mutex in reversed(_MUTEXES):
-        mutex.release()
+        if mutex.held():
+            mutex.release()
 
 
 at_fork(_before_fork, _after_fork, core.after_fork_in_child)

@@ -18,9 +18,9 @@ from .dataplane import Event as Event
 
 _BOTH = (
     "KMALLOC_SIZES", "LOCKS", "Bound", "Cache", "Memcg", "Shield", "after_fork_in_child",
-    "block_header", "current", "current_entry", "enter", "leave", "live_blocks", "name",
-    "next_event", "resume_account", "set_promote_bytes", "set_waker", "stop_account",
-    "synchronize", "view", "wait_worker", "word_at",
+    "block_header", "current", "current_entry", "enter", "hold_workers", "leave", "live_blocks",
+    "name", "next_event", "release_workers", "resume_account", "set_promote_bytes", "set_waker",
+    "stop_account", "synchronize", "view", "wait_worker", "word_at",
 )  # fmt: skip
 _NATIVE = (
     "Faults", "ModuleFinder", "exiting", "forget_alarms", "global_stat", "install", "install_numpy",

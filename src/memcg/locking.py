@@ -75,11 +75,11 @@ def spawn(fn: Callable[[], None], name: str) -> threading.Thread:
 def at_fork(
     before: Callable[[], None], after: Callable[[], None], child: Callable[[], None]
 ) -> None:
-    """Run `before` ahead of each ``os.fork``, `after` on both sides of it, then `child` there."""
+    """Run `before` ahead of each ``os.fork``, `after` on both sides of it, `child` there first."""
 
     def after_in_child() -> None:
-        after()
         child()
+        after()
 
     os.register_at_fork(before=before, after_in_parent=after, after_in_child=after_in_child)
 

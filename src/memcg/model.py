@@ -809,7 +809,15 @@ class Bound:
 
 
 def wait_worker() -> None:
-    """Wait for native workers: there are none here."""
+    """Wait for native workers: there are none here, as in the two below."""
+
+
+def hold_workers() -> None:
+    """Let no native worker start."""
+
+
+def release_workers() -> None:
+    """Let native workers start again."""
 
 
 def after_fork_in_child() -> None:

@@ -59,6 +59,25 @@ def test_forks_while_threads_allocate(program):
     )  # fmt: skip  # 3.12 warns of fork among the program's own threads
 
 
+def test_no_worker_starts_while_workers_are_held_and_then_those_that_were_due(program):
+    program(
+        """
+    import time
+    busy, held = memcg.group("busy"), []
+    memcg.core.hold_workers(); memcg.core.hold_workers()
+    with busy:
+        held.append([[i] for i in range(30_000)])  # asks for child caches
+    memcg.core.release_workers()
+    for _ in range(20):
+        memcg.core.wait_worker(); time.sleep(0.005)
+        assert not busy.memcg_slab_caches
+    memcg.core.release_workers()
+    memcg.core.wait_worker()
+    assert busy.memcg_slab_caches
+    """
+    )
+
+
 def test_a_fork_at_rest_warns_of_nothing(program):
     program(
         """

@@ -173,10 +173,15 @@ def test_forks_while_native_threads_hold_the_locks(survives):
     assert shown.split()[2] == "0"
 
 
-def test_forks_while_threads_allocate_and_workers_come_and_go(survives):
-    """On 3.11 a child hung where a worker was making its thread state."""
+@pytest.mark.parametrize("cores", [1, 2])
+def test_forks_while_threads_allocate_and_workers_come_and_go(survives, cores):
+    """On 3.11 a child hung where a worker was making its thread state.
+
+    On one core a fork took seconds: it waited until no worker was there, and there always was one.
+    """
     survives(
         f"""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:{cores}])
     stop = []
     def tenant(name):
         while not stop:

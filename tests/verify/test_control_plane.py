@@ -182,6 +182,26 @@ def test_the_fork_handlers_are_registered(monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("after", range(4), ids=lambda n: f"after {n} mutexes")
+def test_an_interrupt_in_the_handlers_of_a_fork_leaves_the_parent_no_mutex(system, after):
+    cgroup, interrupts = system.cgroup, [KeyboardInterrupt]
+
+    class Interrupted(seam.Mutex):
+        def acquire(self):
+            if interrupts:
+                raise interrupts.pop()
+            return super().acquire()
+
+    mutexes = list(cgroup._MUTEXES)
+    mutexes[after:after] = [Interrupted("interrupted")]
+    cgroup._MUTEXES = mutexes
+    with pytest.raises(KeyboardInterrupt):
+        cgroup._before_fork()
+    assert all(mutex.held() for mutex in mutexes)
+    cgroup._after_fork()
+    assert not any(mutex.held() for mutex in mutexes)
+
+
 def test_the_worker_is_stopped_when_the_interpreter_ends(monkeypatch):
     registered = []
     monkeypatch.setattr(world._SEAM, "at_exit", registered.append)

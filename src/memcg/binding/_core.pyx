@@ -778,6 +778,16 @@ def set_waker(wake, work=None):
     memcg_set_waker(wake_for_events)
 
 
+def hold_workers():
+    """Let no native worker start; this thread's `release_workers` starts those that were due."""
+    worker_hold()
+
+
+def release_workers():
+    """End one `hold_workers` of this thread."""
+    worker_release()
+
+
 def wait_worker():
     """Wait until no native worker is at work."""
     worker_wait()

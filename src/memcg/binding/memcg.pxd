@@ -185,4 +185,6 @@ cdef extern from "binding.h":
     void worker_wake(worker_kind kind) noexcept nogil
     void worker_wait()
     void worker_stop()
+    void worker_hold()
+    void worker_release()
     void worker_after_fork()

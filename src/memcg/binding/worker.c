@@ -16,7 +16,9 @@ static PyObject *work, *thread_main;
 static PyMemAllocatorEx first_raw; /* the RAW allocator before anybody traced; or zero */
 static int starting[NR_WORKERS]; /* atomic: a thread is on its way and has not begun */
 static int nr_workers; /* atomic: started and not yet gone */
-static int stopped;    /* atomic */
+static int nr_holds;   /* atomic: who lets no worker start: forks, and the end of the interpreter */
+static int missed[NR_WORKERS]; /* atomic: it was to start while held */
+static __thread int my_holds;
 static __thread int is_worker; /* it does not wait for itself */
 
 #if PY_VERSION_HEX < 0x030c0000
@@ -85,6 +87,20 @@ void worker_ended(void)
     __atomic_sub_fetch(&nr_workers, 1, __ATOMIC_SEQ_CST);
 }
 
+/* Counts a worker that starts now; unless workers are held: the last hold's end starts it. */
+static bool worker_begins(enum worker_kind kind)
+{
+    do {
+        __atomic_add_fetch(&nr_workers, 1, __ATOMIC_SEQ_CST);
+        if (!__atomic_load_n(&nr_holds, __ATOMIC_SEQ_CST))
+            return true;
+        __atomic_store_n(&missed[kind], 1, __ATOMIC_SEQ_CST);
+        worker_ended();
+    } while (!__atomic_load_n(&nr_holds, __ATOMIC_SEQ_CST) &&
+             __atomic_exchange_n(&missed[kind], 0, __ATOMIC_SEQ_CST));
+    return false;
+}
+
 /* The next event, or the next charge past a limit, tries again. */
 static void not_started(enum worker_kind kind)
 {
@@ -101,9 +117,11 @@ static void not_started(enum worker_kind kind)
 static int start_python_thread(void *argument)
 {
     enum worker_kind kind = (enum worker_kind)(intptr_t)argument;
-    PyObject *module = PyImport_ImportModule("_thread"), *ident = NULL;
+    PyObject *module, *ident = NULL;
 
-    __atomic_add_fetch(&nr_workers, 1, __ATOMIC_SEQ_CST);
+    if (!worker_begins(kind))
+        return 0;
+    module = PyImport_ImportModule("_thread");
     if (module && !should_fail(FAULT_THREAD, NULL, NULL, 0))
         ident = PyObject_CallMethod(module, "start_new_thread", "O(i)", thread_main, (int)kind);
     if (!ident) { /* no thread to be had, or the interpreter ends */
@@ -169,14 +187,14 @@ void worker_wake(enum worker_kind kind)
     pthread_attr_t attributes;
     sigset_t all, before;
 
-    if (!work || __atomic_load_n(&stopped, __ATOMIC_SEQ_CST) ||
-        __atomic_exchange_n(&starting[kind], 1, __ATOMIC_SEQ_CST))
+    if (!work || __atomic_exchange_n(&starting[kind], 1, __ATOMIC_SEQ_CST))
         return;
     if (raw_is_covered()) {
         ask_main_thread(kind);
         return;
     }
-    __atomic_add_fetch(&nr_workers, 1, __ATOMIC_SEQ_CST);
+    if (!worker_begins(kind))
+        return;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the program's threads' */
     pthread_attr_init(&attributes);
@@ -199,15 +217,37 @@ void worker_wait(void)
     Py_END_ALLOW_THREADS
 }
 
+void worker_hold(void)
+{
+    my_holds++;
+    __atomic_add_fetch(&nr_holds, 1, __ATOMIC_SEQ_CST);
+}
+
+void worker_release(void)
+{
+    enum worker_kind kind;
+
+    my_holds--;
+    if (__atomic_sub_fetch(&nr_holds, 1, __ATOMIC_SEQ_CST))
+        return;
+    for (kind = 0; kind < NR_WORKERS; kind++)
+        if (__atomic_exchange_n(&missed[kind], 0, __ATOMIC_SEQ_CST)) {
+            __atomic_store_n(&starting[kind], 0, __ATOMIC_SEQ_CST);
+            worker_wake(kind);
+        }
+}
+
 void worker_stop(void)
 {
-    __atomic_store_n(&stopped, 1, __ATOMIC_SEQ_CST);
+    worker_hold();
     worker_wait();
 }
 
 void worker_after_fork(void)
 {
     memset(starting, 0, sizeof(starting));
+    memset(missed, 0, sizeof(missed)); /* the next post wakes */
     nr_workers = 0;
+    nr_holds = my_holds;
     alarm_after_fork();
 }

@@ -12,8 +12,8 @@ def _fork(s: System, child: Callable[[], object]) -> None:
     """``os.fork`` with the handlers that are registered, and then the child."""
     s.cgroup._before_fork()
     seam.fork()
-    s.cgroup._after_fork()
     s.core.after_fork_in_child()
+    s.cgroup._after_fork()
     child()
 
 
