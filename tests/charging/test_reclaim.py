@@ -31,6 +31,41 @@ def test_cyclic_garbage_alone_never_meets_the_limit(program, in_thread):
     assert int(shown) >= 3
 
 
+@pytest.mark.parametrize("in_thread", [False, True], ids=["main", "thread"])
+def test_nobody_is_told_before_a_collection_that_is_under_way_elsewhere_has_ended(
+    program, in_thread
+):
+    program(f"""
+    import gc, threading, time
+    gc.disable()
+    g = memcg.group("a", max="16MiB", reserve="64MiB")
+    begun, end = threading.Event(), threading.Event()
+    class Node:
+        rows = None
+    class Slow(Node):
+        def __del__(self): begun.set(); end.wait(20)
+    node = Slow(); node.self = node; del node
+    collector = threading.Thread(target=gc.collect); collector.start(); begun.wait(20)
+    def inside():
+        with g:
+            for _ in range(20):
+                node = Node(); node.self = node; node.rows = bytes(MIB)
+            node = None
+            over.append(g.current > g.max)
+            stop = time.monotonic() + 0.5
+            while time.monotonic() < stop: pass
+            end.set(); collector.join(20)
+            while g.current > g.max: time.sleep(0.001)
+    over = []
+    if {in_thread}:
+        thread = threading.Thread(target=inside); thread.start(); thread.join()
+    else:
+        inside()
+    assert over == [True] and g.current < 2 * MIB, (over, g.current)
+    assert g.events["oom_kill"] == 0 == g.events["fail"], g.events
+    """)
+
+
 def test_a_shrinker_is_asked_at_high_and_what_it_raises_is_shown(program):
     program("""
     import time

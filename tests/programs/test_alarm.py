@@ -645,13 +645,40 @@ def test_contexts_that_end_over_their_limit_take_no_alarm_from_others(alarm, whe
 
 
 @WHERE
+@pytest.mark.parametrize("reserve", [0, 4096])
+def test_past_the_reserve_too_no_lock_stays_taken_and_no_group_entered(alarm, where, reserve):
+    """At the backward jump of a `while` in a `with` CPython 3.13 finds no handler."""
+    assert alarm(
+        f"""
+    def check():
+        g = memcg.group("g", max="2MiB", reserve={reserve}, high="max")
+        lock, stop = threading.Lock(), threading.Event()
+        told = 0
+        for n in range(100):
+            try:
+                with g, lock:
+                    rows = []
+                    while not stop.is_set(): rows.append([n])
+            except MemoryError:
+                told += 1
+            rows = None
+            assert not lock.locked() and not g.nr_inside
+        return told
+    """,
+        where,
+    ) == 100  # fmt: skip
+
+
+@WHERE
+@pytest.mark.parametrize("worker", ["comes", "comes late"])
 def test_a_thousand_contexts_that_end_with_an_alarm_on_its_way_do_not_make_others_deaf(
-    alarm, where
+    alarm, where, worker
 ):
     assert alarm(
-        """
+        f"""
     import contextvars
     def check():
+        if {worker == "comes late"}: memcg.core.hold_workers()
         g = memcg.group("g")
         contexts = [g.run(contextvars.copy_context) for _ in range(1000)]
         g, filled = full("g")
@@ -667,6 +694,7 @@ def test_a_thousand_contexts_that_end_with_an_alarm_on_its_way_do_not_make_other
             except memcg.MemcgOOM:
                 told += 1
             y = None
+        if {worker == "comes late"}: memcg.core.release_workers()
         return told
     """,
         where,

@@ -672,6 +672,13 @@ cpdef enter(Memcg memcg):
     memcg.nr_inside += 1
 
 
+def collect_garbage():
+    """Run the collector; tell whether it ran: while a collection is under way none begins."""
+    before = gc.get_stats()[2]["collections"]
+    gc.collect()
+    return gc.get_stats()[2]["collections"] != before
+
+
 cdef bint reclaimed(mem_cgroup *limited):
     """Tell whether garbage was all that filled the group, if that is not known yet."""
     if not mem_cgroup_high_pending(limited):
@@ -907,7 +914,7 @@ def install():
         if number < 256 and name in INSTRUCTIONS:
             kinds[number] = INSTRUCTIONS[name]
     instruction_init(bytes(kinds))
-    alarm_init(MemcgOOM, gc.collect, GUARDED_MODULES, GUARDED_FUNCTIONS)
+    alarm_init(MemcgOOM, collect_garbage, GUARDED_MODULES, GUARDED_FUNCTIONS)
     hooks_install()
 
 

@@ -76,21 +76,28 @@ static struct alarm *find_alarm(unsigned long thread_id, PyObject *context,
     return NULL;
 }
 
-/* A free entry; else one that was delivered and can only be asked for its text; else the one
- * parked longest: its context has likely ended, and is posted again if it charges again. */
-static struct alarm *new_alarm(void)
+/* Its context does not run: parked, or about to be, for this thread runs another. */
+static bool is_suspended(const struct alarm *alarm, unsigned long me, PyObject *context)
 {
-    struct alarm *alarm, *delivered = NULL, *parked = NULL;
+    return alarm->state == ALARM_PARKED || (alarm->state == ALARM_POSTED &&
+                                            alarm->thread_id == me && alarm->context != context);
+}
+
+/* A free entry; else one that was delivered and can only be asked for its text; else the one
+ * suspended longest: its context has likely ended, and is posted again if it charges again. */
+static struct alarm *new_alarm(unsigned long me, PyObject *context)
+{
+    struct alarm *alarm, *delivered = NULL, *suspended = NULL;
 
     for (alarm = alarms; alarm < alarms + NR_ALARMS; alarm++) {
         if (alarm->state == ALARM_FREE)
             return alarm;
         if (alarm->state == ALARM_DELIVERED)
             delivered = alarm;
-        if (alarm->state == ALARM_PARKED && (!parked || alarm->posted < parked->posted))
-            parked = alarm;
+        if (is_suspended(alarm, me, context) && (!suspended || alarm->posted < suspended->posted))
+            suspended = alarm;
     }
-    return delivered ? delivered : parked;
+    return delivered ? delivered : suspended;
 }
 
 static int deliver_here(void *unused);
@@ -153,7 +160,7 @@ static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
            (mem_cgroup_alarmed(memcg) != MEMCG_ALARMED || usage >= alarm->rearm_usage));
     is_posted = alarm && alarm->state == ALARM_POSTED;
     if (!alarm)
-        alarm = new_alarm();
+        alarm = new_alarm(me, context);
     if (alarm && (due || refused)) { /* no alarm: hundreds wait; the next charge tries again */
         alarm->thread_id = me;
         alarm->context = context;
@@ -229,10 +236,10 @@ static bool is_guarded(PyFrameObject *frame, bool innermost)
     return guarded;
 }
 
-static bool frames_allow(PyThreadState *tstate, bool self, bool urgent)
+static bool frames_allow(PyThreadState *tstate, bool self)
 {
     PyFrameObject *frame = PyThreadState_GetFrame(tstate);
-    bool allow = frame && instruction_allows(frame, self, urgent);
+    bool allow = frame && instruction_allows(frame, self);
 
     for (int i = 0; frame && i < NEAR_FRAMES; i++) {
         PyFrameObject *back;
@@ -248,12 +255,6 @@ static bool frames_allow(PyThreadState *tstate, bool self, bool urgent)
 
 enum verdict { VERDICT_DELIVER, VERDICT_RETRY, VERDICT_PARK, VERDICT_DROP };
 
-static bool past_reserve(struct mem_cgroup *limited)
-{
-    return mem_cgroup_usage(limited) > mem_cgroup_get_limit(limited, MEMCG_MAX) +
-                                           mem_cgroup_get_limit(limited, MEMCG_RESERVE);
-}
-
 static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool self)
 {
     enum entry_state state;
@@ -265,7 +266,7 @@ static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool
         return VERDICT_DROP;
     if (state == ENTRY_SHIELDED)
         return VERDICT_PARK; /* the end of the shield posts it again */
-    if (tstate->async_exc || !frames_allow(tstate, self, past_reserve(alarm->failure.limited)))
+    if (tstate->async_exc || !frames_allow(tstate, self))
         return VERDICT_RETRY;
     return VERDICT_DELIVER;
 }
@@ -289,51 +290,58 @@ static enum verdict judge_quietly(const struct alarm *alarm, PyThreadState *tsta
 
 /*
  * Garbage may be all that fills the group, whoever has reclaimed since the alarm was posted: it
- * is collected here and now.  GIL held, at a place where Python code may run.
+ * is collected here and now.  Not if a collection is under way, in a finalizer of it say: then
+ * false.  GIL held, at a place where Python code may run.
  */
-static void collect_garbage(const struct alarm *alarm)
+static bool collect_garbage(const struct alarm *alarm)
 {
     struct mem_cgroup *limited = alarm->failure.limited;
     PyObject *type, *value, *traceback, *found;
     int64_t before = mem_cgroup_usage(limited);
+    bool done;
 
-    mem_cgroup_high_done(limited);
     PyErr_Fetch(&type, &value, &traceback);
     memcg_stop_kmem_account();
     found = PyObject_CallNoArgs(collect);
-    if (found)
-        Py_DECREF(found);
-    else
+    done = found != Py_False;
+    if (!found)
         PyErr_WriteUnraisable(collect);
+    Py_XDECREF(found);
     memcg_resume_kmem_account();
     PyErr_Restore(type, value, traceback);
+    if (!done)
+        return false;
+    mem_cgroup_high_done(limited);
     mem_cgroup_reclaim(limited);
     mem_cgroup_set_alarmed(alarm->failure.memcg, before - mem_cgroup_usage(limited) < FUTILE
                                                      ? MEMCG_COLLECTED_IN_VAIN
                                                      : MEMCG_NOT_ALARMED);
+    return true;
 }
 
-/* Reclaim has made the alarm needless.  A group without memory.high has asked for none. */
-static bool helped_by_reclaim(const struct alarm *alarm)
+/* Reclaim may make the alarm needless.  A group without memory.high has asked for none. */
+static enum verdict reclaim(const struct alarm *alarm)
 {
     struct mem_cgroup *limited = alarm->failure.limited;
 
     if (mem_cgroup_get_limit(limited, MEMCG_HIGH) == PAGE_COUNTER_MAX)
-        return false;
-    if (mem_cgroup_high_pending(limited) ||
-        mem_cgroup_alarmed(alarm->failure.memcg) != MEMCG_COLLECTED_IN_VAIN)
-        collect_garbage(alarm);
-    return mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX);
+        return VERDICT_DELIVER;
+    if ((mem_cgroup_high_pending(limited) ||
+         mem_cgroup_alarmed(alarm->failure.memcg) != MEMCG_COLLECTED_IN_VAIN) &&
+        !collect_garbage(alarm))
+        return VERDICT_RETRY;
+    return mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX) ? VERDICT_DROP
+                                                                                 : VERDICT_DELIVER;
 }
 
 static enum verdict reclaim_or_judge(const struct alarm *alarm, PyThreadState *tstate, bool self)
 {
     enum verdict verdict = judge_quietly(alarm, tstate, self);
 
+    if (verdict == VERDICT_DELIVER)
+        verdict = reclaim(alarm);
     if (verdict != VERDICT_DELIVER)
         return verdict;
-    if (helped_by_reclaim(alarm))
-        return VERDICT_DROP;
     return judge_quietly(alarm, tstate, self); /* finalizers may have run */
 }
 
@@ -558,11 +566,11 @@ void alarm_after_fork(void)
     main_thread = this_thread();
 }
 
-void alarm_init(PyObject *exception, PyObject *gc_collect, PyObject *modules, PyObject *functions)
+void alarm_init(PyObject *exception, PyObject *collect_now, PyObject *modules, PyObject *functions)
 {
     Py_INCREF(exception);
-    Py_INCREF(gc_collect);
-    collect = gc_collect;
+    Py_INCREF(collect_now);
+    collect = collect_now;
     Py_INCREF(modules);
     Py_INCREF(functions);
     oom_class = exception;

@@ -85,9 +85,9 @@ int hooks_numpy(PyObject *array_api);
 enum entry_state { ENTRY_LEFT, ENTRY_INSIDE, ENTRY_SHIELDED };
 enum entry_state entry_state_of(PyObject *context, struct mem_cgroup *memcg);
 
-/* exception: a class; gc_collect: gc.collect; modules, functions: frozensets of names whose
- * frames are left alone. On the main thread. */
-void alarm_init(PyObject *exception, PyObject *gc_collect, PyObject *modules, PyObject *functions);
+/* exception: a class; collect: collects, or returns False; modules, functions: frozensets of names
+ * whose frames are left alone. On the main thread. */
+void alarm_init(PyObject *exception, PyObject *collect, PyObject *modules, PyObject *functions);
 void alarm_work(void); /* GIL held: until nothing is left to be tried again */
 void alarm_resume(PyObject *context); /* in a hook: the context runs, in this thread */
 /* Leaving memcg: true if an alarm was not raised yet; it is the caller's to raise. */
@@ -106,8 +106,8 @@ enum instruction_kind { /* up to JUMP_BACKWARD: CPython checks after it */
     INSTRUCTION_EXTENDED,
 };
 void instruction_init(PyObject *kinds); /* bytes: the kind of each of 256 opcodes */
-/* at_check: CPython is checking at this very moment. urgent: loops without calls too. */
-bool instruction_allows(PyFrameObject *frame, bool at_check, bool urgent);
+/* at_check: CPython is checking at this very moment. */
+bool instruction_allows(PyFrameObject *frame, bool at_check);
 
 /* ---- caller.c: for MEMCG_DEBUG=U -------------------------------------------- */
 void caller(char *text, size_t n); /* "file:line in function"; a memcg_caller_fn */

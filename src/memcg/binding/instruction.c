@@ -9,7 +9,8 @@
  *   - where a coroutine has just been resumed, the one that it awaits is in the middle of its
  *     own work (asyncio.Lock.acquire, say) and would be closed;
  *   - at a backward jump CPython looks the handler up for a place that may lie outside the
- *     `try` or `with` the jump belongs to.
+ *     `try` or `with` the jump belongs to. A loop without a call, which has no other check,
+ *     is then told by the refusal past the reserve.
  *
  * CPython: Objects/exception_handling_notes.txt, Lib/opcode.py.
  */
@@ -80,15 +81,15 @@ static bool jump_keeps_its_handler(PyCodeObject *code, const unsigned char *unit
 }
 
 static bool leaves_nothing_half_done(PyCodeObject *code, const unsigned char *units, int nr_units,
-                                     int unit, bool urgent)
+                                     int unit)
 {
     int next;
 
     switch (kind_of[units[2 * unit]]) {
     case INSTRUCTION_RESUME: /* 2, 3: after `yield from`, `await` */
         return (units[2 * unit + 1] & 3) < 2;
-    case INSTRUCTION_JUMP_BACKWARD: /* a loop without a call has no other check */
-        return urgent || jump_keeps_its_handler(code, units, nr_units, unit);
+    case INSTRUCTION_JUMP_BACKWARD:
+        return jump_keeps_its_handler(code, units, nr_units, unit);
     case INSTRUCTION_CALL:
         next = after_caches(units, nr_units, unit + 1);
         if (next < nr_units && kind_of[units[2 * next]] == INSTRUCTION_CALL) /* PRECALL, CALL */
@@ -98,7 +99,7 @@ static bool leaves_nothing_half_done(PyCodeObject *code, const unsigned char *un
     return true;
 }
 
-bool instruction_allows(PyFrameObject *frame, bool at_check, bool urgent)
+bool instruction_allows(PyFrameObject *frame, bool at_check)
 {
     PyCodeObject *code = PyFrame_GetCode(frame);
     PyObject *bytes = PyCode_GetCode(code);
@@ -110,8 +111,7 @@ bool instruction_allows(PyFrameObject *frame, bool at_check, bool urgent)
 
         allows = (at_check || (kind_of[units[2 * unit]] != INSTRUCTION_OTHER &&
                                kind_of[units[2 * unit]] < INSTRUCTION_GET_AWAITABLE)) &&
-                 leaves_nothing_half_done(code, units, (int)(PyBytes_GET_SIZE(bytes) / 2), unit,
-                                          urgent);
+                 leaves_nothing_half_done(code, units, (int)(PyBytes_GET_SIZE(bytes) / 2), unit);
     }
     Py_XDECREF(bytes);
     Py_DECREF(code);
