@@ -22,11 +22,16 @@ def test_whatever_fails_by_chance_nothing_is_left(sweep, install, what, seed):
     frames = memcg.KmemCache("frame", 3000)
     frames.free(frames.alloc())
     told = [0] * 4
+    # Whatever a tenant does where nothing catches a MemoryError allocates nothing.
+    rngs = [random.Random({seed} * 10 + me) for me in range(4)]
+    turns, held = [iter(range(60)) for _ in range(4)], [[] for _ in range(4)]
+    start, done, stop = [[threading.Lock() for _ in range(4)] for _ in range(3)]
+    for lock in start + done + stop: lock.acquire()
 
     def tenant(me):
-        rng = random.Random({seed} * 10 + me)
-        for i in range(60):
-            buffers = []
+        rng, buffers = rngs[me], held[me]
+        start[me].acquire()
+        for i in turns[me]:
             try:
                 with memcg.scope(f"tenant-{{me}}", max="32MiB"):
                     buffers += frames.alloc_bulk(rng.randrange(20))
@@ -40,6 +45,9 @@ def test_whatever_fails_by_chance_nothing_is_left(sweep, install, what, seed):
             finally:
                 a = b = rows = None
                 frames.free_bulk(buffers)
+                buffers.clear()
+        done[me].release()
+        stop[me].acquire()
 
     def close_all():
         for g in list(memcg.root.children.values()):
@@ -56,12 +64,13 @@ def test_whatever_fails_by_chance_nothing_is_left(sweep, install, what, seed):
 
     before = read()
     threads = [threading.Thread(target=tenant, args=(i,)) for i in range(4)]
+    for thread in threads: thread.start()
     chance = dict(probability=0.02, seed={seed}, what="{what}", all_threads=True)
     with faults.inject(**chance) as injected:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        for lock in start: lock.release()
+        for lock in done: lock.acquire()
+    for lock in stop: lock.release()
+    for thread in threads: thread.join()
     close_all()
     for s in [s for s in slab_common.slab_caches if s.name.startswith("cache-")]:
         if slab_common.is_root_cache(s):
