@@ -16,10 +16,16 @@
 #define RECLAIM_SKIP 64
 
 static memcg_alarm_fn alarm_fn;
+static memcg_refusal_fn refusal_fn;
 
 void memcg_set_alarm(memcg_alarm_fn alarm)
 {
     __atomic_store_n(&alarm_fn, alarm, __ATOMIC_RELEASE);
+}
+
+void memcg_set_refusal(memcg_refusal_fn refusal)
+{
+    __atomic_store_n(&refusal_fn, refusal, __ATOMIC_RELEASE);
 }
 
 void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind kind, int64_t bytes)
@@ -107,6 +113,13 @@ static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t b
     return -ENOMEM;
 }
 
+static bool may_refuse(struct mem_cgroup *memcg, struct request *req)
+{
+    memcg_refusal_fn refusal = __atomic_load_n(&refusal_fn, __ATOMIC_ACQUIRE);
+
+    return req->bytes > MEMCG_SMALL_SIZE || (refusal && refusal(memcg));
+}
+
 /* With `bytes` more charged by force: the group furthest past its reserve, and by how much. */
 static int64_t past_reserve(struct mem_cgroup *memcg, size_t bytes, struct mem_cgroup **worst)
 {
@@ -137,7 +150,7 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
     if (req->kind == CHARGE_OBJECT || (large && !mem_cgroup_high_pending(limited)))
         return refuse(memcg, limited, req->bytes);
     over = past_reserve(memcg, bytes, &limited);
-    if (over > 0 && req->bytes > MEMCG_SMALL_SIZE)
+    if (over > 0 && may_refuse(memcg, req))
         return refuse(memcg, limited, req->bytes);
     page_counter_charge(&memcg->counter, (int64_t)bytes);
     if (over > 0) {

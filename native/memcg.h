@@ -212,6 +212,10 @@ void memcg_not_woken(void); /* the waker could not: the next event calls it agai
 typedef void (*memcg_alarm_fn)(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
                                bool refused);
 void memcg_set_alarm(memcg_alarm_fn alarm);
+/* Called there too, when a small request of `memcg` is about to go past the reserve, where it is
+ * charged by force: true refuses it. */
+typedef bool (*memcg_refusal_fn)(struct mem_cgroup *memcg);
+void memcg_set_refusal(memcg_refusal_fn refusal);
 
 /* ---- injected faults (fault.c) ---------------------------------------- */
 enum fault_point {

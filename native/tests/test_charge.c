@@ -81,6 +81,16 @@ static struct mem_cgroup_stat stat_of(struct mem_cgroup *memcg)
     return stat;
 }
 
+static struct mem_cgroup *refusable;
+
+static bool only_once(struct mem_cgroup *memcg)
+{
+    CHECK(!refusable || memcg == refusable);
+    memcg = refusable;
+    refusable = NULL;
+    return memcg;
+}
+
 static void who_is_refused_and_who_is_forced(void)
 {
     struct mem_cgroup *up = group_new(mem_cgroup_root()), *g = group_new(up);
@@ -117,6 +127,13 @@ static void who_is_refused_and_who_is_forced(void)
         CHECK((p[n++] = memcg_malloc(1024)));
     CHECK(stat_of(up).usage > 150000 && stat_of(up).overdraft == stat_of(up).usage - 150000);
     CHECK(stat_of(up).events[MEMCG_EV_OVERDRAFT] > 0);
+    memcg_set_refusal(only_once);
+    refusable = g;
+    while ((p[n] = memcg_malloc(1000)) && n < 3000)
+        n++;
+    CHECK(n < 3000 && !refusable && memcg_last_failure(&failure) && failure.limited == up);
+    CHECK((p[n++] = memcg_malloc(1000)));
+    memcg_set_refusal(NULL);
     while (n)
         memcg_free(p[--n]);
     CHECK((p[0] = memcg_malloc(65536))); /* all is well again */

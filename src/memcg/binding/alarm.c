@@ -236,28 +236,31 @@ static bool is_guarded(PyFrameObject *frame, bool innermost)
     return guarded;
 }
 
-static bool frames_allow(PyThreadState *tstate, bool self)
+static enum place place_now(PyThreadState *tstate, bool self)
 {
     PyFrameObject *frame = PyThreadState_GetFrame(tstate);
-    bool allow = frame && instruction_allows(frame, self);
+    enum place place = frame ? instruction_place(frame, self) : PLACE_NO;
 
     for (int i = 0; frame && i < NEAR_FRAMES; i++) {
         PyFrameObject *back;
 
-        allow = allow && !is_guarded(frame, i == 0);
-        back = allow ? PyFrame_GetBack(frame) : NULL;
+        if (is_guarded(frame, i == 0))
+            place = PLACE_NO;
+        back = place ? PyFrame_GetBack(frame) : NULL;
         Py_DECREF(frame);
         frame = back;
     }
     Py_XDECREF(frame);
-    return allow;
+    return place;
 }
 
-enum verdict { VERDICT_DELIVER, VERDICT_RETRY, VERDICT_PARK, VERDICT_DROP };
+/* REFUSE: by the next request of the frame, if that goes past the reserve; else retry. */
+enum verdict { VERDICT_DELIVER, VERDICT_REFUSE, VERDICT_RETRY, VERDICT_PARK, VERDICT_DROP };
 
 static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool self)
 {
     enum entry_state state;
+    enum place place;
 
     if (alarm->context && alarm->context != tstate->context)
         return VERDICT_PARK; /* the task is suspended */
@@ -266,9 +269,8 @@ static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool
         return VERDICT_DROP;
     if (state == ENTRY_SHIELDED)
         return VERDICT_PARK; /* the end of the shield posts it again */
-    if (tstate->async_exc || !frames_allow(tstate, self))
-        return VERDICT_RETRY;
-    return VERDICT_DELIVER;
+    place = tstate->async_exc ? PLACE_NO : place_now(tstate, self);
+    return place == PLACE_OK ? VERDICT_DELIVER : place ? VERDICT_REFUSE : VERDICT_RETRY;
 }
 
 /* GIL held: no collection, so no Python code and no switch between judging and raising. */
@@ -334,11 +336,43 @@ static enum verdict reclaim(const struct alarm *alarm)
                                                                                  : VERDICT_DELIVER;
 }
 
+/*
+ * Where a check would raise outside the loop's `with`, a request in its body raises inside.  One
+ * at a time: whoever is retried gets its turn.  Written with the GIL held.
+ */
+static struct {
+    unsigned long thread_id; /* atomic; 0: nobody */
+    PyThreadState *tstate;
+    void *frame; /* for comparison only */
+    struct mem_cgroup *memcg;
+} to_refuse;
+
+static enum verdict refuse_next(const struct alarm *alarm, PyThreadState *tstate)
+{
+    to_refuse.tstate = tstate;
+    to_refuse.frame = caller_frame(tstate);
+    to_refuse.memcg = alarm->failure.memcg;
+    __atomic_store_n(&to_refuse.thread_id, alarm->thread_id, __ATOMIC_RELEASE);
+    return VERDICT_RETRY;
+}
+
+/* In a hook, inside the data plane. Once: a handler in the same frame needs memory too. */
+static bool refuses_small(struct mem_cgroup *memcg)
+{
+    if (__atomic_load_n(&to_refuse.thread_id, __ATOMIC_ACQUIRE) != this_thread() ||
+        to_refuse.tstate != _PyThreadState_UncheckedGet())
+        return false;
+    __atomic_store_n(&to_refuse.thread_id, 0, __ATOMIC_RELAXED);
+    return to_refuse.memcg == memcg && to_refuse.frame == caller_frame(to_refuse.tstate);
+}
+
 static enum verdict reclaim_or_judge(const struct alarm *alarm, PyThreadState *tstate, bool self)
 {
     enum verdict verdict = judge_quietly(alarm, tstate, self);
 
-    if (verdict == VERDICT_DELIVER)
+    if (to_refuse.thread_id == alarm->thread_id)
+        __atomic_store_n(&to_refuse.thread_id, 0, __ATOMIC_RELAXED);
+    if (verdict == VERDICT_DELIVER || verdict == VERDICT_REFUSE)
         verdict = reclaim(alarm);
     if (verdict != VERDICT_DELIVER)
         return verdict;
@@ -411,6 +445,8 @@ static int look_at_mine(void)
     while (next_posted(&alarm, &copy, this_thread())) {
         enum verdict verdict = reclaim_or_judge(&copy, tstate, true);
 
+        if (verdict == VERDICT_REFUSE)
+            verdict = refuse_next(&copy, tstate);
         is_retry |= verdict == VERDICT_RETRY;
         if (settle(&copy, alarm - 1, verdict) && verdict == VERDICT_DELIVER)
             return 1;
@@ -455,7 +491,7 @@ static enum verdict judge_for(const struct alarm *alarm, PyThreadState *tstate)
 {
     enum verdict verdict = judge_quietly(alarm, tstate, false);
 
-    if (verdict != VERDICT_DELIVER && verdict != VERDICT_RETRY)
+    if (verdict == VERDICT_PARK || verdict == VERDICT_DROP)
         return verdict;
     ask_all_threads(); /* the thread itself settles it; it may be missed, so try again */
     return VERDICT_RETRY;
@@ -480,6 +516,8 @@ static int deliver_all(void)
 
         if (tstate)
             verdict = judge_for(&copy, tstate);
+        if (verdict == VERDICT_REFUSE)
+            verdict = refuse_next(&copy, tstate);
         if (!settle(&copy, alarm - 1, verdict))
             continue;
         left += verdict == VERDICT_RETRY;
@@ -563,6 +601,7 @@ void alarm_after_fork(void)
     pthread_mutex_init(&alarm_lock, NULL);
     memset(alarms, 0, sizeof(alarms));
     nr_alarms = nr_parked = pending_call = pending_anywhere = 0;
+    to_refuse.thread_id = 0;
     main_thread = this_thread();
 }
 
@@ -578,4 +617,5 @@ void alarm_init(PyObject *exception, PyObject *collect_now, PyObject *modules, P
     guarded_functions = functions;
     main_thread = PyThread_get_thread_ident();
     memcg_set_alarm(alarm_post);
+    memcg_set_refusal(refuses_small);
 }

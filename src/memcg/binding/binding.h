@@ -102,15 +102,19 @@ enum instruction_kind { /* up to JUMP_BACKWARD: CPython checks after it */
     INSTRUCTION_RESUME,
     INSTRUCTION_CALL,
     INSTRUCTION_JUMP_BACKWARD,
+    INSTRUCTION_JUMP_IF, /* of 3.11; it jumps, and CPython checks, or neither */
+    INSTRUCTION_COMPARE, /* may be one with a JUMP_IF that follows */
     INSTRUCTION_GET_AWAITABLE,
     INSTRUCTION_EXTENDED,
 };
 void instruction_init(PyObject *kinds); /* bytes: the kind of each of 256 opcodes */
-/* at_check: CPython is checking at this very moment. */
-bool instruction_allows(PyFrameObject *frame, bool at_check);
+/* PLACE_JUMP: not here, but in the loop's body. at_check: CPython is checking at this moment. */
+enum place { PLACE_NO, PLACE_JUMP, PLACE_OK };
+enum place instruction_place(PyFrameObject *frame, bool at_check);
 
 /* ---- caller.c: for MEMCG_DEBUG=U -------------------------------------------- */
 void caller(char *text, size_t n); /* "file:line in function"; a memcg_caller_fn */
+void *caller_frame(PyThreadState *tstate); /* the innermost, for comparison only */
 
 /* ---- worker.c: a thread when the data plane has events --------------------- */
 /* work: called in the thread, GIL held. run_worker(kind): calls worker_run, then worker_ended.

@@ -22,6 +22,8 @@ static _PyInterpreterFrame *running_frame(PyThreadState *tstate)
     return frame;
 }
 
+void *caller_frame(PyThreadState *tstate) { return running_frame(tstate); }
+
 static PyCodeObject *code_of(_PyInterpreterFrame *frame)
 {
 #if PY_VERSION_HEX >= 0x030d0000

@@ -9,8 +9,7 @@
  *   - where a coroutine has just been resumed, the one that it awaits is in the middle of its
  *     own work (asyncio.Lock.acquire, say) and would be closed;
  *   - at a backward jump CPython looks the handler up for a place that may lie outside the
- *     `try` or `with` the jump belongs to. A loop without a call, which has no other check,
- *     is then told by the refusal past the reserve.
+ *     `try` or `with` the jump belongs to. A loop may have no other check.
  *
  * CPython: Objects/exception_handling_notes.txt, Lib/opcode.py.
  */
@@ -80,40 +79,46 @@ static bool jump_keeps_its_handler(PyCodeObject *code, const unsigned char *unit
            handler_of(code, target - 1) == handler;
 }
 
-static bool leaves_nothing_half_done(PyCodeObject *code, const unsigned char *units, int nr_units,
-                                     int unit)
+static enum place place_of(PyCodeObject *code, const unsigned char *units, int nr_units, int unit)
 {
     int next;
 
     switch (kind_of[units[2 * unit]]) {
     case INSTRUCTION_RESUME: /* 2, 3: after `yield from`, `await` */
-        return (units[2 * unit + 1] & 3) < 2;
+        return (units[2 * unit + 1] & 3) < 2 ? PLACE_OK : PLACE_NO;
     case INSTRUCTION_JUMP_BACKWARD:
-        return jump_keeps_its_handler(code, units, nr_units, unit);
+    case INSTRUCTION_JUMP_IF:
+        return jump_keeps_its_handler(code, units, nr_units, unit) ? PLACE_OK : PLACE_JUMP;
     case INSTRUCTION_CALL:
         next = after_caches(units, nr_units, unit + 1);
         if (next < nr_units && kind_of[units[2 * next]] == INSTRUCTION_CALL) /* PRECALL, CALL */
             next = after_caches(units, nr_units, next + 1);
-        return next >= nr_units || kind_of[units[2 * next]] != INSTRUCTION_GET_AWAITABLE;
+        return next < nr_units && kind_of[units[2 * next]] == INSTRUCTION_GET_AWAITABLE ? PLACE_NO
+                                                                                        : PLACE_OK;
     }
-    return true;
+    return PLACE_OK;
 }
 
-bool instruction_allows(PyFrameObject *frame, bool at_check)
+enum place instruction_place(PyFrameObject *frame, bool at_check)
 {
     PyCodeObject *code = PyFrame_GetCode(frame);
     PyObject *bytes = PyCode_GetCode(code);
     int unit = PyFrame_GetLasti(frame) / 2;
-    bool allows = false;
+    enum place place = PLACE_NO;
 
     if (bytes && unit >= 0 && unit < PyBytes_GET_SIZE(bytes) / 2) {
         const unsigned char *units = (const unsigned char *)PyBytes_AS_STRING(bytes);
+        int nr_units = (int)(PyBytes_GET_SIZE(bytes) / 2), kind = kind_of[units[2 * unit]];
+        int next = after_caches(units, nr_units, unit + 1);
 
-        allows = (at_check || (kind_of[units[2 * unit]] != INSTRUCTION_OTHER &&
-                               kind_of[units[2 * unit]] < INSTRUCTION_GET_AWAITABLE)) &&
-                 leaves_nothing_half_done(code, units, (int)(PyBytes_GET_SIZE(bytes) / 2), unit);
+        if (at_check || (kind != INSTRUCTION_OTHER && kind <= INSTRUCTION_JUMP_BACKWARD))
+            place = place_of(code, units, nr_units, unit);
+        else if (kind == INSTRUCTION_JUMP_IF ||
+                 (kind == INSTRUCTION_COMPARE && next < nr_units &&
+                  kind_of[units[2 * next]] == INSTRUCTION_JUMP_IF))
+            place = PLACE_JUMP;
     }
     Py_XDECREF(bytes);
     Py_DECREF(code);
-    return allows;
+    return place;
 }

@@ -164,6 +164,8 @@ cdef extern from "binding.h":
         INSTRUCTION_RESUME
         INSTRUCTION_CALL
         INSTRUCTION_JUMP_BACKWARD
+        INSTRUCTION_JUMP_IF
+        INSTRUCTION_COMPARE
         INSTRUCTION_GET_AWAITABLE
         INSTRUCTION_EXTENDED
     void instruction_init(object kinds)
