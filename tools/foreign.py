@@ -4,18 +4,24 @@
 
 With: the hooks are in from the start of every process, and the whole run is inside a group.
 Without: the same modules are imported, nothing is installed. Prints each test whose outcome
-differs, and exits with 1 if there is one. With --limit the group has a limit that the suite does
-not fit into: then tests may fail with MemoryError, and only a crash or a hang counts.
+differs, and exits with 1 if there is one.
+
+With --limit the group has a limit that the suite does not fit into, and tests may fail with
+MemoryError. What exits with 1 then: a crash, a hang, an account that does not add up at the end of
+a process, a limit that nothing met. Failures whose text names no MemoryError are printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src"
@@ -37,6 +43,46 @@ if in_main_interpreter():
     if os.environ["MEMCG_FOREIGN"] == "with":
         memcg.install()
         memcg.group("foreign", max=os.environ["MEMCG_FOREIGN_MAX"]).__enter__()
+        if "MEMCG_FOREIGN_ACCOUNTS" in os.environ:
+            import atexit
+            import foreign_account
+            atexit.register(foreign_account.write)
+"""
+# At the end of a process: figures, and what does not add up in them.
+ACCOUNT = """
+import gc, json, os, memcg
+
+def groups(group):
+    yield group
+    for child in list(group.children.values()):
+        yield from groups(child)
+
+def wrong():
+    found = []
+    for group in groups(memcg.root):
+        current, parts = group.current, group.stat
+        parts = [parts[k] for k in ("slab_private", "slab_shared", "page_runs", "external")]
+        own = sum(parts)
+        below = sum(child.current for child in group.children.values())
+        live = sum(size for _, size, _ in memcg.core.live_blocks(group))
+        if current != own + below or live > own or min(parts) < 0:
+            found.append(f"{group.path or '/'}: current {current}, own {parts}, children {below}, "
+                         f"live {live}")
+    return found
+
+def write():
+    memcg.core.stop_account()
+    gc.collect()
+    memcg.root.reclaim()
+    for _ in range(20):  # other threads may be at work
+        bad = wrong()
+        if not bad:
+            break
+    group = memcg.group("foreign")
+    path = os.path.join(os.environ["MEMCG_FOREIGN_ACCOUNTS"], str(os.getpid()))
+    with open(path, "w") as out:
+        json.dump({"wrong": bad, "peak": group.peak, "events": dict(group.events)}, out)
+    memcg.core.resume_account()
 """
 # Need the network, a display, another Python's sources, or more than our time limit.
 NOT_HERE = [
@@ -66,6 +112,76 @@ def commands(suite: str, tests: list[str], timeout: int) -> list[str]:
     return ["-m", "pytest", "-q", "-rA", "--tb=no", "-p", "no:cacheprovider", "--pyargs", *wanted]
 
 
+def breaches(status: int | None, text: str, accounts: dict[int, dict], main: int) -> list[str]:
+    """What must not be in a run with a limit. `status` None: it hung; `accounts`: by process."""
+    found = []
+    if status is None:
+        found.append("hung")
+    elif status < 0 or "Fatal Python error" in text or re.search(r"crashed|timed out", text):
+        found.append(f"crashed, status {status}")
+    elif main not in accounts:
+        found.append(f"no account at the end, status {status}")
+    for process, account in accounts.items():
+        found += [f"process {process}: {wrong}" for wrong in account["wrong"]]
+    if not any(a["events"]["oom_kill"] + a["events"]["fail"] for a in accounts.values()):
+        found.append("nothing met the limit")
+    return found
+
+
+def unexplained(text: str) -> list[str]:
+    """Tests that failed for what is, by pytest's summary, not want of memory."""
+    failed = re.findall(r"^(?:FAILED|ERROR) .*", text, re.M)
+    return [line for line in failed if not re.search("Memory|OOM", line)]
+
+
+def run_limited(suite: str, tests: list[str], timeout: int, limit: str) -> list[str]:
+    """Run a suite in a group with a limit and say how it went; return the breaches."""
+    with tempfile.TemporaryDirectory() as site:
+        environment = prepare(site, "with", limit, MEMCG_FOREIGN_ACCOUNTS=f"{site}/accounts")
+        process = subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", *commands(suite, tests, timeout)],
+            env=environment, cwd=site, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            errors="replace", start_new_session=True,
+        )  # fmt: skip
+        try:
+            text, status = process.communicate(timeout=timeout)[0], process.returncode
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGABRT)  # faulthandler shows where
+            text, status = process.communicate()[0], None
+        files = Path(site, "accounts").iterdir()
+        accounts = {int(path.name): json.loads(path.read_text()) for path in files}
+    how = Counter(outcomes(suite, text).values())
+    peak = max((a["peak"] for a in accounts.values()), default=0)
+    events = Counter()
+    for account in accounts.values():
+        events.update(account["events"])
+    print(f"{suite} in {limit}: {dict(how)}, status {status}, {len(accounts)} processes, "
+          f"peak {peak / 2**20:.0f} MiB, told {events['oom_kill']}, refused {events['fail']}, "
+          f"see {write_log(suite, f'in-{limit}', text)}")  # fmt: skip
+    print(*unexplained(text), sep="\n")
+    return breaches(status, text, accounts, process.pid)
+
+
+def write_log(suite: str, how: str, text: str) -> Path:
+    version = ".".join(map(str, sys.version_info[:2]))
+    log = Path("build") / f"foreign-{suite}-{version}-{how}.log"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(text)
+    return log
+
+
+def prepare(site: str, how: str, limit: str, **more: str) -> dict[str, str]:
+    """The environment of a suite's processes; `site` is a directory of theirs."""
+    (Path(site) / "sitecustomize.py").write_text(SITE)
+    (Path(site) / "foreign_account.py").write_text(ACCOUNT)
+    (Path(site) / "accounts").mkdir()
+    return {
+        **os.environ, "PYTHONPATH": f"{site}{os.pathsep}{SOURCE}", "COLUMNS": "300",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "MEMCG_FOREIGN": how, "MEMCG_FOREIGN_MAX": limit, **more,
+    }  # fmt: skip
+
+
 def outcomes(suite: str, text: str) -> dict[str, str]:
     """Test -> how it ended."""
     if suite == "cpython":
@@ -77,27 +193,18 @@ def outcomes(suite: str, text: str) -> dict[str, str]:
     return {m[1]: m[2] for m in re.finditer(pattern, text)}
 
 
-def run(suite: str, tests: list[str], timeout: int, how: str, limit: str) -> dict[str, str]:
+def run(suite: str, tests: list[str], timeout: int, how: str) -> dict[str, str]:
     """Run a suite ``with`` or ``without``; its output goes to build/foreign-*.log."""
     with tempfile.TemporaryDirectory() as site:
-        (Path(site) / "sitecustomize.py").write_text(SITE)
-        environment = {
-            **os.environ, "PYTHONPATH": f"{site}{os.pathsep}{SOURCE}",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "MEMCG_FOREIGN": how, "MEMCG_FOREIGN_MAX": limit,
-        }  # fmt: skip
         shown = subprocess.run(
             [sys.executable, "-X", "faulthandler", *commands(suite, tests, timeout)],
-            env=environment, cwd=site, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace", check=False,
+            env=prepare(site, how, "max"), cwd=site, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
         )  # fmt: skip
-    version = ".".join(map(str, sys.version_info[:2]))
-    log = Path("build") / f"foreign-{suite}-{version}-{how}.log"
-    log.parent.mkdir(exist_ok=True)
-    log.write_text(shown.stdout)
+    log = write_log(suite, how, shown.stdout)
     found = outcomes(suite, shown.stdout)
     print(f"{suite} {how}: {len(found)} outcomes, status {shown.returncode}, see {log}", flush=True)
-    if not found or (suite != "cpython" and limit == "max" and shown.returncode not in (0, 1)):
+    if not found or (suite != "cpython" and shown.returncode not in (0, 1)):
         raise SystemExit(f"{suite}: did not run to its end, see {log}")
     return found
 
@@ -109,14 +216,15 @@ def main() -> int:
     parser.add_argument("suite", choices=("cpython", *PACKAGES))
     parser.add_argument("tests", nargs="*")
     parser.add_argument("--limit", default="max")
-    parser.add_argument("--timeout", type=int, default=600, help="seconds for one test file")
+    parser.add_argument("--timeout", type=int, default=600,
+                        help="seconds for one test file; with --limit for all")
     options = parser.parse_args()
-    ours = run(options.suite, options.tests, options.timeout, "with", options.limit)
     if options.limit != "max":
-        bad = {t: how for t, how in ours.items() if re.search("crash|timed|worker", how)}
-        print("\n".join(f"{how}: {test}" for test, how in bad.items()) or "no crash, no hang")
-        return bool(bad)
-    theirs = run(options.suite, options.tests, options.timeout, "without", "max")
+        found = run_limited(options.suite, options.tests, options.timeout, options.limit)
+        print("\n".join(found) or "no crash, no hang, the account adds up")
+        return bool(found)
+    ours = run(options.suite, options.tests, options.timeout, "with")
+    theirs = run(options.suite, options.tests, options.timeout, "without")
     differ = sorted(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))
     for test in differ:
         print(f"{test}: {ours.get(test, 'absent')} with, {theirs.get(test, 'absent')} without")
