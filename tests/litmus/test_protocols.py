@@ -33,6 +33,8 @@ NOT_MODELLED = {
     ("event.c", "memcg_next_event"): "ended: only says that the event is dropped, reads nothing",
     ("charge.c", "memcg_set_alarm"): "the address of a function: nothing is behind it",
     ("charge.c", "call_alarm"): "the same",
+    ("charge.c", "memcg_set_refusal"): "the same",
+    ("charge.c", "may_refuse"): "the same",
     ("charge.c", "check_high"): "high_pending: a flag that only admits a charge",
     ("memcontrol.c", "mem_cgroup_high_pending"): "the same",
     ("memcontrol.c", "mem_cgroup_high_done"): "the same",
