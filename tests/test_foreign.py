@@ -19,7 +19,7 @@ SUITES = {
     "unmet": ("def test_fits(): pass\n", "nothing met the limit"),
     "account": (
         "import memcg\n" + HOG + "def test_loses(): memcg.group('foreign').uncharge(4096)\n", "foreign: current",
-   
+
     ),
 }  # fmt: skip
 
