@@ -10,6 +10,13 @@ for package in numpy pandas pyarrow memray pyperformance pyperf psutil cmeel-mim
     "$dir/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$package" ||
         echo "peers: $package cannot be had" >&2
 done
+# What single benchmarks of pyperformance need, in versions that exclude each other.
+for needs in "$dir"/venv/lib/*/site-packages/pyperformance/data-files/benchmarks/*/requirements.txt; do
+    name=$(basename "$(dirname "$needs")")
+    [ -d "$dir/suite/$name" ] ||
+        "$dir/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+            --target "$dir/suite/$name" -r "$needs" || echo "peers: $name lacks its packages" >&2
+done
 cd "$dir/debs" || exit
 apt-get update >/dev/null 2>&1 # root only; else with the lists that are there
 for package in libjemalloc2 libtcmalloc-minimal4; do

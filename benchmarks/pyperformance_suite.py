@@ -1,9 +1,11 @@
 """What does the pyperformance suite cost, with everything charged to a group with a limit?
 
-The suite's own scripts, run by pyperf: stock and ours in turn, a process each, ours through a
-`sitecustomize` that installs memcg and enters a group before the benchmark is imported. pyperf's
-own worker loop measures; the lowest of a process's values counts (noise only adds), and the median
-of the pairs of processes. What cannot be run here is said to be missing.
+The suite's own scripts in all their variants, each with the packages that the suite asks for, run
+by pyperf: stock and ours in turn, a process each, ours through a `sitecustomize` that installs
+memcg and enters a group before the benchmark is imported. pyperf's own worker loop measures; the
+lowest of a process's values counts (noise only adds), and the median of the pairs of processes.
+tracemalloc and memray (with Python's allocators traced) run in the first turn only. What cannot be
+run here is said to be missing.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ import json
 import os
 import subprocess
 import tempfile
+import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 import harness
 
@@ -20,56 +24,90 @@ QUICK = ("json_loads", "json_dumps", "nbody", "float", "richards", "deltablue", 
          "regex_compile", "unpack_sequence", "deepcopy")  # fmt: skip
 TURNS = int(os.environ.get("MEMCG_BENCH_TURNS", "0"))
 SITE = Path(__file__).parent / "pyperformance_site"
+PROFILERS = {"tracemalloc": 0.20, "memray": 0.45}  # name -> target for the mean
+SECONDS = 120
 
 
-def scripts() -> dict[str, Path]:
-    found = harness.BUILD.glob(
-        "venv/lib/*/site-packages/pyperformance/data-files/benchmarks/bm_*/run_benchmark.py"
-    )
-    return {p.parent.name.removeprefix("bm_"): p for p in sorted(found)}
+class Benchmark(NamedTuple):
+    name: str
+    script: Path
+    options: tuple[str, ...]
+    needs: Path  # its packages, unpacked by peers.sh
 
 
-def measure(script: Path, ours: bool) -> dict[str, list[float]]:
+def suite() -> list[Benchmark]:
+    """Every variant of every benchmark, sorted by name."""
+    found = []
+    for file in harness.BUILD.glob(
+        "venv/lib/*/site-packages/pyperformance/data-files/benchmarks/bm_*/*.toml"
+    ):
+        tool = tomllib.loads(file.read_text())["tool"]["pyperformance"]
+        options = tuple(tool.get("extra_opts", ()))
+        needs = harness.BUILD / "suite" / file.parent.name
+        found.append(Benchmark(tool["name"], file.parent / "run_benchmark.py", options, needs))
+    return sorted(found)
+
+
+def measure(benchmark: Benchmark, world: str) -> dict[str, list[float]]:
     """Values of each benchmark in a script: one process, calibrated by pyperf."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
     env["PYTHONHASHSEED"] = "0"
-    if ours:
-        env["PYTHONPATH"] = f"{SITE}:{harness.TREE / 'src'}"
+    env["MEMCG_BENCH_WORLD"] = world
+    env["PYTHONPATH"] = f"{SITE}:{harness.TREE / 'src'}:{benchmark.needs}"
     with tempfile.TemporaryDirectory() as d:
-        command = [harness.PYTHON, script, "-p1", "-n4", "-w1", "--min-time=0.05", "-q",
-                   "--inherit-environ", "PYTHONPATH,PYTHONHASHSEED", "-o", f"{d}/out"]  # fmt: skip
+        command = [harness.PYTHON, benchmark.script, *benchmark.options,
+                   "-p1", "-n4", "-w1", "--min-time=0.05", "-q", "-o", f"{d}/out",
+                   "--inherit-environ", "PYTHONPATH,PYTHONHASHSEED,MEMCG_BENCH_WORLD"]  # fmt: skip
         try:
             done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=d,
-                                  timeout=45)  # fmt: skip
+                                  timeout=SECONDS)  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise harness.Failed("took more than 45 s") from None
+            raise harness.Failed(f"took more than {SECONDS} s") from None
         if done.returncode:
             raise harness.Failed((done.stderr.strip().splitlines() or ["failed"])[-1][:90])
-        suite = json.loads(Path(d, "out").read_text())
-    one = suite["metadata"].get("name", script.parent.name.removeprefix("bm_"))
+        answer = json.loads(Path(d, "out").read_text())
     return {
-        b.get("metadata", {}).get("name", one): [v for r in b["runs"] for v in r.get("values", ())]
-        for b in suite["benchmarks"]
-    }
+        b.get("metadata", {}).get("name") or answer["metadata"].get("name", benchmark.name):
+        [v for r in b["runs"] for v in r.get("values", ())]
+        for b in answer["benchmarks"]
+    }  # fmt: skip
+
+
+def compare(benchmark: Benchmark, turns: int) -> list[harness.Row]:
+    """A row per figure of the benchmark: beside stock, then beside each profiler."""
+    if "--no-site" in benchmark.options:
+        raise harness.Failed("without site nothing installs memcg")
+    rows = []
+    pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for turn in range(turns):
+        order = (harness.OURS, "stock") if turn % 2 else ("stock", harness.OURS)
+        values = {world: measure(benchmark, world) for world in order}
+        for profiler in PROFILERS if turn == 0 else ():
+            try:
+                values[profiler] = measure(benchmark, profiler)
+            except harness.Failed as error:
+                rows.append(harness.Row(benchmark.name, profiler, None, note=f"missing: {error}"))
+        all_ours = values.pop(harness.OURS)
+        for peer, theirs in values.items():
+            for name, ours in all_ours.items():
+                pairs.setdefault((name, peer), []).append((min(ours), min(theirs[name])))
+    for (name, peer), both in pairs.items():
+        target = 1.10 if peer == "stock" else None
+        rows.append(harness.ratios(name, peer, target, *zip(*both, strict=True)))
+    return rows
 
 
 def run(quick: bool) -> list[harness.Row]:
     rows = []
-    for name, script in scripts().items():
-        if quick and name not in QUICK:
+    for benchmark in suite():
+        if quick and benchmark.name not in QUICK:
             continue
-        pairs: dict[str, tuple[list[float], list[float]]] = {}
         try:
-            for turn in range(TURNS or (3 if quick else 5)):
-                both = [measure(script, ours) for ours in (turn % 2 == 0, turn % 2 == 1)]
-                first, second = both if turn % 2 == 0 else both[::-1]
-                for key in first:
-                    a, b = pairs.setdefault(key, ([], []))
-                    a.append(min(first[key]))
-                    b.append(min(second[key]))
+            rows += compare(benchmark, TURNS or (3 if quick else 5))
         except harness.Failed as error:
-            rows.append(harness.Row(name, "stock", None, note=f"missing: {error}"))
-            continue
-        rows += [harness.ratios(key, "stock", 1.10, a, b) for key, (a, b) in pairs.items()]
-    rows.append(harness.mean("geometric mean", [r for r in rows if r.ratio], 1.0))
+            rows.append(harness.Row(benchmark.name, "stock", None, note=f"missing: {error}"))
+    for peer, target in {"stock": 1.0, **PROFILERS}.items():
+        measured = [r for r in rows if r.against == peer and r.ratio]
+        if measured:
+            rows.append(harness.mean("geometric mean", measured, target))
     return rows
