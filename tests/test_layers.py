@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import io
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,27 @@ def test_only_locking_imports_thread_primitives(module):
 
 def test_a_thread_import_is_found():
     assert imports(ast.parse("import threading")) & PRIMITIVES
+
+
+def lines_of_code(source: str) -> int:
+    """Lines that hold more than comments and docstrings."""
+    not_code = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
+                tokenize.ENDMARKER}  # fmt: skip
+    lines = {
+        line
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type not in not_code
+        for line in range(token.start[0], token.end[0] + 1)
+    }
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)
+
+
+def test_the_model_core_stays_a_specification():
+    assert lines_of_code((SOURCE / "model.py").read_text()) <= 500
+
+
+def test_lines_of_code_are_counted():
+    assert lines_of_code('"""A\ndocstring."""\n# a comment\n\nx = [\n    1,\n]\n') == 3

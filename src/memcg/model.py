@@ -84,7 +84,7 @@ class _PageAllocator:
     def __init__(self) -> None:
         self.page_lock = Mutex("page_lock")
         self.memory: mmap.mmap | None = None
-        self.free: list[tuple[int, int]] = [(0, _ARENA_PAGES)]
+        self.used = bytearray(_ARENA_PAGES)  # a byte for each page, 0: free
         self.owner: dict[int, int] = {}  # page -> serial of the group that used it last
 
     def alloc(self, nr_pages: int, serial: int) -> int:
@@ -92,13 +92,10 @@ class _PageAllocator:
         with self.page_lock:
             if self.memory is None:
                 self.memory = mmap.mmap(-1, _ARENA_PAGES * PAGE_SIZE)
-            for i, (start, length) in enumerate(self.free):
-                if length >= nr_pages:
-                    rest = (start + nr_pages, length - nr_pages)
-                    self.free[i : i + 1] = [rest] if rest[1] else []
-                    break
-            else:
+            start = self.used.find(bytes(nr_pages))
+            if start < 0:
                 return -1
+            self.used[start : start + nr_pages] = b"\1" * nr_pages
             for page in range(start, start + nr_pages):
                 if self.owner.get(page, serial) != serial:
                     self.memory[page * PAGE_SIZE : (page + 1) * PAGE_SIZE] = bytes(PAGE_SIZE)
@@ -107,15 +104,7 @@ class _PageAllocator:
 
     def release(self, offset: int, nr_pages: int) -> None:
         with self.page_lock:
-            runs = sorted([*self.free, (offset // PAGE_SIZE, nr_pages)])
-            merged = [runs[0]]
-            for start, length in runs[1:]:
-                last, last_length = merged[-1]
-                if last + last_length == start:
-                    merged[-1] = (last, last_length + length)
-                else:
-                    merged.append((start, length))
-            self.free = merged
+            self.used[offset // PAGE_SIZE : offset // PAGE_SIZE + nr_pages] = bytes(nr_pages)
 
 
 _pages = _PageAllocator()
@@ -128,8 +117,7 @@ def view(address: int, size: int) -> memoryview:
         raise MemcgError(f"address {address:#x}: nothing was allocated yet")
     import ctypes  # not in a subinterpreter
 
-    array = (ctypes.c_ubyte * size).from_buffer(_pages.memory, address)
-    return memoryview(array).cast("B")
+    return memoryview((ctypes.c_ubyte * size).from_buffer(_pages.memory, address)).cast("B")
 
 
 class ObjCgroup:
@@ -342,8 +330,7 @@ class _Slab:
         self.offset = offset
         self.nr_pages = nr_pages
         self.objcg = objcg  # charged with the pages; None: shared, objects name their owner
-        count = cache.objects_per_slab
-        self.free = [offset + i * cache.size for i in reversed(range(count))]
+        self.free = [offset + i * cache.size for i in reversed(range(cache.objects_per_slab))]
         self.live: dict[int, ObjCgroup | None] = {}
         self.constructed = cache.ctor is None
 
@@ -659,7 +646,7 @@ class Cache:
 
 
 def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
-    if _skip_account.get(current_task()):
+    if current_task() in _skip_account:
         memcg.charge(n)
         return
     limited = memcg.try_charge(n)
@@ -675,7 +662,7 @@ def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
 
 def _charged_group(memcg: Memcg) -> Memcg:
     """The group itself, or the nearest ancestor that is online; the root when skipping."""
-    skip = _skip_account.get(current_task())
+    skip = current_task() in _skip_account
     while memcg.parent is not None and (skip or not memcg.online):
         memcg = memcg.parent
     return memcg
@@ -738,10 +725,9 @@ def stop_account() -> None:
 def resume_account() -> None:
     """End the innermost `stop_account`. Kernel: ``memcg_resume_kmem_account``."""
     task = current_task()
-    if _skip_account[task] == 1:
+    _skip_account[task] -= 1
+    if not _skip_account[task]:
         del _skip_account[task]
-    else:
-        _skip_account[task] -= 1
 
 
 class _Entry(NamedTuple):
