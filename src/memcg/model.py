@@ -624,8 +624,7 @@ class Cache:
             Objects are live; the cache goes on as it was.
         """
         with read_side, self.cache_lock:
-            live = sum(len(slab.live) for slab in self._slabs)
-            if live:
+            if live := sum(len(slab.live) for slab in self._slabs):
                 raise CacheBusy(f"cache still has {live} objects; free them and destroy it again")
             for slab in list(self._slabs):
                 self._drop(slab)
