@@ -6,8 +6,8 @@ With: the hooks are in from the start of every process, and the whole run is ins
 Without: the same modules are imported, nothing is installed. Prints each test whose outcome
 differs, and exits with 1 if there is one.
 
-With --limit the group has a limit that the suite does not fit into, and tests may fail with
-MemoryError. What exits with 1 then: a crash, a hang, an account that does not add up at the end of
+With --limit the group has a limit that the suite does not fit into (with pytest, its tests: what
+pytest keeps of them is charged beside), and tests may fail with MemoryError. What exits with 1 then: a crash, a hang, an account that does not add up at the end of
 a process, a limit that nothing met. Failures whose text names no MemoryError are printed.
 """
 
@@ -84,6 +84,21 @@ def write():
         json.dump({"wrong": bad, "peak": group.peak, "events": dict(group.events)}, out)
     memcg.core.resume_account()
 """
+# Pytest keeps what it has to report: it is in a group without a limit, each test's steps in one
+# with. What tests leave behind stays charged there.
+STEPS = """
+import memcg, os, pytest
+
+limit = os.environ["MEMCG_FOREIGN_MAX"] = os.environ["MEMCG_FOREIGN_STEPS"]  # of children too
+inner = memcg.group("foreign/tests", max=limit)
+
+def limited(item):
+    with inner:
+        return (yield)
+
+for step in ("setup", "call", "teardown"):
+    globals()[f"pytest_runtest_{step}"] = pytest.hookimpl(wrapper=True)(limited)
+"""
 # Need the network, a display, another Python's sources, or more than our time limit.
 NOT_HERE = [
     "test_gdb", "test_tools", "test_idle", "test_tkinter", "test_ttk", "test_peg_generator",
@@ -102,14 +117,16 @@ PACKAGES = {
 }
 
 
-def commands(suite: str, tests: list[str], timeout: int) -> list[str]:
+def commands(suite: str, tests: list[str], timeout: int, limited: bool = False) -> list[str]:
     """The command line of a suite."""
     if suite == "cpython":
         # waits for ever, without memcg too, where the machine is a guest that has vsock
         run = ["-m", "test", "-j2", "--timeout", str(timeout), "-i", "ThreadedVSOCKSocket*"]
         return [*run, *tests] if tests else [*run, "-x", *NOT_HERE]
     wanted = tests or PACKAGES[suite]
-    return ["-m", "pytest", "-q", "-rA", "--tb=no", "-p", "no:cacheprovider", "--pyargs", *wanted]
+    plugin = ["-p", "foreign_steps"] if limited else []
+    return ["-m", "pytest", "-q", "-rA", "--tb=no", "-p", "no:cacheprovider", *plugin, "--pyargs",
+            *wanted]  # fmt: skip
 
 
 def breaches(status: int | None, text: str, accounts: dict[int, dict], main: int) -> list[str]:
@@ -137,9 +154,10 @@ def unexplained(text: str) -> list[str]:
 def run_limited(suite: str, tests: list[str], timeout: int, limit: str) -> list[str]:
     """Run a suite in a group with a limit and say how it went; return the breaches."""
     with tempfile.TemporaryDirectory() as site:
-        environment = prepare(site, "with", limit, MEMCG_FOREIGN_ACCOUNTS=f"{site}/accounts")
+        more = {"MEMCG_FOREIGN_ACCOUNTS": f"{site}/accounts", "MEMCG_FOREIGN_STEPS": limit}
+        environment = prepare(site, "with", limit if suite == "cpython" else "max", **more)
         process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", *commands(suite, tests, timeout)],
+            [sys.executable, "-X", "faulthandler", *commands(suite, tests, timeout, limited=True)],
             env=environment, cwd=site, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             errors="replace", start_new_session=True,
         )  # fmt: skip
@@ -174,6 +192,7 @@ def prepare(site: str, how: str, limit: str, **more: str) -> dict[str, str]:
     """The environment of a suite's processes; `site` is a directory of theirs."""
     (Path(site) / "sitecustomize.py").write_text(SITE)
     (Path(site) / "foreign_account.py").write_text(ACCOUNT)
+    (Path(site) / "foreign_steps.py").write_text(STEPS)
     (Path(site) / "accounts").mkdir()
     return {
         **os.environ, "PYTHONPATH": f"{site}{os.pathsep}{SOURCE}", "COLUMNS": "300",
