@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 EXTENSION := build/extension-$(VERSION)
 SOURCES := $(wildcard native/*.[ch] src/memcg/binding/*) meson.build
 
-.PHONY: help demo test test-all verify mutants locking-doc native-stress soak foreign bench bench-quick lint clean
+.PHONY: help demo test test-all verify mutants locking-doc native-stress soak foreign foreign-limits bench bench-quick lint clean
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -53,6 +53,12 @@ soak: $(EXTENSION)/.built ## an hour of a server-like load, SOAK=seconds; then F
 foreign: $(EXTENSION)/.built ## other people's suites (CPython, NumPy, ...), with memcg and without; SUITES="..."
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check hypothesis pandas simplejson tornado networkx
 	for s in $(or $(SUITES),cpython numpy pandas simplejson tornado networkx); do PYTHONPATH=src $(VENV)/bin/python tools/foreign.py $$s || failed=1; done; exit $$failed
+
+# Suite:limit for its tests; without one each takes more.
+LIMITS := pandas:48MiB numpy:64MiB simplejson:8MiB tornado:24MiB networkx:48MiB cpython:64MiB
+foreign-limits: $(EXTENSION)/.built ## the same suites in groups that are too small: no crash, no hang, accounts right
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check hypothesis pandas simplejson tornado networkx
+	for s in $(LIMITS); do PYTHONPATH=src $(VENV)/bin/python tools/foreign.py $${s%:*} --limit $${s#*:} --timeout 3600 || failed=1; done; exit $$failed
 
 BENCH := build/bench
 bench bench-quick: $(EXTENSION)/.built ## side by side with the peers, then docs/benchmarks.md; quick: five minutes
