@@ -18,9 +18,10 @@ struct mutex caches_lock = MUTEX_INITIALIZER;
 struct kmem_cache *all_caches;
 struct kmem_cache *kmalloc_caches[NR_KMALLOC];
 const uint8_t kmalloc_table[KMALLOC_TABLE_SIZE / 16] = { /* of kmalloc_index(), by 16 bytes */
-    0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 9, 9, 10, 10, 11, 11,
-    [16 ... 19] = 12, [20 ... 23] = 13, [24 ... 27] = 14, [28 ... 31] = 15,
-    [32 ... 39] = 16, [40 ... 47] = 17, [48 ... 55] = 18, [56 ... 63] = 19,
+    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
+    16, 16, 16, 16, 17, 17, 17, 17, 18, 18, 18, 18, 19, 19, 19, 19,
+    20, 20, 20, 20, 20, 20, 20, 20, 21, 21, 21, 21, 21, 21, 21, 21,
+    22, 22, 22, 22, 22, 22, 22, 22, 23, 23, 23, 23, 23, 23, 23, 23,
 };
 static uint8_t index_used[NR_CACHES]; /* caches_lock; user caches */
 
@@ -88,7 +89,8 @@ int slab_init(void)
 {
     for (int i = 0; i < NR_KMALLOC; i++) {
         size_t size = kmalloc_size(i);
-        size_t align = size % PAGE_SIZE == 0 ? PAGE_SIZE : size % 64 == 0 ? 64 : 16;
+        size_t align = size % PAGE_SIZE == 0 ? PAGE_SIZE
+                       : size > COLOUR_MAX_SIZE && size % 64 == 0 ? 64 : 16;
 
         kmalloc_caches[i] = cache_create(NULL, NULL, size, align, i);
         if (!kmalloc_caches[i])

@@ -133,9 +133,9 @@ void memcg_resume_kmem_account(void);
 void memcg_synchronize(void); /* grace period; never call inside the data plane */
 
 /* ---- memory of any size ------------------------------------------------ */
-/* size 0 is served as 1.  Alignment: 16; 64 where the class (memcg_usable_size) is a multiple of
- * 64, a page where it is a multiple of a page.  NULL before memcg_init().  As libc's, they are not
- * for signal handlers. */
+/* size 0 is served as 1.  Alignment: 16; above 512 bytes 64 where the class (memcg_usable_size) is a
+ * multiple of 64, a page where it is a multiple of a page.  NULL before memcg_init().  As libc's,
+ * they are not for signal handlers. */
 void *memcg_malloc(size_t size);
 void *memcg_calloc(size_t size);
 void *memcg_realloc(void *p, size_t size); /* p must be ours; shrinking never fails */

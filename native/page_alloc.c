@@ -164,9 +164,10 @@ static void __use(size_t nr_pages)
         peak_now = nr_used;
 }
 
-/* Take nr_pages aligned to align_pages; NONE if there is no memory. */
-static size_t __take(size_t nr_pages, size_t align_pages, uint32_t tag)
+/* Take nr_pages aligned to align_pages; NONE if there is no memory.  *resident: all were in use. */
+static size_t __take(size_t nr_pages, size_t align_pages, uint32_t tag, bool *resident)
 {
+    size_t dirty;
     size_t wanted = nr_pages + align_pages - 1;
     size_t base_page = (uintptr_t)arena.base >> PAGE_SHIFT; /* alignment is of addresses */
     size_t first = __span_find(wanted, tag), len, start;
@@ -189,7 +190,9 @@ static size_t __take(size_t nr_pages, size_t align_pages, uint32_t tag)
     if (first + len > start + nr_pages)
         __span_add(start + nr_pages, first + len - start - nr_pages);
     __use(nr_pages);
-    nr_dirty -= count_dirty(start, nr_pages);
+    dirty = count_dirty(start, nr_pages);
+    nr_dirty -= dirty;
+    *resident = dirty == nr_pages;
     return start;
 }
 
@@ -221,19 +224,20 @@ static bool clear_foreign(size_t start, size_t nr_pages, uint32_t tag, bool zero
 void *alloc_pages(size_t nr_pages, size_t align_pages, uint32_t tag, bool *zeroed)
 {
     size_t start, nr_total = arena.bytes >> PAGE_SHIFT;
+    bool resident;
     char *p;
 
     if (nr_pages == 0 || nr_pages > nr_total || align_pages > nr_total ||
         should_fail(FAULT_PAGES, NULL, NULL, nr_pages << PAGE_SHIFT))
         return NULL;
     mutex_lock(&pages_lock);
-    start = __take(nr_pages, align_pages, tag);
+    start = __take(nr_pages, align_pages, tag, &resident);
     mutex_unlock(&pages_lock);
     if (start == NONE)
         return NULL;
     p = arena.base + (start << PAGE_SHIFT);
     *zeroed = clear_foreign(start, nr_pages, tag, *zeroed);
-    if (nr_pages >= HUGE_PAGES)
+    if (nr_pages >= HUGE_PAGES && !resident)
         advise(p, nr_pages << PAGE_SHIFT, MADV_HUGEPAGE); /* advice: a refusal costs nothing */
     return p;
 }

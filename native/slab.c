@@ -22,6 +22,7 @@
 #define KEEP_EMPTY_SWINGS 8
 #define KEEP_EMPTY_BYTES ((size_t)1 << 20)
 #define KEEP_EMPTY_USER 10
+#define COLOUR 48 /* a line but for the head of a CPython object that is collected */
 
 long slab_object_index(const struct slab *slab, const void *p)
 {
@@ -126,7 +127,7 @@ static void slab_release(struct slab *slab, struct obj_cgroup *objcg)
         memcg_uncharge(memcg, bytes);
     }
     set_page_slab(slab->base, slab->nr_pages, NULL);
-    free_pages(slab->base, slab->nr_pages);
+    free_pages(arena.base + (arena_page(slab->base) << PAGE_SHIFT), slab->nr_pages);
     if (slab->more_owners)
         metadata_free(slab->more_owners, (slab->nr_owners - SLAB_OWNERS) * sizeof(struct slab_owner));
     metadata_free(slab, slab->metadata_bytes);
@@ -169,11 +170,24 @@ static uint32_t slab_pages(const struct kmem_cache *s, bool shared)
     return nr_pages < s->nr_pages ? nr_pages : s->nr_pages;
 }
 
+/*
+ * Bytes before the first object; mm/slab.c's colour (Bonwick 1994).  A collection runs along the
+ * list in the objects' heads, 16 bytes each.  A head that ends a line has its object in the next
+ * line, where the next object's head is: that is there before the run comes to it.
+ */
+static uint32_t slab_colour(const struct kmem_cache *s, uint32_t nr_pages, bool shared)
+{
+    if (s->user || shared || s->size > COLOUR_MAX_SIZE)
+        return 0;
+    return nr_pages > 1 || (nr_pages << PAGE_SHIFT) % s->size >= COLOUR ? COLOUR : 0;
+}
+
 /* NULL: no memory, or req->want_reclaim is set. */
 struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, struct request *req)
 {
     uint32_t nr_pages = slab_pages(s, shared), nr_owners = 0;
-    uint32_t objects = (uint32_t)(((size_t)nr_pages << PAGE_SHIFT) / s->size);
+    uint32_t colour = slab_colour(s, nr_pages, shared);
+    uint32_t objects = (uint32_t)((((size_t)nr_pages << PAGE_SHIFT) - colour) / s->size);
     size_t bytes = (size_t)nr_pages << PAGE_SHIFT, meta = sizeof(struct slab);
     struct mem_cgroup *memcg = __atomic_load_n(&s->objcg->memcg, __ATOMIC_ACQUIRE);
     struct slab *slab = NULL;
@@ -201,7 +215,7 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
             req->want_reclaim = &root_mem_cgroup;
         return NULL;
     }
-    slab->base = pages;
+    slab->base = (char *)pages + colour;
     slab->cache = s;
     slab->size = s->size;
     slab->reciprocal = UINT64_MAX / s->size + 1;

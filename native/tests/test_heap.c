@@ -23,9 +23,9 @@ static void every_size_has_its_alignment_and_its_class(void)
 
             CHECK(p[i] && usable >= size);
             CHECK((uintptr_t)p[i] % 16 == 0);
-            CHECK(size < 64 || usable % 64 || (uintptr_t)p[i] % 64 == 0);
+            CHECK(usable <= 512 || usable % 64 || (uintptr_t)p[i] % 64 == 0);
             CHECK(usable % PAGE_SIZE || (uintptr_t)p[i] % PAGE_SIZE == 0);
-            CHECK(size <= 128 || usable <= size + size / 4 + 16 || size > KMALLOC_MAX_CACHE_SIZE);
+            CHECK(size <= 256 || usable <= size + size / 4 + 16 || size > KMALLOC_MAX_CACHE_SIZE);
             memset(p[i], i, usable);
         }
         for (int i = 0; i < 8; i++) {
@@ -82,6 +82,25 @@ static void idle_pages_go_back_to_the_system(void)
     memcg_free(p);
     memcg_trim();
     CHECK(resident() + SIZE / 2 < before);
+}
+
+static void heads_of_small_objects_end_a_line_where_a_slab_has_room(void)
+{
+    enum { N = 4096 }; /* of 64 bytes: sixteen single pages, then larger slabs */
+    static char *p[N];
+    int at_start = 0, at_end = 0;
+
+    for (int i = 0; i < N; i++) {
+        p[i] = memset(memcg_malloc(64), i, 64);
+        at_start += (uintptr_t)p[i] % 64 == 0;
+        at_end += (uintptr_t)p[i] % 64 == 48;
+    }
+    for (int i = 0; i < N; i++) {
+        CHECK(p[i][0] == (char)i && p[i][63] == (char)i);
+        memcg_free(p[i]);
+    }
+    CHECK(at_start + at_end == N && at_end > N / 2);
+    check_nothing_is_left();
 }
 
 /* Two empty slabs of a class stay with the heap at most: the active one and one more. */
@@ -279,6 +298,7 @@ int main(void)
     RUN(calloc_reads_as_zero_whatever_was_there);
     RUN(calloc_of_a_fresh_run_does_not_touch_it);
     RUN(idle_pages_go_back_to_the_system);
+    RUN(heads_of_small_objects_end_a_line_where_a_slab_has_room);
     RUN(a_batch_that_is_gone_leaves_two_slabs);
     RUN(frees_by_others_credit_the_root);
     RUN(frees_by_others_credit_the_owner);

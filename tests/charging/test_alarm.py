@@ -107,6 +107,32 @@ def test_leaving_takes_it_back_and_raises_it(alarm, where):
 
 
 @WHERE
+def test_garbage_is_no_reason_to_raise_at_leaving(alarm, where):
+    alarm(
+        """
+    import gc, time
+    def garbage(n):
+        for i in range(n):
+            node = [i] * 60
+            node.append(node)
+    def check():
+        gc.disable()
+        g = memcg.group("garbage", max="8MiB")
+        for _ in range(10):
+            with g, memcg.shield():
+                garbage(8000)
+                time.sleep(0.05)  # what asked for reclaim is dealt with
+                garbage(30_000)
+            time.sleep(0.01)
+        gc.enable()
+        assert g.events["oom_kill"] == 0 and g.events["oom"] > 0
+    everywhere(check)
+    """,
+        where,
+    )
+
+
+@WHERE
 def test_a_shield_defers_it_to_its_end(alarm, where):
     alarm(
         """

@@ -679,16 +679,6 @@ def collect_garbage():
     return gc.get_stats()[2]["collections"] != before
 
 
-cdef bint reclaimed(mem_cgroup *limited):
-    """Tell whether garbage was all that filled the group, if that is not known yet."""
-    if not mem_cgroup_high_pending(limited):
-        return False
-    mem_cgroup_high_done(limited)
-    gc.collect()
-    mem_cgroup_reclaim(limited)
-    return mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX)
-
-
 cpdef leave(Memcg memcg, error=None):
     """Go back to the group before; restores by setting, never by deleting the variable.
 
@@ -703,7 +693,7 @@ cpdef leave(Memcg memcg, error=None):
     alarmed = alarm_take(memcg.c, &failure)
     current_leave()
     memcg.nr_inside -= 1
-    if alarmed and not reclaimed(failure.limited):
+    if alarmed:
         raise MemcgOOM(describe(&failure))
     if error is not None and isinstance(error, MemoryError) and not isinstance(error, MemcgOOM):
         text = last_failure()

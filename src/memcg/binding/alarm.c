@@ -29,6 +29,7 @@
 #include "binding.h"
 
 #define NR_ALARMS 256
+#define LEAVING_WAITS 100 /* ms for a collection of another thread */
 #define ATTEMPTS 400 /* about 4 s of tries, then it is parked */
 #define NEAR_FRAMES 16
 #define FUTILE (128 << 10)             /* a collection that frees less need not be repeated */
@@ -542,11 +543,27 @@ void alarm_work(void)
 
 /* ---- the thread's own side ------------------------------------------------ */
 
+/* Whether an alarm is needless after all.  Another thread's collection ends soon; one that this
+ * thread is inside of does not, so not for ever. */
+static bool reclaimed(const struct alarm *alarm)
+{
+    struct timespec pause = { 0, 1000 * 1000 };
+    enum verdict verdict = reclaim(alarm);
+
+    for (int i = 0; i < LEAVING_WAITS && verdict == VERDICT_RETRY; i++) {
+        Py_BEGIN_ALLOW_THREADS
+        nanosleep(&pause, NULL);
+        Py_END_ALLOW_THREADS
+        verdict = reclaim(alarm);
+    }
+    return verdict == VERDICT_DROP;
+}
+
 bool alarm_take(struct mem_cgroup *memcg, struct memcg_failure *failure)
 {
     PyThreadState *tstate;
     unsigned long me = this_thread();
-    struct alarm *alarm;
+    struct alarm *alarm, taken;
     bool raise = false, undelivered = false;
 
     if (likely(!nr_alarms))
@@ -559,12 +576,15 @@ bool alarm_take(struct mem_cgroup *memcg, struct memcg_failure *failure)
     if (alarm) {
         undelivered = alarm->state == ALARM_DELIVERED && tstate->async_exc == oom_class;
         raise = undelivered || alarm->state != ALARM_DELIVERED;
+        taken = *alarm;
         *failure = alarm->failure;
         set_state(alarm, ALARM_FREE);
     }
     pthread_mutex_unlock(&alarm_lock);
     if (undelivered)
         PyThreadState_SetAsyncExc(me, NULL);
+    else if (raise && reclaimed(&taken))
+        return false;
     if (raise)
         mem_cgroup_set_alarmed(memcg, MEMCG_NOT_ALARMED);
     return raise;

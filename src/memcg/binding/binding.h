@@ -90,7 +90,8 @@ enum entry_state entry_state_of(PyObject *context, struct mem_cgroup *memcg);
 void alarm_init(PyObject *exception, PyObject *collect, PyObject *modules, PyObject *functions);
 void alarm_work(void); /* GIL held: until nothing is left to be tried again */
 void alarm_resume(PyObject *context); /* in a hook: the context runs, in this thread */
-/* Leaving memcg: true if an alarm was not raised yet; it is the caller's to raise. */
+/* Leaving memcg: true if an alarm was not raised yet and reclaim does not make it needless; it is
+ * the caller's to raise. */
 bool alarm_take(struct mem_cgroup *memcg, struct memcg_failure *failure);
 bool alarm_last(struct memcg_failure *failure); /* delivered to this thread */
 void alarm_forget(struct mem_cgroup *memcg);    /* before it is freed */

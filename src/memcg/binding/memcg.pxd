@@ -53,7 +53,6 @@ cdef extern from "memcg.h" nogil:
     void mem_cgroup_reset_watermark(mem_cgroup *memcg)
     void mem_cgroup_count_event(mem_cgroup *memcg, mem_cgroup_event_item item)
     int64_t mem_cgroup_usage(const mem_cgroup *memcg)
-    bint mem_cgroup_high_pending(const mem_cgroup *memcg)
     void mem_cgroup_high_done(mem_cgroup *memcg)
     int mem_cgroup_try_charge(mem_cgroup *memcg, size_t bytes)
     void mem_cgroup_charge(mem_cgroup *memcg, size_t bytes)
