@@ -18,8 +18,8 @@ SUITES = {
     "hang": ("import time\n" + HOG + "def test_waits(): time.sleep(100)\n", "hung"),
     "unmet": ("def test_fits(): pass\n", "nothing met the limit"),
     "account": (
-        "import memcg\n" + HOG + "def test_loses(): memcg.group('foreign').uncharge(4096)\n", "foreign: current",
-
+        "import memcg\n" + HOG + "def test_loses(): memcg.group('foreign').uncharge(4096)\n",
+        "foreign: current",
     ),
 }  # fmt: skip
 
