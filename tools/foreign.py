@@ -84,20 +84,18 @@ def write():
         json.dump({"wrong": bad, "peak": group.peak, "events": dict(group.events)}, out)
     memcg.core.resume_account()
 """
-# Pytest keeps what it has to report: it is in a group without a limit, each test's steps in one
-# with. What tests leave behind stays charged there.
-STEPS = """
+# Pytest keeps what it has to report, and a MemcgOOM in its own steps makes it fail all tests that
+# follow: it is in a group without a limit, the calls of tests in one with.
+CALLS = """
 import memcg, os, pytest
 
-limit = os.environ["MEMCG_FOREIGN_MAX"] = os.environ["MEMCG_FOREIGN_STEPS"]  # of children too
+limit = os.environ["MEMCG_FOREIGN_MAX"] = os.environ["MEMCG_FOREIGN_CALLS"]  # of children too
 inner = memcg.group("foreign/tests", max=limit)
 
-def limited(item):
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
     with inner:
         return (yield)
-
-for step in ("setup", "call", "teardown"):
-    globals()[f"pytest_runtest_{step}"] = pytest.hookimpl(wrapper=True)(limited)
 """
 # Need the network, a display, another Python's sources, or more than our time limit.
 NOT_HERE = [
@@ -124,7 +122,7 @@ def commands(suite: str, tests: list[str], timeout: int, limited: bool = False) 
         run = ["-m", "test", "-j2", "--timeout", str(timeout), "-i", "ThreadedVSOCKSocket*"]
         return [*run, *tests] if tests else [*run, "-x", *NOT_HERE]
     wanted = tests or PACKAGES[suite]
-    plugin = ["-p", "foreign_steps"] if limited else []
+    plugin = ["-p", "foreign_calls"] if limited else []
     return ["-m", "pytest", "-q", "-rA", "--tb=no", "-p", "no:cacheprovider", *plugin, "--pyargs",
             *wanted]  # fmt: skip
 
@@ -154,7 +152,7 @@ def unexplained(text: str) -> list[str]:
 def run_limited(suite: str, tests: list[str], timeout: int, limit: str) -> list[str]:
     """Run a suite in a group with a limit and say how it went; return the breaches."""
     with tempfile.TemporaryDirectory() as site:
-        more = {"MEMCG_FOREIGN_ACCOUNTS": f"{site}/accounts", "MEMCG_FOREIGN_STEPS": limit}
+        more = {"MEMCG_FOREIGN_ACCOUNTS": f"{site}/accounts", "MEMCG_FOREIGN_CALLS": limit}
         environment = prepare(site, "with", limit if suite == "cpython" else "max", **more)
         process = subprocess.Popen(
             [sys.executable, "-X", "faulthandler", *commands(suite, tests, timeout, limited=True)],
@@ -192,7 +190,7 @@ def prepare(site: str, how: str, limit: str, **more: str) -> dict[str, str]:
     """The environment of a suite's processes; `site` is a directory of theirs."""
     (Path(site) / "sitecustomize.py").write_text(SITE)
     (Path(site) / "foreign_account.py").write_text(ACCOUNT)
-    (Path(site) / "foreign_steps.py").write_text(STEPS)
+    (Path(site) / "foreign_calls.py").write_text(CALLS)
     (Path(site) / "accounts").mkdir()
     return {
         **os.environ, "PYTHONPATH": f"{site}{os.pathsep}{SOURCE}", "COLUMNS": "300",
