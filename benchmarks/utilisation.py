@@ -2,14 +2,17 @@
 
 Each group is a tenant with a session: parsed JSON, rows, strings, and what requests leave. Half
 of the sessions end, others grow, as on a server that has run for a while. Live bytes are objects
-at class size; slab bytes are those of the shared slabs and of the groups' own.
+at class size; slab bytes are those of the shared slabs and of the groups' own. What rounding to
+classes costs is counted from the sessions' own objects.
 """
 
 from __future__ import annotations
 
+import bisect
 import json
 import random
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import harness
@@ -20,6 +23,29 @@ TENANTS = 1000
 def session(i: int, rows: int) -> object:
     text = json.dumps([{"id": k, "name": f"t{i} row {k}", "v": k / 3} for k in range(rows)])
     return json.loads(text), [f"key {i} {k}" for k in range(rows)], bytes(rows * 7)
+
+
+def blocks(value: Any) -> Iterator[int]:
+    """What each block of a value and of what is in it was asked for, in bytes."""
+    head = {dict: 64, list: 56}.get(type(value))  # with the collector's head; the rest is a block
+    size = sys.getsizeof(value)
+    yield from (size,) if head is None else (head, size - head)
+    inside = (*value, *value.values()) if type(value) is dict else value
+    if type(value) in (dict, list, tuple):
+        for each in inside:
+            yield from blocks(each)
+
+
+def rounding(sessions: Iterable[object]) -> float:
+    from memcg import core
+
+    asked = [n for session in sessions if session for n in blocks(session) if n]
+    classes = core.KMALLOC_SIZES
+    rounded = [
+        classes[bisect.bisect_left(classes, n)] if n <= classes[-1] else -(-n // 4096) * 4096
+        for n in asked
+    ]
+    return sum(rounded) / sum(asked)
 
 
 def groups_slabs(groups: Iterable[Any]) -> tuple[int, int]:
@@ -59,7 +85,7 @@ def works(contender: str) -> dict[str, object]:
         memcg.root.reclaim(0)
         core.trim()
         live, total = groups_slabs(groups)
-        return result | {"reclaimed": live / total}
+        return result | {"reclaimed": live / total, "rounding": rounding(sessions)}
 
     return {"mix": mix}
 
@@ -81,4 +107,7 @@ def run(quick: bool) -> list[harness.Row]:
             rows.append(harness.Row(what, name, target if key == "share" else None,
                                     u[len(u) // 2], u[0], u[-1], len(u), unit="", at_least=True,
                                     note=note if key == "share" else ""))  # fmt: skip
+    rounded = values[0]["rounding"]
+    rows.append(harness.Row("bytes rounded to classes", "bytes asked for", None, rounded, rounded,
+                            rounded, 1, unit=""))  # fmt: skip
     return rows
