@@ -1,10 +1,17 @@
-"""What holds groups, as programs for `memory_model`: references, charges, what is asked for."""
+"""What holds groups, as programs for `memory_model`: references, charges, what is asked for.
+
+Most of it is relaxed: that a read-modify-write is one step is what counts. A site ``..._whole``
+says so; its mutant loads and stores, both seq_cst, so that nothing but this is to blame.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from litmus.memory_model import (
+    FREED,
+    RELAXED,
+    SEQ_CST,
     Result,
     Thread,
     add,
@@ -21,6 +28,7 @@ from litmus.protocols import (
     DROPPED,
     ENTER,
     PRESENT,
+    SECTION,
     Orders,
     Protocol,
     Site,
@@ -30,29 +38,89 @@ from litmus.protocols import (
     thread_leave,
 )  # fmt: skip
 
+
+def _add(whole: str, location: str, n: int, order: str = RELAXED) -> Thread:
+    """Return the old value."""
+    if whole == PRESENT:
+        return (yield add(location, n, order))
+    old = yield load(location, SEQ_CST)
+    yield store(location, old + n, SEQ_CST)
+    return old
+
+
 # -- references to a group: memcontrol.c
 
 
-def _tryget(o: Orders) -> list[Result]:
-    """One takes a reference if there is one left, while the others drop theirs."""
+def _css_tryget(o: Orders) -> Thread:
+    """Return whether there was a reference left to take another."""
+    refs = yield load("refs")
+    while refs > 0 or o["look"] == DROPPED:
+        if o["take_whole"] == DROPPED:
+            yield store("refs", refs + 1, SEQ_CST)
+            return True
+        seen = yield cas("refs", refs, refs + 1, o["take"])
+        if seen == refs:
+            return True
+        refs = seen
+    return False
 
-    def put() -> Thread:
-        if (yield add("refs", -1, o["put"])) == 1:
-            yield free("group")
+
+def _css_put(o: Orders, *freed: str) -> Thread:
+    """Who drops the last reference frees; the worker does, told by an event."""
+    if (yield from _add(o["put_whole"], "refs", -1, o["put"])) == 1:
+        for location in freed:
+            yield free(location)
+
+
+def _is_freed(last: dict[str, Hashable], _: object) -> None:
+    assert last["group"] == FREED, "nobody has a reference, and nobody freed the group"
+
+
+def _last_reference(o: Orders) -> list[Result]:
+    """One takes a reference, by css_tryget() or css_get(), while others drop theirs."""
 
     def user() -> Thread:
         yield read("group")
-        yield from put()
+        yield from _css_put(o, "group")
 
     def taker() -> Thread:
-        refs = yield load("refs")
-        while refs > 0 or o["look"] == DROPPED:
-            seen = yield cas("refs", refs, refs + 1, o["take"])
-            if seen == refs:
-                return (yield from user())
-            refs = seen
+        if (yield from _css_tryget(o)):
+            yield from user()
 
-    return [explore({"group": "made", "refs": 2}, taker, user, user)]
+    def getter() -> Thread:
+        yield from _add(o["get_whole"], "refs", 1)
+        yield from user()
+        yield from user()
+
+    initial = {"group": "made", "refs": 2}
+    return [
+        explore(initial, taker, user, user, check=_is_freed),
+        explore(initial, getter, user, check=_is_freed),
+    ]
+
+
+def _dying(o: Orders) -> list[Result]:
+    """One finds the group in a section while it goes offline; the count is freed with it."""
+    o = ENTER | o
+
+    def finds() -> Thread:
+        yield from thread_enter(o, 0)
+        taken = bool((yield read("current"))) and (yield from _css_tryget(o))
+        yield from thread_leave(o, 0)
+        if taken:
+            yield read("group")
+            yield from _css_put(o, "group", "refs")
+
+    def offline() -> Thread:
+        if o["steal"] == PRESENT:
+            yield from steal_all(o, 0)
+        yield write("current", None)
+        if o["steal"] == PRESENT:
+            yield from release_all(o, 0)
+        yield from _css_put(o, "group", "refs")
+
+    initial = {"busy0": 0, "stolen0": 0, "current": "group", "group": "made", "refs": 1}
+    return [explore(initial, finds, offline, check=_is_freed)]
 
 
 css_tryget = Protocol(
@@ -63,11 +131,24 @@ css_tryget = Protocol(
             "memcontrol.c", "css_tryget",
             "__atomic_compare_exchange_n(&memcg->refs, &refs, refs + 1, true, {},", "ACQUIRE",
         ),
-        "put": Site(
-            "memcontrol.c", "css_put", "__atomic_sub_fetch(&memcg->refs, 1, {})", "ACQ_REL"
+        "take_whole": Site(
+            "memcontrol.c", "css_tryget",
+            "__atomic_compare_exchange_n(&memcg->refs, &refs, refs + 1, true, __ATOMIC_ACQUIRE,",
         ),
+        "get_whole": Site(
+            "memcontrol.c", "css_get", "__atomic_fetch_add(&memcg->refs, 1, __ATOMIC_RELAXED);"
+        ),
+        "put": Site(
+            "memcontrol.c", "css_put", "__atomic_sub_fetch(&memcg->refs, 1, {}) == 0", "ACQ_REL"
+        ),
+        "put_whole": Site(
+            "memcontrol.c", "css_put",
+            "__atomic_sub_fetch(&memcg->refs, 1, __ATOMIC_ACQ_REL) == 0",
+        ),
+        "steal": Site("memcontrol.c", "mem_cgroup_offline", "thread_steal_all();"),
+        "membarrier": SECTION["membarrier"],
     },
-    _tryget,
+    lambda o: _last_reference(o) + _dying(o),
 )  # fmt: skip
 
 
@@ -76,64 +157,87 @@ css_tryget = Protocol(
 LIMIT = {"a": 9, "b": 9, "parent": 2}
 
 
-def _add(counter: str, n: int, atomic: str) -> Thread:
-    """Return the new value."""
-    if atomic == PRESENT:
-        return (yield add(counter, n)) + n
-    usage = (yield load(counter)) + n
-    yield store(counter, usage)
-    return usage
+def _try_charge(o: Orders, group: str) -> Thread:
+    charged = []
+    for counter in (group, "parent"):
+        charged.append(counter)
+        if o["add_first"] == PRESENT:
+            usage = (yield from _add(o["add_whole"], counter, 1)) + 1
+        else:
+            usage = (yield load(counter, SEQ_CST)) + 1
+        if o["check"] == PRESENT and usage > LIMIT[counter]:
+            if o["add_first"] == DROPPED:
+                charged.pop()
+            for undo in charged if o["undo"] == PRESENT else ():
+                yield from _add(o["undo_whole"], undo, -1)
+            return False
+        if o["add_first"] == DROPPED:
+            yield add(counter, 1, SEQ_CST)
+    return True
 
 
 def _page_counter(o: Orders) -> list[Result]:
-    """Two groups of one parent, which has room for one more."""
+    """Two groups of one parent, which has room for one more; the first holds one.
 
-    def try_charge(group: str) -> Thread:
-        charged = []
-        for counter in (group, "parent"):
-            charged.append(counter)
-            usage = yield from _add(counter, 1, o["add"])
-            if o["check"] == PRESENT and usage > LIMIT[counter]:
-                for undo in charged if o["undo"] == PRESENT else ():
-                    yield add(undo, -1)
-                return False
-        return True
-
-    def uncharge() -> Thread:
-        for counter in ("a", "parent"):
-            yield from _add(counter, -1, o["give_back"])
-
-    def check(last, ends):
-        held = ends.count(True) + (1 if len(ends) == 2 else 0)
-        assert last["parent"] == last["a"] + last["b"] == held, "charged is not what is held"
-        assert held <= LIMIT["parent"], "the limit is passed"
-        assert any(ends), "both were refused, and there was room for one"
+    Max stays what it is; mem_cgroup_set_limit() beside a charge is not modelled.
+    """
 
     def charges(group: str) -> Callable[[], Thread]:
-        return lambda: try_charge(group)
+        return lambda: _try_charge(o, group)
 
-    initial = {"a": 1, "b": 0, "parent": 1}
+    def forces() -> Thread:
+        for counter in ("a", "parent"):
+            yield from _add(o["force_whole"], counter, 1)
+
+    def uncharges() -> Thread:
+        for counter in ("a", "parent"):
+            yield from _add(o["give_back_whole"], counter, -1)
+
+    def checks(held: int, forced: int = 0) -> Callable[..., None]:
+        def check(last: dict[str, int], ends: tuple[bool | None, ...]) -> None:
+            both = held + ends.count(True)
+            assert last["parent"] == last["a"] + last["b"] == both, "charged is not what is held"
+            assert both - forced <= LIMIT["parent"], "the limit is passed"
+            assert any(ends) or forced, "both were refused, and there was room for one"
+
+        return check
+
+    a, b, initial = charges("a"), charges("b"), {"a": 1, "b": 0, "parent": 1}
     return [
-        explore(initial, charges("a"), charges("b"), check=check),
-        explore(initial, charges("a"), charges("b"), uncharge, check=check),
+        explore(initial, a, b, check=checks(1)),
+        explore(initial, a, b, uncharges, check=checks(0)),
+        explore(initial, b, forces, check=checks(2, forced=1)),
     ]
 
 
 page_counter = Protocol(
     "page_counter",
     {
-        "add": Site(
+        "add_whole": Site(
             "page_counter.c", "page_counter_try_charge",
             "__atomic_add_fetch(&c->usage, bytes, __ATOMIC_RELAXED)",
+        ),
+        "add_first": Site(
+            "page_counter.c", "page_counter_try_charge",
+            "int64_t usage = __atomic_add_fetch(&c->usage, bytes, __ATOMIC_RELAXED); "
+            "if (usage > __atomic_load_n(&c->max,",
         ),
         "check": Site(
             "page_counter.c", "page_counter_try_charge", "if (usage > __atomic_load_n(&c->max,"
         ),
         "undo": Site(
             "page_counter.c", "page_counter_try_charge",
+            "for (undo = counter; undo != c->parent; undo = undo->parent)",
+        ),
+        "undo_whole": Site(
+            "page_counter.c", "page_counter_try_charge",
             "__atomic_sub_fetch(&undo->usage, bytes, __ATOMIC_RELAXED)",
         ),
-        "give_back": Site(
+        "force_whole": Site(
+            "page_counter.c", "page_counter_charge",
+            "__atomic_add_fetch(&counter->usage, bytes, __ATOMIC_RELAXED)",
+        ),
+        "give_back_whole": Site(
             "page_counter.c", "page_counter_uncharge",
             "__atomic_sub_fetch(&counter->usage, bytes, __ATOMIC_RELAXED)",
         ),
@@ -145,44 +249,77 @@ page_counter = Protocol(
 # -- what is asked for, once for a pair of group and root cache: shared.c, kmem_cache.c
 
 
+def _promote(o: Orders, i: int, memory: bool = True) -> Thread:
+    """Return whether thread i posted an item; without memory for one it takes the flag back."""
+    yield from thread_enter(o, i)
+    array = yield load("memcg_caches", o["see_array"])
+    assert (yield read(f"{array}.nr_slots")) == 1, "an array that is not made yet"
+    asks = not (yield load(f"{array}.pending"))
+    if asks and o["claim_whole"] == PRESENT:
+        asks = not (yield exchange(f"{array}.pending", 1, o["claim"]))
+    elif asks:
+        yield store(f"{array}.pending", 1, SEQ_CST)
+    if asks and not memory and o["gives_up"] == PRESENT:
+        yield store(f"{array}.pending", 0, o["take_back"])
+    yield from thread_leave(o, i)
+    return asks and memory
+
+
+def _create_done(o: Orders) -> Thread:
+    if o["inside"] == PRESENT:
+        yield from thread_enter(o, 0)
+    array = yield load("memcg_caches", o["done_sees_array"])
+    assert (yield read(f"{array}.nr_slots")) == 1, "an array that is not made yet"
+    yield store(f"{array}.pending", 0, o["done"])
+    if o["inside"] == PRESENT:
+        yield from thread_leave(o, 0)
+
+
+def _grow(o: Orders, *others: int) -> Thread:
+    """memcg_update_cache_size(): copies the flags with plain loads."""
+    if o["steal"] == PRESENT:
+        yield from steal_all(o, *others)
+    yield write("new.nr_slots", 1)
+    yield write("new.pending", (yield read("old.pending")))
+    yield store("memcg_caches", "new", o["array"])
+    if o["steal"] == PRESENT:
+        yield from release_all(o, *others)
+
+
 def _pending(o: Orders) -> list[Result]:
+    """A flag is set if and only if an item is on its way."""
     o = ENTER | o
 
-    def promote() -> Thread:
-        yield from thread_enter(o, 0)
-        array = yield load("memcg_caches", o["see_array"])
-        asks = not (yield exchange(f"{array}.pending", 1, o["claim"]))
-        yield from thread_leave(o, 0)
-        return asks
+    def promotes(i: int, memory: bool = True) -> Callable[[], Thread]:
+        return lambda: _promote(o, i, memory)
 
-    def asks_twice() -> Thread:
-        first = yield from promote()
-        second = yield from promote()
-        assert (first, second) == (True, False), "a pair has two items"
+    def twice() -> Thread:
+        return [(yield from _promote(o, 0)), (yield from _promote(o, 0))].count(True)
 
     def done() -> Thread:
-        if o["inside"] == PRESENT:
-            yield from thread_enter(o, 0)
-        array = yield load("memcg_caches", o["done_sees_array"])
-        yield store(f"{array}.pending", 0, o["done"])
-        if o["inside"] == PRESENT:
-            yield from thread_leave(o, 0)
+        yield from _create_done(o)
+        return -1
 
-    def grow() -> Thread:
-        if o["steal"] == PRESENT:
-            yield from steal_all(o, 0)
-        yield write("new.pending", (yield load("old.pending")))
-        yield store("memcg_caches", "new", o["array"])
-        if o["steal"] == PRESENT:
-            yield from release_all(o, 0)
+    def grows(*others: int) -> Callable[[], Thread]:
+        return lambda: _grow(o, *others)
 
-    def check(last, _):
-        assert not last["new.pending"], "a pair that is never asked for again"
+    def checks(items: int, array: str) -> Callable[..., None]:
+        def check(last: dict[str, int], ends: tuple[int | None, ...]) -> None:
+            left = items + sum(end or 0 for end in ends)
+            assert left <= 1, "a pair has two items"
+            assert last[f"{array}.pending"] == left, "a flag without an item, or the reverse"
 
-    initial = {"busy0": 0, "stolen0": 0, "memcg_caches": "old", "new.pending": None}
+        return check
+
+    initial = {"memcg_caches": "old", "old.nr_slots": 1, "new.nr_slots": None, "new.pending": None}
+    initial |= {"old.pending": 0, "busy0": 0, "stolen0": 0, "busy1": 0, "stolen1": 0}
+    asked = initial | {"old.pending": 1}
     return [
-        explore(initial | {"old.pending": 0}, asks_twice, grow),
-        explore(initial | {"old.pending": 1}, done, grow, check=check),
+        explore(initial, promotes(0), promotes(1), check=checks(0, "old")),
+        explore(initial, promotes(0, memory=False), promotes(1), check=checks(0, "old")),
+        explore(asked, done, promotes(1), check=checks(1, "old")),
+        explore(initial, twice, grows(0), check=checks(0, "new")),
+        explore(asked, done, grows(0), check=checks(1, "new")),
     ]
 
 
@@ -193,6 +330,13 @@ pending = Protocol(
             "shared.c", "promote", "__atomic_load_n(&root->memcg_caches, {})", "ACQUIRE"
         ),
         "claim": Site("shared.c", "promote", "__atomic_exchange_n(pending, 1, {})", "ACQ_REL"),
+        "claim_whole": Site(
+            "shared.c", "promote", "!__atomic_exchange_n(pending, 1, __ATOMIC_ACQ_REL)"
+        ),
+        "take_back": Site("shared.c", "promote", "__atomic_store_n(pending, 0, {})", "RELEASE"),
+        "gives_up": Site(
+            "shared.c", "promote", "return; } __atomic_store_n(pending, 0, __ATOMIC_RELEASE);"
+        ),
         "inside": Site(
             "kmem_cache.c", "memcg_create_done", "struct thread *self = thread_enter();"
         ),
@@ -209,6 +353,7 @@ pending = Protocol(
             "kmem_cache.c", "memcg_update_cache_size",
             "__atomic_store_n(&root->memcg_caches, array, {})", "RELEASE",
         ),
+        "membarrier": SECTION["membarrier"],
     },
     _pending,
 )  # fmt: skip

@@ -29,6 +29,7 @@ NOT_NEEDED = {
     ("pending", "claim", "ACQUIRE"): "the flag guards nothing but itself",
     ("pending", "claim", "RELEASE"): "the same",
     ("pending", "done", "RELAXED"): "the same",
+    ("pending", "take_back", "RELAXED"): "the same",
 }
 
 # Functions with orders that no protocol mirrors, and why.
@@ -68,7 +69,6 @@ NOT_MODELLED = {
     ("kmem_cache.c", "kmem_cache_shutdown"): "the same",
     ("kmem_cache.c", "kmem_cache_free_struct"): "ended, as above",
     ("kmem_cache.c", "memcg_cache_array_size"): "the array, as cache_from_memcg_idx",
-    ("shared.c", "promote"): "pending without memory for the item: taken back by who set it",
 }
 
 MUTANTS = [(p, name, order) for p in PROTOCOLS for name, order in p.mutants()]
