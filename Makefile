@@ -55,7 +55,7 @@ foreign: $(EXTENSION)/.built ## other people's suites (CPython, NumPy, ...), wit
 	for s in $(or $(SUITES),cpython numpy pandas simplejson tornado networkx); do PYTHONPATH=src $(VENV)/bin/python tools/foreign.py $$s || failed=1; done; exit $$failed
 
 # Suite:limit for its tests; without one each takes more.
-LIMITS := pandas:48MiB numpy:64MiB simplejson:8MiB tornado:24MiB networkx:48MiB cpython:64MiB
+LIMITS := pandas:48MiB numpy:64MiB simplejson:8MiB tornado:40MiB networkx:48MiB
 foreign-limits: $(EXTENSION)/.built ## the same suites in groups that are too small: no crash, no hang, accounts right
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check hypothesis pandas simplejson tornado networkx
 	for s in $(LIMITS); do PYTHONPATH=src $(VENV)/bin/python tools/foreign.py $${s%:*} --limit $${s#*:} --timeout 3600 || failed=1; done; exit $$failed
