@@ -397,11 +397,10 @@ void sheaf_flush(struct heap_slot *slot)
     slot->sheaf = NULL;
     while (first) {
         struct slab *slab = virt_to_slab(first);
-        size_t bytes = (size_t)slab->nr_pages << PAGE_SHIFT;
         void *last = first, *next;
         uint32_t nr = 1;
 
-        while ((next = *(void **)last) && (size_t)((char *)next - slab->base) < bytes) {
+        while ((next = *(void **)last) && (size_t)((char *)next - slab->base) < slab->bytes) {
             last = next;
             if (unlikely(nr++ == (uint32_t)left))
                 slab_bug(slab, last, "Object already free");
