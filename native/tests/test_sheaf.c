@@ -103,6 +103,35 @@ static void a_sheaf_is_bounded(void)
     CHECK(kmem_cache_shrink(root_of(1024)) > 0 && kmem_cache_nr_pages(root_of(1024)) == 0);
 }
 
+/* Objects of a larger slab begin 48 bytes in, those of a single page at its start. */
+static void a_flush_keeps_neighbouring_slabs_apart(void)
+{
+    char *kept, *q = NULL;
+    int nr = 0;
+
+    memcg_trim();
+    fill(64);
+    kept = p[N / 4 * 3];
+    CHECK((uintptr_t)kept % 64 == 48);
+    for (int i = 0; i < N; i++)
+        if (p[i] != kept)
+            memcg_free_fast(p[i]);
+    memcg_trim();
+    do /* single pages again, one right behind the slab of kept */
+        q = p[nr++] = memcg_malloc_fast(64);
+    while (nr < N && ((uintptr_t)q % PAGE_SIZE || q < kept || q - kept > 5 * (long)PAGE_SIZE));
+    CHECK(nr < N);
+    memcg_free_fast(q);
+    memcg_free_fast(kept);
+    memcg_trim();
+    for (int i = 0; i < nr - 1; i++)
+        memcg_free_fast(p[i]);
+    memset(p, 0, sizeof(p));
+    memcg_trim();
+    memcg_validate();
+    CHECK(kmem_cache_nr_pages(root_of(64)) == 0);
+}
+
 /* Only where frees overflow again and again, and till the next flush. */
 static void a_sheaf_grows_by_need(void)
 {
@@ -265,6 +294,7 @@ int main(void)
     memcg_set_promote_bytes(SIZE_MAX);
     memcg_free(memcg_malloc(1)); /* makes the thread */
     make_order();
+    RUN(a_flush_keeps_neighbouring_slabs_apart);
     RUN(a_sheaf_grows_by_need);
     RUN(a_sheaf_is_bounded);
     RUN(reclaim_and_trim_take_what_waits);
