@@ -62,7 +62,7 @@ foreign-limits: $(EXTENSION)/.built ## the same suites in groups that are too sm
 
 BENCH := build/bench
 bench bench-quick: $(EXTENSION)/.built ## side by side with the peers, then docs/benchmarks.md; quick: five minutes
-	sh benchmarks/peers.sh $(BENCH) $(PYTHON)
+	sh benchmarks/peers.sh $(BENCH) $(PYTHON) $(if $(filter bench-quick,$@),--quick)
 	$(BENCH)/venv/bin/python benchmarks/run.py $(if $(filter bench-quick,$@),--quick)
 	$(BENCH)/venv/bin/python benchmarks/run.py --page
 

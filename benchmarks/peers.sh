@@ -1,7 +1,7 @@
 #!/bin/sh
 # Get the peers: a venv with those from PyPI, and Debian's allocators unpacked beside it (not
 # installed, so nobody has to be root).  What cannot be had is missing, and the tables say so.
-# usage: peers.sh DIRECTORY PYTHON
+# usage: peers.sh DIRECTORY PYTHON [--quick]
 mkdir -p "$1/debs"
 dir=$(cd "$1" && pwd) python=${2:-python3}
 [ -x "$dir/venv/bin/python" ] || "$python" -m venv "$dir/venv"
@@ -10,10 +10,11 @@ for package in numpy pandas pyarrow memray pyperformance pyperf psutil cmeel-mim
     "$dir/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$package" ||
         echo "peers: $package cannot be had" >&2
 done
-# What single benchmarks of pyperformance need, in versions that exclude each other.
+# What single benchmarks of pyperformance need, in versions that exclude each other; a quick run has
+# none of these.
 for needs in "$dir"/venv/lib/*/site-packages/pyperformance/data-files/benchmarks/*/requirements.txt; do
     name=$(basename "$(dirname "$needs")")
-    [ -d "$dir/suite/$name" ] ||
+    [ "$3" = --quick ] || [ "$name" = bm_hg_startup ] || [ -d "$dir/suite/$name" ] ||
         "$dir/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
             --target "$dir/suite/$name" -r "$needs" || echo "peers: $name lacks its packages" >&2
 done

@@ -206,8 +206,8 @@ void mem_cgroup_set_limit(struct mem_cgroup *memcg, enum mem_cgroup_limit which,
 {
     if (which == MEMCG_MAX) {
         __atomic_store_n(&memcg->reclaim_skip, 0, __ATOMIC_RELAXED);
-        /* A full barrier: a charge on its way sees this max, or its addition is seen here (kernel:
-         * page_counter_set_max). */
+        /* A full barrier on x86: a charge on its way sees this max, or its addition is seen here.
+         * Kernel: page_counter_set_max. */
         __atomic_exchange_n(&memcg->counter.max, bytes, __ATOMIC_SEQ_CST);
         if (page_counter_read(&memcg->counter) > bytes)
             mem_cgroup_reclaim(memcg);

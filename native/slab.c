@@ -171,9 +171,9 @@ static uint32_t slab_pages(const struct kmem_cache *s, bool shared)
 }
 
 /*
- * Bytes before the first object; mm/slab.c's colour (Bonwick 1994).  A collection runs along the
- * list in the objects' heads, 16 bytes each.  A head that ends a line has its object in the next
- * line, where the next object's head is: that is there before the run comes to it.
+ * Bytes before the first object.  Python's collector runs along the list in the objects' heads, 16
+ * bytes each.  A head that ends a line has its object in the next line, where the next object's head
+ * is: that is there before the run comes to it.  Kernel: mm/slab.c's colour, which took turns.
  */
 static uint32_t slab_colour(const struct kmem_cache *s, uint32_t nr_pages, bool shared)
 {

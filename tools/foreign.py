@@ -7,8 +7,9 @@ Without: the same modules are imported, nothing is installed. Prints each test w
 differs, and exits with 1 if there is one.
 
 With --limit the group has a limit that the suite does not fit into (with pytest, its tests: what
-pytest keeps of them is charged beside), and tests may fail with MemoryError. What exits with 1 then: a crash, a hang, an account that does not add up at the end of
-a process, a limit that nothing met. Failures whose text names no MemoryError are printed.
+pytest keeps of them is charged beside), and tests may fail with MemoryError. What exits with 1
+then: a crash, a hang, an account that does not add up at the end of a process, a limit that nothing
+met. Failures whose text names no MemoryError are printed.
 """
 
 from __future__ import annotations

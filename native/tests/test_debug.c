@@ -260,6 +260,17 @@ static void freed_behind_the_last(void)
     memcg_free_fast((char *)kmem_cache_slab_of(p, &objects) + objects * 48);
 }
 
+static void freed_before_the_first(void)
+{
+    size_t objects;
+    char *first;
+
+    for (int i = 0; i < 4096; i++) /* until slabs are larger than a page */
+        first = kmem_cache_slab_of(private_of(48), &objects);
+    CHECK((uintptr_t)first % PAGE_SIZE == 48);
+    memcg_free_fast(first - 48);
+}
+
 static void freed_inside_pages(void) { memcg_free_fast((char *)memcg_malloc_fast(1 << 20) + 4096); }
 
 /* How often the next object lies behind the one before. */
@@ -336,6 +347,7 @@ static void wrong_frees_are_reported(void)
         reported(freed_inside, letters[i], "Invalid object pointer");
         if (!*letters[i]) /* with tails there is no rest behind the last */
             reported(freed_behind_the_last, letters[i], "Invalid object pointer");
+        reported(freed_before_the_first, letters[i], "Invalid object pointer");
         reported(freed_inside_pages, letters[i], "not an allocated block");
     }
 }

@@ -645,7 +645,7 @@ class Cache:
 
 
 def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
-    if current_task() in _skip_account:
+    if _skip_account.get(current_task()):
         memcg.charge(n)
         return
     limited = memcg.try_charge(n)
@@ -661,7 +661,7 @@ def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
 
 def _charged_group(memcg: Memcg) -> Memcg:
     """The group itself, or the nearest ancestor that is online; the root when skipping."""
-    skip = current_task() in _skip_account
+    skip = _skip_account.get(current_task())
     while memcg.parent is not None and (skip or not memcg.online):
         memcg = memcg.parent
     return memcg
@@ -724,7 +724,7 @@ def stop_account() -> None:
 def resume_account() -> None:
     """End the innermost `stop_account`. Kernel: ``memcg_resume_kmem_account``."""
     task = current_task()
-    _skip_account[task] -= 1
+    _skip_account[task] -= 1  # 0 is as good as none, if an interrupt comes before the next line
     if not _skip_account[task]:
         del _skip_account[task]
 

@@ -36,7 +36,7 @@ from litmus.protocols import (
     steal_all,
     thread_enter,
     thread_leave,
-)  # fmt: skip
+)
 
 
 def _add(whole: str, location: str, n: int, order: str = RELAXED) -> Thread:

@@ -682,8 +682,8 @@ def collect_garbage():
 cpdef leave(Memcg memcg, error=None):
     """Go back to the group before; restores by setting, never by deleting the variable.
 
-    An alarm of the group that was not raised yet is raised here. If `error` is a plain
-    MemoryError that memcg caused, it gets the account as a note.
+    An alarm of the group that was not raised yet is raised here, unless reclaim makes it
+    needless. If `error` is a plain MemoryError that memcg caused, it gets the account as a note.
     """
     cdef c_entry *now = current_entry_now()
     cdef memcg_failure failure
