@@ -10,11 +10,19 @@ import pytest
 sys.path.append(str(Path(__file__).parent.parent / "tools"))
 import foreign
 
-HOG = "def test_hog():\n    rows = []\n    while True: rows.append(bytes(1000))\n"
+HOG = """
+def test_hog():
+    rows = []
+    try:
+        while True: rows.append(bytes(1000))
+    finally:
+        rows.clear()  # pytest keeps the traceback, and with it the frame
+"""
 SUITES = {
     "met": (HOG + "def test_fits(): pass\n", None),
     "crash": ("import os\n" + HOG + "def test_dies(): os.abort()\n", "crashed"),
     "gone": ("import os\n" + HOG + "def test_ends(): os._exit(0)\n", "no account"),
+    "early": ("import pytest\n" + HOG + "def test_ends(): pytest.exit('enough')\n", "ended early"),
     "hang": ("import time\n" + HOG + "def test_waits(): time.sleep(100)\n", "hung"),
     "unmet": ("def test_fits(): pass\n", "nothing met the limit"),
     "account": (

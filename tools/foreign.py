@@ -8,8 +8,8 @@ differs, and exits with 1 if there is one.
 
 With --limit the group has a limit that the suite does not fit into (with pytest, its tests: what
 pytest keeps of them is charged beside), and tests may fail with MemoryError. What exits with 1
-then: a crash, a hang, an account that does not add up at the end of a process, a limit that nothing
-met. Failures whose text names no MemoryError are printed.
+then: a crash, a hang, an early end, an account that does not add up at the end of a process, a limit
+that nothing met. Failures whose text names no MemoryError are printed.
 """
 
 from __future__ import annotations
@@ -128,7 +128,14 @@ def commands(suite: str, tests: list[str], timeout: int, limited: bool = False) 
             *wanted]  # fmt: skip
 
 
-def breaches(status: int | None, text: str, accounts: dict[int, dict], main: int) -> list[str]:
+def ended(suite: str, status: int) -> bool:
+    """Whether a run came to its end, whatever failed in it: pytest's status tells."""
+    return suite == "cpython" or status in (0, 1)
+
+
+def breaches(
+    suite: str, status: int | None, text: str, accounts: dict[int, dict], main: int
+) -> list[str]:
     """What must not be in a run with a limit. `status` None: it hung; `accounts`: by process."""
     found = []
     if status is None:
@@ -137,6 +144,8 @@ def breaches(status: int | None, text: str, accounts: dict[int, dict], main: int
         found.append(f"crashed, status {status}")
     elif main not in accounts:
         found.append(f"no account at the end, status {status}")
+    elif not ended(suite, status):
+        found.append(f"ended early, status {status}")
     for process, account in accounts.items():
         found += [f"process {process}: {wrong}" for wrong in account["wrong"]]
     if not any(a["events"]["oom_kill"] + a["events"]["fail"] for a in accounts.values()):
@@ -176,7 +185,7 @@ def run_limited(suite: str, tests: list[str], timeout: int, limit: str) -> list[
           f"peak {peak / 2**20:.0f} MiB, told {events['oom_kill']}, refused {events['fail']}, "
           f"see {write_log(suite, f'in-{limit}', text)}")  # fmt: skip
     print(*unexplained(text), sep="\n")
-    return breaches(status, text, accounts, process.pid)
+    return breaches(suite, status, text, accounts, process.pid)
 
 
 def write_log(suite: str, how: str, text: str) -> Path:
@@ -222,7 +231,7 @@ def run(suite: str, tests: list[str], timeout: int, how: str) -> dict[str, str]:
     log = write_log(suite, how, shown.stdout)
     found = outcomes(suite, shown.stdout)
     print(f"{suite} {how}: {len(found)} outcomes, status {shown.returncode}, see {log}", flush=True)
-    if not found or (suite != "cpython" and shown.returncode not in (0, 1)):
+    if not found or not ended(suite, shown.returncode):
         raise SystemExit(f"{suite}: did not run to its end, see {log}")
     return found
 
