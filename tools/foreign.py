@@ -246,6 +246,8 @@ def main() -> int:
     parser.add_argument("--timeout", type=int, default=600,
                         help="seconds for one test file; with --limit for all")
     options = parser.parse_args()
+    # A shell's background job ignores it, and so would the suites, which test it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if options.limit != "max":
         found = run_limited(options.suite, options.tests, options.timeout, options.limit)
         print("\n".join(found) or "no crash, no hang, the account adds up")
