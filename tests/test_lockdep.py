@@ -194,6 +194,14 @@ def test_off_it_leaves_the_classes_as_they_were():
     assert Event.wait is threading.Event.wait
 
 
+def test_two_watch_at_once_and_both_see_all():
+    with lockdep.watching(locking) as outer, lockdep.watching(locking) as inner:
+        take(Mutex("a"), Mutex("b"))
+    assert set(outer.edges) == set(inner.edges) == {("a", "b")}
+    take(Mutex("c"))
+    assert "c" not in outer.seen | inner.seen
+
+
 def test_the_end_of_watching_fails_if_anything_was_reported():
     with (
         pytest.raises(AssertionError, match="recursion"),

@@ -344,9 +344,12 @@ def attach(
     undo: list[tuple[type, str, Any]] = []
     for (noun, name), tell in _METHODS.items():
         cls = getattr(module, noun)
-        if noun == "Mutex" and name in ("__enter__", "__exit__") and name in vars(cls):
+        own = vars(cls).get(name)
+        if noun == "Mutex" and name in ("__enter__", "__exit__") and (
+            own is not None and own.__module__ != __name__
+        ):
             continue  # of the explorer's: it calls acquire or release
-        undo.append((cls, name, vars(cls).get(name)))
+        undo.append((cls, name, own))
         setattr(cls, name, _watched(getattr(cls, name), tell, dep, who, takes=name in _TAKES))
     if collections:
         gc.callbacks.append(_on_gc)
