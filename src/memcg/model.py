@@ -22,6 +22,7 @@ import mmap
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Self
 
@@ -59,7 +60,8 @@ def set_waker(wake: Callable[[], None] | None, work: Callable[[], None] | None =
 def _post(event: Event) -> None:
     _events.append(event)
     if _waker is not None:
-        _waker()
+        with suppress(RuntimeError, MemoryError):  # no thread to be had: the next event tries
+            _waker()
 
 
 def next_event() -> Event | None:
@@ -689,7 +691,11 @@ def _memcg_schedule_create(root: Cache, memcg: Memcg) -> None:
         if memcg.serial in root._pending or not memcg.css_tryget():
             return
         root._pending.add(memcg.serial)
-    _post(Event("create", memcg, root))
+    try:
+        _post(Event("create", memcg, root))
+    except MemoryError:  # no item: the root serves, and a later allocation asks again
+        root.create_done(memcg)
+        memcg.css_put()
 
 
 def live_blocks(memcg: Memcg) -> list[tuple[int, int, Cache | None]]:
