@@ -66,6 +66,33 @@ def charge_limit() -> None:
     s.finish()
 
 
+@scenario("charges below x the limit above is lowered x offline of the group between")
+def charge_limit_offline() -> None:
+    s = System()
+    s.core.set_promote_bytes(1 << 30)
+    below = s.mkdir("a/b")
+    kept = [s.frames.alloc(below)]
+
+    def charge() -> None:
+        try:
+            kept.append(s.frames.alloc(below))
+        except s.errors.MemcgOOM:
+            assert s.a.events["max"] == 1
+
+    def lower() -> None:
+        s.a.set_limit("max", 100)
+
+    def close() -> None:
+        s.rmdir(below)
+
+    seam.parallel(charge, lower, close)
+    assert below.current == 0, "an offline group is still charged"
+    seam.quietly(s.check_charges)
+    for address in kept:
+        s.frames.free(address)
+    s.finish()
+
+
 @scenario("two charges at the edge of a limit: the limit holds")
 def charges_at_the_limit() -> None:
     s = System()
