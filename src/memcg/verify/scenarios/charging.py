@@ -44,29 +44,7 @@ def reparenting_charges() -> None:
     s.finish()
 
 
-@scenario("charge x a limit is lowered: refused or charged, never both")
-def charge_limit() -> None:
-    s = System()
-    s.core.set_promote_bytes(1 << 30)
-    kept: list[int] = []
-
-    def charge() -> None:
-        try:
-            kept.append(s.frames.alloc(s.a))
-        except s.errors.MemcgOOM:
-            assert s.a.events["max"] == 1
-
-    def lower() -> None:
-        s.a.set_limit("max", 100)
-
-    seam.parallel(charge, lower)
-    seam.quietly(s.check_charges)
-    for address in kept:
-        s.frames.free(address)
-    s.finish()
-
-
-@scenario("charges below x the limit above is lowered x offline of the group between")
+@scenario("charge x the limit above is lowered x offline: refused or charged, never both")
 def charge_limit_offline() -> None:
     s = System()
     s.core.set_promote_bytes(1 << 30)
