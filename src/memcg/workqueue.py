@@ -28,14 +28,14 @@ from .locking import (
 wq_lock = Mutex("wq_lock")
 
 
-@shared(running="published", stopped="wq_lock", task="published")
+@shared(running="wq_lock", stopped="wq_lock", task="published")
 class _Place:
     """The worker's place.
 
     Attributes
     ----------
     running : bool
-        Somebody has it. Stored under `wq_lock`; loaded without by who only asks.
+        Somebody has it; `wq_lock`.
     stopped : bool
         Nobody takes it any more; `wq_lock`.
     task : hashable
@@ -193,7 +193,8 @@ def wait_idle() -> None:
 
 
 def is_idle() -> bool:
-    """Tell whether no worker is at work, but for the calling thread."""
+    """Tell whether no worker is at work, but for the calling thread. Context: `wq_lock` held."""
+    assert_held(wq_lock)
     return not _place.running or _place.task == current_task()
 
 

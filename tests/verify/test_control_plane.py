@@ -226,7 +226,7 @@ def test_a_start_of_the_worker_that_fails_is_made_good_by_the_next_and_only_an_i
     shows = pytest.raises(error) if error is KeyboardInterrupt else contextlib.nullcontext()
     with shows:
         system.workqueue.wake()
-    assert system.workqueue.is_idle()
+    assert system.is_idle()
     system.workqueue.flush()
     system.workqueue.spawn = spawn
     system.frames.free(system.frames.alloc(system.a))

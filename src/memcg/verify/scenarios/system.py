@@ -99,6 +99,10 @@ class System(World):
         with self.slab_common.slab_mutex:
             return cache in self.slab_common.slab_caches
 
+    def is_idle(self) -> bool:
+        with self.workqueue.wq_lock:
+            return bool(self.workqueue.is_idle())
+
     def work(self) -> None:
         self.workqueue.run_pending()
 
