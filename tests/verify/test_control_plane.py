@@ -304,11 +304,12 @@ def test_a_start_of_the_worker_that_fails_and_is_interrupted_is_made_good_by_the
     assert system.child(system.a) is not None
 
 
-def test_without_wq_lock_nobody_can_say_that_no_worker_is_at_work(system):
+def test_without_wq_lock_nobody_can_say_or_ask_that_no_worker_is_at_work(system):
     def handler(event):
         with pytest.raises(AssertionError, match="wq_lock is not held"):
             system.workqueue.__rest()
-        assert system.workqueue._place.running
+        with pytest.raises(AssertionError, match="wq_lock is not held"):
+            system.workqueue.is_idle()
 
     system.workqueue.register("probe", handler)
     system.model._post(system.core.Event("probe", system.a, None))
