@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import signal
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 from environment import check_reports, environment
@@ -163,6 +165,55 @@ def test_a_mutex_taken_in_a_finalizer_a_collection_or_a_signal_handler_is_report
     assert "c is taken in a signal handler" in text
 
 
+class Handler:
+    def __call__(self, *args):
+        take(Mutex("a"))
+
+    def method(self, *args):
+        take(Mutex("a"))
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [Handler(), Handler().method, functools.partial(lambda _, *args: take(Mutex("a")), 1)],
+)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGCHLD, signal.SIGRTMAX])
+def test_a_handler_of_any_signal_however_it_is_called_is_recognised(dep, handler, number):
+    before = signal.signal(number, handler)
+    try:
+        signal.raise_signal(number)
+        take(Mutex("b"))
+    finally:
+        signal.signal(number, before)
+    assert [str(r).split("\n")[0] for r in dep.reports] == [
+        "lockdep: context: a is taken in a signal handler"
+    ]
+
+
+def test_a_finalizer_of_weakref_is_recognised_and_is_none_when_it_is_called(dep):
+    ended, called = Handler(), Handler()
+    weakref.finalize(ended, take, Mutex("a"))
+    call = weakref.finalize(called, take, Mutex("b"))
+    del ended
+    call()
+    assert [str(r).split("\n")[0] for r in dep.reports] == [
+        "lockdep: context: a is taken in a finalizer"
+    ]
+
+
+def test_a_fork_under_a_mutex_is_reported_for_its_handlers_take_the_outer_ones():
+    start(
+        "import os\n"
+        "import memcg\n"
+        "from memcg.slab_common import slab_mutex\n"
+        "with slab_mutex:\n"
+        "    if not os.fork(): os._exit(0)\n"
+        "os.wait()\n"
+    )
+    with pytest.raises(AssertionError, match=r"order: cgroup_mutex is taken .* under slab_mutex"):
+        check_reports()
+
+
 def test_a_lock_that_may_be_taken_anywhere_is_not_reported_in_a_finalizer():
     allowed = Lockdep((LockClass("a", "", "", True),))
 
@@ -192,6 +243,14 @@ def test_off_it_leaves_the_classes_as_they_were():
         assert all(name in vars(Mutex) for name in names)
     assert not any(name in vars(Mutex) for name in names)
     assert Event.wait is threading.Event.wait
+
+
+def test_two_watch_at_once_and_both_see_all():
+    with lockdep.watching(locking) as outer, lockdep.watching(locking) as inner:
+        take(Mutex("a"), Mutex("b"))
+    assert set(outer.edges) == set(inner.edges) == {("a", "b")}
+    take(Mutex("c"))
+    assert "c" not in outer.seen | inner.seen
 
 
 def test_the_end_of_watching_fails_if_anything_was_reported():

@@ -22,8 +22,10 @@ import gc
 import os
 import signal
 import sys
+import weakref
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple
@@ -235,11 +237,9 @@ class Lockdep:
 
 _HIDDEN = ("/memcg/lockdep.py", "/memcg/locking.py", "/verify/objects.py", "/verify/runtime.py")
 _collecting: tuple[int, Any, int] | None = None  # the frame that a collection interrupted
-SIGNALS = tuple(
-    int(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2)
-)
-
-
+_SIGNALS = tuple(int(s) for s in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+_handlers: tuple[tuple[Any, ...], set[Any]] = (), set()  # as last seen; the codes that run them
+_FINALIZE = weakref.finalize.__call__.__code__
 _stacks: dict[tuple[Any, int], Stack] = {}
 
 
@@ -271,11 +271,11 @@ def _show(stack: Stack) -> str:
 
 def interrupting() -> str:
     """The interrupt context the caller is in, by name, or the empty string."""
-    handlers = {getattr(_signal.getsignal(s), "__code__", None) for s in SIGNALS} - {None}
+    handlers = _handler_codes()
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if code.co_name == "__del__":
+        if code.co_name == "__del__" or (code is _FINALIZE and frame.f_locals["_"] is not None):
             return "a finalizer"
         if code in handlers:
             return "a signal handler"
@@ -283,6 +283,24 @@ def interrupting() -> str:
             return "a garbage collection"
         frame = frame.f_back
     return ""
+
+
+def _handler_codes() -> set[Any]:
+    """The codes of the signal handlers that are in place."""
+    global _handlers
+    now = tuple(map(_signal.getsignal, _SIGNALS))
+    if now != _handlers[0]:
+        _handlers = now, set(map(_code_of, now)) - {None}
+    return _handlers[1]
+
+
+def _code_of(handler: Any) -> Any:
+    """The code that a call of `handler` runs first, or None."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    if not hasattr(handler, "__code__"):
+        handler = getattr(type(handler), "__call__", None)  # noqa: B004
+    return getattr(handler, "__code__", None)
 
 
 def _on_gc(phase: str, info: object) -> None:
@@ -344,9 +362,12 @@ def attach(
     undo: list[tuple[type, str, Any]] = []
     for (noun, name), tell in _METHODS.items():
         cls = getattr(module, noun)
-        if noun == "Mutex" and name in ("__enter__", "__exit__") and name in vars(cls):
+        own = vars(cls).get(name)
+        if noun == "Mutex" and name in ("__enter__", "__exit__") and (
+            own is not None and own.__module__ != __name__
+        ):
             continue  # of the explorer's: it calls acquire or release
-        undo.append((cls, name, vars(cls).get(name)))
+        undo.append((cls, name, own))
         setattr(cls, name, _watched(getattr(cls, name), tell, dep, who, takes=name in _TAKES))
     if collections:
         gc.callbacks.append(_on_gc)

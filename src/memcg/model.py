@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import mmap
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Self
 
@@ -44,7 +45,7 @@ _cache_lock = Mutex("cache_lock")
 _events: deque[Event] = deque()
 _waker: Callable[[], None] | None = None
 _promote_bytes = 2 * PAGE_SIZE
-_skip_account: dict[object, int] = {}  # task -> nesting; only that task writes its entry
+_skip_account: Counter[object] = Counter()  # task -> nesting; only that task writes its entry
 
 
 def set_waker(wake: Callable[[], None] | None, work: Callable[[], None] | None = None) -> None:
@@ -689,7 +690,11 @@ def _memcg_schedule_create(root: Cache, memcg: Memcg) -> None:
         if memcg.serial in root._pending or not memcg.css_tryget():
             return
         root._pending.add(memcg.serial)
-    _post(Event("create", memcg, root))
+    try:
+        _post(Event("create", memcg, root))
+    except MemoryError:  # no item: the root serves, and a later allocation asks again
+        root.create_done(memcg)
+        memcg.css_put()
 
 
 def live_blocks(memcg: Memcg) -> list[tuple[int, int, Cache | None]]:
@@ -717,8 +722,7 @@ def word_at(address: int) -> int:
 
 def stop_account() -> None:
     """Charge the root by force and ask for nothing until `resume_account`; nestable."""
-    task = current_task()
-    _skip_account[task] = _skip_account.get(task, 0) + 1
+    _skip_account[current_task()] += 1
 
 
 def resume_account() -> None:
@@ -767,14 +771,8 @@ def current_entry() -> object | None:
     return _entry.get()
 
 
-class Shield:
+class Shield(nullcontext[None]):
     """See `memcg.shield`: nothing is delivered here."""
-
-    def __enter__(self) -> Shield:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        return None
 
 
 class Bound:

@@ -6,7 +6,7 @@ at a time: creation never exhausts anything.
 
 Kernel: kernel/workqueue.c (``schedule_work``, ``flush_workqueue``).
 Where we differ: no standing worker; a handler's exception is shown and kept for `failures`.
-Locks: `wq_lock` protects `_running` and `_stopped`; innermost, held for a few stores.
+Locks: `wq_lock` protects the worker's place; innermost, held for a few stores.
 """
 
 from __future__ import annotations
@@ -14,12 +14,41 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 
 from . import core
-from .locking import Event, Mutex, assert_held, at_exit, current_task, report_exception, spawn
+from .locking import (
+    Event,
+    Mutex,
+    assert_held,
+    at_exit,
+    current_task,
+    report_exception,
+    shared,
+    spawn,
+)
 
 wq_lock = Mutex("wq_lock")
-_running = False
-_stopped = False
-_worker_task: Hashable = None
+
+
+@shared(running="wq_lock", stopped="wq_lock", task="published")
+class _Place:
+    """The worker's place.
+
+    Attributes
+    ----------
+    running : bool
+        Somebody has it; `wq_lock`.
+    stopped : bool
+        Nobody takes it any more; `wq_lock`.
+    task : hashable
+        Who has it. Stored by that task alone; another reads what is not its own name.
+    """
+
+    def __init__(self) -> None:
+        self.running = False
+        self.stopped = False
+        self.task: Hashable = None
+
+
+_place = _Place()
 _idle = Event("wq_idle")
 _idle.set()
 _handlers: dict[str, Callable[[core.Event], None]] = {}
@@ -33,23 +62,22 @@ def register(kind: str, handler: Callable[[core.Event], None]) -> None:
 
 def wake() -> None:
     """Start the worker unless one is at work. Context: anywhere a thread may be started."""
-    global _running
     with wq_lock:
-        if _running or _stopped:
+        if _place.running or _place.stopped:
             return
         _idle.clear()
-        _running = True
+        _place.running = True
     try:
         spawn(_worker, "memcg-worker")
-    except BaseException:  # no thread to be had, or interrupted: the next wake tries again
+    except BaseException as error:  # the next wake tries again
         with wq_lock:
             __rest()
-        raise
+        if not isinstance(error, (RuntimeError, MemoryError)):  # those: no thread is to be had
+            raise
 
 
 def _worker() -> None:
-    global _worker_task
-    _worker_task = current_task()
+    _place.task = current_task()
     _drain()
 
 
@@ -60,19 +88,18 @@ def work() -> None:
 
 def _be_worker(*, stopped_too: bool = False) -> bool:
     """Handle all events unless a worker does; tell whether the place was free."""
-    global _running, _worker_task
     me = current_task()
     try:
         with wq_lock:
-            if _running or (_stopped and not stopped_too):
+            if _place.running or (_place.stopped and not stopped_too):
                 return False
+            _place.task = me  # first: if interrupted from here on, the place is given back
+            _place.running = True
             _idle.clear()
-            _running = True
-            _worker_task = me
         _drain()
     except BaseException:  # interrupted: the place is free again
         with wq_lock:
-            if _worker_task == me:
+            if _place.task == me:
                 __rest()
         raise
     return True
@@ -90,11 +117,10 @@ def _drain() -> None:
 
 def __rest() -> None:
     """No worker is at work. Context: `wq_lock` held."""
-    global _running, _worker_task
     assert_held(wq_lock)
-    _running = False
+    _place.running = False
     _idle.set()
-    _worker_task = None  # last: a finalizer that forks meanwhile must not wait for itself
+    _place.task = None  # last: a finalizer that forks meanwhile must not wait for itself
 
 
 def uninterrupted(fn: Callable[..., object], *args: object) -> None:
@@ -161,14 +187,15 @@ def flush() -> None:
 
 def wait_idle() -> None:
     """Wait until the worker has gone; the worker itself does not wait."""
-    if _worker_task != current_task():
+    if _place.task != current_task():
         _idle.wait()
         core.wait_worker()
 
 
 def is_idle() -> bool:
-    """Tell whether no worker is at work, but for the calling thread."""
-    return not _running or _worker_task == current_task()
+    """Tell whether no worker is at work, but for the calling thread. Context: `wq_lock` held."""
+    assert_held(wq_lock)
+    return not _place.running or _place.task == current_task()
 
 
 core.set_waker(wake, work)
@@ -176,9 +203,8 @@ core.set_waker(wake, work)
 
 def stop() -> None:
     """Before the interpreter ends: no worker from now on, so none stops with a lock held."""
-    global _stopped
     with wq_lock:
-        _stopped = True
+        _place.stopped = True
     wait_idle()
     wq_lock.acquire()  # the worker holds it when it says that it is idle
     wq_lock.release()

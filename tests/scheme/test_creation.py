@@ -175,6 +175,44 @@ def test_s27_nothing_is_scheduled_for_a_group_that_is_offline(scheme):
     scheme.frames.free(address)
 
 
+@on_the_model  # natively the item is part of what it names: nothing is allocated for it
+def test_s28_without_memory_for_the_item_the_root_serves_and_a_later_allocation_asks_again(
+    scheme, monkeypatch
+):
+    memcg = scheme.make()
+    refs = memcg.css_refs
+
+    def fail(event):
+        raise MemoryError("injected")
+
+    monkeypatch.setattr(scheme.model, "_post", fail)
+    scheme.frames.free(scheme.frames.alloc(memcg))
+    assert memcg.css_refs == refs
+    monkeypatch.undo()
+    assert scheme.core.next_event() is None
+    scheme.frames.free(scheme.frames.alloc(memcg))
+    scheme.work()
+    assert scheme.child(scheme.frames, memcg) is not None
+
+
+@on_the_model
+def test_s28_without_a_thread_for_the_worker_an_allocation_goes_on(scheme):
+    memcg = scheme.make()
+    scheme.workqueue.spawn = refuse
+    scheme.core.set_waker(scheme.workqueue.wake)
+    scheme.frames.free(scheme.frames.alloc(memcg))
+    assert scheme.child(scheme.frames, memcg) is None
+    scheme.workqueue.spawn = scheme.locking.spawn
+    scheme.cgroup.cgroup_rmdir(scheme.make("b"))  # posts its release, which wakes a worker
+    scheme.workqueue.flush()
+    assert scheme.child(scheme.frames, memcg) is not None
+    scheme.core.set_waker(None)
+
+
+def refuse(fn, name):
+    raise RuntimeError("can't start new thread")
+
+
 def test_s29_s30_s31_unaccounted_work_is_nestable_and_asks_for_nothing(scheme):
     memcg = scheme.make()
     memcg.set_limit("max", 0)
@@ -190,7 +228,29 @@ def test_s29_s30_s31_unaccounted_work_is_nestable_and_asks_for_nothing(scheme):
         scheme.frames.alloc(memcg)
 
 
-def test_s27_d1_an_item_pending_at_offline_makes_no_child(scheme):
+def test_s32_a_thread_is_charged_to_the_group_it_was_bound_to_else_to_the_root(scheme):
+    memcg, charged = scheme.make(), []
+
+    def body(bound):
+        if bound:
+            with memcg:
+                address = scheme.frames.alloc()
+        else:
+            address = scheme.frames.alloc()
+        charged.append((memcg.current > 0, address))
+
+    with memcg:  # a thread inherits nothing
+        for bound in (False, True):
+            thread = threading.Thread(target=body, args=(bound,))
+            thread.start()
+            thread.join()
+    assert [to_the_group for to_the_group, _ in charged] == [False, True]
+    assert scheme.root.current > scheme.before
+    for _, address in charged:
+        scheme.frames.free(address)
+
+
+def test_s27_s60_d1_an_item_pending_at_offline_makes_no_child(scheme):
     memcg = scheme.make()
     address = scheme.frames.alloc(memcg)
     scheme.cgroup.cgroup_rmdir(memcg)
@@ -201,7 +261,7 @@ def test_s27_d1_an_item_pending_at_offline_makes_no_child(scheme):
     assert memcg.css_refs == 0
 
 
-def test_d2_destroying_a_root_flushes_its_pending_item(scheme):
+def test_s70_d2_destroying_a_root_flushes_its_pending_item(scheme):
     memcg = scheme.make()
     scheme.frames.free(scheme.frames.alloc(memcg))
     refs = memcg.css_refs

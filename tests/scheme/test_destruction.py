@@ -42,7 +42,7 @@ def test_s50_s51_a_destroyed_child_is_in_no_slot_and_no_list_and_put_its_referen
 
 
 @on_the_model
-def test_s52_d4_destruction_waits_for_a_reader_that_looked_the_child_up(scheme, child_of):
+def test_s52_s71_d4_destruction_waits_for_a_reader_that_looked_the_child_up(scheme, child_of):
     memcg = scheme.make()
     child, address = child_of(memcg)
     scheme.frames.free(address)
@@ -68,6 +68,16 @@ def test_s52_d4_destruction_waits_for_a_reader_that_looked_the_child_up(scheme, 
     for thread in threads:
         thread.join(10)
     assert destroyed.is_set()
+
+
+def test_s53_the_offline_of_an_inactive_group_finds_nothing_to_do(scheme, child_of):
+    child, address = child_of(scheme.make())
+    inactive = scheme.memcontrol.mem_cgroup("x", scheme.root)
+    scheme.memcontrol.mem_cgroup_css_offline(inactive)
+    scheme.memcontrol.mem_cgroup_destroy_all_caches(inactive)
+    assert not inactive.online
+    assert child in scheme.slab_common.slab_caches
+    scheme.frames.free(address)
 
 
 def test_s54_s55_offline_destroys_every_empty_child_at_once(scheme):
@@ -196,8 +206,25 @@ def test_s69_offline_and_root_destruction_of_the_same_child_exclude_each_other(s
         assert memcg.css_refs == 0
 
 
-def test_s72_caches_are_never_merged(scheme):
-    assert scheme.slab_common.kmem_cache_create("twin", 1000) is not scheme.frames
+def test_s65_s72_caches_are_never_merged_so_destroying_one_leaves_its_twin(scheme):
+    twin = scheme.slab_common.kmem_cache_create("frames", 1000)
+    assert twin is not scheme.frames
+    assert (twin.refcount, scheme.frames.refcount) == (1, 1)
+    scheme.slab_common.kmem_cache_destroy(twin)
+    assert twin not in scheme.slab_common.slab_caches
+    assert scheme.frames in scheme.slab_common.slab_caches
+    scheme.frames.free(scheme.frames.alloc(scheme.root))
+
+
+def test_s62_root_destruction_does_not_wait_for_activate_kmem_mutex(scheme, child_of):
+    _, address = child_of(scheme.make())
+    scheme.frames.free(address)
+    thread = threading.Thread(target=scheme.slab_common.kmem_cache_destroy, args=(scheme.frames,))
+    with scheme.memcontrol.activate_kmem_mutex:
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert scheme.frames not in scheme.slab_common.slab_caches
 
 
 def test_r11_an_id_is_reused_only_when_nothing_refers_to_the_old_group(scheme, child_of):

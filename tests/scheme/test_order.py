@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from scheme.conftest import on_the_model
+
+from memcg import lockdep
 
 ORDER = ["cgroup_mutex", "activate_kmem_mutex", "memcg_slab_mutex", "slab_mutex"]
 
@@ -42,21 +45,27 @@ def violations(log):
     return [(a, b) for a, b in log if ORDER.index(a) >= ORDER.index(b)]
 
 
-def exercise(scheme):
-    """Every flow of the control plane once."""
+def exercise(scheme, after_each=lambda: None):
+    """Every flow of the control plane once, and a look at the end of each."""
     memcgs = [scheme.make(f"g{i}") for i in range(6)]
     objects = [scheme.frames.alloc(m) for m in memcgs]
+    after_each()
     scheme.work()
+    after_each()
     objects += [scheme.frames.alloc(m) for m in memcgs]
     scheme.memcontrol.mem_cgroup_slabinfo_read(memcgs[0])
     scheme.cgroup.cgroup_rmdir(memcgs[0])
+    after_each()
     for address in objects:
         scheme.frames.free(address)
     scheme.work()
+    after_each()
     scheme.slab_common.kmem_cache_destroy(scheme.frames)
+    after_each()
     for memcg in memcgs[1:]:
         scheme.cgroup.cgroup_rmdir(memcg)
     scheme.work()
+    after_each()
 
 
 def test_s1_s6_s10_every_flow_takes_the_mutexes_in_the_documented_order(recorded):
@@ -116,3 +125,31 @@ def test_s9_slabinfo_needs_memcg_slab_mutex_only(recorded):
     recorded.memcontrol.mem_cgroup_slabinfo_read(memcg)
     assert recorded.log == []  # nothing was taken inside it
     assert recorded.memcontrol.memcg_slab_mutex.held_names == []
+
+
+@on_the_model  # the native data plane never calls Python, so it cannot take one of the mutexes
+def test_s5_s11_no_mutex_is_taken_under_a_lock_of_the_data_plane(scheme):
+    private = {"entry_lock", "read_side", "cache_lock", "page_lock"}
+    with lockdep.watching(scheme.locking) as dep:
+        exercise(scheme)
+    assert private & dep.seen == private
+    assert {("memcg_slab_mutex", "cache_lock"), ("slab_mutex", "cache_lock")} & set(dep.edges)
+    assert not [edge for edge in dep.edges if edge[0] in private and edge[1] in ORDER]
+
+
+def test_s37_after_every_operation_a_child_is_on_the_list_if_and_only_if_it_is_in_the_slot(scheme):
+    seen = []
+
+    def look():
+        groups = [*scheme.cgroup.subtree(scheme.root), *scheme.memcontrol.dying]
+        with scheme.memcontrol.memcg_slab_mutex:
+            caches = [s for s in scheme.slab_common.slab_caches
+                      if scheme.slab_common.is_root_cache(s)]  # fmt: skip
+            in_slots = {root.from_memcg_idx(i) for root in caches for i in range(root.array_size)}
+            listed = [child for group in groups for child in group.memcg_slab_caches]
+        assert in_slots - {None} == set(listed)
+        assert len(listed) == len(set(listed))
+        seen.append(len(listed))
+
+    exercise(scheme, look)
+    assert seen == [0, 6, 6, 5, 0, 0]

@@ -59,6 +59,10 @@ def random_program(rng: random.Random, sizes: list[int]) -> Program:
     return program
 
 
+class Forked(Exception):
+    """How the child of a fork ends, with its final state."""
+
+
 class State:
     """What the tasks of one program share, and what each has seen."""
 
@@ -74,7 +78,7 @@ class State:
 
     def body(self, me: int) -> None:
         """Do a task's operations; at the end, or interrupted, let go of all it holds."""
-        sections = []
+        sections, forked = [], False
         try:
             for n, (kind, i) in enumerate(self.program[me]):
                 if kind == "enter":
@@ -83,6 +87,9 @@ class State:
                 elif kind == "leave":
                     sections.pop()
                     self.read_side.__exit__(None, None, None)
+                elif kind == "fork":
+                    seam.fork()
+                    forked = True
                 else:
                     self.do(kind, i, 10 * (me + 1) + n, self.seen[me])
         finally:
@@ -91,6 +98,9 @@ class State:
             for lock in self.locks:
                 if lock.held():
                     lock.release()
+        if forked:
+            seam.settle()
+            raise Forked(self.final())
 
     def do(self, kind: str, i: int, token: int, log: list) -> None:
         match kind:
@@ -131,8 +141,11 @@ class State:
         return (*map(tuple, self.seen), tuple(left))
 
 
-def runnable(program: Program):
-    """The program as a callable; its final state is all that the tasks saw and left."""
+def runnable(program: Program, *, joined: bool = True):
+    """The program as a callable; its final state is all that the tasks saw and left.
+
+    If the tasks are not `joined`, the first is ``main``, and what it saw is all that counts.
+    """
 
     def main():
         state = State(program)
@@ -144,6 +157,11 @@ def runnable(program: Program):
             body.__name__ = f"t{me}"
             return body
 
+        if not joined:
+            for me in range(1, len(program)):
+                seam.spawn(task(me), f"t{me}")
+            state.body(0)
+            return tuple(state.seen[0])
         seam.parallel(*map(task, range(len(program))))
         seam.settle()
         return state.final()

@@ -256,6 +256,25 @@ def test_a_timeline_has_a_column_per_task_and_a_source_line_per_step():
     assert "1 preemptions, the fewest possible" in str(failure)
 
 
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_the_timeline_of_a_livelock_shows_a_round_of_it_once(tasks):
+    def poll():
+        flag = seam.Published(False)
+
+        def wait():
+            while not flag.load():
+                pass
+
+        seam.parallel(wait)
+
+    failure = explore([poll, livelock][tasks - 1]).failure
+    assert failure is not None
+    lines = failure.timeline.splitlines()
+    assert len(lines) < 12
+    rounds = {1: "... 19999 times", 2: "... 6665 times, these 3"}
+    assert rounds[tasks] in lines[-1]
+
+
 def test_a_replay_of_a_schedule_the_program_cannot_follow_is_refused():
     with pytest.raises(errors.NondeterminismError):
         replay(lost_update, "0.7*3")

@@ -68,4 +68,4 @@ def test_a_page_that_differs_from_the_code_is_noticed(tool, monkeypatch, capsys)
 def test_a_statement_that_nothing_shows_and_a_scenario_that_is_gone_are_noticed(tool, monkeypatch):
     monkeypatch.setattr(tool, "STATEMENTS", [*tool.STATEMENTS, "S99"])
     monkeypatch.setitem(tool.SHOWN, "gone", "S1")
-    assert tool.problems() == ["gone: no such scenario", "S99: nothing shows it"]
+    assert tool.problems() == ["gone: no such scenario", "S99: no test names it"]

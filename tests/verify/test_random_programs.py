@@ -20,10 +20,11 @@ def outcomes(result):
     return set(result.states) | {str(failure) for failure in result.failures}
 
 
-def disagreement(program, **options):
+def disagreement(program, *, joined=True, **options):
     """What only one of the two finds, and whether reduction ran more."""
-    reduced = explore(runnable(program), stop=False, **options)
-    naive = explore(runnable(program), strategy="naive", stop=False, **options)
+    main = runnable(program, joined=joined)
+    reduced = explore(main, stop=False, **options)
+    naive = explore(main, strategy="naive", stop=False, **options)
     more = reduced.schedules + reduced.redundant > naive.schedules
     return outcomes(reduced) ^ outcomes(naive), more
 
@@ -50,6 +51,22 @@ def test_they_agree_with_an_interrupt_at_any_point():
         assert disagreement(program, interrupts=INTERRUPTS) == (set(), False), program
 
 
+def test_they_agree_where_nobody_waits_for_the_tasks_to_end():
+    rng = random.Random(3)
+    for _ in range(PER_SEED):
+        program = random_program(rng, rng.choice(SIZES))
+        assert disagreement(program, joined=False) == (set(), False), program
+
+
+def test_they_agree_with_a_fork_at_any_point():
+    rng = random.Random(5)
+    for _ in range(PER_SEED):
+        program = random_program(rng, rng.choice(([1, 1], [2, 1], [1, 2], [2, 2], [1, 1, 1])))
+        task = rng.choice(program)
+        task.insert(rng.randrange(len(task) + 1), ("fork", 0))
+        assert disagreement(program, forks=True) == (set(), False), program
+
+
 @pytest.mark.parametrize(
     "program",
     [
@@ -61,6 +78,11 @@ def test_they_agree_with_an_interrupt_at_any_point():
 def test_programs_that_once_disagreed_agree(program):
     assert disagreement(program) == (set(), False)
     assert disagreement(program, interrupts=INTERRUPTS) == (set(), False)
+
+
+def test_a_fork_comes_before_and_after_a_task_that_then_waits_for_a_lock_of_the_forking_one():
+    program = [[("write", 0), ("lock", 1), ("fork", 0)], [("lock", 1), ("write", 0)]]
+    assert disagreement(program, forks=True) == (set(), False)
 
 
 def blind_to(key_part, monkeypatch):

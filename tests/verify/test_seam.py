@@ -201,6 +201,98 @@ def test_synchronize_inside_a_section_is_reported():
     assert isinstance(found(program), errors.VerifyError)
 
 
+# -- tasks that nobody joins
+
+
+def test_what_a_task_does_after_it_woke_another_is_not_before_what_that_one_does():
+    def program():
+        woken, cell = seam.Event("woken"), seam.Published(0)
+
+        def work():
+            woken.set()
+            cell.store(1)
+
+        seam.spawn(work, "work")
+        woken.wait()
+        return cell.load()
+
+    assert set(explore(program).check().states) == {0, 1}
+
+
+@pytest.mark.parametrize("last", [plain, lambda obj, mutex: seam.freed(obj)])
+def test_a_race_with_a_task_that_ended_and_was_not_joined_is_found(last):
+    def program():
+        obj, mutex, woken = Guarded(), seam.Mutex("mutex"), seam.Event("woken")
+
+        def work():
+            woken.set()
+            plain(obj, mutex)
+
+        seam.spawn(work, "work")
+        woken.wait()
+        last(obj, mutex)
+
+    assert isinstance(found(program), (errors.DataRace, errors.UseAfterFree))
+
+
+# -- lists and queues
+
+
+def results_of(look, write):
+    """What `look` may see while `write` is at work, each on the slots of one list."""
+
+    def program():
+        slots, seen = seam.Published([0, 0]), []
+        seam.parallel(lambda: write(slots.load()), lambda: seen.append(look(slots.load())))
+        return seen[0]
+
+    return set(explore(program).check().states)
+
+
+@pytest.mark.parametrize(
+    ("look", "expected"),
+    [
+        (tuple, {(0, 0), (1, 0), (1, 1)}),
+        (lambda slots: 0 in slots, {True, False}),
+        (lambda slots: slots == [1, 1], {True, False}),
+        (lambda slots: tuple(slots + [2])[:2], {(0, 0), (1, 0), (1, 1)}),  # noqa: RUF005
+        (len, {2}),
+    ],
+)
+def test_every_way_to_read_the_slots_of_a_published_list_is_explored(look, expected):
+    def write(slots):
+        slots[0] = 1
+        slots[1] = 1
+
+    assert expected <= results_of(look, write)
+
+
+def test_a_published_list_does_nothing_that_is_not_explored():
+    slots = seam.Published([0]).load()
+    assert not hasattr(slots, "append")
+    assert not hasattr(slots, "sort")
+
+
+@pytest.mark.parametrize("look_first", [True, False])
+def test_a_queue_gives_each_item_to_one_taker_who_may_find_none(look_first):
+    def program():
+        queue, taken = seam.Queue("queue"), []
+
+        def take():
+            if look_first:
+                taken.append(queue.popleft() if queue else None)
+                return
+            try:
+                taken.append(queue.popleft())
+            except IndexError:
+                taken.append(None)
+
+        seam.parallel(lambda: queue.append(1), take, take)
+        return tuple(sorted(taken, key=str))
+
+    assert set(explore(program).check().states) == {(1, None), (None, None)}
+
+
 # -- choose
 
 
@@ -340,6 +432,19 @@ def test_a_task_waiting_for_a_lock_can_be_interrupted():
     kinds = {type(f) for f in result.failures}
     assert kinds == {errors.Deadlock}  # an interrupt need not come
     assert result.schedules > len(result.failures)
+
+
+def test_a_task_that_is_alone_is_interrupted_too():
+    def program():
+        cell = seam.Published(0)
+        try:
+            cell.store(1)
+            cell.store(2)
+        except KeyboardInterrupt:
+            return cell.load()
+
+    states = explore(program, interrupts=[("main", KeyboardInterrupt)]).check().states
+    assert set(states) == {0, 1, None}
 
 
 # -- without an exploration

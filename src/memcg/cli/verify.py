@@ -271,6 +271,8 @@ def show(items: list[Item], args: argparse.Namespace) -> int:
             print(f"memcg verify: {error}", file=sys.stderr)
             return 1
         print(f"{outcome(result)}; {result.schedules} schedules, {result.executions} runs")
+        if result.passed and result.schedules == 1:
+            print("one schedule: no two tasks used an object of the seam at the same time")
         bad |= not result.passed
         if result.failure is not None:
             _print_failure(result.failure)

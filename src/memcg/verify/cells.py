@@ -89,24 +89,33 @@ class Published(Sync, Generic[T]):
         self._value = self._cells(value)
 
 
-class Array(list[Any]):
-    """A list whose slots are read and written by indivisible steps. Its length stays."""
+class Array:
+    """A list's slots, read and written by indivisible steps. Its length stays."""
 
     def __init__(self, values: list[Any]) -> None:
-        super().__init__(values)
-        self.sync = Cells(self)
+        self.values = [*values]
+        self._sync = Cells(self)
 
-    def __getitem__(self, i: Any) -> Any:
-        self.sync.do("load slot", READ)
-        return super().__getitem__(i)
+    def __len__(self) -> int:
+        return len(self.values)
 
-    def __setitem__(self, i: Any, value: Any) -> None:
-        self.sync.do("store slot", WRITE)
-        super().__setitem__(i, value)
+    def __getitem__(self, i: int) -> Any:
+        self._sync.do("load slot", READ)
+        return self.values[i]
 
-    def __add__(self, other: Any) -> list[Any]:
-        self.sync.do("copy slots", READ)
-        return [*super().__iter__(), *other]
+    def __setitem__(self, i: int, value: Any) -> None:
+        self._sync.do("store slot", WRITE)
+        self.values[i] = value
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return [*self] == other
+
+    def __add__(self, other: list[Any]) -> list[Any]:
+        self._sync.do("copy slots", READ)
+        return [*self.values, *other]
 
 
 class Cells(Sync):
@@ -117,10 +126,10 @@ class Cells(Sync):
         self._array = array
 
     def _state(self) -> Any:
-        return list.copy(self._array)
+        return [*self._array.values]
 
     def _restore(self, state: Any) -> None:
-        list.__setitem__(self._array, slice(None), state)
+        self._array.values[:] = state
 
     def do(self, kind: str, use: int) -> None:
         run = self._in(runtime.active)
@@ -156,7 +165,7 @@ class GuardedDict(dict[Any, Any]):
 
     def _check(self) -> None:
         run = runtime.active
-        if run is None or run.quiet or run.abandoned or run.alive == 1:
+        if run is None or run.quiet or run.abandoned or run.alone(run.current):
             return
         if not self._mutex.held():
             run.fail(
@@ -191,21 +200,34 @@ class GuardedDict(dict[Any, Any]):
         return super().pop(*args)
 
 
-class Queue(deque[Any]):
+class Queue:
     """A queue that many append to and take from: the test for emptiness and the take that follows
     it in the same expression are one step."""
 
     def __init__(self, name: str) -> None:
-        super().__init__()
-        self.sync = _QueueSync(self, name)
+        self.items: deque[Any] = deque()
+        self._sync = _QueueSync(self, name)
+        self._looked: object = None  # in which step its taker found that it is not empty
 
     def append(self, item: Any) -> None:
-        self.sync.do("append", WRITE)
-        super().append(item)
+        self._sync.do("append", WRITE)
+        self.items.append(item)
 
     def __bool__(self) -> bool:
-        self.sync.do("take", WRITE if len(self) else READ)
-        return len(self) > 0
+        self._sync.do("take", WRITE if self.items else READ)
+        self._looked = self._step()
+        return bool(self.items)
+
+    def popleft(self) -> Any:
+        if self._looked is None or self._looked != self._step():
+            self._sync.do("take", WRITE)
+        self._looked = None
+        return self.items.popleft()
+
+    @staticmethod
+    def _step() -> object:
+        run = runtime.active
+        return None if run is None else (run, len(run.steps))
 
 
 class _QueueSync(Sync):
@@ -214,13 +236,12 @@ class _QueueSync(Sync):
         self._queue = queue
 
     def _state(self) -> Any:
-        return list(self._queue)
+        return [*self._queue.items]
 
     def _restore(self, state: Any) -> None:
-        self._queue.clear()
-        deque.extend(self._queue, state)
+        self._queue.items = deque(state)
 
     def do(self, kind: str, use: int) -> None:
         run = self._in(runtime.active)
         if run is not None and run.step(kind, self, WRITE):
-            run.access(self, WRITE if len(self._queue) or kind == "append" else READ)
+            run.access(self, WRITE if self._queue.items or kind == "append" else READ)

@@ -20,6 +20,7 @@ from .trace import (
     ACQUIRE,
     BLOCK,
     ENABLE,
+    READ,
     WRITE,
     Clock,
     Footprint,
@@ -127,13 +128,15 @@ class Dpor:
                 self._races_of(steps, history, j, step)
             for key, use in step.footprint.items():
                 history.setdefault(key, []).append((j, use))
-        for task in run.waiting:  # what they would have done and never came to
-            if task.operation.use and not task.vanished:
-                operation = task.operation
-                waiting = Step(task.id, 0, task.clock[task.id] + 1, task.clock,
-                               {operation.key: operation.use}, task.clock,
-                               blocking=operation.key)  # fmt: skip
-                self._races_of(steps, history, len(steps), waiting)
+        vanished = [t for t in run.tasks if t.vanished and not t.started]
+        for task in [*run.waiting, *vanished]:  # what they would have done and never came to
+            operation = task.operation
+            footprint = {operation.key: operation.use} if operation.use else {}
+            if task.vanished:
+                footprint["fork"] = READ  # it could have come before the fork
+            waiting = Step(task.id, 0, task.clock[task.id] + 1, task.clock, footprint,
+                           task.clock, blocking=operation.key)  # fmt: skip
+            self._races_of(steps, history, len(steps), waiting)
 
     def _races_of(
         self, steps: list[Step], history: dict[str, list[tuple[int, int]]], j: int, step: Step
@@ -153,6 +156,8 @@ class Dpor:
                     continue  # the wait cannot come before what lets it go on
                 if key != step.blocking and covers(step.enabled_by, first.task, first.stamp):
                     continue  # it is before the release that this step had to wait for
+                if key == "fork" and j == len(steps) and step.task not in self.stack[i].enabled:
+                    continue  # it waits for something older
                 found.append(i)
                 if last_word:
                     break

@@ -77,9 +77,9 @@ def _touch(run: Run, obj: object, name: str, use: int) -> None:
             run.fail(UseAfterFree(f"{_name(obj)}.{name} is used at {_place()}; {record.freed}"))
     elif guard:
         _check_guard(run, obj, name, guard)
-    if run.alive == 1:
-        return
     task = run.current
+    if run.alone(task):
+        return
     place = _place() if run.lines is not None else ""
     now = task.clock[task.id]
     record.touched[task.id] = (now, place)
@@ -202,7 +202,7 @@ def freed(obj: object) -> None:
         run.fail(UseAfterFree(f"{_name(obj)} is freed twice: at {place}; {record.freed}"))
     run.note(f"free {_name(obj)}")
     record.freed = f"{task.name} freed it at {place}"
-    if run.alive == 1:
+    if run.alone(task):
         return
     for other, (when, there) in record.touched.items():
         if other != task.id and not covers(task.clock, other, when):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .errors import Abandoned, Deadlock, Livelock, VerifyError
 from .task import Operation, Task
-from .trace import ACQUIRE, BLOCK, ENABLE, READ, WRITE, Line, Step, join
+from .trace import ACQUIRE, BLOCK, ENABLE, READ, WRITE, Line, Step, covers, join
 from .workers import Pool
 
 if TYPE_CHECKING:
@@ -244,6 +244,15 @@ class Run:
         if self.options.forks:
             self._fork_order(task, step, READ)
 
+    def alone(self, task: Task) -> bool:
+        """Tell whether all that other tasks did is before `task`, and they do nothing more.
+
+        That they ended is not enough: who did not join them could have gone first.
+        """
+        return self.alive == 1 and all(
+            t is task or t.vanished or covers(task.clock, t.id, t.clock[t.id]) for t in self.tasks
+        )
+
     def _tick(self, task: Task) -> None:
         task.clock[task.id] += 1
 
@@ -273,7 +282,7 @@ class Run:
         if self.lines is not None:
             what = f"{kind} {detail or self.label(key, obj)}".rstrip()
             line = Line(task.id, what, where(), self._shows(key))
-        alone = self.alive == 1
+        alone = self.alone(task) and not task.interrupts
         private = not alone and self.shared is not None and key != "" and key not in self.shared
         if private:
             seen = self.uses.setdefault(key, [0, 0])

@@ -70,6 +70,3 @@ class Task:
         """Wait until the task has ended."""
         if self.run is not None:
             self.run.wait_for([self])
-
-    def is_alive(self) -> bool:
-        return not self.done

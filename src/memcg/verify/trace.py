@@ -166,14 +166,38 @@ def parse_schedule(text: str) -> Schedule:
     return schedule
 
 
+_LONGEST_ROUND = 12  # lines
+
+
+def _folded(lines: list[Line]) -> list[Line]:
+    """Have a round of lines that comes again and again shown once, with how often it comes."""
+    out: list[Line] = []
+    i = 0
+    while i < len(lines):
+        for n in range(1, _LONGEST_ROUND + 1):
+            end = i + n
+            while lines[end : end + n] == lines[i : i + n]:
+                end += n
+            times = (end - i) // n
+            if times > 2:
+                again = f"... {times} times" if n == 1 else f"... {times} times, these {n}"
+                out += [*lines[i : i + n], Line(lines[end - 1].task, again, "")]
+                i = end
+                break
+        else:
+            out.append(lines[i])
+            i += 1
+    return out
+
+
 def timeline(names: list[str], lines: list[Line]) -> str:
     """Lay lines out with one column per task, and the place in the source at the left.
 
     What the first task did alone before it started others is left out, and so is what no other
-    task could notice.
+    task could notice. A loop is shown once.
     """
     start = next((i for i, line in enumerate(lines) if line.what.startswith("spawn ")), 0)
-    lines = [line for line in lines[start:] if line.shared]
+    lines = _folded([line for line in lines[start:] if line.shared])
     shown = sorted({line.task for line in lines})
     width = {t: max(len(names[t]) + 4, *(len(x.what) for x in lines if x.task == t)) for t in shown}
     place = max((len(line.where) for line in lines), default=0)

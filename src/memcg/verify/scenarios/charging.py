@@ -44,22 +44,27 @@ def reparenting_charges() -> None:
     s.finish()
 
 
-@scenario("charge x a limit is lowered: refused or charged, never both")
-def charge_limit() -> None:
+@scenario("charge x the limit above is lowered x offline: refused or charged, never both")
+def charge_limit_offline() -> None:
     s = System()
     s.core.set_promote_bytes(1 << 30)
-    kept: list[int] = []
+    below = s.mkdir("a/b")
+    kept = [s.frames.alloc(below)]
 
     def charge() -> None:
         try:
-            kept.append(s.frames.alloc(s.a))
+            kept.append(s.frames.alloc(below))
         except s.errors.MemcgOOM:
             assert s.a.events["max"] == 1
 
     def lower() -> None:
         s.a.set_limit("max", 100)
 
-    seam.parallel(charge, lower)
+    def close() -> None:
+        s.rmdir(below)
+
+    seam.parallel(charge, lower, close)
+    assert below.current == 0, "an offline group is still charged"
     seam.quietly(s.check_charges)
     for address in kept:
         s.frames.free(address)

@@ -178,7 +178,7 @@ def concurrent_reactivation() -> None:
     assert group.kmemcg_id == 1
 
 
-@scenario("one group is activated by two threads x creation of another's child: no slot is lost")
+@scenario("one group is activated by two threads x creation of another's child x lookup")
 def reactivation_creation() -> None:
     s = System()
     for name in "bcd":
@@ -189,7 +189,7 @@ def reactivation_creation() -> None:
     def activate() -> None:
         s.memcontrol.memcg_activate_kmem(group)
 
-    seam.parallel(activate, activate, s.work)
+    seam.parallel(activate, activate, s.work, s.look_up)
     assert group.kmemcg_id == 4
     assert s.child(s.a) is not None
     assert s.frames.array_size > 4

@@ -197,8 +197,8 @@ def root_destruction_root_creation() -> None:
         made[0].free(made[0].alloc(s.a))
 
     seam.parallel(s.destroy_frames, create)
-    assert made[0] in s.slab_common.slab_caches
-    assert s.frames not in s.slab_common.slab_caches
+    assert s.has(made[0])
+    assert not s.has(s.frames)
     s.finish()
 
 

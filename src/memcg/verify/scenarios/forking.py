@@ -74,7 +74,7 @@ def fork_destroy() -> None:
         s.destroy(s.frames)
 
     def in_child() -> None:
-        if s.frames in s.slab_common.slab_caches:
+        if s.has(s.frames):
             assert s.destroy(s.frames)
         s.finish()
 

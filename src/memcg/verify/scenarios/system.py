@@ -94,6 +94,15 @@ class System(World):
         with self.cgroup.cgroup_mutex:
             return list(self.root.children)
 
+    def has(self, cache: Any) -> bool:
+        """Tell whether a cache is registered."""
+        with self.slab_common.slab_mutex:
+            return cache in self.slab_common.slab_caches
+
+    def is_idle(self) -> bool:
+        with self.workqueue.wq_lock:
+            return bool(self.workqueue.is_idle())
+
     def work(self) -> None:
         self.workqueue.run_pending()
 
