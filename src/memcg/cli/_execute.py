@@ -49,7 +49,7 @@ def program_name() -> str:
 def cannot_open(path: str) -> str | None:
     """Tell why a script cannot be opened, in CPython's words; None if it can."""
     try:
-        if not os.path.isdir(path):
+        if not os.path.isdir(path or "."):
             with open(path, "rb"):
                 pass
     except OSError as error:
@@ -167,6 +167,8 @@ def _has_importer(path: str) -> bool:
 
 def _absolute(path: str) -> str:
     # Not os.path.abspath: CPython keeps "./" and ".." in __file__.
+    if path in ("", "."):
+        return os.getcwd()
     return path if os.path.isabs(path) else f"{os.getcwd()}/{path}"
 
 
