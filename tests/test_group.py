@@ -37,6 +37,29 @@ def test_a_share_is_of_the_parents_limit(door):
     assert door.group.group("t/a", max="50%").max == 500
 
 
+@pytest.mark.parametrize("path", ["a", "new/a", "t/new/a"])
+def test_a_share_of_a_parent_without_a_limit_is_refused_and_makes_nothing(door, path):
+    t = door.group.group("t", max=1000)
+    for limits in ({"max": "50%"}, {"max": 100, "high": "50%"}):
+        with pytest.raises(ValueError, match="the parent has no limit"):
+            door.group.group(path, **limits)
+        with (
+            pytest.raises(ValueError, match="the parent has no limit"),
+            door.group.scope(path, **limits),
+        ):
+            raise AssertionError("entered")
+    assert list(door.root.children) == ["t"]
+    assert not t.children
+
+
+def test_where_one_limit_is_refused_none_is_written(door):
+    a = door.group.group("a", max=1000)
+    for wrong in ("12QB", "50%"):
+        with pytest.raises(ValueError, match="size"):
+            door.group.group("a", max=2000, high=wrong)
+    assert a.max == 1000
+
+
 def test_entering_nests_and_is_reentrant(door):
     a, b = door.group.group("a"), door.group.group("b")
     with a, b, a:

@@ -626,7 +626,7 @@ class Cache:
         """
         with read_side, self.cache_lock:
             if live := sum(len(slab.live) for slab in self._slabs):
-                raise CacheBusy(f"cache still has {live} objects; free them and destroy it again")
+                raise CacheBusy(f"cache {self.name!r} still has {live} objects; free them first")
             for slab in list(self._slabs):
                 self._drop(slab)
             self.frozen = True

@@ -481,7 +481,7 @@ cdef class Cache:
         """Serve nothing from now on, or raise `CacheBusy` and go on as before."""
         if kmem_cache_shutdown(self.c):
             n = self.info().active_objs
-            raise CacheBusy(f"cache still has {n} objects; free them and destroy it again")
+            raise CacheBusy(f"cache {self.name!r} still has {n} objects; free them first")
         self.frozen = True
 
     def info(self):
