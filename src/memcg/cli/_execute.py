@@ -91,8 +91,8 @@ def execute(
     Context: the main thread, once; replaces ``sys.modules["__main__"]``.
     """
     main = _fresh_main()
-    entry = _prepare(target, args)
     try:
+        entry = _prepare(target, args)  # may meet a limit below what is in use already
         # No frame of ours may lie between this one and the program, except those that end
         # before it starts: `_program_traceback` drops the leading frames of this directory.
         if entry is not None:
