@@ -94,6 +94,28 @@ def test_a_limit_below_what_python_uses_already_ends_with_137_too(cli, program, 
     assert shown.err.count("memcg: ") == 1
 
 
+CAUGHT_BEFORE = "try: x = bytes(1 << 30)\nexcept MemoryError as error: e = error\n"
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        ("raise MemoryError('mine')", 1),
+        ("raise SystemError('mine')", 1),
+        ("def f(): raise MemoryError\nf()", 1),
+        ("raise e", 137),
+        ("raise MemoryError('no room') from e", 137),
+        ("try: raise e\nexcept MemoryError: raise", 137),
+        ("try: raise e\nexcept MemoryError: raise MemoryError('no room')", 137),
+        ("y = bytes(1 << 30)", 137),
+    ],
+)
+def test_a_refusal_that_was_caught_is_not_what_ends_the_program(cli, ending, status):
+    cli.write({"prog.py": CAUGHT_BEFORE + ending})
+    shown = cli.memcg("run", "--max", "64MiB", "prog.py")
+    assert (shown.status, "memcg: group" in shown.err) == (status, status == 137)
+
+
 def test_a_limit_in_a_group_of_the_program_names_that_group(cli):
     code = "import memcg\nwith memcg.group('web/a', max='8MiB'):\n    kept = bytearray(9 << 20)\n"
     cli.write({"prog.py": code})
