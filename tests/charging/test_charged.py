@@ -50,7 +50,8 @@ def test_s32_a_native_thread_is_charged_to_the_root(program):
     g = memcg.group("g")
     with g:
         before, root_before = g.current, memcg.root.current
-        assert libc.pthread_create(ctypes.byref(thread), None, raw_malloc, ctypes.c_void_p(MIB)) == 0
+        size = ctypes.c_void_p(MIB)
+        assert libc.pthread_create(ctypes.byref(thread), None, raw_malloc, size) == 0
         assert libc.pthread_join(thread, ctypes.byref(block)) == 0
         assert memcg.root.current - root_before >= MIB
         assert g.current - before < MIB / 2
