@@ -99,7 +99,9 @@ class System:
         # SystemError: what some of CPython's C code makes of a refused allocation, as 3.11 does
         # when it cannot push a frame.
         if isinstance(error, MemoryError | SystemError):
-            account = _noted(error) or self._last_failure()
+            if noted := _noted(error):
+                return noted
+            account = self._last_failure()
             if account is None or not _raised_by_statement(error):
                 return account
             # the program's own: an earlier refusal was caught, unless it is what it answers
