@@ -129,6 +129,32 @@ def test_a_hog_fails_alone_and_the_error_names_owner_and_cure(door):
         door.frames.free(buffer)
 
 
+def test_every_file_is_an_item_and_an_attribute_and_reads_the_same(door):
+    parent, a = door.group.group("t", max="64MiB"), door.group.group("t/a", max="4MiB", high="1MiB")
+    a["memory.reserve"] = "2M"
+    with a:
+        buffers = [door.frames.alloc() for _ in range(5)]
+    for name in ("current", "peak", "max", "high", "reserve", "events", "stat"):
+        assert a[f"memory.{name}"] == getattr(a, name)
+    assert a["memory.kmem.slabinfo"] == door.group.slabinfo("t/a")
+    assert (a.max, a.high, a.reserve) == (4 << 20, 1 << 20, 2 << 20)
+    assert a.current == 5 * 1008 <= a.peak  # with what the thread has charged ahead
+    assert a["memory.stat"] == {
+        "slab_private": 0, "slab_shared": 5 * 1008, "page_runs": 0, "external": 0, "overdraft": 0,
+    }  # fmt: skip
+    # of the group alone, where `current` is of what is below it too
+    assert parent.current == 5 * 1008
+    assert not any(parent["memory.stat"].values())
+    assert set(a.events) == {"high", "max", "oom", "oom_kill", "reserve", "overdraft", "fail"}
+    for buffer in buffers:
+        door.frames.free(buffer)
+    assert not any(a["memory.stat"].values())
+    assert a["cgroup.stat"] == {"nr_descendants": 0, "nr_dying_descendants": 0}
+    a["memory.reclaim"] = "1M"
+    a["memory.peak"] = "reset"
+    assert 0 == a.current <= a.peak < 5 * 1008
+
+
 def test_reading_or_writing_an_unknown_or_read_only_file_is_refused(door):
     a = door.group.group("a")
     with pytest.raises(KeyError, match="no file"):
