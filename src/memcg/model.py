@@ -655,8 +655,8 @@ def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
         limited.events["oom"] += 1
         raise MemcgOOM(
             f"group {memcg.path or '/'!r}: charge of {format_size(n)} is over memory.max (current "
-            f"{format_size(limited.usage.get())}, max {format_size(limited.get_limit('max'))}, set on "
-            f"{(owner := limited.path or '/')!r}); raise memory.max or free memory in {owner!r}"
+            f"{format_size(limited.usage.get())}, max {format_size(limited.get_limit('max'))}, set "
+            f"on {(owner := limited.path or '/')!r}); raise memory.max or free memory in {owner!r}"
         )
 
 
