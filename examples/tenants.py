@@ -91,7 +91,7 @@ def table(title: str) -> None:
     for g in [memcg.root, *memcg.group("tenants").children.values()]:
         figures = "".join(f"{n / 2**20:>8.1f} MiB" for n in (g.current, g.peak))
         limit = f"{g.max / 2**20:>8.0f} MiB" if g.max < 2**60 else f"{'max':>12}"
-        events = {k: v for k, v in g.events.items() if v and k in ("max", "oom_kill", "high")}
+        events = {k: v for k, v in g.events.items() if v and k in ("high", "oom_kill", "fail")}
         print(f"  {g.path or '/':<20}{figures}{limit}   {events or ''}")
 
 

@@ -19,11 +19,22 @@ def frames(world):
         ("x", 8, 3),
         ("x", 8, 0),
         ("x", 8, 8192),
+        ("x", 1 << 31, 16),
+        ("x", 1 << 70, 16),
     ],
 )
 def test_a_bad_name_size_or_alignment_is_refused(world, name, size, align):
     with pytest.raises(ValueError, match="cache"):
         world.cache.KmemCache(name, size, align)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"name": 5}, {"size": "1MiB"}, {"size": 1.5}, {"size": True}, {"align": "64"},
+              {"ctor": 5}],
+)  # fmt: skip
+def test_an_argument_of_another_type_is_refused_in_words(world, wrong):
+    with pytest.raises(TypeError, match=r"^cache .* must be"):
+        world.cache.KmemCache(**{"name": "x", "size": 8} | wrong)
 
 
 def test_a_buffer_is_writable_without_a_copy_and_aligned(frames):
@@ -64,7 +75,7 @@ def test_freeing_a_buffer_in_use_by_an_array_is_a_buffer_error_and_it_stays(fram
 
 def test_destroying_a_busy_cache_is_refused_and_works_later(world, frames):
     buffer = frames.alloc()
-    with pytest.raises(world.errors.CacheBusy, match="1 objects"):
+    with pytest.raises(world.errors.CacheBusy, match="cache 'frames' still has 1 objects"):
         frames.destroy()
     frames.free(buffer)
     frames.destroy()

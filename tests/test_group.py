@@ -37,6 +37,29 @@ def test_a_share_is_of_the_parents_limit(door):
     assert door.group.group("t/a", max="50%").max == 500
 
 
+@pytest.mark.parametrize("path", ["a", "new/a", "t/new/a"])
+def test_a_share_of_a_parent_without_a_limit_is_refused_and_makes_nothing(door, path):
+    t = door.group.group("t", max=1000)
+    for limits in ({"max": "50%"}, {"max": 100, "high": "50%"}):
+        with pytest.raises(ValueError, match="the parent has no limit"):
+            door.group.group(path, **limits)
+        with (
+            pytest.raises(ValueError, match="the parent has no limit"),
+            door.group.scope(path, **limits),
+        ):
+            raise AssertionError("entered")
+    assert list(door.root.children) == ["t"]
+    assert not t.children
+
+
+def test_where_one_limit_is_refused_none_is_written(door):
+    a = door.group.group("a", max=1000)
+    for wrong in ("12QB", "50%"):
+        with pytest.raises(ValueError, match="size"):
+            door.group.group("a", max=2000, high=wrong)
+    assert a.max == 1000
+
+
 def test_entering_nests_and_is_reentrant(door):
     a, b = door.group.group("a"), door.group.group("b")
     with a, b, a:
@@ -104,6 +127,32 @@ def test_a_hog_fails_alone_and_the_error_names_owner_and_cure(door):
     assert other.events["oom"] == 0
     for buffer in held:
         door.frames.free(buffer)
+
+
+def test_every_file_is_an_item_and_an_attribute_and_reads_the_same(door):
+    parent, a = door.group.group("t", max="64MiB"), door.group.group("t/a", max="4MiB", high="1MiB")
+    a["memory.reserve"] = "2M"
+    with a:
+        buffers = [door.frames.alloc() for _ in range(5)]
+    for name in ("current", "peak", "max", "high", "reserve", "events", "stat"):
+        assert a[f"memory.{name}"] == getattr(a, name)
+    assert a["memory.kmem.slabinfo"] == door.group.slabinfo("t/a")
+    assert (a.max, a.high, a.reserve) == (4 << 20, 1 << 20, 2 << 20)
+    assert a.current == 5 * 1008 <= a.peak  # with what the thread has charged ahead
+    assert a["memory.stat"] == {
+        "slab_private": 0, "slab_shared": 5 * 1008, "page_runs": 0, "external": 0, "overdraft": 0,
+    }  # fmt: skip
+    # of the group alone, where `current` is of what is below it too
+    assert parent.current == 5 * 1008
+    assert not any(parent["memory.stat"].values())
+    assert set(a.events) == {"high", "max", "oom", "oom_kill", "reserve", "overdraft", "fail"}
+    for buffer in buffers:
+        door.frames.free(buffer)
+    assert not any(a["memory.stat"].values())
+    assert a["cgroup.stat"] == {"nr_descendants": 0, "nr_dying_descendants": 0}
+    a["memory.reclaim"] = "1M"
+    a["memory.peak"] = "reset"
+    assert 0 == a.current <= a.peak < 5 * 1008
 
 
 def test_reading_or_writing_an_unknown_or_read_only_file_is_refused(door):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from .dataplane import PAGE_COUNTER_MAX as PAGE_COUNTER_MAX
@@ -28,6 +29,17 @@ _NATIVE = (
 )  # fmt: skip
 why_not_native = ""
 
+
+def _why_not_built() -> str:
+    """Say why this installation has no native core; meson.build decides."""
+    machine = os.uname().machine
+    if sys.platform != "linux" or machine not in ("x86_64", "aarch64"):
+        return f"it charges on Linux on x86-64 and aarch64, not on {sys.platform} on {machine}"
+    if "free-threading" in sys.version or sys.version_info >= (3, 14):
+        return f"it charges on CPython 3.11 to 3.13 with a GIL, not on {sys.version.split(' (')[0]}"
+    return "memcg was installed without a C compiler; install one and memcg again"
+
+
 if TYPE_CHECKING:
     from ._core import *  # noqa: F403  # the stub says what both have
 else:
@@ -39,7 +51,7 @@ else:
         except ModuleNotFoundError:
             from . import model as _plane
 
-            why_not_native = "memcg was installed without a C compiler; install one and memcg again"
+            why_not_native = _why_not_built()
         except ImportError as error:
             from . import model as _plane
 

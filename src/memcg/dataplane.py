@@ -6,7 +6,9 @@ from typing import Any, Literal, NamedTuple
 
 PAGE_SIZE = 4096
 PAGE_COUNTER_MAX = 2**63 - 1
+OBJECT_SIZE_MAX = 1 << 30  # of a cache
 EVENTS = ("high", "max", "oom", "oom_kill", "reserve", "overdraft", "fail")  # of memory.events
+STAT = ("slab_private", "slab_shared", "page_runs", "external", "overdraft")  # of memory.stat
 
 
 class Event(NamedTuple):

@@ -270,17 +270,25 @@ def group(path: str, **limits: Size) -> Group:
     'doc/a'
     >>> g.parent.close(recursive=True)
     """
-    _check(limits)
+    _check(path, limits)
     g = cgroup_mkdir(root, path)
     for which, size in limits.items():
         g.write_limit(which, size)
     return g
 
 
-def _check(limits: dict[str, Size]) -> None:
+def _check(path: str, limits: dict[str, Size]) -> None:
+    """Refuse what `write_limit` would refuse, before anything is made or written."""
+    if not limits:
+        return
+    above = path.rpartition("/")[0]
+    try:
+        of = (cgroup_find(root, above) if above else root).max
+    except MemcgError:  # it will be made, without limits
+        of = core.PAGE_COUNTER_MAX
     for which, size in limits.items():
         _limit(which)
-        parse_size(size, of=0)
+        parse_size(size, of=of)
 
 
 @contextmanager
@@ -292,7 +300,7 @@ def scope(name: str, **limits: Size) -> Iterator[Group]:
     ValueError
         A bad path, size or limit; nothing was made.
     """
-    _check(limits)
+    _check(name, limits)
     path, n = name, 1
     while True:
         try:

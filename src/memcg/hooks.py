@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import sys
 
 from . import core
 from .errors import MemcgError, MemcgOOM
@@ -15,8 +14,6 @@ def why_not() -> str | None:
     """Say why the hooks cannot be put in here, or None."""
     if core.name != "native":
         return core.why_not_native or "MEMCG_CORE=model asks for the model core"
-    if sys.platform != "linux":
-        return f"it runs on Linux, not on {sys.platform}"
     return None
 
 

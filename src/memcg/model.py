@@ -26,7 +26,7 @@ from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Self
 
-from .dataplane import EVENTS, PAGE_COUNTER_MAX, PAGE_SIZE, CacheInfo, Event
+from .dataplane import EVENTS, PAGE_COUNTER_MAX, PAGE_SIZE, STAT, CacheInfo, Event
 from .errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
 from .locking import Atomic, Mutex, Published, ReadSide, current_task, shared
 from .sizes import format_size
@@ -260,7 +260,12 @@ class Memcg:
     @property
     def stat(self) -> dict[str, int]:
         """Bytes of this group alone, by kind. cgroup v2: ``memory.stat``."""
-        return {"slab": self.current}
+        found, mine = dict.fromkeys(STAT, 0), self._objcgs
+        with _cache_lock:
+            for slab in set(_slab_of_page.values()):
+                found["slab_private"] += slab.nr_pages * PAGE_SIZE * (slab.objcg in mine)
+                found["slab_shared"] += slab.cache.size * sum(o in mine for o in slab.live.values())
+        return found
 
     def drain(self) -> int:
         """Drop empty slabs here and below; return bytes given back."""
@@ -412,8 +417,7 @@ class Cache:
     def update_array(self, nr_slots: int) -> None:
         """Grow the array to `nr_slots`, keeping every slot. Kernel: memcg_update_cache_size."""
         old = self._memcg_caches.load()
-        new = old + [None] * (nr_slots - len(old))
-        self._memcg_caches.store(new)
+        self._memcg_caches.store(old + [None] * (nr_slots - len(old)))
 
     def publish(self, kmemcg_id: int, child: Cache, listed: dict[Any, None]) -> None:
         """Put a complete child on its group's list and in its slot.
@@ -626,7 +630,7 @@ class Cache:
         """
         with read_side, self.cache_lock:
             if live := sum(len(slab.live) for slab in self._slabs):
-                raise CacheBusy(f"cache still has {live} objects; free them and destroy it again")
+                raise CacheBusy(f"cache {self.name!r} still has {live} objects; free them first")
             for slab in list(self._slabs):
                 self._drop(slab)
             self.frozen = True
@@ -634,15 +638,12 @@ class Cache:
     def info(self) -> CacheInfo:
         """Count slabs and objects under one hold of the cache's lock."""
         with self.cache_lock:
-            return CacheInfo(
-                active_objs=sum(len(slab.live) for slab in self._slabs),
-                num_objs=len(self._slabs) * self.objects_per_slab,
-                objsize=self.size,
-                objperslab=self.objects_per_slab,
-                pagesperslab=self.pages_per_slab,
-                active_slabs=sum(bool(slab.live) for slab in self._slabs),
-                num_slabs=len(self._slabs),
-            )
+            live = [len(slab.live) for slab in self._slabs]
+        return CacheInfo(
+            active_objs=sum(live), num_objs=len(live) * self.objects_per_slab, objsize=self.size,
+            objperslab=self.objects_per_slab, pagesperslab=self.pages_per_slab,
+            active_slabs=len(live) - live.count(0), num_slabs=len(live),
+        )  # fmt: skip
 
 
 def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
@@ -654,9 +655,8 @@ def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
         limited.events["oom"] += 1
         raise MemcgOOM(
             f"group {memcg.path or '/'!r}: charge of {format_size(n)} is over memory.max (current "
-            f"{format_size(limited.usage.get())}, max {format_size(limited.get_limit('max'))}, "
-            f"set on {limited.path or '/'!r}); "
-            f"raise memory.max or free memory in {limited.path or '/'!r}"
+            f"{format_size(limited.usage.get())}, max {format_size(limited.get_limit('max'))}, set "
+            f"on {(owner := limited.path or '/')!r}); raise memory.max or free memory in {owner!r}"
         )
 
 

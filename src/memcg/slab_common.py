@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from . import core, memcontrol, workqueue
+from .dataplane import OBJECT_SIZE_MAX
 from .errors import CacheBusy, MemcgError
 from .locking import Mutex, choose, shared
 
@@ -95,7 +96,7 @@ def kmem_cache_create(
     name : str
         Shown in slabinfo; not empty, no white space.
     size : int
-        Bytes of an object, at least 1.
+        Bytes of an object, 1 to 1 GiB.
     align : int
         Alignment of objects in bytes, a power of two up to the page size.
     ctor : callable, optional
@@ -103,8 +104,8 @@ def kmem_cache_create(
 
     Raises
     ------
-    ValueError
-        A name, size or alignment outside these rules.
+    TypeError, ValueError
+        A name, size, alignment or constructor outside these rules.
     MemoryError
         No memory for the cache's structure.
 
@@ -112,10 +113,19 @@ def kmem_cache_create(
     -----
     Context: takes ``slab_mutex``. Kernel: ``kmem_cache_create``; aliases are not made.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"cache name must be a str, not {type(name).__name__}")
     if not name or len(name.split()) != 1:
         raise ValueError(f"cache name {name!r}: must be one word; slabinfo separates by blanks")
-    if size < 1:
-        raise ValueError(f"cache {name!r}: object size must be at least 1 byte, not {size}")
+    for what, n in (("object size", size), ("align", align)):
+        if isinstance(n, bool) or not isinstance(n, int):
+            raise TypeError(f"cache {name!r}: {what} must be an int, not {type(n).__name__}")
+    if ctor is not None and not callable(ctor):
+        raise TypeError(f"cache {name!r}: ctor must be callable, not {type(ctor).__name__}")
+    if not 1 <= size <= OBJECT_SIZE_MAX:
+        raise ValueError(
+            f"cache {name!r}: object size must be 1 to {OBJECT_SIZE_MAX} bytes, not {size}"
+        )
     if align < 1 or align & (align - 1) or align > core.PAGE_SIZE:
         raise ValueError(
             f"cache {name!r}: align must be a power of two up to {core.PAGE_SIZE}, not {align}"

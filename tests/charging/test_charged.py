@@ -41,6 +41,26 @@ def test_the_owner_is_credited_whoever_frees(program):
     """)
 
 
+def test_s32_a_native_thread_is_charged_to_the_root(program):
+    program("""
+    import ctypes
+    libc, api = ctypes.CDLL(None), ctypes.pythonapi
+    thread, block = ctypes.c_ulong(), ctypes.c_void_p()
+    raw_malloc = ctypes.cast(api.PyMem_RawMalloc, ctypes.c_void_p)  # void *(*)(size_t): as a thread
+    g = memcg.group("g")
+    with g:
+        before, root_before = g.current, memcg.root.current
+        size = ctypes.c_void_p(MIB)
+        assert libc.pthread_create(ctypes.byref(thread), None, raw_malloc, size) == 0
+        assert libc.pthread_join(thread, ctypes.byref(block)) == 0
+        assert memcg.root.current - root_before >= MIB
+        assert g.current - before < MIB / 2
+        api.PyMem_RawFree(block)  # whoever frees
+        assert memcg.root.current - root_before < MIB / 2
+        assert abs(g.current - before) < MIB / 2
+    """)
+
+
 def test_arrays_outlive_their_group(program):
     program("""
     import numpy as np

@@ -90,6 +90,9 @@ case("-m of a module with a syntax error", "-m", "bad", files={"bad.py": "x = = 
 case("-m of a standard module", "-m", "json.tool", stdin='{"a": [1, 2]}')
 case("a directory with __main__", "d", "x",
      files={"d/__main__.py": MAIN_ATTRIBUTES + "import near", "d/near.py": "print('near')"})
+case("the current directory", ".", "x", files={"__main__.py": MAIN_ATTRIBUTES})
+case("the current directory by an empty name", "", "x", files={"__main__.py": MAIN_ATTRIBUTES})
+case("the current directory without __main__", ".")
 case("a directory without __main__", "d", files={"d/other.py": ""})
 case("a directory whose __main__ raises", "d", files={"d/__main__.py": "1/0"})
 case("a missing script", "nothing.py")

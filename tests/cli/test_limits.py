@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 
 import pytest
 
@@ -27,6 +28,10 @@ HOGS = {
 # What one call in C may add in small objects before the alarm or a refusal stops it: the texts'
 # own figures are published by the benchmarks; here only a bound that a missing limit would break.
 ONE_CALL = 64 << 20
+
+LINE_OF_ROOT = (
+    r"memcg: group '/': charge of .*is over memory.max .*; raise memory.max or free .*'/'$"
+)
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -74,6 +79,41 @@ def test_recursion_without_end_is_a_memcg_failure(cli):
     shown = cli.memcg("run", "--max", "64MiB", "deep.py")
     assert shown.status == 137
     assert shown.err.splitlines()[-1].startswith("memcg: group '/'")
+
+
+@pytest.mark.parametrize("size", ["0", "1", "4KiB"])
+@pytest.mark.parametrize(
+    "program", [("prog.py",), ("./d/prog.py",), ("-m", "prog"), ("d",), ("-c", "pass"), ("-",)],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_limit_below_what_python_uses_already_ends_with_137_too(cli, program, size):
+    cli.write({file: "x = 1" for file in ("prog.py", "d/prog.py", "d/__main__.py")})
+    shown = cli.memcg("run", "--max", size, *program)
+    assert shown.status == 137, shown
+    assert re.match(LINE_OF_ROOT, shown.err.splitlines()[-1])
+    assert shown.err.count("memcg: ") == 1
+
+
+CAUGHT_BEFORE = "try: x = bytes(1 << 30)\nexcept MemoryError as error: e = error\n"
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        ("raise MemoryError('mine')", 1),
+        ("raise SystemError('mine')", 1),
+        ("def f(): raise MemoryError\nf()", 1),
+        ("raise e", 137),
+        ("raise MemoryError('no room') from e", 137),
+        ("try: raise e\nexcept MemoryError: raise", 137),
+        ("try: raise e\nexcept MemoryError: raise MemoryError('no room')", 137),
+        ("y = bytes(1 << 30)", 137),
+    ],
+)
+def test_a_refusal_that_was_caught_is_not_what_ends_the_program(cli, ending, status):
+    cli.write({"prog.py": CAUGHT_BEFORE + ending})
+    shown = cli.memcg("run", "--max", "64MiB", "prog.py")
+    assert (shown.status, "memcg: group" in shown.err) == (status, status == 137)
 
 
 def test_a_limit_in_a_group_of_the_program_names_that_group(cli):

@@ -73,7 +73,7 @@ def test_it_comes_before_the_group_is_left(alarm, op, where):
         + ways
         + dedent("""
     def check():
-        raised = 0
+        raised = again = 0
         for name, leave in WAYS:
             for n in range(500):
                 try:
@@ -81,13 +81,15 @@ def test_it_comes_before_the_group_is_left(alarm, op, where):
                     raise SystemExit(f"lost, {name}, round {n}")
                 except memcg.MemcgOOM as error:
                     assert "group 'g'" in str(error), error
-                    raised += 1
+                    raised += 1  # again: `y` is still there when the outer entry is left
+                    again += isinstance(error.__context__, memcg.MemcgOOM)
                 except KeyError:
                     raise SystemExit(f"lost in the error, {name}, round {n}")
                 nothing(10)  # nothing comes after leaving
             assert h.events["oom"] == 0, name
             assert memcg.current() is memcg.root, name
             assert g.nr_inside == h.nr_inside == 0, name
+        assert g.events["oom_kill"] == raised + again, (g.events, raised, again)
         return raised
     """),
         where,
@@ -599,6 +601,40 @@ def test_a_shield_holds_over_awaits_and_for_its_own_task_only(alarm, where):
     """,
         where,
     )
+
+
+@WHERE
+def test_the_text_is_of_the_group_that_was_told_last(alarm, where):
+    g_text, h_text, task_text = alarm(
+        """
+    def told():
+        try:
+            y = x + x
+            while True: nothing()
+        except memcg.MemcgOOM as error:
+            return str(error)
+    async def in_a_task(g, last):
+        with g:
+            texts.append(told())
+            if not last: await asyncio.sleep(0.1)  # still inside, told already
+    texts = []
+    async def main():
+        await asyncio.gather(in_a_task(memcg.group("g"), False), in_a_task(memcg.group("h"), True))
+    def check():
+        (g, filled), (h, also) = full("g"), full("h")
+        with g:
+            outer = told()
+            with h:
+                inner = told()
+        asyncio.run(main())
+        assert "group 'g'" in texts[0], texts
+        return outer, inner, texts[1]
+    """,
+        where,
+    )
+    assert g_text.startswith("group 'g': charge of 55.9 KiB is over memory.max")
+    assert g_text.endswith("set on 'g'); raise memory.max or free memory in 'g'")
+    assert h_text == task_text == g_text.replace("'g'", "'h'")
 
 
 @WHERE

@@ -148,7 +148,7 @@ print(json.dumps([done.returncode, done.stdout, done.stderr]))
     *traceback, line = err.splitlines()
     assert (status, out) == (137, ""), err[-2000:]
     assert traceback[0] == "Traceback (most recent call last):"
-    assert line.startswith("memcg: group '/': charge")
+    assert line.startswith("memcg: group '/': charge of ")
     assert "memory.max (current " in line
     assert line.endswith("; raise memory.max or free memory in '/'")
     assert "max 64.0 MiB" in line

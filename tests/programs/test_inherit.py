@@ -58,6 +58,15 @@ with ThreadPoolExecutor(2) as pool:
 with a, ThreadPoolExecutor(1, initializer=lambda: names.append(where())) as pool:
     names = []
     assert pool.submit(where).result() == "a"
+from multiprocessing.pool import ThreadPool
+with a: pool = ThreadPool(2)  # its threads are of no group, else jobs of the root were in it
+with b:
+    assert pool.apply(where) == pool.apply_async(func=where).get(9) == "b"
+    for many in (pool.map, pool.imap, pool.imap_unordered):
+        assert list(many(lambda n: where(), range(10))) == ["b"] * 10
+    assert pool.starmap(lambda n, m: where(), [(1, 2)] * 3) == ["b"] * 3
+assert pool.apply(where) == "" and pool.map(lambda n: where(), [1, 2]) == ["", ""]
+pool.close(); pool.join()
 before = a.nr_inside, b.nr_inside
 assert before == (0, 1), before  # the thread that ended inside
 """

@@ -20,7 +20,7 @@ from libc.stdlib cimport malloc as libc_malloc
 from memcg cimport *
 from memcg cimport entry as c_entry
 
-from .dataplane import EVENTS, PAGE_COUNTER_MAX, PAGE_SIZE, CacheInfo, Event
+from .dataplane import EVENTS, PAGE_COUNTER_MAX, PAGE_SIZE, STAT, CacheInfo, Event
 from .errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
 from .fault_attr import from_environment
 from .sizes import format_size
@@ -271,13 +271,8 @@ cdef class Memcg:
     def stat(self):
         """Bytes of this group alone, by kind. cgroup v2: ``memory.stat``."""
         cdef mem_cgroup_stat stat = self.read()
-        return {
-            "slab_private": stat.slab_private,
-            "slab_shared": stat.slab_shared,
-            "page_runs": stat.page_runs,
-            "external": stat.external,
-            "overdraft": stat.overdraft,
-        }
+        return dict(zip(STAT, (stat.slab_private, stat.slab_shared, stat.page_runs, stat.external,
+                               stat.overdraft)))
 
     def high_done(self):
         """The receiver of ``high`` has reclaimed."""
@@ -481,7 +476,7 @@ cdef class Cache:
         """Serve nothing from now on, or raise `CacheBusy` and go on as before."""
         if kmem_cache_shutdown(self.c):
             n = self.info().active_objs
-            raise CacheBusy(f"cache still has {n} objects; free them and destroy it again")
+            raise CacheBusy(f"cache {self.name!r} still has {n} objects; free them first")
         self.frozen = True
 
     def info(self):

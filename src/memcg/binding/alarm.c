@@ -43,12 +43,13 @@ struct alarm {
     PyObject *context; /* borrowed, for comparison only; NULL: a thread without one */
     struct memcg_failure failure;
     int64_t rearm_usage;
-    uint64_t posted; /* a count of all posts: which is older */
+    uint64_t posted;    /* a count of all posts: which is older */
+    uint64_t delivered; /* 0: never; else a count of all deliveries */
 };
 
 static struct alarm alarms[NR_ALARMS]; /* alarm_lock */
 static pthread_mutex_t alarm_lock = PTHREAD_MUTEX_INITIALIZER;
-static uint64_t nr_posts;        /* alarm_lock */
+static uint64_t nr_posts, nr_deliveries; /* alarm_lock */
 static int nr_alarms, nr_parked; /* written under alarm_lock, read racily */
 static int pending_call;         /* atomic: a call is on its way to the main thread */
 static unsigned long main_thread;
@@ -140,6 +141,7 @@ static void call_for_delivery(unsigned long thread_id)
 static void mark_delivered(struct alarm *alarm)
 {
     set_state(alarm, ALARM_DELIVERED);
+    alarm->delivered = ++nr_deliveries;
     alarm->rearm_usage = mem_cgroup_usage(alarm->failure.limited) + REARM_STEP;
     mem_cgroup_set_alarmed(alarm->failure.memcg, MEMCG_ALARMED);
 }
@@ -160,8 +162,8 @@ static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
           (alarm->state == ALARM_DELIVERED &&
            (mem_cgroup_alarmed(memcg) != MEMCG_ALARMED || usage >= alarm->rearm_usage));
     is_posted = alarm && alarm->state == ALARM_POSTED;
-    if (!alarm)
-        alarm = new_alarm(me, context);
+    if (!alarm && (alarm = new_alarm(me, context)))
+        alarm->delivered = 0;
     if (alarm && (due || refused)) { /* no alarm: hundreds wait; the next charge tries again */
         alarm->thread_id = me;
         alarm->context = context;
@@ -581,10 +583,13 @@ bool alarm_take(struct mem_cgroup *memcg, struct memcg_failure *failure)
         set_state(alarm, ALARM_FREE);
     }
     pthread_mutex_unlock(&alarm_lock);
-    if (undelivered)
-        PyThreadState_SetAsyncExc(me, NULL);
-    else if (raise && reclaimed(&taken))
-        return false;
+    if (undelivered) {
+        PyThreadState_SetAsyncExc(me, NULL); /* counted already */
+    } else if (raise) {
+        if (reclaimed(&taken))
+            return false;
+        mem_cgroup_count_event(taken.failure.limited, MEMCG_EV_OOM_KILL);
+    }
     if (raise)
         mem_cgroup_set_alarmed(memcg, MEMCG_NOT_ALARMED);
     return raise;
@@ -593,16 +598,16 @@ bool alarm_take(struct mem_cgroup *memcg, struct memcg_failure *failure)
 bool alarm_last(struct memcg_failure *failure)
 {
     unsigned long me = this_thread();
-    bool found = false;
+    uint64_t last = 0;
 
     pthread_mutex_lock(&alarm_lock);
-    for (struct alarm *alarm = alarms; !found && alarm < alarms + NR_ALARMS; alarm++)
-        if (alarm->state == ALARM_DELIVERED && alarm->thread_id == me) {
+    for (struct alarm *alarm = alarms; alarm < alarms + NR_ALARMS; alarm++)
+        if (alarm->state != ALARM_FREE && alarm->thread_id == me && alarm->delivered > last) {
+            last = alarm->delivered; /* it may be on its way again: unwinding needs memory */
             *failure = alarm->failure;
-            found = true;
         }
     pthread_mutex_unlock(&alarm_lock);
-    return found;
+    return last > 0;
 }
 
 void alarm_forget(struct mem_cgroup *memcg)

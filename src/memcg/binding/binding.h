@@ -93,7 +93,7 @@ void alarm_resume(PyObject *context); /* in a hook: the context runs, in this th
 /* Leaving memcg: true if an alarm was not raised yet and reclaim does not make it needless; it is
  * the caller's to raise. */
 bool alarm_take(struct mem_cgroup *memcg, struct memcg_failure *failure);
-bool alarm_last(struct memcg_failure *failure); /* delivered to this thread */
+bool alarm_last(struct memcg_failure *failure); /* the last that was delivered to this thread */
 void alarm_forget(struct mem_cgroup *memcg);    /* before it is freed */
 void alarm_after_fork(void);
 

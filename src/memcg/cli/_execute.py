@@ -49,7 +49,7 @@ def program_name() -> str:
 def cannot_open(path: str) -> str | None:
     """Tell why a script cannot be opened, in CPython's words; None if it can."""
     try:
-        if not os.path.isdir(path):
+        if not os.path.isdir(path or "."):
             with open(path, "rb"):
                 pass
     except OSError as error:
@@ -91,8 +91,8 @@ def execute(
     Context: the main thread, once; replaces ``sys.modules["__main__"]``.
     """
     main = _fresh_main()
-    entry = _prepare(target, args)
     try:
+        entry = _prepare(target, args)  # may meet a limit below what is in use already
         # No frame of ours may lie between this one and the program, except those that end
         # before it starts: `_program_traceback` drops the leading frames of this directory.
         if entry is not None:
@@ -167,6 +167,8 @@ def _has_importer(path: str) -> bool:
 
 def _absolute(path: str) -> str:
     # Not os.path.abspath: CPython keeps "./" and ".." in __file__.
+    if path in ("", "."):
+        return os.getcwd()
     return path if os.path.isabs(path) else f"{os.getcwd()}/{path}"
 
 

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from opcode import opmap  # imported by install() anyway
 from typing import Any, NamedTuple
 
 import memcg
@@ -98,7 +99,14 @@ class System:
         # SystemError: what some of CPython's C code makes of a refused allocation, as 3.11 does
         # when it cannot push a frame.
         if isinstance(error, MemoryError | SystemError):
-            return _noted(error) or self._last_failure()
+            if noted := _noted(error):
+                return noted
+            account = self._last_failure()
+            if account is None or not _raised_by_statement(error):
+                return account
+            # the program's own: an earlier refusal was caught, unless it is what it answers
+            before = error.__cause__ or error.__context__
+            return account if isinstance(before, MemoryError) else None
         return None
 
     def _last_failure(self) -> str | None:
@@ -220,6 +228,15 @@ def _noted(error: BaseException) -> str | None:
         if isinstance(note, str) and note.startswith("group ") and "memory.max" in note:
             return _one_line(note)
     return None
+
+
+def _raised_by_statement(error: BaseException) -> bool:
+    tb = error.__traceback__
+    if tb is None:
+        return False
+    while tb.tb_next is not None:
+        tb = tb.tb_next
+    return tb.tb_frame.f_code.co_code[tb.tb_lasti] == opmap["RAISE_VARARGS"]
 
 
 def _one_line(text: str) -> str:

@@ -11,7 +11,13 @@ from typing import Any
 from .. import core
 from . import when_imported
 
-_POOL = "concurrent.futures.thread"
+# Pools by module: what their threads run, the class, and its methods that take a job.
+_POOLS = {
+    "concurrent.futures.thread": ("_worker", "ThreadPoolExecutor", ("submit",)),
+    "multiprocessing.pool": (
+        "worker", "ThreadPool", ("apply_async", "_map_async", "imap", "imap_unordered"),
+    ),
+}  # fmt: skip
 
 
 class _Run:
@@ -37,24 +43,36 @@ def _starter(start: Callable[..., Any]) -> Callable[..., Any]:
         thread = getattr(function, "__self__", None)
         target = getattr(thread, "_target", None)
         # A pool's threads serve whoever submits: each job brings its group.
-        if entry is not None and thread and getattr(target, "__module__", None) != _POOL:
+        if entry is not None and thread and not _serves_a_pool(target):
             thread.run = _Run(entry, thread)
         return start(function, *args, **kwargs)
 
     return start_thread
 
 
+def _serves_a_pool(target: Any) -> bool:
+    worker, *_ = _POOLS.get(getattr(target, "__module__", ""), (None,))
+    return worker is not None and getattr(target, "__name__", "") == worker
+
+
 def _hook_pool(module: ModuleType) -> None:
-    submit = module.ThreadPoolExecutor.submit
+    _, name, methods = _POOLS[module.__name__]
+    pool = getattr(module, name)
+    for method in methods:
+        setattr(pool, method, _job_taker(getattr(pool, method)))
 
-    @functools.wraps(submit)
-    def submit_bound(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+
+def _job_taker(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def take_bound(self: Any, *args: Any, **kwargs: Any) -> Any:
         entry = core.current_entry()
-        if entry is not None:
-            fn = core.Bound(entry, fn)
-        return submit(self, fn, *args, **kwargs)
+        if entry is not None and args:
+            args = (core.Bound(entry, args[0]), *args[1:])
+        elif entry is not None and "func" in kwargs:
+            kwargs["func"] = core.Bound(entry, kwargs["func"])
+        return method(self, *args, **kwargs)
 
-    module.ThreadPoolExecutor.submit = submit_bound
+    return take_bound
 
 
 def install() -> None:
@@ -66,4 +84,5 @@ def install() -> None:
         if hasattr(threading, name):
             setattr(threading, name, _starter(getattr(threading, name)))
             break
-    when_imported(_POOL, _hook_pool)
+    for pool in _POOLS:
+        when_imported(pool, _hook_pool)
