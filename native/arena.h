@@ -22,7 +22,7 @@ struct arena {
     struct slab **page_slab;  /* page -> slab or page run; NULL: free */
     uint32_t *page_tag;       /* page -> tag of its last owner; 0: reads as zero */
 };
-extern struct arena arena;
+extern struct arena arena MEMCG_HIDDEN;
 
 int arena_init(size_t wish); /* 0: 64 GiB; halved until it fits; -ENOMEM */
 int arena_commit(size_t nr_pages); /* grow nr_committed to at least this; -ENOMEM */
@@ -37,11 +37,14 @@ static inline size_t arena_page(const void *p)
     return (size_t)((const char *)p - arena.base) >> PAGE_SHIFT;
 }
 
+static inline struct slab *page_to_slab(size_t page)
+{
+    return __atomic_load_n(&arena.page_slab[page], __ATOMIC_ACQUIRE);
+}
+
 static inline struct slab *virt_to_slab(const void *p)
 {
-    if (!arena_contains(p))
-        return NULL;
-    return __atomic_load_n(&arena.page_slab[arena_page(p)], __ATOMIC_ACQUIRE);
+    return arena_contains(p) ? page_to_slab(arena_page(p)) : NULL;
 }
 
 void set_page_slab(void *start, size_t nr_pages, struct slab *slab);

@@ -19,6 +19,8 @@
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define ALIGN_UP(n, align) (((n) + (align)-1) / (align) * (align))
+/* On a declaration: no detour by the global offset table (-fvisibility is for definitions). */
+#define MEMCG_HIDDEN __attribute__((visibility("hidden")))
 #define compiler_fence() __asm__ volatile("" ::: "memory")
 
 #ifdef MEMCG_DEBUG_VM

@@ -9,7 +9,7 @@
  *
  * Locks: none; counters and statistics are atomic.
  */
-#include "internal.h"
+#include "inline.h"
 
 #define CHARGE_LIMIT ((size_t)1 << 56) /* so that no sum of a few passes INT64_MAX */
 #define RECLAIM_ALWAYS MEMCG_SMALL_SIZE /* what may be refused is refused after a reclaim only */

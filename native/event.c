@@ -7,7 +7,7 @@
  * Kernel: llist (lib/llist.c) under schedule_work().
  * Locks: none.  `taken` is the consumer's.
  */
-#include "internal.h"
+#include "inline.h"
 
 static struct event_node *posted; /* atomic */
 static struct event_node *taken;  /* the consumer */

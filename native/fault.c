@@ -13,7 +13,7 @@
  *
  * Locks: fault_lock, innermost: attr, armed_by, count.
  */
-#include "internal.h"
+#include "inline.h"
 
 unsigned faults_armed; /* atomic: bits of fault_point; written with all threads stolen */
 

@@ -43,8 +43,8 @@ static struct heap *heap_create(struct thread *thread, struct mem_cgroup *memcg)
     memset(heap, 0, sizeof(*heap));
     for (int i = 0; i < NR_KMALLOC; i++) {
         heap->kmalloc[i].active = &slab_none;
-        heap->kmalloc[i].sheaf_room = heap->kmalloc[i].sheaf_limit =
-            sheaf_limit(kmalloc_size(i), SHEAF_OBJECTS);
+        heap->kmalloc[i].sheaf_room = heap->kmalloc[i].sheaf_limit = heap->kmalloc[i].sheaf_start =
+            sheaf_start(kmalloc_size(i));
     }
     heap->thread = thread;
     heap->memcg = memcg;
@@ -63,14 +63,11 @@ int heap_init(struct thread *thread)
     return thread->root_heap && thread->shared_heap ? 0 : -ENOMEM;
 }
 
-struct heap_slot *heap_slot(struct heap *heap, int index, bool grow)
+struct heap_slot *heap_user_slot(struct heap *heap, int index, bool grow)
 {
     int nr;
     struct heap_slot *user;
 
-    if (index < NR_KMALLOC)
-        return &heap->kmalloc[index];
-    index -= NR_KMALLOC;
     if (index < heap->nr_user)
         return &heap->user[index];
     if (!grow)

@@ -37,6 +37,23 @@ static inline void section_end(struct thread *self)
     __atomic_store_n(&self->busy, 0, __ATOMIC_RELEASE);
 }
 
+/* Begins a section; makes the thread if need be. */
+static inline struct thread *thread_enter(void)
+{
+    struct thread *self = memcg_self;
+
+    MEMCG_ASSERT(__atomic_load_n(&self->stolen, __ATOMIC_RELAXED) ||
+                 !__atomic_load_n(&self->busy, __ATOMIC_RELAXED)); /* no section inside another */
+    return likely(section_begin(self)) ? self : thread_enter_slow();
+}
+
+static inline void thread_leave(struct thread *self)
+{
+    section_end(self);
+    if (unlikely(self->is_orphan))
+        mutex_unlock(&orphan_lock);
+}
+
 /* Whether p, in one of the slab's pages, is where an object begins: offset % size == 0 without a
  * division (Lemire, Kaser, Kurz: Faster remainder by direct computation, 2019). */
 static inline bool slab_is_object(const struct slab *slab, const void *p)
@@ -95,18 +112,20 @@ static inline void *sheaf_pop(struct heap_slot *slot)
 static inline bool sheaf_push(struct thread *self, struct slab *slab, void *object)
 {
     struct heap_slot *slot;
+    int32_t room;
 
     /* Only we make `fast` ours, so the rest is ours to read when it is. */
     if (__builtin_expect(__atomic_load_n(&slab->fast, __ATOMIC_RELAXED) != self, 0))
         return false;
     slot = slab->slot;
-    if (__builtin_expect(slot->sheaf_room > 0, 1)) {
+    room = slot->sheaf_room - 1;
+    if (__builtin_expect(room >= 0, 1)) {
         if (__builtin_expect(slot->sheaf == object, 0) ||
             __builtin_expect(!slab_is_object(slab, object), 0))
             return false;
         *(void **)object = slot->sheaf;
         slot->sheaf = object;
-        slot->sheaf_room--;
+        slot->sheaf_room = room;
         return true;
     }
     if (slab->inuse == slab->last || slab->freelist == object || slot->sheaf == object ||
@@ -171,30 +190,47 @@ static inline int kmem_cache_free_fast(struct kmem_cache *s, void *object)
 static inline void *memcg_malloc_fast(size_t size)
 {
     struct thread *self = memcg_self;
+    unsigned index;
 
-    if (__builtin_expect(size - 1 < KMALLOC_MAX_CACHE_SIZE, 1) && section_begin(self)) {
-        void *object = sheaf_pop(&self->heap->kmalloc[kmalloc_index(size)]);
+    if (likely(size - 1 < KMALLOC_TABLE_SIZE)) /* one compare, of 0 too */
+        index = kmalloc_table[(size - 1) >> 4];
+    else if (size - 1 < KMALLOC_MAX_CACHE_SIZE)
+        index = kmalloc_index_above(size);
+    else
+        return memcg_malloc(size);
+    if (likely(section_begin(self))) {
+        void *object = sheaf_pop(&self->heap->kmalloc[index]);
 
         section_end(self);
-        if (__builtin_expect(object != NULL, 1))
+        if (likely(object != NULL))
             return object;
     }
     return memcg_malloc(size);
 }
 
-/* p may be NULL. */
-static inline void memcg_free_fast(void *p)
+/* arena_contains(p). */
+static inline void memcg_free_inside(void *p)
 {
     struct thread *self = memcg_self;
+    size_t page = arena_page(p);
 
-    if (__builtin_expect(p != NULL, 1) && section_begin(self)) {
-        struct slab *slab = virt_to_slab(p);
-        bool done = __builtin_expect(slab != NULL, 1) && sheaf_push(self, slab, p);
+    if (likely(section_begin(self))) {
+        struct slab *slab = page_to_slab(page);
+        bool done = likely(slab != NULL) && sheaf_push(self, slab, p);
 
         section_end(self);
-        if (__builtin_expect(done, 1))
+        if (likely(done))
             return;
     }
     memcg_free(p);
+}
+
+/* p may be NULL, which is in no arena. */
+static inline void memcg_free_fast(void *p)
+{
+    if (likely(arena_contains(p)))
+        memcg_free_inside(p);
+    else
+        memcg_free(p);
 }
 #endif

@@ -258,9 +258,12 @@ void objcg_put(struct obj_cgroup *objcg);
 bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg, const struct mem_cgroup *top);
 
 /* ---- heaps and threads ------------------------------------------------- */
-#define SHEAF_OBJECTS 64      /* each may keep a slab that is empty otherwise: few at first, */
-#define SHEAF_OBJECTS_MAX 256 /* more where frees overflow again and again */
-#define SHEAF_BYTES 32768
+/* Each object may keep a slab that is empty otherwise: few at first, more where frees overflow
+ * again and again. */
+#define SHEAF_OBJECTS 64
+#define SHEAF_BYTES ((size_t)32 << 10)
+#define SHEAF_OBJECTS_MAX 512
+#define SHEAF_BYTES_MAX ((size_t)1 << 20)
 /*
  * The sheaf: free objects of the class's private slabs, in use to their slabs, so that taking
  * and giving one moves no slab.  Frees fill it up to sheaf_limit, and go to their slabs from
@@ -272,20 +275,27 @@ bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg, const struct mem_c
 struct heap_slot {
     void *sheaf; /* first word of an object is the next; user caches and shared slabs: NULL */
     int32_t sheaf_room;
-    uint16_t sheaf_limit;
-    uint16_t shared_allocs; /* how many there were since a child was last asked for */
+    uint16_t sheaf_limit, sheaf_start; /* now, and after a flush */
     struct slab *active, *partial, *full;
     struct slab *empty; /* kept, so that what comes and goes makes no slab */
     uint16_t nr_empty;
     uint8_t swings; /* how often a slab was made after one had gone */
     bool gave_back; /* an empty slab, since one was made */
+    uint16_t shared_allocs; /* how many there were since a child was last asked for */
     int64_t shared_bytes; /* this group's live bytes of the class in shared slabs, this thread */
 };
+_Static_assert(sizeof(struct heap_slot) == 64, "the fast path shifts an index");
 
-/* of an object's size: SHEAF_BYTES, but at least one object and at most `objects`. */
-static inline uint16_t sheaf_limit(size_t size, size_t objects)
+/* The largest size is SHEAF_BYTES, so it is one object at least. */
+static inline uint16_t sheaf_start(size_t size)
 {
-    return (uint16_t)(size * objects > SHEAF_BYTES ? SHEAF_BYTES / size : objects);
+    return (uint16_t)(size * SHEAF_OBJECTS > SHEAF_BYTES ? SHEAF_BYTES / size : SHEAF_OBJECTS);
+}
+
+static inline uint16_t sheaf_limit_max(size_t size)
+{
+    return (uint16_t)(size * SHEAF_OBJECTS_MAX > SHEAF_BYTES_MAX ? SHEAF_BYTES_MAX / size
+                                                                 : SHEAF_OBJECTS_MAX);
 }
 
 struct heap { /* the section of `thread` */
@@ -331,8 +341,7 @@ static inline bool should_fail_request(struct thread *self, struct kmem_cache *s
 }
 void fault_fork_child(void);
 
-struct thread *thread_enter(void); /* begins a section; makes the thread if need be */
-void thread_leave(struct thread *self);
+struct thread *thread_enter_slow(void);
 void thread_steal_all(void);    /* takes walker_mutex; not inside a section */
 void thread_release_all(void);
 extern struct thread *all_threads; /* walker_mutex */
@@ -341,7 +350,12 @@ int thread_init(void);
 extern struct mutex orphan_lock;
 
 int heap_init(struct thread *thread);               /* root_heap and shared_heap */
-struct heap_slot *heap_slot(struct heap *heap, int index, bool grow); /* NULL: no memory */
+struct heap_slot *heap_user_slot(struct heap *heap, int index, bool grow);
+static inline struct heap_slot *heap_slot(struct heap *heap, int index, bool grow) /* NULL: no memory */
+{
+    return index < NR_KMALLOC ? &heap->kmalloc[index]
+                              : heap_user_slot(heap, index - NR_KMALLOC, grow);
+}
 struct heap *heap_of(struct thread *self, struct mem_cgroup *memcg);  /* section */
 struct heap *heap_lookup(struct thread *self, struct mem_cgroup *memcg); /* section; or NULL */
 size_t heap_drain_stock(struct heap *heap);         /* section or stolen */

@@ -8,7 +8,7 @@
  * Kernel: mm/memcontrol.c (css, obj_cgroup reparenting of 2020).
  * Locks: groups_lock: children and objcgs of every group; taken in sections.
  */
-#include "internal.h"
+#include "inline.h"
 
 struct mutex groups_lock = MUTEX_INITIALIZER;
 struct mem_cgroup root_mem_cgroup;

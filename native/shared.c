@@ -11,7 +11,7 @@
  *
  * Locks: none; owner tables: the slab owner's section, or cache->lock without one.
  */
-#include "internal.h"
+#include "inline.h"
 
 #define ROOM_TRIES 8 /* partial slabs looked at for room in the owner table */
 
@@ -36,20 +36,22 @@ static bool grow_owners(struct slab *slab)
     return true;
 }
 
-/* -1: table full. */
+/* -1: table full.  Once all live objects have been seen, what follows is unused. */
 static int owner_index(struct slab *slab, struct obj_cgroup *objcg)
 {
     struct slab_owner *owner = slab_owner_at(slab, slab->owner_hint);
+    uint32_t left = slab->inuse;
     int unused = -1;
 
-    if (owner->live && owner->objcg == objcg)
+    if (owner->live ? owner->objcg == objcg : !left)
         return (int)slab->owner_hint;
-    for (uint32_t i = 0; i < slab->nr_owners; i++) {
+    for (uint32_t i = 0; i < slab->nr_owners && (left || unused < 0); i++) {
         owner = slab_owner_at(slab, i);
         if (owner->live && owner->objcg == objcg)
             return (int)i;
         if (unused < 0 && !owner->live)
             unused = (int)i;
+        left -= owner->live;
     }
     return unused < 0 && grow_owners(slab) ? (int)SLAB_OWNERS : unused;
 }
@@ -181,7 +183,7 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
         objcg_get(objcg);
         owner->objcg = objcg;
     }
-    __atomic_store_n(&slab->owner_of[slab_object_index(slab, object)], (uint8_t)i, __ATOMIC_RELAXED);
+    __atomic_store_n(&slab->owner_of[slab_index(slab, object)], (uint8_t)i, __ATOMIC_RELAXED);
     /* Another group's bytes may lie here. */
     memset(object, 0, root->object_size);
     if (unlikely(slab_debug))

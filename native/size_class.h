@@ -13,18 +13,20 @@
 #define KMALLOC_TABLE_SIZE 1024
 extern const uint8_t kmalloc_table[KMALLOC_TABLE_SIZE / 16]; /* kmem_cache.c */
 
-/* size: 1 to KMALLOC_MAX_CACHE_SIZE.  The table has no branch that small sizes mispredict. */
-static inline int kmalloc_index(size_t size)
+/* size: above 256. */
+static inline unsigned kmalloc_index_above(size_t size)
 {
-    int top_bit;
+    unsigned top_bit = 63u - (unsigned)__builtin_clzll(size - 1);
 
+    return 16 + (top_bit - 8) * 4 + (unsigned)((size - 1) >> (top_bit - 2) & 3);
+}
+
+/* size: 1 to KMALLOC_MAX_CACHE_SIZE.  The table has no branch that small sizes mispredict. */
+static inline unsigned kmalloc_index(size_t size)
+{
     if (__builtin_expect(size <= KMALLOC_TABLE_SIZE, 1) && !__builtin_constant_p(size))
         return kmalloc_table[(size - 1) >> 4];
-    if (size <= 256)
-        return (int)((size - 1) >> 4);
-    size--;
-    top_bit = 63 - __builtin_clzll(size);
-    return 16 + (top_bit - 8) * 4 + (int)((size >> (top_bit - 2)) & 3);
+    return size <= 256 ? (unsigned)((size - 1) >> 4) : kmalloc_index_above(size);
 }
 
 static inline size_t kmalloc_size(int index)

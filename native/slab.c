@@ -20,7 +20,7 @@
  * class one, and more where slabs go and are made again and again. */
 #define KEEP_EMPTY 1
 #define KEEP_EMPTY_SWINGS 8
-#define KEEP_EMPTY_BYTES ((size_t)1 << 20)
+#define KEEP_EMPTY_BYTES ((size_t)4 << 20)
 #define KEEP_EMPTY_USER 10
 #define COLOUR 48 /* a line but for the head of a CPython object that is collected */
 
@@ -360,14 +360,14 @@ void slab_put_chain(struct slab *slab, void *first)
             slab_bug(slab, last, "Object already free");
     if (slab->shared)
         for (void *p = first; p; p = get_freepointer(p))
-            shared_release(slab, slab_object_index(slab, p));
+            shared_release(slab, slab_index(slab, p));
     slab_put(slab, first, last, nr);
 }
 
 static void slab_put_one(struct slab *slab, void *object)
 {
     if (slab->shared)
-        shared_release(slab, slab_object_index(slab, object));
+        shared_release(slab, slab_index(slab, object));
     slab_put(slab, object, object, 1);
 }
 
@@ -377,8 +377,11 @@ void *sheaf_refill(struct heap_slot *slot, struct slab *slab)
     void *object = slab_pop(slab);
 
     MEMCG_ASSERT(!slot->sheaf && slab->slot == slot && slab == slot->active);
-    if (overflowed && slot->sheaf_limit < SHEAF_OBJECTS_MAX)
-        slot->sheaf_limit = sheaf_limit(slab->size, 2u * slot->sheaf_limit);
+    if (overflowed) {
+        uint16_t most = sheaf_limit_max(slab->size);
+
+        slot->sheaf_limit = slot->sheaf_limit < most / 2 ? 2 * slot->sheaf_limit : most;
+    }
     slot->sheaf = slab->freelist;
     slot->sheaf_room = slot->sheaf_limit - (int32_t)(slab->carved - slab->inuse);
     slab->freelist = NULL;
@@ -411,9 +414,7 @@ void sheaf_flush(struct heap_slot *slot)
         slab_put(slab, first, last, nr);
         first = next;
     }
-    if (slot->sheaf_limit > SHEAF_OBJECTS)
-        slot->sheaf_limit = SHEAF_OBJECTS;
-    slot->sheaf_room = slot->sheaf_limit;
+    slot->sheaf_room = slot->sheaf_limit = slot->sheaf_start;
 }
 
 static int slab_free_no_owner(struct slab *slab, void *object)

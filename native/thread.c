@@ -1,10 +1,10 @@
 /*
  * thread.c - threads, read-side sections, and the walker that needs all of them out.
  *
- * memcg_self starts at thread_first, whose slabs are empty, so that the first call
+ * memcg_self starts at thread_first, which is stolen for ever, so that the first call
  * takes the slow path, where a real thread is made.  A thread that ends gives its
  * slabs to their caches and its later calls (other libraries' destructors) go
- * to one locked orphan, through thread_ended, as empty as thread_first.
+ * to one locked orphan, through thread_ended, stolen as thread_first is.
  *
  * The protocol: the owner stores busy, then reads stolen; the walker stores stolen,
  * runs a barrier on every CPU, then waits for busy == 0.  One of them sees the other.
@@ -28,10 +28,8 @@
 #include "inline.h"
 
 struct slab slab_none = { .place = SLAB_FULL };
-#define EMPTY_HEAP { .kmalloc = { [0 ... NR_KMALLOC - 1] = { .active = &slab_none } } }
-static struct heap first_heap = EMPTY_HEAP, ended_heap = EMPTY_HEAP;
-static struct thread thread_first = { .heap = &first_heap };
-static struct thread thread_ended = { .heap = &ended_heap };
+static struct thread thread_first = { .stolen = STOLEN_SLOW };
+static struct thread thread_ended = { .stolen = STOLEN_SLOW };
 static struct thread orphan = { .is_orphan = true };
 __thread struct thread *memcg_self MEMCG_TLS_MODEL = &thread_first;
 
@@ -181,7 +179,7 @@ static bool section_begin_slow(struct thread *self)
     return false;
 }
 
-struct thread *thread_enter(void)
+struct thread *thread_enter_slow(void)
 {
     struct thread *self = memcg_self;
 
@@ -194,13 +192,6 @@ struct thread *thread_enter(void)
     while (!section_begin_slow(self))
         sched_yield();
     return self;
-}
-
-void thread_leave(struct thread *self)
-{
-    section_end(self);
-    if (self->is_orphan)
-        mutex_unlock(&orphan_lock);
 }
 
 bool thread_is_forking(void)

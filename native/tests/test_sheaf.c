@@ -90,15 +90,27 @@ static void what_waits_is_not_live(void)
     }
 }
 
-/* 1 KiB: 16 objects a slab, 32 in the sheaf; each may keep a slab, as the heap keeps two. */
+static int length(const struct heap_slot *slot)
+{
+    int nr = 0;
+
+    for (void *object = slot->sheaf; object; object = *(void **)object)
+        nr++;
+    return nr;
+}
+
+/* 1 KiB: 16 objects a slab, 32 in the first sheaf; each may keep a slab, as the heap keeps two. */
 static void a_sheaf_is_bounded(void)
 {
     struct heap_slot *slot = &memcg_self->heap->kmalloc[kmalloc_index(1024)];
 
+    fill(1024);
+    drain(0, N);
+    CHECK(slot->sheaf && kmem_cache_nr_pages(root_of(1024)) <= (32 + 2) * 4);
     for (int round = 0; round < 5; round++) {
         fill(1024);
         drain(0, N);
-        CHECK(slot->sheaf && kmem_cache_nr_pages(root_of(1024)) <= (32 + 2) * 4);
+        CHECK(length(slot) <= SHEAF_OBJECTS_MAX && length(slot) * 1024 <= (int)SHEAF_BYTES_MAX);
     }
     CHECK(kmem_cache_shrink(root_of(1024)) > 0 && kmem_cache_nr_pages(root_of(1024)) == 0);
 }
@@ -136,7 +148,6 @@ static void a_flush_keeps_neighbouring_slabs_apart(void)
 static void a_sheaf_grows_by_need(void)
 {
     struct heap_slot *slot = &memcg_self->heap->kmalloc[kmalloc_index(64)];
-    int nr = 0;
 
     memcg_trim();
     fill(64);
@@ -147,15 +158,14 @@ static void a_sheaf_grows_by_need(void)
         drain(0, N);
     }
     CHECK(slot->sheaf_limit == SHEAF_OBJECTS_MAX);
-    for (void *object = slot->sheaf; object; object = *(void **)object)
-        nr++;
-    CHECK(nr > SHEAF_OBJECTS && nr <= SHEAF_OBJECTS_MAX);
+    CHECK(length(slot) > SHEAF_OBJECTS && length(slot) <= SHEAF_OBJECTS_MAX);
     memcg_trim();
     CHECK(slot->sheaf_limit == SHEAF_OBJECTS && !slot->sheaf);
     for (int i = 0; i < kmalloc_nr_caches(); i++) {
         size_t limit = memcg_self->heap->kmalloc[i].sheaf_limit;
 
         CHECK(limit == 1 || (limit > 1 && limit * kmalloc_size(i) <= SHEAF_BYTES));
+        CHECK(sheaf_limit_max(kmalloc_size(i)) * kmalloc_size(i) <= SHEAF_BYTES_MAX);
     }
 }
 

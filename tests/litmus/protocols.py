@@ -583,7 +583,7 @@ page_slab = Protocol(
             "RELEASE",
         ),
         "see": Site(
-            "arena.h", "virt_to_slab", "__atomic_load_n(&arena.page_slab[arena_page(p)], {})",
+            "arena.h", "page_to_slab", "__atomic_load_n(&arena.page_slab[page], {})",
             "ACQUIRE",
         ),
     },

@@ -26,7 +26,7 @@ struct entry {
 
 /* What the thread's group was read from; see current_refresh(). */
 struct current_key {
-    PyThreadState *tstate;
+    PyThreadState *tstate; /* never NULL */
     uint64_t id, context_ver;
     PyObject *context;   /* borrowed, for comparison only */
     struct entry *entry; /* borrowed from the context; NULL: none */
@@ -55,18 +55,31 @@ static inline PyThreadState *tstate_get(void)
 #endif
 }
 
+#if PY_VERSION_HEX < 0x030c0000
+extern PyThreadState **tstate_now MEMCG_HIDDEN; /* where CPython keeps it; a NULL if that is not known */
+#endif
+
 /*
  * GIL held.  The version alone is no key: it starts at 1 in each thread state, and addresses of
  * thread states are used again.
  */
+static inline bool current_is_fresh(void)
+{
+#if PY_VERSION_HEX < 0x030c0000
+    PyThreadState *tstate = __atomic_load_n(tstate_now, __ATOMIC_RELAXED);
+#else
+    PyThreadState *tstate = tstate_get();
+#endif
+
+    return likely(tstate == current_key.tstate) &&
+           likely(tstate->context_ver == current_key.context_ver) &&
+           likely(tstate->id == current_key.id);
+}
+
 static inline void current_refresh(void)
 {
-    PyThreadState *tstate = tstate_get();
-
-    if (likely(tstate == current_key.tstate && tstate &&
-               tstate->context_ver == current_key.context_ver && tstate->id == current_key.id))
-        return;
-    current_reload(tstate);
+    if (!current_is_fresh())
+        current_reload(tstate_get());
 }
 
 /* ---- hooks.c: CPython's allocators and NumPy's ---------------------------- */

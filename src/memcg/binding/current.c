@@ -11,9 +11,34 @@
  * entering the same group from the same map again, and leaving, is an exchange of the two.
  * The version of the context moves on, as for any other change of context.
  */
+#define Py_BUILD_CORE 1
 #include "binding.h"
 
-__thread struct current_key current_key MEMCG_TLS_MODEL;
+#if PY_VERSION_HEX < 0x030c0000 /* later it is thread-local, and not for us to see */
+#include <internal/pycore_runtime.h>
+
+static PyThreadState *no_tstate;
+PyThreadState **tstate_now = &no_tstate;
+
+/* It saves a call in each hook.  Tried out, for it is where this CPython's headers say. */
+static void find_tstate(void)
+{
+    PyThreadState **now = (PyThreadState **)&_PyRuntime.gilstate.tstate_current._value;
+    PyThreadState *tstate = PyThreadState_Get();
+    bool found = *now == tstate;
+
+    PyThreadState_Swap(NULL);
+    found = found && !*now;
+    PyThreadState_Swap(tstate);
+    if (found && *now == tstate)
+        tstate_now = now;
+}
+#else
+static void find_tstate(void) {}
+#endif
+
+static PyThreadState nobody;
+__thread struct current_key current_key MEMCG_TLS_MODEL = { .tstate = &nobody };
 static PyObject *entry_var;
 static PyInterpreterState *interpreter;
 static size_t map_offset; /* of a context's map; 0: not as we know it, then without exchange */
@@ -53,6 +78,7 @@ void current_init(PyObject *var)
     Py_INCREF(var);
     interpreter = PyThreadState_Get()->interp;
     map_offset = find_map();
+    find_tstate();
     entry_var = var;
 }
 

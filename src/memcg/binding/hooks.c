@@ -49,11 +49,17 @@ static inline void *zero_malloc(size_t nelem, size_t elsize)
 
 /* ---- MEM and OBJ: the GIL is held; ctx is the previous allocator ---------- */
 
+static __attribute__((noinline)) void *malloc_afresh(size_t size)
+{
+    current_reload(tstate_get());
+    return memcg_malloc_fast(size);
+}
+
+/* The other way is a call in place of the rest, so that nothing is saved for it. */
 static void *hook_malloc(void *ctx, size_t size)
 {
     (void)ctx;
-    current_refresh();
-    return memcg_malloc_fast(size);
+    return likely(current_is_fresh()) ? memcg_malloc_fast(size) : malloc_afresh(size);
 }
 
 static void *hook_calloc(void *ctx, size_t nelem, size_t elsize)
@@ -75,9 +81,9 @@ static void hook_free(void *ctx, void *p)
 {
     const PyMemAllocatorEx *previous = ctx;
 
-    if (likely(!p || arena_contains(p)))
-        memcg_free_fast(p);
-    else
+    if (likely(arena_contains(p)))
+        memcg_free_inside(p);
+    else if (p)
         previous->free(previous->ctx, p);
 }
 
@@ -108,9 +114,9 @@ static void *raw_realloc(void *ctx, void *p, size_t size)
 
 static void raw_free(void *ctx, void *p)
 {
-    if (likely(!p || arena_contains(p)))
-        memcg_free_fast(p);
-    else
+    if (likely(arena_contains(p)))
+        memcg_free_inside(p);
+    else if (p)
         previous_raw.free(ctx, p);
 }
 
@@ -268,9 +274,9 @@ static void *numpy_realloc(void *ctx, void *p, size_t size)
 
 static void numpy_free(void *ctx, void *p, size_t size)
 {
-    if (!p || arena_contains(p))
-        memcg_free_fast(p);
-    else
+    if (likely(arena_contains(p)))
+        memcg_free_inside(p);
+    else if (p)
         previous_numpy.allocator.free(ctx, p, size);
 }
 
