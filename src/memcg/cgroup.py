@@ -10,8 +10,6 @@ Locks: ``cgroup_mutex``, the outermost, protects every group's `children` and st
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from typing import TypeVar
 
 from . import core, workqueue
 from .errors import GroupBusy, MemcgError, OfflineError
@@ -28,6 +26,13 @@ from .memcontrol import (
     memcg_slab_mutex,
 )
 from .slab_common import slab_mutex
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    G = TypeVar("G", bound="cgroup")
 
 cgroup_mutex = Mutex("cgroup_mutex")
 
@@ -51,9 +56,6 @@ class cgroup(mem_cgroup):
         self.name = path.rsplit("/", 1)[-1]
         self.children: dict[str, cgroup] = {}
         self.shrinkers: list[Callable[[int], object]] = []
-
-
-G = TypeVar("G", bound=cgroup)
 
 
 def split_path(path: str) -> list[str]:
