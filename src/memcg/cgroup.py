@@ -71,7 +71,7 @@ def split_path(path: str) -> list[str]:
     if not path or len(path) > PATH_MAX:
         raise ValueError(f"group path must have 1 to {PATH_MAX} characters, not {len(path)}")
     parts = path.split("/")
-    if any(part in ("", ".", "..") or not part.isprintable() for part in parts):
+    if "" in parts or "." in parts or ".." in parts or not path.isprintable():
         raise ValueError(
             f"group path {path!r}: no part may be empty, '.', '..' or unprintable; write 'a/b'"
         )

@@ -246,7 +246,7 @@ class Group(cgroup):
             Something is inside, it has children and `recursive` is false, or it is the root.
             Nothing was closed but, with `recursive`, children.
         """
-        end = time.monotonic() + wait
+        end = time.monotonic() + wait if wait else 0.0
         for g in reversed(subtree(self)) if recursive else [self]:
             while True:
                 try:
@@ -284,25 +284,33 @@ def group(path: str, **limits: Size) -> Group:
     'doc/a'
     >>> g.parent.close(recursive=True)
     """
-    _check(path, limits)
+    limits = _checked(path, limits)
     g = cgroup_mkdir(root, path)
     for which, size in limits.items():
         g.write_limit(which, size)
     return g
 
 
-def _check(path: str, limits: dict[str, Size]) -> None:
-    """Refuse what `write_limit` would refuse, before anything is made or written."""
-    if not limits:
-        return
-    above = path.rpartition("/")[0]
-    try:
-        of = (cgroup_find(root, above) if above else root).max
-    except MemcgError:  # it will be made, without limits
-        of = core.PAGE_COUNTER_MAX
+def _checked(path: str, limits: dict[str, Size]) -> dict[str, Size]:
+    """Limits in bytes, but for shares and defaults, which are the group's to know.
+
+    What `write_limit` would refuse is refused before anything is made or written.
+    """
     for which, size in limits.items():
         _limit(which)
-        parse_size(size, of=of)
+        if isinstance(size, str) and "%" in size:
+            parse_size(size, of=_max_above(path))
+        elif size is not None:
+            limits[which] = parse_size(size)
+    return limits
+
+
+def _max_above(path: str) -> int:
+    above = path.rpartition("/")[0]
+    try:
+        return (cgroup_find(root, above) if above else root).max
+    except MemcgError:  # it will be made, without limits
+        return core.PAGE_COUNTER_MAX
 
 
 class scope:
@@ -317,9 +325,8 @@ class scope:
     """
 
     def __init__(self, name: str, **limits: Size) -> None:
-        _check(name, limits)
         self._name = name
-        self._limits = limits
+        self._limits = _checked(name, limits)
         self._groups: list[Group] = []
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:

@@ -37,7 +37,8 @@ memcg_slab_mutex = Mutex("memcg_slab_mutex")
 MEMCG_CACHES_MIN_SIZE = 4
 MEMCG_CACHES_MAX_SIZE = 1 << 20
 
-memcg_limited_groups_array_size = 0  # slots in every root's array; slab_mutex
+# Slots in every root's array; written under activate_kmem_mutex, memcg_slab_mutex and slab_mutex.
+memcg_limited_groups_array_size = 0
 _used_ids: dict[int, None] = {}  # the IDA; activate_kmem_mutex
 _freed_ids: list[int] = []  # ids that were used and are not; activate_kmem_mutex
 dying: dict[mem_cgroup, None] = {}  # offline and still referenced; activate_kmem_mutex
@@ -108,7 +109,8 @@ def memcg_activate_kmem(memcg: mem_cgroup) -> None:
 
     Notes
     -----
-    Context: takes ``activate_kmem_mutex``, then ``memcg_slab_mutex``, then ``slab_mutex``.
+    Context: takes ``activate_kmem_mutex``, then, if the arrays must grow, ``memcg_slab_mutex``,
+    then ``slab_mutex``.
     """
     with activate_kmem_mutex:
         if memcg_kmem_is_active(memcg):
@@ -119,8 +121,8 @@ def memcg_activate_kmem(memcg: mem_cgroup) -> None:
                 f"group {memcg.path!r}: all {MEMCG_CACHES_MAX_SIZE} kmemcg_ids are in use; "
                 "close groups"
             )
-        with memcg_slab_mutex:
-            if memcg_id >= memcg_limited_groups_array_size:  # else every root has a slot for it
+        if memcg_id >= memcg_limited_groups_array_size:  # else every root has a slot for it
+            with memcg_slab_mutex:
                 slab_common.memcg_update_all_caches(memcg_id + 1)
         # Stores with no call between them, so that no asynchronous exception parts them.
         del _freed_ids[-1:]
