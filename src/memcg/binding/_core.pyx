@@ -10,6 +10,7 @@ import os
 cimport cython
 from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
 from cpython.contextvars cimport PyContextVar_New
+from cpython.object cimport PyTypeObject, destructor
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8
@@ -497,10 +498,6 @@ cdef class Buffer:
     cdef void *p
     cdef Py_ssize_t exports
 
-    def __dealloc__(self):
-        if self.p is not NULL:
-            kmem_cache_free_fast(self.cache.c, self.p)
-
     def __len__(self):
         return self.cache.object_size
 
@@ -517,6 +514,19 @@ cdef class Buffer:
 
     def __releasebuffer__(self, Py_buffer *view):
         self.exports -= 1
+
+
+# In place of `__dealloc__`, around which Cython saves the exception state. A free has none.
+cdef destructor end_of_buffer = (<PyTypeObject *>Buffer).tp_dealloc
+
+
+cdef void free_and_end(PyObject *buffer) noexcept:
+    if (<Buffer>buffer).p is not NULL:
+        kmem_cache_free_fast((<Buffer>buffer).cache.c, (<Buffer>buffer).p)
+    end_of_buffer(buffer)
+
+
+(<PyTypeObject *>Buffer).tp_dealloc = free_and_end
 
 
 cdef construct_slab(Cache cache, Buffer buffer):
