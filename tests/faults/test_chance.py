@@ -16,7 +16,7 @@ THE_CORES_OWN = ("", "alloc+metadata+pages+mmap+madvise+thread")
 @pytest.mark.parametrize("seed", [1, 2])
 def test_whatever_fails_by_chance_nothing_is_left(sweep, install, what, seed):
     faults, told = sweep(f"""
-    import random
+    import _thread, random, time
     {install}
     import numpy as np
     frames = memcg.KmemCache("frame", 3000)
