@@ -124,13 +124,13 @@ def test_a_scope_is_a_new_group_each_time_it_is_entered_or_its_function_called(d
 
 
 def test_a_scope_that_is_interrupted_once_it_is_entered_leaves_nothing(door, monkeypatch):
-    enter = door.group.Group.__enter__
+    enter = door.group.core.enter
 
     def interrupted(group):
         enter(group)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(door.group.Group, "__enter__", interrupted)
+    monkeypatch.setattr(door.group.core, "enter", interrupted)
     with pytest.raises(KeyboardInterrupt), door.group.scope("t"):
         pass
     assert door.group.current() is door.group.root

@@ -344,18 +344,19 @@ class scope:
         try:
             for which, size in self._limits.items():
                 g.write_limit(which, size)
+            core.enter(g)
             self._groups.append(g)
-            return g.__enter__()
+            return g
         except BaseException:
-            if core.current() is g:  # interrupted right after
+            if core.current() is g:  # it was entered
                 core.leave(g)
             g.close(recursive=True)
             raise
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         g = self._groups.pop()
         try:
-            g.__exit__(*exc)
+            core.leave(g, error)  # not a call that needs a tuple: there may be no memory for it
         finally:
             g.close(recursive=True)
 

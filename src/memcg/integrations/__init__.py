@@ -66,8 +66,8 @@ def install(inherit: bool) -> None:
     if inherit:
         files |= dict.fromkeys(_THREADING, "threading")
     for name, file in files.items():
-        if name in sys.modules:
-            _hook(file, sys.modules[name])
+        if sys.modules.get(name):
+            _hook(file, __import__(name, fromlist=("",)))  # waits for who is importing it now
         else:
             _waiting[name] = file
     if _waiting and _finder not in sys.meta_path:
