@@ -49,7 +49,9 @@ class Contender:
     missing: str = ""
 
     def start(self) -> None:
-        env = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
+        # Without compiled files each start would compile, which no installed package does.
+        without = ("OPENBLAS_", "PYTHONDONTWRITEBYTECODE")
+        env = {k: v for k, v in os.environ.items() if not k.startswith(without)}
         env |= {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", **self.env}
         self.process = subprocess.Popen(
             list(map(str, self.argv)), env=env, text=True, bufsize=1,

@@ -137,7 +137,7 @@ static inline bool sheaf_push(struct thread *self, struct slab *slab, void *obje
     return true;
 }
 
-/* kmem_cache_alloc() where this thread's active slab for the group has a free object. */
+/* kmem_cache_alloc() where a slab of this thread's for the group has a free object. */
 static inline void *kmem_cache_alloc_fast(struct kmem_cache *s)
 {
     struct thread *self = memcg_self;
@@ -157,13 +157,18 @@ static inline void *kmem_cache_alloc_fast(struct kmem_cache *s)
                 section_end(self);
                 return object;
             }
+            if (slab->carved == slab->objects && (slab = slab_next(&heap->user[i]))) {
+                object = slab_pop(slab);
+                section_end(self);
+                return object;
+            }
         }
         section_end(self);
     }
     return kmem_cache_alloc(s);
 }
 
-/* kmem_cache_free() where the object lies in this thread's active slab, which no free moves. */
+/* kmem_cache_free() where the object lies in a slab of this thread's. */
 static inline int kmem_cache_free_fast(struct kmem_cache *s, void *object)
 {
     struct thread *self = memcg_self;
@@ -172,13 +177,17 @@ static inline int kmem_cache_free_fast(struct kmem_cache *s, void *object)
         struct slab *slab = virt_to_slab(object);
 
         if (likely(slab && __atomic_load_n(&slab->owner, __ATOMIC_RELAXED) == self &&
-                   slab->place == SLAB_ACTIVE && slab->live && !slab->shared &&
+                   slab->live && !slab->shared &&
                    slab->cache->root == s->root && slab_is_object(slab, object)) &&
             likely(__atomic_exchange_n(&slab->live[slab_index(slab, object)], 0,
                                        __ATOMIC_ACQ_REL))) {
-            *(void **)object = slab->freelist;
-            slab->freelist = object;
-            slab->inuse--;
+            if (likely(slab->inuse != slab->last)) {
+                *(void **)object = slab->freelist;
+                slab->freelist = object;
+                slab->inuse--;
+            } else { /* to another list */
+                slab_put(slab, object, object, 1);
+            }
             section_end(self);
             return 0;
         }

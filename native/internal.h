@@ -374,6 +374,8 @@ void slab_destroy(struct slab *slab);               /* empty, on no list but the
 void *slab_pop(struct slab *slab);                  /* owner; NULL: full */
 /* A chain of nr objects.  Owner's section or cache->lock. */
 void slab_put(struct slab *slab, void *first, void *last, uint32_t nr);
+/* Owner's section, the active slab full: another of the slot's becomes active. NULL: none has room. */
+struct slab *slab_next(struct heap_slot *slot);
 void slab_put_chain(struct slab *slab, void *first); /* the same, up to NULL */
 void *sheaf_refill(struct heap_slot *slot, struct slab *slab); /* section; an object */
 void sheaf_flush(struct heap_slot *slot);           /* section or stolen: objects to their slabs */

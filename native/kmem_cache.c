@@ -376,7 +376,8 @@ int memcg_update_cache_size(struct kmem_cache *root, int nr_slots)
     if (old && nr_slots < 2 * old->nr_slots)
         nr_slots = 2 * old->nr_slots; /* keeps the retired ones together below the live one */
     bytes = sizeof(*array) + (size_t)nr_slots * (sizeof(array->slot[0]) + 1);
-    thread_steal_all(); /* nobody posts CREATE while the pending flags are copied */
+    if (old)
+        thread_steal_all(); /* nobody posts CREATE while the pending flags are copied */
     array = metadata_alloc(bytes);
     if (array) {
         memset(array, 0, bytes);
@@ -390,7 +391,8 @@ int memcg_update_cache_size(struct kmem_cache *root, int nr_slots)
         }
         __atomic_store_n(&root->memcg_caches, array, __ATOMIC_RELEASE);
     }
-    thread_release_all();
+    if (old)
+        thread_release_all();
     return array ? 0 : -ENOMEM;
 }
 

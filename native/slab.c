@@ -486,31 +486,44 @@ int slab_free(struct thread *self, struct slab *slab, void *object)
 }
 
 /* The active slab is full: its successor, from near to far. */
-static struct slab *slab_refill(struct heap *heap, struct heap_slot *slot, struct kmem_cache *s,
-                                bool shared, struct request *req)
+struct slab *slab_next(struct heap_slot *slot)
 {
-    struct slab *slab;
+    struct slab *slab = slot->partial;
 
+    if (slab) {
+        slab_list_del(&slot->partial, slab);
+    } else if ((slab = slot->empty)) {
+        slab_list_del(&slot->empty, slab);
+        slot->nr_empty--;
+    }
     if (slot->active != &slab_none) {
         slab_set_place(slot->active, SLAB_FULL);
         slab_list_add(&slot->full, slot->active);
         slot->active = &slab_none;
     }
-    if ((slab = slot->partial)) {
-        slab_list_del(&slot->partial, slab);
-    } else if ((slab = slot->empty)) {
-        slab_list_del(&slot->empty, slab);
-        slot->nr_empty--;
-    } else {
-        mutex_lock(&s->lock);
-        slab = s->partial[shared];
-        if (slab) {
-            slab_list_del(&s->partial[shared], slab);
-            slab_set_heap(slab, heap);
-            __atomic_store_n(&slab->owner, heap->thread, __ATOMIC_RELEASE);
-        }
-        mutex_unlock(&s->lock);
+    if (slab) {
+        slab_set_place(slab, SLAB_ACTIVE);
+        slot->active = slab;
+        MEMCG_ASSERT(slab_is_valid(slab) && slab->inuse < slab->objects);
     }
+    return slab;
+}
+
+static struct slab *slab_refill(struct heap *heap, struct heap_slot *slot, struct kmem_cache *s,
+                                bool shared, struct request *req)
+{
+    struct slab *slab = slab_next(slot);
+
+    if (slab)
+        return slab;
+    mutex_lock(&s->lock);
+    slab = s->partial[shared];
+    if (slab) {
+        slab_list_del(&s->partial[shared], slab);
+        slab_set_heap(slab, heap);
+        __atomic_store_n(&slab->owner, heap->thread, __ATOMIC_RELEASE);
+    }
+    mutex_unlock(&s->lock);
     if (!slab) {
         if (slot->gave_back && slot->swings < UINT8_MAX)
             slot->swings++;

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,26 @@ def test_a_buffer_is_writable_without_a_copy_and_aligned(frames):
     del array
     for buffer in buffers:
         frames.free(buffer)
+
+
+@pytest.mark.parametrize("size", [1000, 65536])  # many to a slab, one
+def test_buffers_that_come_and_go_in_any_order_keep_their_bytes_and_are_counted(world, size):
+    frames = world.cache.KmemCache("frames", size)
+    rng, held = random.Random(size), []
+    for turn in range(3000):
+        if len(held) < rng.choice([0, 5, 40]):
+            held.append((turn, frames.alloc()))
+            memoryview(held[-1][1]).cast("I")[-1] = turn
+        elif held:
+            number, buffer = held.pop(rng.randrange(len(held)))
+            assert memoryview(buffer).cast("I")[-1] == number
+            frames.free(buffer)
+        assert frames._cache.info().active_objs == len(held)
+    while held:
+        frames.free(held.pop()[1])
+    frames.shrink()
+    assert frames._cache.nr_pages == 0
+    frames.destroy()
 
 
 def test_freeing_twice_or_a_foreign_buffer_is_refused_and_changes_nothing(world, frames):

@@ -107,6 +107,36 @@ def test_a_closed_path_is_free_again_at_once(door):
     door.frames.free(buffer)
 
 
+def test_a_scope_is_a_new_group_each_time_it_is_entered_or_its_function_called(door):
+    scope = door.group.scope("t")
+    with scope as one, scope as two:
+        assert (one.path, two.path, door.group.current()) == ("t", "t-2", two)
+
+    @door.group.scope("f", max=5000)
+    def path(n):
+        """Doc."""
+        return f"{door.group.current().path}{n}"
+
+    assert [path(1), path(n=2), path.__doc__] == ["f1", "f2", "Doc."]
+    assert not one.online
+    assert not two.online
+    assert not door.group.root.children
+
+
+def test_a_scope_that_is_interrupted_once_it_is_entered_leaves_nothing(door, monkeypatch):
+    enter = door.group.core.enter
+
+    def interrupted(group):
+        enter(group)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(door.group.core, "enter", interrupted)
+    with pytest.raises(KeyboardInterrupt), door.group.scope("t"):
+        pass
+    assert door.group.current() is door.group.root
+    assert not door.group.root.children
+
+
 def test_scope_makes_a_unique_name_and_closes_it(door):
     with door.group.scope("t", max=5000) as one, door.group.scope("t") as two:
         assert (one.path, two.path, one.max) == ("t", "t-2", 5000)

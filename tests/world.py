@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import sys
+import time
 import types
 from pathlib import Path
 from types import ModuleType
@@ -41,6 +42,23 @@ class World:
         self.group = load("group")
         self.cache = load("cache")
         self.root = self.group.root
+        self._spawn, self.workqueue.spawn = self.workqueue.spawn, self._counted
+        self._spawned: list[bool] = []  # one for each thread that is not at its end
+
+    def _counted(self, fn, name):
+        def run():
+            try:
+                fn()
+            finally:
+                self._spawned.pop()
+
+        self._spawned.append(True)
+        self._spawn(run, name)
+
+    def settle(self) -> None:
+        """Wait for the threads that nobody waits for any more."""
+        while self._spawned:
+            time.sleep(0.001)
 
     def close(self) -> None:
         """Check what must hold at the end of every test, and forget the modules."""

@@ -10,8 +10,6 @@ Locks: ``cgroup_mutex``, the outermost, protects every group's `children` and st
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from typing import TypeVar
 
 from . import core, workqueue
 from .errors import GroupBusy, MemcgError, OfflineError
@@ -28,6 +26,13 @@ from .memcontrol import (
     memcg_slab_mutex,
 )
 from .slab_common import slab_mutex
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    G = TypeVar("G", bound="cgroup")
 
 cgroup_mutex = Mutex("cgroup_mutex")
 
@@ -53,9 +58,6 @@ class cgroup(mem_cgroup):
         self.shrinkers: list[Callable[[int], object]] = []
 
 
-G = TypeVar("G", bound=cgroup)
-
-
 def split_path(path: str) -> list[str]:
     """Split an absolute path ``a/b``.
 
@@ -69,7 +71,7 @@ def split_path(path: str) -> list[str]:
     if not path or len(path) > PATH_MAX:
         raise ValueError(f"group path must have 1 to {PATH_MAX} characters, not {len(path)}")
     parts = path.split("/")
-    if any(part in ("", ".", "..") or not part.isprintable() for part in parts):
+    if "" in parts or "." in parts or ".." in parts or not path.isprintable():
         raise ValueError(
             f"group path {path!r}: no part may be empty, '.', '..' or unprintable; write 'a/b'"
         )

@@ -7,10 +7,8 @@ compiler and for the explorer. ``MEMCG_CORE=model`` asks for it.
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from .dataplane import PAGE_COUNTER_MAX as PAGE_COUNTER_MAX
 from .dataplane import PAGE_SIZE as PAGE_SIZE
@@ -40,6 +38,7 @@ def _why_not_built() -> str:
     return "memcg was installed without a C compiler; install one and memcg again"
 
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._core import *  # noqa: F403  # the stub says what both have
 else:
@@ -47,7 +46,7 @@ else:
         from . import model as _plane
     else:
         try:
-            _plane = importlib.import_module("._core", __package__)
+            _plane = __import__(f"{__package__}._core", fromlist=("name",))
         except ModuleNotFoundError:
             from . import model as _plane
 

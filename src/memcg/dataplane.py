@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal
 
 PAGE_SIZE = 4096
 PAGE_COUNTER_MAX = 2**63 - 1
@@ -11,21 +13,35 @@ EVENTS = ("high", "max", "oom", "oom_kill", "reserve", "overdraft", "fail")  # o
 STAT = ("slab_private", "slab_shared", "page_runs", "external", "overdraft")  # of memory.stat
 
 
-class Event(NamedTuple):
+class Event:
     """A request to the control plane. All but ``release`` carry a css reference."""
 
-    kind: Literal["create", "empty", "high", "release"]
-    memcg: Any  # core.Memcg or None
-    cache: Any  # core.Cache or None
+    __slots__ = ("cache", "kind", "memcg")
+
+    def __init__(
+        self, kind: Literal["create", "empty", "high", "release"], memcg: Any, cache: Any
+    ) -> None:
+        self.kind = kind
+        self.memcg = memcg  # core.Memcg or None
+        self.cache = cache  # core.Cache or None
 
 
-class CacheInfo(NamedTuple):
+class CacheInfo:
     """A line of slabinfo: counts, sizes in bytes, pages."""
 
-    active_objs: int
-    num_objs: int
-    objsize: int
-    objperslab: int
-    pagesperslab: int
-    active_slabs: int
-    num_slabs: int
+    __slots__ = (
+        "active_objs", "active_slabs", "num_objs", "num_slabs", "objperslab", "objsize",
+        "pagesperslab",
+    )  # fmt: skip
+
+    def __init__(
+        self, active_objs: int, num_objs: int, objsize: int, objperslab: int, pagesperslab: int,
+        active_slabs: int, num_slabs: int,
+    ) -> None:  # fmt: skip
+        self.active_objs = active_objs
+        self.num_objs = num_objs
+        self.objsize = objsize
+        self.objperslab = objperslab
+        self.pagesperslab = pagesperslab
+        self.active_slabs = active_slabs
+        self.num_slabs = num_slabs

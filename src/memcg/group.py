@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
 
 from . import core, memcontrol, slab_common
 from .cgroup import cgroup, cgroup_find, cgroup_mkdir, cgroup_rmdir, subtree, try_to_free
 from .errors import GroupBusy, MemcgError
-from .holders import report
+from .locking import know_main_thread
 from .sizes import format_size, parse_size
 
-P = ParamSpec("P")
-R = TypeVar("R")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+    from typing import ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
 Size = int | str | None
 
 LIMITS = ("max", "high", "reserve")
@@ -30,6 +32,17 @@ def _limit(which: str) -> str:
     if which not in LIMITS:
         raise ValueError(f"{which!r} is not a limit of a group; write one of {', '.join(LIMITS)}")
     return which
+
+
+def _wrap(fn: Callable[P, R], place: Callable[[], Group | scope]) -> Callable[P, R]:
+    import functools
+
+    @functools.wraps(fn)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+        with place():
+            return fn(*args, **kwargs)
+
+    return inside
 
 
 class Group(cgroup):
@@ -56,13 +69,7 @@ class Group(cgroup):
 
     def wrap(self, fn: Callable[P, R]) -> Callable[P, R]:
         """Return a function that calls `fn` inside the group."""
-
-        @functools.wraps(fn)
-        def inside(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self:
-                return fn(*args, **kwargs)
-
-        return inside
+        return _wrap(fn, lambda: self)
 
     def iterate(self, iterable: Iterable[R]) -> Generator[R, None, None]:
         """Run each step of an iterator inside the group, its consumer outside.
@@ -142,6 +149,7 @@ class Group(cgroup):
         It runs in a thread of its own when `high` is crossed, and in `reclaim`. Kernel:
         ``register_shrinker``.
         """
+        know_main_thread()
         self.shrinkers.append(fn)
         return fn
 
@@ -212,7 +220,13 @@ class Group(cgroup):
 
     def report(self) -> str:
         """Account for the group: figures of its tree, and what still holds memory."""
-        return report(self)
+        core.stop_account()  # what it takes to tell, the first import above all, is nobody's
+        try:
+            from .holders import report
+
+            return report(self)
+        finally:
+            core.resume_account()
 
     # -- closing
 
@@ -232,7 +246,7 @@ class Group(cgroup):
             Something is inside, it has children and `recursive` is false, or it is the root.
             Nothing was closed but, with `recursive`, children.
         """
-        end = time.monotonic() + wait
+        end = time.monotonic() + wait if wait else 0.0
         for g in reversed(subtree(self)) if recursive else [self]:
             while True:
                 try:
@@ -270,52 +284,81 @@ def group(path: str, **limits: Size) -> Group:
     'doc/a'
     >>> g.parent.close(recursive=True)
     """
-    _check(path, limits)
+    limits = _checked(path, limits)
     g = cgroup_mkdir(root, path)
     for which, size in limits.items():
         g.write_limit(which, size)
     return g
 
 
-def _check(path: str, limits: dict[str, Size]) -> None:
-    """Refuse what `write_limit` would refuse, before anything is made or written."""
-    if not limits:
-        return
-    above = path.rpartition("/")[0]
-    try:
-        of = (cgroup_find(root, above) if above else root).max
-    except MemcgError:  # it will be made, without limits
-        of = core.PAGE_COUNTER_MAX
+def _checked(path: str, limits: dict[str, Size]) -> dict[str, Size]:
+    """Limits in bytes, but for shares and defaults, which are the group's to know.
+
+    What `write_limit` would refuse is refused before anything is made or written.
+    """
     for which, size in limits.items():
         _limit(which)
-        parse_size(size, of=of)
+        if isinstance(size, str) and "%" in size:
+            parse_size(size, of=_max_above(path))
+        elif size is not None:
+            limits[which] = parse_size(size)
+    return limits
 
 
-@contextmanager
-def scope(name: str, **limits: Size) -> Iterator[Group]:
+def _max_above(path: str) -> int:
+    above = path.rpartition("/")[0]
+    try:
+        return (cgroup_find(root, above) if above else root).max
+    except MemcgError:  # it will be made, without limits
+        return core.PAGE_COUNTER_MAX
+
+
+class scope:
     """Enter a new group and close it at the end; a taken name gets a number.
+
+    As a decorator: a new group for each call.
 
     Raises
     ------
     ValueError
         A bad path, size or limit; nothing was made.
     """
-    _check(name, limits)
-    path, n = name, 1
-    while True:
+
+    def __init__(self, name: str, **limits: Size) -> None:
+        self._name = name
+        self._limits = _checked(name, limits)
+        self._groups: list[Group] = []
+
+    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
+        return _wrap(fn, lambda: self)
+
+    def __enter__(self) -> Group:
+        path, n = self._name, 1
+        while True:
+            try:
+                g = cgroup_mkdir(root, path, exclusive=True)
+                break
+            except FileExistsError:
+                n += 1
+                path = f"{self._name}-{n}"
         try:
-            g = cgroup_mkdir(root, path, exclusive=True)
-            break
-        except FileExistsError:
-            n += 1
-            path = f"{name}-{n}"
-    try:
-        for which, size in limits.items():
-            g.write_limit(which, size)
-        with g:
-            yield g
-    finally:
-        g.close(recursive=True)
+            for which, size in self._limits.items():
+                g.write_limit(which, size)
+            core.enter(g)
+            self._groups.append(g)
+            return g
+        except BaseException:
+            if core.current() is g:  # it was entered
+                core.leave(g)
+            g.close(recursive=True)
+            raise
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        g = self._groups.pop()
+        try:
+            core.leave(g, error)  # not a call that needs a tuple: there may be no memory for it
+        finally:
+            g.close(recursive=True)
 
 
 def current() -> Group:

@@ -43,7 +43,7 @@ def install(*, inherit: bool = True) -> None:
         raise MemcgError(f"memcg.install() cannot work here: {reason}")
     import _tracemalloc  # not in a subinterpreter
 
-    from .integrations import numpy, threading
+    from . import integrations
 
     frames = _tracemalloc.get_traceback_limit() if _tracemalloc.is_tracing() else 0
     if frames:  # it would restore the allocator from before us when it stops
@@ -54,9 +54,7 @@ def install(*, inherit: bool = True) -> None:
     if frames:
         _tracemalloc.start(frames)
     atexit.register(core.exiting)
-    numpy.install()
-    if inherit:
-        threading.install()
+    integrations.install(inherit)
 
 
 def installed() -> bool:

@@ -11,7 +11,8 @@ Lock order, outermost first: ``cgroup_mutex``, ``activate_kmem_mutex``,
 Kernel: ``include/linux/mutex.h``, ``include/linux/rcupdate.h``.
 Where we differ: a mutex here is a reentrant lock of CPython's, because its ``__enter__``
 is one C call that no asynchronous exception can cut in two. Recursion is
-still an error: the explorer reports it.
+still an error: the explorer reports it. ``threading`` is not imported: with what it imports
+it would be a third of a bare interpreter's start.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ import _thread
 import atexit
 import os
 import sys
-import threading
-from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
 
-T = TypeVar("T")
-C = TypeVar("C", bound=type)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+    from typing import Generic, TypeVar
+
+    T = TypeVar("T")
+    C = TypeVar("C", bound=type)
+else:
+    T, Generic = None, {None: object}
 
 __all__ = [
     "Atomic", "Event", "Mutex", "Published", "ReadSide", "assert_held", "at_exit", "at_fork",
@@ -57,19 +62,55 @@ def assert_held(mutex: Mutex) -> None:
         raise AssertionError(f"{mutex.name} is not held")
 
 
-class Event(threading.Event):
-    """An event with a name."""
+class Event:
+    """An event with a name.
+
+    Who waits appends a lock of its own, then looks whether the event is set; `set` stores first,
+    then releases the locks it finds. So one of them sees the other, and a fork
+    in between leaves no lock behind that the child needs.
+    """
 
     def __init__(self, name: str) -> None:
-        super().__init__()
         self.name = name
+        self._is_set = False
+        self._waiters: list[_thread.LockType] = []
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        """Let go who waits, now and until `clear`."""
+        self._is_set = True
+        while self._waiters:
+            try:
+                waiter = self._waiters.pop()
+            except IndexError:  # another thread sets it too
+                return
+            waiter.release()
+
+    def wait(self) -> None:
+        """Block until the event is set."""
+        waiter = _thread.allocate_lock()
+        waiter.acquire()
+        self._waiters.append(waiter)
+        if not self._is_set:
+            waiter.acquire()
 
 
-def spawn(fn: Callable[[], None], name: str) -> threading.Thread:
-    """Start a daemon thread that runs `fn`."""
-    thread = threading.Thread(target=fn, name=name, daemon=True)
-    thread.start()
-    return thread
+def spawn(fn: Callable[[], None], name: str) -> None:
+    """Start a daemon thread that runs `fn`; `name` is for the explorer."""
+    _thread.start_new_thread(fn, ())
+
+
+def know_main_thread() -> None:
+    """Before code that is not ours runs in a thread of ours.
+
+    Before CPython 3.13 ``threading`` takes the thread that imports it first for the main thread.
+    """
+    import threading  # noqa: F401
 
 
 def at_fork(
@@ -91,8 +132,12 @@ def at_exit(fn: Callable[[], None]) -> None:
 
 def report_exception(error: BaseException) -> None:
     """Show what nobody can catch as an uncaught exception in a thread is shown."""
-    args = (type(error), error, error.__traceback__, threading.current_thread())
-    threading.excepthook(threading.ExceptHookArgs(args))
+    args = (type(error), error, error.__traceback__)
+    threading = sys.modules.get("threading")
+    if threading is None:  # importing it in a thread of ours would make that its main thread
+        sys.excepthook(*args)
+    else:
+        threading.excepthook(threading.ExceptHookArgs((*args, threading.current_thread())))
 
 
 class Atomic:
@@ -159,6 +204,8 @@ class ReadSide:
     """
 
     def __init__(self) -> None:
+        import threading
+
         self._change = threading.Condition(_thread.allocate_lock())
         self._depth: dict[int, int] = {}  # thread -> nesting
         self._entered: dict[int, int] = {}  # thread -> which section of that thread
@@ -190,11 +237,10 @@ class ReadSide:
                 lambda: all(self._entered.get(t) != section for t, section in began.items())
             )
 
-
     def after_fork_in_child(self) -> None:
         """Forget the sections of the threads that are gone."""
         me = _thread.get_ident()
-        self._change = threading.Condition(_thread.allocate_lock())
+        self._change = type(self._change)(_thread.allocate_lock())
         self._depth = {me: self._depth[me]} if me in self._depth else {}
         self._entered = {t: self._entered[t] for t in self._depth}
 

@@ -23,13 +23,11 @@ Locks, outermost first: ``cgroup_mutex`` (cgroup.py), ``activate_kmem_mutex`` (i
 
 from __future__ import annotations
 
-import heapq
-from typing import TYPE_CHECKING, cast
-
 from . import core, slab_common, workqueue
 from .errors import CacheBusy, GroupBusy
 from .locking import Mutex, assert_held, freed, shared
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .slab_common import kmem_cache
 
@@ -39,9 +37,10 @@ memcg_slab_mutex = Mutex("memcg_slab_mutex")
 MEMCG_CACHES_MIN_SIZE = 4
 MEMCG_CACHES_MAX_SIZE = 1 << 20
 
-memcg_limited_groups_array_size = 0  # slots in every root's array; slab_mutex
+# Slots in every root's array; written under activate_kmem_mutex, memcg_slab_mutex and slab_mutex.
+memcg_limited_groups_array_size = 0
 _used_ids: dict[int, None] = {}  # the IDA; activate_kmem_mutex
-_freed_ids: list[int] = []  # a heap of ids below len(_used_ids), some used again
+_freed_ids: list[int] = []  # ids that were used and are not; activate_kmem_mutex
 dying: dict[mem_cgroup, None] = {}  # offline and still referenced; activate_kmem_mutex
 
 
@@ -75,7 +74,7 @@ def memcg_kmem_is_active(memcg: mem_cgroup) -> bool:
 
 def cache_from_memcg_idx(root_cache: kmem_cache, idx: int) -> kmem_cache | None:
     """Load the child of a group: one acquire load, no lock."""
-    return cast("kmem_cache | None", root_cache.from_memcg_idx(idx))
+    return root_cache.from_memcg_idx(idx)  # type: ignore[return-value]
 
 
 # -- activation and the arrays
@@ -100,13 +99,6 @@ def memcg_update_cache_size(s: kmem_cache, num_groups: int) -> None:
         s.update_array(memcg_caches_array_size(num_groups))
 
 
-def _lowest_free_id() -> int:
-    """Kernel: ``ida_simple_get``. Context: `activate_kmem_mutex` held."""
-    while _freed_ids and _freed_ids[0] in _used_ids:
-        heapq.heappop(_freed_ids)
-    return _freed_ids[0] if _freed_ids else len(_used_ids)
-
-
 def memcg_activate_kmem(memcg: mem_cgroup) -> None:
     """Give the group its id and every root's array a slot for it; again is nothing.
 
@@ -117,21 +109,23 @@ def memcg_activate_kmem(memcg: mem_cgroup) -> None:
 
     Notes
     -----
-    Context: takes ``activate_kmem_mutex``, then ``memcg_slab_mutex``, then ``slab_mutex``.
+    Context: takes ``activate_kmem_mutex``, then, if the arrays must grow, ``memcg_slab_mutex``,
+    then ``slab_mutex``.
     """
     with activate_kmem_mutex:
         if memcg_kmem_is_active(memcg):
             return
-        memcg_id = _lowest_free_id()
+        memcg_id = _freed_ids[-1] if _freed_ids else len(_used_ids)  # ida_simple_get
         if memcg_id == MEMCG_CACHES_MAX_SIZE:
             raise MemoryError(
                 f"group {memcg.path!r}: all {MEMCG_CACHES_MAX_SIZE} kmemcg_ids are in use; "
                 "close groups"
             )
-        with memcg_slab_mutex:
-            if memcg_id >= memcg_limited_groups_array_size:  # else every root has a slot for it
+        if memcg_id >= memcg_limited_groups_array_size:  # else every root has a slot for it
+            with memcg_slab_mutex:
                 slab_common.memcg_update_all_caches(memcg_id + 1)
-        # Two stores with no call between them, so that no asynchronous exception parts them.
+        # Stores with no call between them, so that no asynchronous exception parts them.
+        del _freed_ids[-1:]
         _used_ids[memcg_id] = None
         memcg.kmemcg_id = memcg_id  # last: from here on the group is accounted
 
@@ -171,8 +165,9 @@ def memcg_kmem_destroy_cache(cachep: kmem_cache) -> None:
     assert_held(memcg_slab_mutex)
     if slab_common.is_root_cache(cachep):
         raise AssertionError(f"{cachep.name} is not a child cache")
-    root_cache = cast("kmem_cache", cachep.memcg_params.root_cache)
-    memcg = cast(mem_cgroup, cachep.memcg_params.memcg)
+    root_cache, memcg = cachep.memcg_params.root_cache, cachep.memcg_params.memcg
+    assert root_cache is not None
+    assert memcg is not None
     memcg_id = memcg_cache_id(memcg)
     if cache_from_memcg_idx(root_cache, memcg_id) is not cachep:
         raise AssertionError(f"{cachep.name} is not in its slot")
@@ -277,7 +272,7 @@ def mem_cgroup_slabinfo_read(memcg: mem_cgroup) -> str:
 
 def memcg_create_cache_work_func(event: core.Event) -> None:
     """Create a child that an allocation asked for, then drop the item's css reference."""
-    memcg, root_cache = cast(mem_cgroup, event.memcg), cast("kmem_cache", event.cache)
+    memcg, root_cache = event.memcg, event.cache
     try:
         with memcg_slab_mutex:
             memcg_kmem_create_cache(memcg, root_cache)
@@ -288,7 +283,7 @@ def memcg_create_cache_work_func(event: core.Event) -> None:
 
 def memcg_cache_empty_work_func(event: core.Event) -> None:
     """Destroy a dead cache whose last object was freed, then drop the item's css reference."""
-    memcg, cachep = cast(mem_cgroup, event.memcg), cast("kmem_cache", event.cache)
+    memcg, cachep = event.memcg, event.cache
     try:
         with memcg_slab_mutex:
             if cachep in memcg.memcg_slab_caches:  # else root destruction came first
@@ -299,12 +294,12 @@ def memcg_cache_empty_work_func(event: core.Event) -> None:
 
 def mem_cgroup_release_work_func(event: core.Event) -> None:
     """Return the id of a group that nothing refers to any more."""
-    memcg = cast(mem_cgroup, event.memcg)
+    memcg = event.memcg
     parent = memcg.parent
     with activate_kmem_mutex:
         if memcg.kmemcg_id in _used_ids:
             del _used_ids[memcg.kmemcg_id]
-            heapq.heappush(_freed_ids, memcg.kmemcg_id)
+            _freed_ids.append(memcg.kmemcg_id)
         dying.pop(memcg, None)
         freed(memcg)
     if parent is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from .dataplane import PAGE_COUNTER_MAX
 
 _BINARY = {
@@ -13,7 +11,7 @@ _BINARY = {
 }
 _DECIMAL = {u + "B": 1000 ** (i + 1) for i, u in enumerate("KMGT")}
 _UNITS = {unit.lower(): n for unit, n in {**_BINARY, **_DECIMAL}.items()}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*|%)\s*")
+_LETTERS = "%ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def parse_size(
@@ -52,26 +50,31 @@ def parse_size(
         if size < 0:
             raise ValueError(f"size {size} is negative; bytes start at 0")
         return min(size, PAGE_COUNTER_MAX)
-    match = _SIZE.fullmatch(size)
-    unit = match[2].lower() if match else "?"
-    if unit in ("k", "m", "g", "t") and match:
+    text = size.strip()
+    number = text.rstrip(_LETTERS)
+    unit = text[len(number) :].lower()
+    number = number.rstrip()
+    whole, point, fraction = number.partition(".")
+    if not whole.isdecimal() or (point and not fraction.isdecimal()):
+        unit = "?"
+    if unit in ("k", "m", "g", "t"):
         if not bare_is_binary:
-            u = match[2].upper()
+            u = unit.upper()
             raise ValueError(
-                f"size {size!r} is ambiguous: write {match[1]}{u}iB (binary) or "
-                f"{match[1]}{u}B (decimal)"
+                f"size {size!r} is ambiguous: write {number}{u}iB (binary) or "
+                f"{number}{u}B (decimal)"
             )
         unit += "i"
-    if match and unit == "%":
+    if unit == "%":
         if of is None or of >= PAGE_COUNTER_MAX:
             raise ValueError(f"size {size!r}: the parent has no limit; give bytes, as in '256MiB'")
-        return int(float(match[1]) * of / 100)
-    if match is None or unit not in _UNITS:
+        return int(float(number) * of / 100)
+    if unit not in _UNITS:
         raise ValueError(
             f"size {size!r} is not a size: write bytes, '256MiB', '1GB', 'max' or '50%'"
         )
     return min(
-        int(float(match[1]) * _UNITS[unit]) if "." in match[1] else int(match[1]) * _UNITS[unit],
+        int(float(number) * _UNITS[unit]) if point else int(number) * _UNITS[unit],
         PAGE_COUNTER_MAX,
     )
 

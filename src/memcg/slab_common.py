@@ -13,15 +13,15 @@ Locks: ``slab_mutex`` protects `slab_caches` and is private to this module.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from . import core, memcontrol, workqueue
 from .dataplane import OBJECT_SIZE_MAX
 from .errors import CacheBusy, MemcgError
 from .locking import Mutex, choose, shared
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .memcontrol import mem_cgroup
 
 slab_mutex = Mutex("slab_mutex")

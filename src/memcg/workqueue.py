@@ -11,8 +11,6 @@ Locks: `wq_lock` protects the worker's place; innermost, held for a few stores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-
 from . import core
 from .locking import (
     Event,
@@ -24,6 +22,10 @@ from .locking import (
     shared,
     spawn,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
 
 wq_lock = Mutex("wq_lock")
 

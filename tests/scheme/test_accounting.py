@@ -39,8 +39,9 @@ def test_s75_slabinfo_has_a_header_and_one_line_per_cache_of_the_group(scheme, c
     lines = scheme.memcontrol.mem_cgroup_slabinfo_read(memcg).splitlines()
     assert lines[0] == "slabinfo - version: 2.1"
     assert lines[1].startswith("# name")
-    count, pages = scheme.frames.info()[3:5]  # objects and pages of a slab
-    line = ["frames", "1", str(count), "1008", str(count), str(pages)]
+    info = scheme.frames.info()
+    count = str(info.objperslab)
+    line = ["frames", "1", count, "1008", count, str(info.pagesperslab)]
     assert [line.split()[:6] for line in lines[2:]] == [line]
     scheme.frames.free(address)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 from scheme.conftest import on_the_model
@@ -237,22 +236,24 @@ def test_r11_an_id_is_reused_only_when_nothing_refers_to_the_old_group(scheme, c
     assert scheme.make("newer").kmemcg_id == old.kmemcg_id
 
 
+def test_an_id_that_is_used_and_returned_again_and_again_is_kept_once(scheme):
+    for _ in range(100):
+        scheme.cgroup.cgroup_rmdir(scheme.make("brief"))
+        scheme.work()
+    assert len(scheme.memcontrol._freed_ids) == 1
+
+
 @pytest.fixture
 def interrupted_wait(scheme, monkeypatch):
     """Whoever waits for an uninterrupted call is interrupted, and the call goes on."""
 
     class Interrupted(scheme.workqueue.Event):
-        def wait(self, timeout=None):
+        def wait(self):
             if self.name == "uninterrupted":
                 raise KeyboardInterrupt
-            return super().wait(timeout)
+            return super().wait()
 
     monkeypatch.setattr(scheme.workqueue, "Event", Interrupted)
-
-
-def settle(threads):
-    while threading.active_count() > threads:
-        time.sleep(0.001)
 
 
 def test_r18_a_close_whose_caller_is_interrupted_goes_on_to_its_end(
@@ -261,10 +262,9 @@ def test_r18_a_close_whose_caller_is_interrupted_goes_on_to_its_end(
     memcg = scheme.make()
     _, address = child_of(memcg)
     scheme.frames.free(address)
-    threads = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         scheme.cgroup.cgroup_rmdir(memcg)
-    settle(threads)
+    scheme.settle()
     assert scheme.make() is not memcg
     scheme.work()
     assert memcg.css_refs == 0
@@ -277,9 +277,8 @@ def test_d2_a_root_destruction_whose_caller_is_interrupted_goes_on_to_its_end(
     memcg = scheme.make()
     _, address = child_of(memcg)
     scheme.frames.free(address)
-    threads = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         scheme.slab_common.kmem_cache_destroy(scheme.frames)
-    settle(threads)
+    scheme.settle()
     assert scheme.frames not in scheme.slab_common.slab_caches
     assert not memcg.memcg_slab_caches

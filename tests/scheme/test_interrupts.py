@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import gc
 import sys
-import threading
-import time
 
 import pytest
 from world import World
@@ -95,7 +93,6 @@ def points(flow):
         prepare(world)
         steps = flow(world)
         next(steps)
-        threads = threading.active_count()
         try:
             with Interrupt(world, n) as interrupt:
                 next(steps, None)
@@ -104,8 +101,7 @@ def points(flow):
         if interrupt.left > 0:
             world.close()
             return n - 1
-        while threading.active_count() > threads:  # what was interrupted waiting goes on alone
-            time.sleep(0.001)
+        world.settle()  # what was interrupted waiting goes on alone
         world.check_invariants()
         mutexes = [world.memcontrol.memcg_slab_mutex, world.memcontrol.activate_kmem_mutex]
         mutexes += [world.slab_common.slab_mutex, world.cgroup.cgroup_mutex]

@@ -10,9 +10,9 @@ import os
 cimport cython
 from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
 from cpython.contextvars cimport PyContextVar_New
+from cpython.object cimport PyTypeObject, destructor
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_AsUTF8
 from libc.stdint cimport SIZE_MAX, UINT64_MAX, int64_t, uintptr_t
 from libc.stdlib cimport free as libc_free
@@ -22,7 +22,6 @@ from memcg cimport entry as c_entry
 
 from .dataplane import EVENTS, PAGE_COUNTER_MAX, PAGE_SIZE, STAT, CacheInfo, Event
 from .errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
-from .fault_attr import from_environment
 from .sizes import format_size
 
 name = "native"
@@ -91,10 +90,13 @@ cdef start():
     global environment_faults
     cdef memcg_config config = memcg_config(0, 0, 0)
     debug = os.environ.get("MEMCG_DEBUG", "")
-    try:
-        attr = from_environment()
-    except ValueError as error:
-        raise ImportError(str(error))
+    attr = None
+    if os.environ.get("MEMCG_FAIL"):
+        from .fault_attr import from_environment
+        try:
+            attr = from_environment()
+        except ValueError as error:
+            raise ImportError(str(error))
     if memcg_parse_debug(debug.encode(), &config.debug):
         raise ImportError(
             f"MEMCG_DEBUG={debug!r}: letters of F (free lists are walked), Z (red zones), P (poison), "
@@ -496,10 +498,6 @@ cdef class Buffer:
     cdef void *p
     cdef Py_ssize_t exports
 
-    def __dealloc__(self):
-        if self.p is not NULL:
-            kmem_cache_free_fast(self.cache.c, self.p)
-
     def __len__(self):
         return self.cache.object_size
 
@@ -516,6 +514,19 @@ cdef class Buffer:
 
     def __releasebuffer__(self, Py_buffer *view):
         self.exports -= 1
+
+
+# In place of `__dealloc__`, around which Cython saves the exception state. A free has none.
+cdef destructor end_of_buffer = (<PyTypeObject *>Buffer).tp_dealloc
+
+
+cdef void free_and_end(PyObject *buffer) noexcept:
+    if (<Buffer>buffer).p is not NULL:
+        kmem_cache_free_fast((<Buffer>buffer).cache.c, (<Buffer>buffer).p)
+    end_of_buffer(buffer)
+
+
+(<PyTypeObject *>Buffer).tp_dealloc = free_and_end
 
 
 cdef construct_slab(Cache cache, Buffer buffer):
@@ -721,30 +732,24 @@ cdef class Shield:
 # -- events
 
 
-cdef set_item(event, Py_ssize_t i, value):
-    Py_DECREF(<object>PyTuple_GET_ITEM(event, i))
-    Py_INCREF(value)
-    PyTuple_SET_ITEM(event, i, value)
-
-
 def next_event():
     """Take the oldest event, or None."""
     cdef memcg_event event
     # Made first and filled in: an event that is taken is not lost for want of memory.
-    result = tuple.__new__(Event, ("create", None, None))
+    result = Event("create", None, None)
     if not memcg_next_event(&event):
         return None
     memcg = None if event.memcg is NULL else <Memcg>mem_cgroup_owner(event.memcg)
     cache = None if event.cache is NULL else <Cache>kmem_cache_owner(event.cache)
     if event.kind == MEMCG_EVENT_EMPTY:
-        set_item(result, 0, "empty")
+        result.kind = "empty"
     elif event.kind == MEMCG_EVENT_HIGH:
-        set_item(result, 0, "high")
+        result.kind = "high"
     elif event.kind == MEMCG_EVENT_RELEASE:
-        set_item(result, 0, "release")
+        result.kind = "release"
         Py_DECREF(memcg)  # it kept itself alive since it was activated
-    set_item(result, 1, memcg)
-    set_item(result, 2, cache)
+    result.memcg = memcg
+    result.cache = cache
     return result
 
 
@@ -875,16 +880,6 @@ def word_at(uintptr_t address):
 
 # -- hooks
 
-# CPython checks for exceptions after RESUME, calls and JUMP_BACKWARD.
-INSTRUCTIONS = {
-    "RESUME": INSTRUCTION_RESUME, "PRECALL": INSTRUCTION_CALL, "CALL": INSTRUCTION_CALL,
-    "CALL_KW": INSTRUCTION_CALL, "CALL_FUNCTION_EX": INSTRUCTION_CALL,
-    "JUMP_BACKWARD": INSTRUCTION_JUMP_BACKWARD, "POP_JUMP_BACKWARD_IF_TRUE": INSTRUCTION_JUMP_IF,
-    "POP_JUMP_BACKWARD_IF_FALSE": INSTRUCTION_JUMP_IF,
-    "POP_JUMP_BACKWARD_IF_NONE": INSTRUCTION_JUMP_IF,
-    "POP_JUMP_BACKWARD_IF_NOT_NONE": INSTRUCTION_JUMP_IF, "COMPARE_OP": INSTRUCTION_COMPARE, "GET_AWAITABLE": INSTRUCTION_GET_AWAITABLE,
-    "EXTENDED_ARG": INSTRUCTION_EXTENDED,
-}
 # Libraries that hold locks of their own or drive other people's tasks, and code that must end.
 GUARDED_MODULES = frozenset((
     "_frozen_importlib", "_frozen_importlib_external", "_weakrefset", "anyio", "asyncio", "atexit",
@@ -896,12 +891,6 @@ GUARDED_FUNCTIONS = frozenset(("__aexit__", "__del__", "__enter__", "__aenter__"
 
 def install():
     """Put the hooks in; again is nothing. Context: the main thread, where alarms are quickest."""
-    import opcode
-    kinds = bytearray(256)
-    for name, number in opcode.opmap.items():
-        if number < 256 and name in INSTRUCTIONS:
-            kinds[number] = INSTRUCTIONS[name]
-    instruction_init(bytes(kinds))
     alarm_init(MemcgOOM, collect_garbage, GUARDED_MODULES, GUARDED_FUNCTIONS)
     hooks_install()
 

@@ -111,17 +111,6 @@ void alarm_forget(struct mem_cgroup *memcg);    /* before it is freed */
 void alarm_after_fork(void);
 
 /* ---- instruction.c: where an exception may come ---------------------------- */
-enum instruction_kind { /* up to JUMP_BACKWARD: CPython checks after it */
-    INSTRUCTION_OTHER,
-    INSTRUCTION_RESUME,
-    INSTRUCTION_CALL,
-    INSTRUCTION_JUMP_BACKWARD,
-    INSTRUCTION_JUMP_IF, /* of 3.11; it jumps, and CPython checks, or neither */
-    INSTRUCTION_COMPARE, /* may be one with a JUMP_IF that follows */
-    INSTRUCTION_GET_AWAITABLE,
-    INSTRUCTION_EXTENDED,
-};
-void instruction_init(PyObject *kinds); /* bytes: the kind of each of 256 opcodes */
 /* PLACE_JUMP: not here, but in the loop's body. at_check: CPython is checking at this moment. */
 enum place { PLACE_NO, PLACE_JUMP, PLACE_OK };
 enum place instruction_place(PyFrameObject *frame, bool at_check);

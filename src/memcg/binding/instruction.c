@@ -14,13 +14,38 @@
  * CPython: Objects/exception_handling_notes.txt, Lib/opcode.py.
  */
 #include "binding.h"
+#include <opcode.h>
 
-static unsigned char kind_of[256]; /* enum instruction_kind */
+enum instruction_kind { /* up to JUMP_BACKWARD: CPython checks after it */
+    INSTRUCTION_OTHER,
+    INSTRUCTION_RESUME,
+    INSTRUCTION_CALL,
+    INSTRUCTION_JUMP_BACKWARD,
+    INSTRUCTION_JUMP_IF, /* of 3.11; it jumps, and CPython checks, or neither */
+    INSTRUCTION_COMPARE, /* may be one with a JUMP_IF that follows */
+    INSTRUCTION_GET_AWAITABLE,
+    INSTRUCTION_EXTENDED,
+};
 
-void instruction_init(PyObject *kinds)
-{
-    memcpy(kind_of, PyBytes_AS_STRING(kinds), sizeof(kind_of));
-}
+static const unsigned char kind_of[256] = {
+    [RESUME] = INSTRUCTION_RESUME,
+    [CALL] = INSTRUCTION_CALL,
+    [CALL_FUNCTION_EX] = INSTRUCTION_CALL,
+    [JUMP_BACKWARD] = INSTRUCTION_JUMP_BACKWARD,
+    [COMPARE_OP] = INSTRUCTION_COMPARE,
+    [GET_AWAITABLE] = INSTRUCTION_GET_AWAITABLE,
+    [EXTENDED_ARG] = INSTRUCTION_EXTENDED,
+#if PY_VERSION_HEX < 0x030c0000
+    [PRECALL] = INSTRUCTION_CALL,
+    [POP_JUMP_BACKWARD_IF_TRUE] = INSTRUCTION_JUMP_IF,
+    [POP_JUMP_BACKWARD_IF_FALSE] = INSTRUCTION_JUMP_IF,
+    [POP_JUMP_BACKWARD_IF_NONE] = INSTRUCTION_JUMP_IF,
+    [POP_JUMP_BACKWARD_IF_NOT_NONE] = INSTRUCTION_JUMP_IF,
+#endif
+#if PY_VERSION_HEX >= 0x030d0000
+    [CALL_KW] = INSTRUCTION_CALL,
+#endif
+};
 
 /* Six bits a byte, the highest first; 0x40: more follow. */
 static const unsigned char *read_varint(const unsigned char *p, const unsigned char *end, int *value)

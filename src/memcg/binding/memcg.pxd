@@ -159,15 +159,6 @@ cdef extern from "binding.h":
     int current_leave() except -1
     void current_forget(PyObject *memcg)
     void alarm_init(object exception, object gc_collect, object modules, object functions)
-    enum instruction_kind:
-        INSTRUCTION_RESUME
-        INSTRUCTION_CALL
-        INSTRUCTION_JUMP_BACKWARD
-        INSTRUCTION_JUMP_IF
-        INSTRUCTION_COMPARE
-        INSTRUCTION_GET_AWAITABLE
-        INSTRUCTION_EXTENDED
-    void instruction_init(object kinds)
     bint alarm_take(mem_cgroup *memcg, memcg_failure *failure)
     bint alarm_last(memcg_failure *failure)
     void alarm_forget(mem_cgroup *memcg)

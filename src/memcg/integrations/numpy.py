@@ -7,20 +7,17 @@ handler (NEP 49) whose default is plain ``malloc``.
 from __future__ import annotations
 
 import sys
-from types import ModuleType
 
 from .. import core
-from . import when_imported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
-def _hook(module: ModuleType) -> None:
+def hook(module: ModuleType) -> None:
+    """Have arrays charged. Context: `module` is ``_multiarray_umath``, which has just run."""
     version = tuple(map(int, sys.modules["numpy.version"].version.split(".")[:2]))
     is_alias = version >= (2, 0) and module.__name__.startswith("numpy.core")
     if version < (2, 5) and not is_alias:
         core.install_numpy(module._ARRAY_API)
-
-
-def install() -> None:
-    """Have arrays charged, now or when NumPy is imported."""
-    for package in ("numpy._core", "numpy.core"):  # since 2.0, before
-        when_imported(f"{package}._multiarray_umath", _hook)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any
 
 from .. import core
-from . import when_imported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+    from typing import Any
 
 # Pools by module: what their threads run, the class, and its methods that take a job.
 _POOLS = {
@@ -75,14 +76,13 @@ def _job_taker(method: Callable[..., Any]) -> Callable[..., Any]:
     return take_bound
 
 
-def install() -> None:
-    """Have threads started and jobs submitted from now on inherit the group."""
-    threading = sys.modules.get("threading")
-    assert threading is not None  # locking.py imports it
+def hook(module: ModuleType) -> None:
+    """Have threads started, or jobs submitted, from now on inherit the group."""
+    if module.__name__ in _POOLS:
+        _hook_pool(module)
+        return
     # 3.13 renamed it; both take the function first.
     for name in ("_start_joinable_thread", "_start_new_thread"):
-        if hasattr(threading, name):
-            setattr(threading, name, _starter(getattr(threading, name)))
+        if hasattr(module, name):
+            setattr(module, name, _starter(getattr(module, name)))
             break
-    for pool in _POOLS:
-        when_imported(pool, _hook_pool)
