@@ -93,6 +93,8 @@ class Event:
 
     def wait(self) -> None:
         """Block until the event is set."""
+        if self._is_set:
+            return  # nobody would take the lock off the list again
         waiter = _thread.allocate_lock()
         waiter.acquire()
         self._waiters.append(waiter)
