@@ -5,6 +5,7 @@ Processor seconds, the least of several runs, in turn: others on the machine onl
 
 from __future__ import annotations
 
+MOST = 1.15
 LOOPS = """
 import json, sys, time
 TEXT = json.dumps([{"a": [1.5, "b", i], "c": f"text {i}"} for i in range(20_000)])
@@ -32,27 +33,33 @@ else:
 """
 
 
-def slowest(run_program, rounds=3, runs="9", **environment):
-    """How many times stock's the seconds of each loop are, the worst last."""
-    least = {}
-    for _ in range(rounds):
+def slowest(run_program, *, rounds, runs, **environment):
+    """How many times stock's the seconds of each loop are, the worst last.
+
+    On a busy machine the least is met late: three turns, then up to `rounds`, until none is above
+    the bound.
+    """
+    least, ratios = {}, {}
+    for turn in range(rounds):
         for contender in ("plain", "memcg"):
             measured = run_program(LOOPS, contender, runs, prelude="", **environment)
             before = least.setdefault(contender, measured)
             least[contender] = {name: min(before[name], s) for name, s in measured.items()}
-    ratios = {name: s / least["plain"][name] for name, s in least["memcg"].items()}
+        ratios = {name: s / least["plain"][name] for name, s in least["memcg"].items()}
+        if turn >= 2 and max(ratios.values()) <= MOST:
+            break
     return sorted(ratios.items(), key=lambda item: item[1])
 
 
 def test_object_heavy_loops_take_at_most_1_15_times_stocks(run_program, record_property):
-    ratios = slowest(run_program)
+    ratios = slowest(run_program, rounds=9, runs="9")
     record_property("times stock", ratios)
-    assert ratios[-1][1] <= 1.15, ratios
+    assert ratios[-1][1] <= MOST, ratios
 
 
 def test_the_comparison_tells_a_slow_allocator(run_program):
     ratios = slowest(run_program, rounds=1, runs="3", MEMCG_DEBUG="P")
-    assert ratios[-1][1] > 1.15, ratios
+    assert ratios[-1][1] > MOST, ratios
 
 
 def test_entering_a_group_takes_at_most_1_6_times_a_context_variable(run_program):
