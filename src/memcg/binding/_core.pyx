@@ -941,3 +941,9 @@ def after_fork_in_child():
 
 
 current_init(entry_var)
+def stranger():
+    """The file whose hooks stand in CPython's allocators, and not above ours; None: nobody's."""
+    cdef const char *file = hooks_stranger()
+    return None if file is NULL else os.fsdecode(file)
+
+
