@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     G = TypeVar("G", bound="cgroup")
 
 cgroup_mutex = Mutex("cgroup_mutex")
+_CONTROL = (cgroup_mutex, activate_kmem_mutex, memcg_slab_mutex, slab_mutex)
 
 PATH_MAX = 4096  # characters, as in the kernel
 
@@ -56,6 +57,30 @@ class cgroup(mem_cgroup):
         self.name = path.rsplit("/", 1)[-1]
         self.children: dict[str, cgroup] = {}
         self.shrinkers: list[Callable[[int], object]] = []
+
+
+def is_nested() -> bool:
+    """Tell whether the caller is a finalizer or signal handler that has interrupted our own work.
+
+    The mutexes would let the thread in, for they are its own, in the middle of an update; and it
+    would take an outer one while it holds an inner one.
+    """
+    return any(mutex.held() for mutex in _CONTROL)
+
+
+def refuse_nested(what: str) -> None:
+    """Fail if `is_nested`.
+
+    Raises
+    ------
+    MemcgError
+        It is.
+    """
+    if is_nested():
+        raise MemcgError(
+            f"{what}: this finalizer or signal handler has interrupted memcg's own work, which "
+            "has to end first; do it outside of finalizers and signal handlers"
+        )
 
 
 def split_path(path: str) -> list[str]:
@@ -93,6 +118,8 @@ def cgroup_mkdir(root: G, path: str, *, exclusive: bool = False) -> G:
     Context: takes ``cgroup_mutex``, then what `memcg_activate_kmem` takes.
     """
     parts = split_path(path)
+    if is_nested():
+        return __existing(root, path, parts, exclusive)
     with cgroup_mutex:
         if not root.online:
             raise OfflineError("the root group is closed")
@@ -110,6 +137,16 @@ def cgroup_mkdir(root: G, path: str, *, exclusive: bool = False) -> G:
         if exclusive and not made:
             raise FileExistsError(f"group {path!r} exists already; pick another name")
         return group
+
+
+def __existing(root: G, path: str, parts: list[str], exclusive: bool) -> G:
+    """What `cgroup_mkdir` can do where it must change nothing. Context: `is_nested`."""
+    group: cgroup | None = root
+    for part in parts:
+        group = group.children.get(part) if group is not None else None
+    if group is None or not group.online or exclusive:
+        refuse_nested(f"group {path!r}")
+    return group  # type: ignore[return-value]
 
 
 def __link(group: cgroup, parent: cgroup) -> cgroup:
@@ -141,6 +178,7 @@ def cgroup_find(root: G, path: str) -> G:
         There is none.
     """
     group: cgroup = root
+    refuse_nested(f"group {path!r}")
     with cgroup_mutex:
         for part in split_path(path):
             if part not in group.children:
@@ -198,6 +236,7 @@ def __cgroup_rmdir(
 
 def subtree(group: cgroup) -> list[cgroup]:
     """The group and everything below it, parents first. Context: takes `cgroup_mutex`."""
+    refuse_nested(f"group {group.path!r}")
     with cgroup_mutex:
         groups = [group]
         for g in groups:
@@ -254,9 +293,7 @@ workqueue.register("high", mem_cgroup_high_work_func)
 
 # -- fork: no other thread is inside the control plane, so no mutex is lost in the child
 
-_MUTEXES = (
-    cgroup_mutex, activate_kmem_mutex, memcg_slab_mutex, slab_mutex, *core.LOCKS, workqueue.wq_lock,
-)  # fmt: skip
+_MUTEXES = (*_CONTROL, *core.LOCKS, workqueue.wq_lock)
 
 
 def _before_fork() -> None:
