@@ -44,7 +44,7 @@ class KmemCache:
         align: int = 16,
         ctor: Callable[[memoryview], object] | None = None,
     ) -> None:
-        refuse_nested(f"cache {name!r}")
+        refuse_nested(name)
         self._cache = slab_common.kmem_cache_create(name, size, align, ctor)
         # Called in inner loops: without the frame of the method of the same name.
         self.alloc = self._cache.alloc_buffer  # type: ignore[method-assign]
@@ -128,7 +128,7 @@ class KmemCache:
         MemcgError
             The cache was destroyed before, or see `Group.close`: it is not destroyed later.
         """
-        refuse_nested(f"cache {self.name!r}")
+        refuse_nested(self.name)
         slab_common.kmem_cache_destroy(self._cache)
 
     def __enter__(self) -> KmemCache:

@@ -65,10 +65,15 @@ def is_nested() -> bool:
     The mutexes would let the thread in, for they are its own, in the middle of an update; and it
     would take an outer one while it holds an inner one.
     """
-    return any(mutex.held() for mutex in _CONTROL)
+    return (
+        cgroup_mutex.held()
+        or activate_kmem_mutex.held()
+        or memcg_slab_mutex.held()
+        or slab_mutex.held()
+    )
 
 
-def refuse_nested(what: str) -> None:
+def refuse_nested(name: str) -> None:
     """Fail if `is_nested`.
 
     Raises
@@ -78,7 +83,7 @@ def refuse_nested(what: str) -> None:
     """
     if is_nested():
         raise MemcgError(
-            f"{what}: this finalizer or signal handler has interrupted memcg's own work, which "
+            f"{name!r}: this finalizer or signal handler has interrupted memcg's own work, which "
             "has to end first; do it outside of finalizers and signal handlers"
         )
 
@@ -145,7 +150,7 @@ def __existing(root: G, path: str, parts: list[str], exclusive: bool) -> G:
     for part in parts:
         group = group.children.get(part) if group is not None else None
     if group is None or not group.online or exclusive:
-        refuse_nested(f"group {path!r}")
+        refuse_nested(path)
     return group  # type: ignore[return-value]
 
 
@@ -178,7 +183,7 @@ def cgroup_find(root: G, path: str) -> G:
         There is none.
     """
     group: cgroup = root
-    refuse_nested(f"group {path!r}")
+    refuse_nested(path)
     with cgroup_mutex:
         for part in split_path(path):
             if part not in group.children:
@@ -236,7 +241,7 @@ def __cgroup_rmdir(
 
 def subtree(group: cgroup) -> list[cgroup]:
     """The group and everything below it, parents first. Context: takes `cgroup_mutex`."""
-    refuse_nested(f"group {group.path!r}")
+    refuse_nested(group.path)
     with cgroup_mutex:
         groups = [group]
         for g in groups:

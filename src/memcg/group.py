@@ -196,7 +196,7 @@ class Group(cgroup):
             case "memory.stat":
                 return self.stat
             case "memory.kmem.slabinfo":
-                refuse_nested(f"group {self.path!r}")
+                refuse_nested(self.path)
                 return memcontrol.mem_cgroup_slabinfo_read(self)
             case "cgroup.stat":
                 return {
@@ -225,7 +225,7 @@ class Group(cgroup):
     @property
     def nr_dying(self) -> int:
         """Closed groups below this one that something still refers to."""
-        refuse_nested(f"group {self.path!r}")
+        refuse_nested(self.path)
         with memcontrol.activate_kmem_mutex:
             return sum(self in g.ancestry() for g in memcontrol.dying if g is not self)
 
