@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     G = TypeVar("G", bound="cgroup")
 
 cgroup_mutex = Mutex("cgroup_mutex")
-_CONTROL = (cgroup_mutex, activate_kmem_mutex, memcg_slab_mutex, slab_mutex)
 
 PATH_MAX = 4096  # characters, as in the kernel
 
@@ -298,7 +297,9 @@ workqueue.register("high", mem_cgroup_high_work_func)
 
 # -- fork: no other thread is inside the control plane, so no mutex is lost in the child
 
-_MUTEXES = (*_CONTROL, *core.LOCKS, workqueue.wq_lock)
+_MUTEXES = (
+    cgroup_mutex, activate_kmem_mutex, memcg_slab_mutex, slab_mutex, *core.LOCKS, workqueue.wq_lock,
+)  # fmt: skip
 
 
 def _before_fork() -> None:
