@@ -133,11 +133,13 @@ void *memcg_calloc(size_t size) { return malloc_slow(size, true); }
 
 static _Noreturn void bad_free(const struct slab *slab, const void *p, int error)
 {
-    static const char text[] = "memcg: free of what is not an allocated block\n";
+    char text[80];
+    int n;
 
     if (slab)
         slab_bug(slab, p, error == -EALREADY ? "Object already free" : "Invalid object pointer");
-    if (write(2, text, sizeof(text) - 1)) {}
+    n = snprintf(text, sizeof(text), "memcg: BUG free of what is not an allocated block: %p\n", p);
+    if (write(2, text, (size_t)n)) {}
     abort();
 }
 
@@ -278,6 +280,8 @@ void *memcg_realloc(void *p, size_t size)
         return NULL;
     size = size ? size : 1;
     slab = virt_to_slab(p);
+    if (unlikely(!slab || (slab->cache ? !slab_is_object(slab, p) : slab->base != p)))
+        bad_free(slab, p, -EINVAL);
     old = memcg_usable_size(p);
     if (unlikely(slab_debug) && debug_usable_size(slab, p))
         goto move; /* its red zone begins where its bytes end */

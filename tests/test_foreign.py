@@ -1,7 +1,8 @@
-"""What the run of a foreign suite with a limit must notice."""
+"""What the run of a foreign suite must notice, with a limit and without."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +31,77 @@ SUITES = {
         "foreign: current",
     ),
 }  # fmt: skip
+
+
+HOW = "import os\nWITH = os.environ['MEMCG_FOREIGN'] == 'with'\n"
+PYTEST = f"""
+{HOW}
+import pytest
+@pytest.mark.parametrize("text", ["a b", "a c"])
+def test_text(text): assert not (WITH and text == "a b")
+@pytest.mark.xfail(reason="both ways", run=False)
+def test_known(): pass
+@pytest.mark.skipif(WITH, reason="not with")
+def test_skips(): pytest.skip("without")
+def test_skip_or_xfail(): pytest.xfail("with") if WITH else pytest.skip("without")
+"""
+REGRTEST = f"""
+{HOW}
+import unittest
+class Tests(unittest.TestCase):
+    def test_with(self): self.assertFalse(WITH)
+    def test_without(self): self.assertTrue(WITH)
+    def test_both(self): self.fail()
+    def test_parts(self):
+        for i in range(2):
+            with self.subTest(i=i): self.assertEqual(i, WITH)
+    @unittest.expectedFailure
+    def test_known(self): self.fail()
+"""
+DIFFERENCES = {
+    "test_text[a b]": "failure with, passed without",
+    "test_skip_or_xfail": "pytest.xfail with, pytest.skip without",
+}  # fmt: skip
+
+
+def differences(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["foreign.py", *arguments])
+    status = foreign.main()
+    shown = [line.rpartition("::")[2] for line in capsys.readouterr().out.splitlines()]
+    return status, dict(line.split(": ", 1) for line in shown if line.endswith(" without"))
+
+
+def test_outcomes_of_pytest_are_compared_test_by_test(native, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "test_tiny.py"
+    path.write_text(PYTEST)
+    monkeypatch.setitem(foreign.PACKAGES, "tiny", [str(path)])
+    monkeypatch.chdir(tmp_path)
+    assert differences(monkeypatch, capsys, "tiny") == (True, DIFFERENCES)
+
+
+def test_outcomes_of_regrtest_are_compared_test_by_test(native, tmp_path, monkeypatch, capsys):
+    """The file fails both ways."""
+    (tmp_path / "test_tiny.py").write_text(REGRTEST)
+    monkeypatch.chdir(tmp_path)
+    status, found = differences(
+        monkeypatch, capsys, "cpython", "--", f"--testdir={tmp_path}", "test_tiny"
+    )
+    assert status
+    assert {name.rpartition(".")[2]: how for name, how in found.items()} == {
+        "test_with": "failure with, passed without",
+        "test_without": "passed with, failure without",
+    }
+
+
+def test_a_run_with_that_is_without_is_no_run(native, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMCG_CORE", "model")
+    with pytest.raises(subprocess.CalledProcessError):
+        foreign.run("simplejson", [], 60, "with")
+
+
+@pytest.mark.parametrize("status", [1, 4, 130, -6, -9])
+def test_regrtest_that_was_cut_off_has_no_outcome(status):
+    assert not foreign.ended("cpython", status)
 
 
 @pytest.mark.parametrize("name", SUITES)

@@ -3,13 +3,13 @@
     python tools/foreign.py [--limit SIZE] [--timeout S] SUITE [tests ...]
 
 With: the hooks are in from the start of every process, and the whole run is inside a group.
-Without: the same modules are imported, nothing is installed. Prints each test whose outcome
-differs, and exits with 1 if there is one.
+Without: the same modules are imported, nothing is installed. Prints each test, of CPython also each
+file, whose outcome differs, and exits with 1 if there is one.
 
 With --limit the group has a limit that the suite does not fit into (with pytest, its tests: what
 pytest keeps of them is charged beside), and tests may fail with MemoryError. What exits with 1
-then: a crash, a hang, an early end, an account that does not add up at the end of a process, a limit
-that nothing met. Failures whose text names no MemoryError are printed.
+then: a crash, a hang, an early end, an account that does not add up at the end of a process, a
+limit that nothing met. Failures whose text names no MemoryError are printed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
 SOURCE = Path(__file__).parent.parent / "src"
 # Subinterpreters run it too; there memcg is not, and neither is what it would import.
@@ -98,6 +99,7 @@ def pytest_runtest_call():
     with inner:
         return (yield)
 """
+REPORT = "outcomes.xml"
 # Need the network, a display, another Python's sources, or more than our time limit.
 NOT_HERE = [
     "test_gdb", "test_tools", "test_idle", "test_tkinter", "test_ttk", "test_peg_generator",
@@ -117,20 +119,22 @@ PACKAGES = {
 
 
 def commands(suite: str, tests: list[str], timeout: int, limited: bool = False) -> list[str]:
-    """The command line of a suite."""
+    """The command line of a suite; it leaves `REPORT` in its directory."""
+    report = ["--junit-xml", REPORT]
     if suite == "cpython":
         # waits for ever, without memcg too, where the machine is a guest that has vsock
         run = ["-m", "test", "-j2", "--timeout", str(timeout), "-i", "ThreadedVSOCKSocket*"]
-        return [*run, *tests] if tests else [*run, "-x", *NOT_HERE]
+        return [*run, *report, *tests] if tests else [*run, *report, "-x", *NOT_HERE]
     wanted = tests or PACKAGES[suite]
     plugin = ["-p", "foreign_calls"] if limited else []
-    return ["-m", "pytest", "-q", "-rA", "--tb=no", "-p", "no:cacheprovider", *plugin, "--pyargs",
-            *wanted]  # fmt: skip
+    return ["-m", "pytest", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *report, *plugin,
+            "--pyargs", *wanted]  # fmt: skip
 
 
 def ended(suite: str, status: int) -> bool:
-    """Whether a run came to its end, whatever failed in it: pytest's status tells."""
-    return suite == "cpython" or status in (0, 1)
+    """Whether a run came to its end, whatever failed in it: pytest's status tells, or regrtest's
+    (failed, environment changed, failed when run again)."""
+    return status in ((0, 2, 3, 5) if suite == "cpython" else (0, 1))
 
 
 def breaches(
@@ -176,7 +180,7 @@ def run_limited(suite: str, tests: list[str], timeout: int, limit: str) -> list[
             text, status = process.communicate()[0], None
         files = Path(site, "accounts").iterdir()
         accounts = {int(path.name): json.loads(path.read_text()) for path in files}
-    how = Counter(outcomes(suite, text).values())
+        how = Counter(outcomes(suite, text, site).values())
     peak = max((a["peak"] for a in accounts.values()), default=0)
     events = Counter()
     for account in accounts.values():
@@ -202,22 +206,35 @@ def prepare(site: str, how: str, limit: str, **more: str) -> dict[str, str]:
     (Path(site) / "foreign_account.py").write_text(ACCOUNT)
     (Path(site) / "foreign_calls.py").write_text(CALLS)
     (Path(site) / "accounts").mkdir()
-    return {
+    environment = {
         **os.environ, "PYTHONPATH": f"{site}{os.pathsep}{SOURCE}", "COLUMNS": "300",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "MEMCG_FOREIGN": how, "MEMCG_FOREIGN_MAX": limit, **more,
     }  # fmt: skip
+    if how == "with":  # a sitecustomize that fails is only shown, and nothing would differ
+        inside = "import memcg; raise SystemExit(memcg.current().path != 'foreign')"
+        subprocess.run([sys.executable, "-c", inside], env=environment, check=True)
+    return environment
 
 
-def outcomes(suite: str, text: str) -> dict[str, str]:
-    """Test -> how it ended."""
+def outcomes(suite: str, text: str, site: str) -> dict[str, str]:
+    """Test -> how it ended, from the report of the run and, of CPython's files, from its output.
+
+    A file that crashes has no tests in the report; neither has a test that fails in a subtest.
+    """
+    found: dict[str, str] = {}
     if suite == "cpython":
-        how = "passed|skipped|failed|timed out|worker.*?|crashed"
-        pattern = rf"\[ *\d+/\d+(?:/\d+)?\] (\S+) ({how})"
-    else:
-        pattern = r"^(?P<how>PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) (?P<test>\S+)"
-        return {m["test"]: m["how"] for m in re.finditer(pattern, text, re.M)}
-    return {m[1]: m[2] for m in re.finditer(pattern, text)}
+        how = r"passed|skipped|failed(?: \(env changed\))?|timed out|worker.*?|crashed|ran no tests"
+        pattern = rf"\[ *\d+/\d+(?:/\d+)?\] (\S+) ({how}|interrupted)"
+        found = {m[1]: m[2] for m in re.finditer(pattern, text)}
+    report = Path(site, REPORT)
+    for test in ElementTree.parse(report).iter("testcase") if report.exists() else ():
+        name = "::".join(test.get(key, "") for key in ("classname", "name") if test.get(key))
+        kinds = [part.get("type", part.tag) if part.tag == "skipped" else part.tag for part in test]
+        how = "+".join(k for k in kinds if not k.startswith(("system-", "propert"))) or "passed"
+        if name:
+            found[name] = f"{found[name]}, {how}" if name in found else how
+    return found
 
 
 def run(suite: str, tests: list[str], timeout: int, how: str) -> dict[str, str]:
@@ -228,8 +245,8 @@ def run(suite: str, tests: list[str], timeout: int, how: str) -> dict[str, str]:
             env=prepare(site, how, "max"), cwd=site, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
         )  # fmt: skip
+        found = outcomes(suite, shown.stdout, site)
     log = write_log(suite, how, shown.stdout)
-    found = outcomes(suite, shown.stdout)
     print(f"{suite} {how}: {len(found)} outcomes, status {shown.returncode}, see {log}", flush=True)
     if not found or not ended(suite, shown.returncode):
         raise SystemExit(f"{suite}: did not run to its end, see {log}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import slab_common
+from .cgroup import refuse_nested
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class KmemCache:
         align: int = 16,
         ctor: Callable[[memoryview], object] | None = None,
     ) -> None:
+        refuse_nested(name)
         self._cache = slab_common.kmem_cache_create(name, size, align, ctor)
         # Called in inner loops: without the frame of the method of the same name.
         self.alloc = self._cache.alloc_buffer  # type: ignore[method-assign]
@@ -124,8 +126,9 @@ class KmemCache:
         CacheBusy
             Buffers are live; the cache is as it was.
         MemcgError
-            The cache was destroyed before.
+            The cache was destroyed before, or see `Group.close`: it is not destroyed later.
         """
+        refuse_nested(self.name)
         slab_common.kmem_cache_destroy(self._cache)
 
     def __enter__(self) -> KmemCache:

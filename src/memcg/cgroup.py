@@ -58,6 +58,35 @@ class cgroup(mem_cgroup):
         self.shrinkers: list[Callable[[int], object]] = []
 
 
+def is_nested() -> bool:
+    """Tell whether the caller is a finalizer or signal handler that has interrupted our own work.
+
+    The mutexes would let the thread in, for they are its own, in the middle of an update; and it
+    would take an outer one while it holds an inner one.
+    """
+    return (
+        cgroup_mutex.held()
+        or activate_kmem_mutex.held()
+        or memcg_slab_mutex.held()
+        or slab_mutex.held()
+    )
+
+
+def refuse_nested(name: str) -> None:
+    """Fail if `is_nested`.
+
+    Raises
+    ------
+    MemcgError
+        It is.
+    """
+    if is_nested():
+        raise MemcgError(
+            f"{name!r}: this finalizer or signal handler has interrupted memcg's own work, which "
+            "has to end first; do it outside of finalizers and signal handlers"
+        )
+
+
 def split_path(path: str) -> list[str]:
     """Split an absolute path ``a/b``.
 
@@ -93,6 +122,8 @@ def cgroup_mkdir(root: G, path: str, *, exclusive: bool = False) -> G:
     Context: takes ``cgroup_mutex``, then what `memcg_activate_kmem` takes.
     """
     parts = split_path(path)
+    if is_nested():
+        return __existing(root, path, parts, exclusive)
     with cgroup_mutex:
         if not root.online:
             raise OfflineError("the root group is closed")
@@ -110,6 +141,16 @@ def cgroup_mkdir(root: G, path: str, *, exclusive: bool = False) -> G:
         if exclusive and not made:
             raise FileExistsError(f"group {path!r} exists already; pick another name")
         return group
+
+
+def __existing(root: G, path: str, parts: list[str], exclusive: bool) -> G:
+    """What `cgroup_mkdir` can do where it must change nothing. Context: `is_nested`."""
+    group: cgroup | None = root
+    for part in parts:
+        group = group.children.get(part) if group is not None else None
+    if group is None or not group.online or exclusive:
+        refuse_nested(path)
+    return group  # type: ignore[return-value]
 
 
 def __link(group: cgroup, parent: cgroup) -> cgroup:
@@ -141,6 +182,7 @@ def cgroup_find(root: G, path: str) -> G:
         There is none.
     """
     group: cgroup = root
+    refuse_nested(path)
     with cgroup_mutex:
         for part in split_path(path):
             if part not in group.children:
@@ -198,6 +240,7 @@ def __cgroup_rmdir(
 
 def subtree(group: cgroup) -> list[cgroup]:
     """The group and everything below it, parents first. Context: takes `cgroup_mutex`."""
+    refuse_nested(group.path)
     with cgroup_mutex:
         groups = [group]
         for g in groups:

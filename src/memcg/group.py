@@ -5,9 +5,18 @@ from __future__ import annotations
 import time
 
 from . import core, memcontrol, slab_common
-from .cgroup import cgroup, cgroup_find, cgroup_mkdir, cgroup_rmdir, subtree, try_to_free
+from .cgroup import (
+    cgroup,
+    cgroup_find,
+    cgroup_mkdir,
+    cgroup_rmdir,
+    is_nested,
+    refuse_nested,
+    subtree,
+    try_to_free,
+)  # fmt: skip
 from .errors import GroupBusy, MemcgError
-from .locking import know_main_thread
+from .locking import know_main_thread, report_exception
 from .sizes import format_size, parse_size
 
 TYPE_CHECKING = False
@@ -187,6 +196,7 @@ class Group(cgroup):
             case "memory.stat":
                 return self.stat
             case "memory.kmem.slabinfo":
+                refuse_nested(self.path)
                 return memcontrol.mem_cgroup_slabinfo_read(self)
             case "cgroup.stat":
                 return {
@@ -215,6 +225,7 @@ class Group(cgroup):
     @property
     def nr_dying(self) -> int:
         """Closed groups below this one that something still refers to."""
+        refuse_nested(self.path)
         with memcontrol.activate_kmem_mutex:
             return sum(self in g.ancestry() for g in memcontrol.dying if g is not self)
 
@@ -245,7 +256,20 @@ class Group(cgroup):
         GroupBusy
             Something is inside, it has children and `recursive` is false, or it is the root.
             Nothing was closed but, with `recursive`, children.
+
+        Notes
+        -----
+        In a finalizer or signal handler that has interrupted memcg's own work the group is closed
+        later: when the next group is made or closed. What that raises is shown like an uncaught
+        exception of a thread.
         """
+        if is_nested():
+            _put_off.append((self, recursive))
+            return
+        _catch_up()
+        self._close(recursive, wait)
+
+    def _close(self, recursive: bool, wait: float) -> None:
         end = time.monotonic() + wait if wait else 0.0
         for g in reversed(subtree(self)) if recursive else [self]:
             while True:
@@ -259,6 +283,16 @@ class Group(cgroup):
 
 
 root = Group("", None)
+_put_off: list[tuple[Group, bool]] = []  # closings that wait for what they interrupted
+
+
+def _catch_up() -> None:
+    while _put_off and not is_nested():
+        group, recursive = _put_off.pop()
+        try:
+            group._close(recursive, 0)
+        except MemcgError as error:
+            report_exception(error)
 
 
 def group(path: str, **limits: Size) -> Group:
@@ -285,6 +319,7 @@ def group(path: str, **limits: Size) -> Group:
     >>> g.parent.close(recursive=True)
     """
     limits = _checked(path, limits)
+    _catch_up()
     g = cgroup_mkdir(root, path)
     for which, size in limits.items():
         g.write_limit(which, size)
@@ -333,6 +368,7 @@ class scope:
         return _wrap(fn, lambda: self)
 
     def __enter__(self) -> Group:
+        _catch_up()
         path, n = self._name, 1
         while True:
             try:
@@ -385,6 +421,7 @@ def slabinfo(path: str = "") -> str:
     MemcgError
         There is no such group.
     """
+    refuse_nested("slabinfo")
     if path:
         return memcontrol.mem_cgroup_slabinfo_read(cgroup_find(root, path))
     with slab_common.slab_mutex:

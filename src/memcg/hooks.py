@@ -14,6 +14,11 @@ def why_not() -> str | None:
     """Say why the hooks cannot be put in here, or None."""
     if core.name != "native":
         return core.why_not_native or "MEMCG_CORE=model asks for the model core"
+    if file := core.stranger():
+        return (
+            f"hooks of {file} are in CPython's allocators, and would take ours out with them; "
+            "stop what put them in, install, start it again"
+        )
     return None
 
 

@@ -760,7 +760,7 @@ def leave(memcg: Memcg, error: BaseException | None = None) -> None:
     """Go back to the group before; restores by setting, never by deleting the variable."""
     entry = _entry.get()
     if entry is None or entry.memcg is not memcg:
-        raise MemcgError("leaving a group that is not the innermost one of this context")
+        raise MemcgError(f"group {memcg.path!r} is left, but is not the innermost of this context")
     _entry.set(entry.previous)
     with memcg._entry_lock:
         memcg.nr_inside -= 1

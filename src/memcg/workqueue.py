@@ -148,13 +148,23 @@ def uninterrupted(fn: Callable[..., object], *args: object) -> None:
             done.set()  # not accounted: nothing is raised before it
             core.resume_account()
 
-    try:
-        spawn(run, "memcg-uninterrupted")
-    except RuntimeError:  # no thread to be had: better open to interrupts than not at all
+    # At the interpreter's end a thread that starts never runs; the worker, in a shrinker or a
+    # finalizer, would wait for a thread that waits for the worker.
+    with wq_lock:
+        alone = _place.stopped or _place.task == current_task()
+    if alone:
         run()
+    else:
+        try:
+            spawn(run, "memcg-uninterrupted")
+        except RuntimeError:  # no thread to be had: better open to interrupts than not at all
+            run()
     done.wait()
     if raised:
-        raise raised[0]
+        try:
+            raise raised[0]
+        finally:
+            raised.clear()  # which its traceback refers to
 
 
 def run_pending() -> None:
@@ -183,6 +193,9 @@ def flush() -> None:
     -----
     Context: blocks; the caller holds no mutex that a handler takes.
     """
+    if _place.task == current_task():  # in a shrinker or a finalizer
+        run_pending()
+        return
     while not _be_worker(stopped_too=True):
         _idle.wait()
 

@@ -105,6 +105,26 @@ def test_a_program_meets_the_fault_it_was_started_with(native):
     assert start(code, *run, MEMCG_FAIL="nth=1,size=100001,group=/other") == (0, "", "")
 
 
+def test_a_program_meets_faults_of_one_cache_and_of_one_group(native):
+    code = """if True:
+        import memcg; memcg.install()
+        def refused(size):
+            try: bytearray(size)
+            except MemoryError: return 1
+            return 0
+        print(refused(1900), refused(3000), end=" ")
+        with memcg.group("a/b"): print(refused(1900), refused(3000))
+    """
+    every = "probability=1,seed=1"
+    for more, told in (
+        ("cache=kmalloc-2048", "1 0 1 0"),
+        ("group=/a", "0 0 1 1"),
+        ("group=/a,cache=kmalloc-3072", "0 0 0 1"),
+        ("size=1901-1901,group=/a/b", "0 0 1 0"),
+    ):
+        assert start(code, MEMCG_FAIL=f"{every},{more}") == (0, f"{told}\n", "")
+
+
 def test_a_seed_that_was_chosen_is_printed_and_repeats_the_run(native):
     code = """if True:
         import memcg; memcg.install()

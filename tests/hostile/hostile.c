@@ -49,6 +49,19 @@ static PyObject *hostile_free(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *hostile_realloc(PyObject *self, PyObject *args)
+{
+    unsigned domain;
+    size_t p, size;
+    void *q;
+
+    (void)self;
+    if (!PyArg_ParseTuple(args, "Inn", &domain, &p, &size))
+        return NULL;
+    q = domains[domain].realloc((void *)p, size);
+    return q ? PyLong_FromVoidPtr(q) : PyErr_NoMemory();
+}
+
 static PyObject *hostile_read(PyObject *self, PyObject *args)
 {
     size_t p;
@@ -243,6 +256,7 @@ static PyObject *hostile_allocate_at_exit(PyObject *self, PyObject *args)
 
 static PyMethodDef methods[] = {
     { "malloc", hostile_malloc, METH_VARARGS, "malloc(domain, size) -> address" },
+    { "realloc", hostile_realloc, METH_VARARGS, "realloc(domain, address, size) -> address" },
     { "free", hostile_free, METH_VARARGS, "free(domain, address)" },
     { "read", hostile_read, METH_VARARGS, "read(address, size) -> bytes" },
     { "write", hostile_write, METH_VARARGS, "write(address, bytes)" },

@@ -60,6 +60,100 @@ print(found)
     assert shown == "0\n"
 
 
+def test_no_bytes_pass_from_any_kind_of_memory_to_any_other(survives):
+    """Runs of pages, slabs that groups share, a group's own, and those of a user's cache."""
+    shown = survives(
+        f"""
+{LOOK}
+cache = memcg.KmemCache("kinds", 5000)
+def fill_cache(n):
+    held = cache.alloc_bulk(n)
+    for buffer in held: memoryview(buffer)[:] = bytes([PATTERN]) * 5000
+    return held
+def drop_cache(held): cache.free_bulk(held); cache.shrink()
+def look_cache(n):
+    held = cache.alloc_bulk(n)
+    found = sum(bytes(buffer).count(PATTERN) * 20 > 5000 * 9 for buffer in held)
+    drop_cache(held)
+    return found
+def of_size(size):
+    return (lambda: fill(size, count(size)), drop, lambda: look(size, count(size)))
+kinds = {{
+    "run": of_size(70_000), "shared": of_size(100), "pages": of_size(8192), "own": of_size(500),
+    "cache": (lambda: fill_cache(600), drop_cache, lambda: look_cache(600)),
+}}
+def group(name, kind):
+    g = memcg.group(name)
+    if kind == "own": promoted(g, 500)
+    return g
+found = {{}}
+for one, (fill_one, drop_one, _) in kinds.items():
+    for two, (_, _, look_two) in kinds.items():
+        for way in ("freed", "reclaimed", "closed", "trimmed"):
+            a, b = group("a", one), group("b", two)
+            with a: held = fill_one()
+            if way == "closed": a.close()
+            drop_one(held)
+            if way == "reclaimed": a.reclaim()
+            if way == "trimmed": memcg.core.trim()
+            with b: n = look_two()
+            if n: found[one, two, way] = n
+            held = None
+            memcg.root.reclaim()
+            b.close(); a.close()
+print(found)
+"""
+    )
+    assert shown == "{}\n"
+
+
+def test_what_a_block_grows_by_is_clean(survives):
+    shown = survives(
+        f"""
+{LOOK}
+a, b = memcg.group("a"), memcg.group("b")
+found = moved = stayed = 0
+for size in (100, 5000, 33_000, 70_000, 3 * MIB):
+    for factor in (2, 3, 8):
+        filled, mine = [], []
+        for _ in range(5):  # a's pages behind each block of b
+            with b: mine.append(hostile.malloc(RAW, size))
+            with a: filled += fill(size * factor, 1)
+        drop(filled)
+        with b:
+            for p in mine:
+                q = hostile.realloc(RAW, p, size * factor)
+                stayed += p == q; moved += p != q
+                rest = size * (factor - 1)
+                found += hostile.count(q + size, rest, PATTERN) * 20 > rest * 9
+                hostile.free(RAW, q)
+print(found, moved > 10, stayed > 10)
+"""
+    )
+    assert shown == "0 True True\n"
+
+
+@pytest.mark.parametrize("again", ["a", "b"], ids=["same-group", "other-group"])
+def test_zeroed_memory_is_zero(survives, again):
+    shown = survives(
+        f"""
+{LOOK}
+import numpy as np
+groups = [memcg.group("a"), memcg.group({again!r})]
+wrong = 0
+for size in SIZES:
+    for _ in range(3):
+        with groups[0]: drop(fill(size, count(size)))
+        with groups[1]:
+            for _ in range(min(count(size), 200)):
+                wrong += bytes(size).count(0) != size
+                wrong += bool(np.zeros(size, "u1").any())
+print(wrong)
+"""
+    )
+    assert shown == "0\n"
+
+
 def test_within_a_group_they_do(survives):
     """The check can fail: a group's own pages are not cleared."""
     shown = survives(

@@ -9,35 +9,14 @@ which no asynchronous exception reaches.
 from __future__ import annotations
 
 import gc
-import sys
 
 import pytest
+from interrupt import Interrupt
 from world import World
 
 
-class Interrupt:
-    """Raise KeyboardInterrupt when the nth function of the control plane is entered."""
-
-    MODULES = ("memcontrol", "slab_common", "cgroup", "workqueue")
-
-    def __init__(self, world, n):
-        self.files = {f"{m}.py" for m in self.MODULES}
-        self.n = self.left = n
-
-    def __call__(self, frame, event, arg):
-        if event == "call" and frame.f_code.co_filename.rsplit("/", 1)[-1] in self.files:
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-        return None
-
-    def __enter__(self):
-        self.before = sys.gettrace()
-        sys.settrace(self)
-        return self
-
-    def __exit__(self, *exc):
-        sys.settrace(self.before)
+def raise_interrupt():
+    raise KeyboardInterrupt
 
 
 def prepare(world):
@@ -94,7 +73,7 @@ def points(flow):
         steps = flow(world)
         next(steps)
         try:
-            with Interrupt(world, n) as interrupt:
+            with Interrupt(n, raise_interrupt) as interrupt:
                 next(steps, None)
         except KeyboardInterrupt:
             pass

@@ -12,7 +12,7 @@ from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
 from cpython.contextvars cimport PyContextVar_New
 from cpython.object cimport PyTypeObject, destructor
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT, PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8
 from libc.stdint cimport SIZE_MAX, UINT64_MAX, int64_t, uintptr_t
 from libc.stdlib cimport free as libc_free
@@ -132,6 +132,7 @@ cdef class Memcg:
     cdef readonly Memcg parent
     cdef bint activated
     cdef readonly long nr_inside
+    cdef long nr_entries  # that are alive, in whatever context
     cdef str _path
 
     def __cinit__(self, *args, **kwargs):
@@ -211,7 +212,10 @@ cdef class Memcg:
         if self.parent is None:
             raise MemcgError("the root group cannot go offline")
         if self.nr_inside:
-            return False
+            current_forget(NULL)
+            if self.nr_entries:
+                return False
+            self.nr_inside = 0  # who was inside is gone, context and all, and never left
         mem_cgroup_offline(self.c)
         current_forget(<PyObject *>self)
         return True
@@ -529,6 +533,37 @@ cdef void free_and_end(PyObject *buffer) noexcept:
 (<PyTypeObject *>Buffer).tp_dealloc = free_and_end
 
 
+@cython.no_gc
+@cython.final
+cdef class Constructed:
+    """An object as the constructor sees it. A view that it keeps is an export of `buffer`, which
+    lies in the same slab: so the slab stays."""
+
+    cdef Buffer buffer
+    cdef char *p
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.p, self.buffer.cache.object_size, 0, flags)
+        self.buffer.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self.buffer.exports -= 1
+
+
+cdef construct(Buffer buffer, char *p):
+    cdef Constructed constructed = Constructed.__new__(Constructed)
+    constructed.buffer = buffer
+    constructed.p = p
+    view = memoryview(constructed)
+    try:
+        buffer.cache.ctor(view)
+    finally:
+        try:
+            view.release()
+        except BufferError:  # it is kept
+            pass
+
+
 cdef construct_slab(Cache cache, Buffer buffer):
     """Run the constructor on each object of the slab that is new; if it raises, give it back."""
     cdef size_t n = 0, size = cache.size
@@ -540,13 +575,14 @@ cdef construct_slab(Cache cache, Buffer buffer):
             if not base[i * size + CONSTRUCTED]:
                 base[i * size + CONSTRUCTED] = 1
                 done.append(i)
-                cache.ctor(memory(base + i * size + cache.pad, cache.object_size))
+                construct(buffer, base + i * size + cache.pad)
     except BaseException:
         for i in done:
             base[i * size + CONSTRUCTED] = 0
-        kmem_cache_free(cache.c, buffer.p)
-        buffer.p = NULL
-        kmem_cache_shrink(cache.c)
+        if not buffer.exports:  # else the last view that was kept has it freed
+            kmem_cache_free(cache.c, buffer.p)
+            buffer.p = NULL
+            kmem_cache_shrink(cache.c)
         raise
 
 
@@ -618,9 +654,20 @@ cdef class Entry:
     cdef readonly int shielded
     cdef int slot
 
+    def __dealloc__(self):
+        cdef Entry previous = self.previous, before
+        self.memcg.nr_entries -= 1
+        self.previous = None
+        while previous is not None and Py_REFCNT(previous) == 1:  # a long chain is no recursion
+            before = previous.previous
+            previous.previous = None
+            previous = before
+            before = None
+
 
 cdef Entry new_entry(Memcg memcg, Entry previous, int shielded):
     cdef Entry entry = Entry.__new__(Entry)
+    memcg.nr_entries += 1
     entry.memcg = memcg
     entry.c = memcg.c
     entry.previous = previous
@@ -695,7 +742,10 @@ cpdef leave(Memcg memcg, error=None):
     cdef memcg_failure failure
     cdef bint alarmed
     if now is NULL or (<Entry><PyObject *>now).memcg is not memcg:
-        raise MemcgError("leaving a group that is not the innermost one of this context")
+        raise MemcgError(
+            f"group {memcg.path!r} is left, but it is not the innermost group of this context; leave "
+            "it where it was entered, and in generators use group.iterate()"
+        )
     alarmed = alarm_take(memcg.c, &failure)
     current_leave()
     memcg.nr_inside -= 1
@@ -893,6 +943,12 @@ def install():
     """Put the hooks in; again is nothing. Context: the main thread, where alarms are quickest."""
     alarm_init(MemcgOOM, collect_garbage, GUARDED_MODULES, GUARDED_FUNCTIONS)
     hooks_install()
+
+
+def stranger():
+    """The file whose hooks stand in CPython's allocators, and not above ours; None: nobody's."""
+    cdef const char *file = hooks_stranger()
+    return None if file is NULL else os.fsdecode(file)
 
 
 def installed():

@@ -480,14 +480,15 @@ static int deliver_anywhere(void *unused)
     int verdict;
 
     (void)unused;
-    __atomic_store_n(&pending_anywhere, 0, __ATOMIC_SEQ_CST);
     verdict = this_thread() == main_thread ? 0 : look_at_mine();
+    if (verdict > 0)
+        PyErr_SetNone(oom_class);
+    /* Not before: we may have given up the GIL, and while this call runs a further one would keep
+     * the end of 3.13's interpreter, which holds the GIL, waiting for ever. */
+    __atomic_store_n(&pending_anywhere, 0, __ATOMIC_SEQ_CST);
     if (verdict < 0)
         ask_all_threads();
-    if (verdict <= 0)
-        return 0;
-    PyErr_SetNone(oom_class);
-    return -1;
+    return verdict > 0 ? -1 : 0;
 }
 
 static enum verdict judge_for(const struct alarm *alarm, PyThreadState *tstate)

@@ -83,6 +83,8 @@ static inline void current_refresh(void)
 }
 
 /* ---- hooks.c: CPython's allocators and NumPy's ---------------------------- */
+/* The file whose hooks stand in CPython's allocators before ours are in; NULL: nobody's. */
+const char *hooks_stranger(void);
 /* 0, or -1 with an exception. Once; a second call is nothing. */
 int hooks_install(void);
 int hooks_installed(void);

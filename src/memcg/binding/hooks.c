@@ -9,6 +9,8 @@
  */
 #include "binding.h"
 
+#include <dlfcn.h>
+
 #define FOREIGN_KEEP 1024 /* bytes up to which a foreign block grows where it is */
 
 static PyMemAllocatorEx previous_raw, previous_mem, previous_obj;
@@ -217,6 +219,24 @@ static void set_domain(PyMemAllocatorDomain domain, PyMemAllocatorEx *previous)
 int hooks_installed(void) { return installed; }
 bool hooks_is_raw(void *(*function)(void *, size_t)) { return function == visible_raw_malloc; }
 int hooks_header(void) { return debug_apis ? 2 * (int)sizeof(size_t) : 0; }
+
+/* Hooks above ours may come and go.  Those that were there before us put back, when they go, the
+ * allocators that they found: ours are out then, and blocks of ours meet a free that is not. */
+const char *hooks_stranger(void)
+{
+    PyMemAllocatorEx now;
+    Dl_info python, found;
+
+    if (installed || !dladdr((void *)PyMem_GetAllocator, &python))
+        return NULL;
+    find_debug_apis();
+    for (int domain = 0; domain < 3; domain++) {
+        get_allocator((PyMemAllocatorDomain)domain, &now);
+        if (dladdr((void *)now.malloc, &found) && found.dli_fbase != python.dli_fbase)
+            return found.dli_fname;
+    }
+    return NULL;
+}
 
 int hooks_install(void)
 {

@@ -164,6 +164,7 @@ cdef extern from "binding.h":
     void alarm_forget(mem_cgroup *memcg)
     void alarm_resume(PyObject *context)
     void current_refresh()
+    const char *hooks_stranger()
     int hooks_install() except -1
     int hooks_installed()
     int hooks_header()

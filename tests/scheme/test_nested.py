@@ -1,0 +1,94 @@
+"""A finalizer or signal handler that uses memcg, at each line of what it interrupts.
+
+The mutexes let the interrupted thread in, so what is half-done must not be met: making and
+destroying are refused there, closing is put off.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import pytest
+from interrupt import Interrupt
+from world import World
+
+MODULES = ("memcontrol", "slab_common", "cgroup", "group", "cache")
+
+
+def make(world):
+    world.group.group("made/deep")
+
+
+def scope(world):
+    with world.group.scope("made") as g:
+        world.frames.free(world.frames.alloc())
+        assert g.online
+
+
+def close(world):
+    world.group.group("full").close()
+
+
+def new_cache(world):
+    world.cache.KmemCache("new", 100).destroy()
+
+
+def read(world):
+    world.group.group("full")["memory.kmem.slabinfo"]
+    world.group.slabinfo()
+
+
+OUTER = (make, scope, close, new_cache, read)
+
+
+def handler(world, told):
+    def attempt(fn):
+        try:
+            fn()
+        except world.errors.MemcgError as error:
+            told.append(str(error))
+
+    attempt(lambda: world.group.group("nested/made"))
+    attempt(lambda: scope(world))
+    attempt(lambda: new_cache(world))
+    attempt(lambda: read(world))
+    assert world.group.group("tenant") is world.tenant  # it is there, and changes nothing
+    world.tenant.close()  # never refused: now, or when what it interrupts has ended
+
+
+@pytest.mark.parametrize("outer", OUTER)
+def test_at_any_line_the_handler_is_done_or_refused_and_nothing_is_half_done(outer):
+    refused, done = 0, 0
+    world = World()
+    world.core.set_waker(None)
+    world.core.set_promote_bytes(0)
+    world.frames = world.cache.KmemCache("frames", 1000)
+    for n in itertools.count(1):
+        full = world.group.group("full")
+        with full:
+            world.frames.free(world.frames.alloc())
+        world.workqueue.run_pending()
+        assert full.memcg_slab_caches
+        world.tenant = world.group.group("tenant")
+        told = []
+        act = functools.partial(handler, world, told)
+        with Interrupt(n, act, event="line", modules=MODULES) as interrupting:
+            outer(world)
+        if interrupting.left > 0:
+            break
+        assert all("has interrupted memcg's own work" in text for text in told), told
+        refused += bool(told)
+        done += not told
+        world.workqueue.run_pending()
+        world.check_invariants()
+        world.group.group("after").close()
+        assert not world.tenant.online, n
+        for group in list(world.root.children.values()):
+            group.close(recursive=True)
+        world.workqueue.run_pending()
+        assert (world.root.css_refs, len(world.memcontrol._used_ids)) == (1, 0), n
+        assert not world.memcontrol.dying
+    world.close()
+    assert refused > 0
+    assert done > 0
