@@ -4,8 +4,8 @@
 
 Threads and tasks allocate objects and arrays in groups that open and close, caches come and go,
 limits change, hogs meet them, processes fork. Each tenant checks its own results. Every ten
-seconds the resident set is printed; at the end all groups are closed and the root must hold little
-more than what the interpreter keeps.
+seconds the resident set is printed, which must not grow; at the end all groups are closed, the
+account must add up to the byte, and the root must hold little more than what the interpreter keeps.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import gc
 import json
 import os
 import random
+import statistics
 import sys
 import threading
 import time
@@ -148,6 +149,31 @@ def rss() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def check_growth(samples: list[int]) -> None:
+    """The load is the same all along, so its resident set is too, but for what came together."""
+    third = len(samples) // 3
+    if third < 3:
+        return  # too short to tell
+    first, last = statistics.median(samples[:third]), statistics.median(samples[-third:])
+    assert last < 1.5 * first, f"the resident set grew from {first} to {last} bytes"
+
+
+def check_account() -> None:
+    """The root is all there is: what it has in each kind of memory is what it is charged."""
+    assert not memcg.root.children
+    memcg.core.stop_account()
+    try:
+        live = sum(size for _, size, _ in memcg.core.live_blocks(memcg.root))
+        for _ in range(5):  # the reading itself allocates, now and then a slab
+            current, parts = memcg.root.current, memcg.root.stat
+            own = sum(parts[k] for k in ("slab_private", "slab_shared", "page_runs", "external"))
+            if current == own:
+                break
+        assert current == own >= live, (current, parts, live)
+    finally:
+        memcg.core.resume_account()
+
+
 def soak(seconds: float, seed: int, threads: int) -> None:
     sys.setswitchinterval(1e-4)
     for work in WORK:
@@ -162,13 +188,15 @@ def soak(seconds: float, seed: int, threads: int) -> None:
     for thread in pool:
         thread.start()
     shown = time.monotonic()
+    samples = []
     while time.monotonic() < end and not failures:
         time.sleep(0.2)
         fork_once()
         if time.monotonic() - shown > 10:
             shown = time.monotonic()
             root = memcg.root.current / MIB
-            print(f"rss {rss() / MIB:.0f} MiB, root {root:.1f} MiB, {dict(done)}", flush=True)
+            samples.append(rss())
+            print(f"rss {samples[-1] / MIB:.0f} MiB, root {root:.1f} MiB, {dict(done)}", flush=True)
     for thread in pool:
         thread.join(60)
         assert not thread.is_alive(), "a tenant hangs"
@@ -182,6 +210,8 @@ def soak(seconds: float, seed: int, threads: int) -> None:
     print(f"dying {memcg.root.nr_dying}, root {memcg.root.current / MIB:.1f} MiB, {dict(done)}")
     assert not memcg.workqueue.failures, memcg.workqueue.failures
     assert memcg.root.current < 64 * MIB, memcg.root.report()
+    check_growth(samples)
+    check_account()
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ MUTANTS = [  # scenario, module, text, what it becomes
     ("busy_root_slabinfo", "slab_common", "        s.dying = s.frozen  # one that was destroyed before stays so: no child is made for it\n        raise", "        raise"),
     ("growth_creation", "memcontrol", HOLD,
      "        if True:\n            memcg_kmem_create"),
-    ("growth_lookup", "model", "new = old + [None]", "new = [None] * len(old) + [None]"),
+    ("growth_lookup", "model", "store(old + [None]", "store([None] * len(old) + [None]"),
     ("id_reuse", "memcontrol", "            del _used_ids[memcg.kmemcg_id]\n", ""),
     ("charge_offline", "model", "        self.usage.set(0)\n", ""),
     ("charge_offline", "model", "            objcg.memcg.store(self.parent)\n", "            pass\n"),
