@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import signal
+
 import pytest
 from environment import check_reports
 from world import World
 
 import memcg
 from memcg import lockdep, locking
+
+# A shell's background job ignores it, and so would the programs that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
