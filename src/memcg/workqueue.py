@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 wq_lock = Mutex("wq_lock")
 
 
-@shared(running="wq_lock", stopped="wq_lock", task="published")
+@shared(running="wq_lock", stopped="published")
 class _Place:
     """The worker's place.
 
@@ -39,18 +39,18 @@ class _Place:
     running : bool
         Somebody has it; `wq_lock`.
     stopped : bool
-        Nobody takes it any more; `wq_lock`.
-    task : hashable
-        Who has it. Stored by that task alone; another reads what is not its own name.
+        Nobody takes it any more; stored under `wq_lock`.
     """
 
     def __init__(self) -> None:
         self.running = False
         self.stopped = False
-        self.task: Hashable = None
 
 
 _place = _Place()
+# Who has the place. Stored by that task, and compared with one's own name only: what another task
+# reads is never its own, whenever it reads. So no order matters, and it is no step to explore.
+_worker_task: Hashable = None
 _idle = Event("wq_idle")
 _idle.set()
 _handlers: dict[str, Callable[[core.Event], None]] = {}
@@ -79,7 +79,8 @@ def wake() -> None:
 
 
 def _worker() -> None:
-    _place.task = current_task()
+    global _worker_task
+    _worker_task = current_task()
     _drain()
 
 
@@ -90,18 +91,19 @@ def work() -> None:
 
 def _be_worker(*, stopped_too: bool = False) -> bool:
     """Handle all events unless a worker does; tell whether the place was free."""
+    global _worker_task
     me = current_task()
     try:
         with wq_lock:
             if _place.running or (_place.stopped and not stopped_too):
                 return False
-            _place.task = me  # first: if interrupted from here on, the place is given back
+            _worker_task = me  # first: if interrupted from here on, the place is given back
             _place.running = True
             _idle.clear()
         _drain()
     except BaseException:  # interrupted: the place is free again
         with wq_lock:
-            if _place.task == me:
+            if _worker_task == me:
                 __rest()
         raise
     return True
@@ -119,10 +121,11 @@ def _drain() -> None:
 
 def __rest() -> None:
     """No worker is at work. Context: `wq_lock` held."""
+    global _worker_task
     assert_held(wq_lock)
     _place.running = False
     _idle.set()
-    _place.task = None  # last: a finalizer that forks meanwhile must not wait for itself
+    _worker_task = None  # last: a finalizer that forks meanwhile must not wait for itself
 
 
 def uninterrupted(fn: Callable[..., object], *args: object) -> None:
@@ -150,9 +153,7 @@ def uninterrupted(fn: Callable[..., object], *args: object) -> None:
 
     # At the interpreter's end a thread that starts never runs; the worker, in a shrinker or a
     # finalizer, would wait for a thread that waits for the worker.
-    with wq_lock:
-        alone = _place.stopped or _place.task == current_task()
-    if alone:
+    if _place.stopped or _worker_task == current_task():
         run()
     else:
         try:
@@ -193,7 +194,7 @@ def flush() -> None:
     -----
     Context: blocks; the caller holds no mutex that a handler takes.
     """
-    if _place.task == current_task():  # in a shrinker or a finalizer
+    if _worker_task == current_task():  # in a shrinker or a finalizer
         run_pending()
         return
     while not _be_worker(stopped_too=True):
@@ -202,7 +203,7 @@ def flush() -> None:
 
 def wait_idle() -> None:
     """Wait until the worker has gone; the worker itself does not wait."""
-    if _place.task != current_task():
+    if _worker_task != current_task():
         _idle.wait()
         core.wait_worker()
 
@@ -210,7 +211,7 @@ def wait_idle() -> None:
 def is_idle() -> bool:
     """Tell whether no worker is at work, but for the calling thread. Context: `wq_lock` held."""
     assert_held(wq_lock)
-    return not _place.running or _place.task == current_task()
+    return not _place.running or _worker_task == current_task()
 
 
 core.set_waker(wake, work)

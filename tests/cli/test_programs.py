@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import re
 import shutil
 import sysconfig
@@ -36,8 +37,10 @@ def test_compileall_on_the_standard_library(cli):
     compiled = []
     for command in (cli.python, lambda *args: cli.memcg(*RUN, *args)):
         shown = command("-m", "compileall", "-f", "-o", "0", "-o", "2", "lib")
-        files = sorted(cli.directory.rglob("*.pyc"))
-        compiled.append((shown, [(file.name, file.read_bytes()) for file in files]))
+        files = [(file.name, file.read_bytes()) for file in sorted(cli.directory.rglob("*.pyc"))]
+        # Not the bytes: marshal writes what has other references in another way.
+        code = [(name, data[:16], marshal.loads(data[16:])) for name, data in files]
+        compiled.append((shown, code))
     assert compiled[0] == compiled[1]
     assert compiled[0][0].status == 0
     assert len(compiled[0][1]) == 2 * len(sources)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 WARM = """
 import hashlib, re
+from memcg import holders
 import numpy as np
 frames = memcg.KmemCache("frame", 5000)
 def innocent(rounds=4):
@@ -82,7 +83,7 @@ for i, g in enumerate(groups):
     assert live <= 64 * 1024, (i, g.report())
     assert not [s for _, s, cache in blocks if cache is None or cache.name.startswith("frame")], (
         i, g.report())  # arrays of this size are runs of pages, kmem_cache objects frames
-    named = sum(h.nbytes for h in memcg.holders.holders(g))
+    named = sum(h.nbytes for h in holders.holders(g))
     assert named == live, (named, live)
 for g in groups: g.close()
 memcg.workqueue.flush()
