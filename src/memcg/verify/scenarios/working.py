@@ -60,7 +60,7 @@ def two_offers() -> None:
 
     seam.parallel(work, work)
     assert s.is_idle()
-    assert s.workqueue._place.task is None
+    assert s.workqueue._worker_task is None
     assert s.core.next_event() is None, "an event is left"
     s.finish()
 
