@@ -92,3 +92,20 @@ def test_at_any_line_the_handler_is_done_or_refused_and_nothing_is_half_done(out
     world.close()
     assert refused > 0
     assert done > 0
+
+
+def test_inside_our_own_work_a_group_is_given_only_if_nothing_need_change(scheme):
+    there, gone = scheme.make("there"), scheme.make("gone")
+    root, cgroup = scheme.root, scheme.cgroup
+    with scheme.memcontrol.memcg_slab_mutex:
+        scheme.memcontrol.mem_cgroup_css_offline(gone)  # its close was interrupted before the rest
+        assert cgroup.cgroup_mkdir(root, "there") is there
+        for refused in (
+            lambda: cgroup.cgroup_mkdir(root, "there", exclusive=True),
+            lambda: cgroup.cgroup_mkdir(root, "gone"),
+            lambda: cgroup.cgroup_mkdir(root, "there/not"),
+            lambda: cgroup.cgroup_find(root, "there"),
+        ):
+            with pytest.raises(scheme.errors.MemcgError, match="has interrupted memcg's own work"):
+                refused()
+    cgroup.cgroup_rmdir(gone)
