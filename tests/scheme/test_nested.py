@@ -105,6 +105,7 @@ def test_inside_our_own_work_a_group_is_given_only_if_nothing_need_change(scheme
             lambda: cgroup.cgroup_mkdir(root, "gone"),
             lambda: cgroup.cgroup_mkdir(root, "there/not"),
             lambda: cgroup.cgroup_find(root, "there"),
+            lambda: cgroup.subtree(there),
         ):
             with pytest.raises(scheme.errors.MemcgError, match="has interrupted memcg's own work"):
                 refused()
