@@ -100,3 +100,18 @@ def points(flow):
 @pytest.mark.parametrize("flow", [close, close_bare, destroy_root, make_group])
 def test_an_interrupt_at_any_entry_leaves_the_invariants_and_a_repeatable_call(flow):
     assert points(flow) >= 3
+
+
+def test_the_worker_and_who_comes_after_the_end_wait_for_no_other_thread(scheme, monkeypatch):
+    workqueue, ran = scheme.workqueue, []
+
+    def here():
+        ran.append(workqueue.current_task())
+
+    workqueue.uninterrupted(here)
+    monkeypatch.setattr(workqueue, "_worker_task", workqueue.current_task())
+    workqueue.uninterrupted(here)  # in a shrinker, say; the thread could wait for the worker
+    monkeypatch.setattr(workqueue, "_worker_task", None)
+    monkeypatch.setattr(workqueue._place, "stopped", True)
+    workqueue.uninterrupted(here)  # a thread that starts now may never run
+    assert [task == workqueue.current_task() for task in ran] == [False, True, True]
