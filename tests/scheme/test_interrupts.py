@@ -9,6 +9,7 @@ which no asynchronous exception reaches.
 from __future__ import annotations
 
 import gc
+import weakref
 
 import pytest
 from interrupt import Interrupt
@@ -115,3 +116,31 @@ def test_the_worker_and_who_comes_after_the_end_wait_for_no_other_thread(scheme,
     monkeypatch.setattr(workqueue._place, "stopped", True)
     workqueue.uninterrupted(here)  # a thread that starts now may never run
     assert [task == workqueue.current_task() for task in ran] == [False, True, True]
+
+
+def test_what_an_uninterrupted_call_raised_is_in_no_cycle(scheme):
+    class Refused(Exception):
+        pass
+
+    def refuse():
+        raise Refused
+
+    gc.disable()  # a collection would hide it
+    try:
+        with pytest.raises(Refused) as caught:
+            scheme.workqueue.uninterrupted(refuse)
+        gone = weakref.ref(caught.value)
+        del caught
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_the_worker_that_flushes_does_the_work_itself(scheme, monkeypatch):
+    workqueue, memcg = scheme.workqueue, scheme.make()
+    scheme.frames.free(scheme.frames.alloc(memcg))
+    monkeypatch.setattr(workqueue, "_worker_task", workqueue.current_task())
+    monkeypatch.setattr(workqueue._place, "running", True)
+    monkeypatch.setattr(workqueue._idle, "wait", lambda: pytest.fail("the worker waits for itself"))
+    workqueue.flush()
+    assert scheme.child(scheme.frames, memcg) is not None
