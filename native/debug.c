@@ -435,7 +435,7 @@ void memcg_validate(void)
         return;
     thread_steal_all();
     for (struct thread *t = all_threads; t; t = t->next)
-        heap_collect(t);
+        thread_collect(t);
     for (struct kmem_cache *s = all_caches; s; s = s->all_next)
         for (struct slab *slab = s->slabs; slab; slab = slab->cache_next)
             debug_check_slab(slab);

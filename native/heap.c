@@ -159,6 +159,12 @@ void heap_collect(struct thread *self)
     }
 }
 
+void thread_collect(struct thread *self)
+{
+    heap_collect(self);
+    shared_flush(self);
+}
+
 static void slab_hand_over(struct slab *slab)
 {
     struct kmem_cache *s = slab->cache;
@@ -205,7 +211,7 @@ static void slot_hand_over(struct heap_slot *slot)
 
 void heap_hand_over(struct heap *heap)
 {
-    heap_collect(heap->thread);
+    thread_collect(heap->thread);
     for (int i = 0; i < NR_KMALLOC + heap->nr_user; i++)
         slot_hand_over(heap_slot(heap, i, false));
 }
@@ -215,7 +221,7 @@ void heap_hand_over_cache(struct heap *heap, struct kmem_cache *s)
 {
     struct heap_slot *slot = heap_slot(heap, s->index, false);
 
-    heap_collect(heap->thread);
+    thread_collect(heap->thread);
     if (slot && heap->memcg == s->memcg)
         slot_hand_over(slot);
     else if (slot && !s->memcg && (!heap->memcg || heap->memcg == &root_mem_cgroup))

@@ -71,6 +71,17 @@ static inline uint32_t slab_index(const struct slab *slab, const void *p)
     return (uint32_t)((unsigned __int128)offset * slab->reciprocal >> 64);
 }
 
+/* Both at once: the index, or -1. */
+static inline long slab_object_index(const struct slab *slab, const void *p)
+{
+    uint32_t offset = (uint32_t)((const char *)p - slab->base);
+    unsigned __int128 product = (unsigned __int128)offset * slab->reciprocal;
+    uint32_t index = (uint32_t)(product >> 64);
+
+    return ((uint64_t)product < slab->reciprocal) &
+           (index < __atomic_load_n(&slab->carved, __ATOMIC_RELAXED)) ? (long)index : -1;
+}
+
 /* Free lists and `remote`; what is in a sheaf is never encoded.  Kernel: freelist_ptr_encode(). */
 static inline void set_freepointer(void *object, void *next)
 {
@@ -105,6 +116,27 @@ static inline void *sheaf_pop(struct heap_slot *slot)
         slot->sheaf = *(void **)object;
         slot->sheaf_room++;
     }
+    return object;
+}
+
+/* In a section.  NULL: none, or a cache of its own is due to the group. */
+static inline void *shared_pop(struct thread *self, unsigned class)
+{
+    struct shared_sheaf *sheaf = &self->shared[class];
+    struct heap_slot *slot = &self->heap->kmalloc[class];
+    void *object = sheaf->objects;
+    struct slab *slab;
+    uint8_t *owner;
+
+    if (!object || slot->shared_allocs >= PROMOTE_ALLOCS - 1)
+        return NULL;
+    slab = virt_to_slab(object);
+    owner = &slab->owner_of[slab_index(slab, object)];
+    sheaf->objects = *(void **)object;
+    sheaf->nr--;
+    slot->shared_allocs++;
+    __atomic_store_n(owner, (uint8_t)(__atomic_load_n(owner, __ATOMIC_RELAXED) & ~OWNER_GONE),
+                     __ATOMIC_RELAXED);
     return object;
 }
 
@@ -210,9 +242,10 @@ static inline void *memcg_malloc_fast(size_t size)
     if (likely(section_begin(self))) {
         void *object = sheaf_pop(&self->heap->kmalloc[index]);
 
+        if (unlikely(!object))
+            return malloc_shared(self, index, size);
         section_end(self);
-        if (likely(object != NULL))
-            return object;
+        return object;
     }
     return memcg_malloc(size);
 }
@@ -225,11 +258,12 @@ static inline void memcg_free_inside(void *p)
 
     if (likely(section_begin(self))) {
         struct slab *slab = page_to_slab(page);
-        bool done = likely(slab != NULL) && sheaf_push(self, slab, p);
 
-        section_end(self);
-        if (likely(done))
-            return;
+        if (likely(slab != NULL) && likely(sheaf_push(self, slab, p)))
+            section_end(self);
+        else
+            free_shared(self, slab, p);
+        return;
     }
     memcg_free(p);
 }

@@ -80,31 +80,34 @@ struct slab {
     char *base;
     uint64_t reciprocal; /* of size, rounded up: slab_is_object() */
     uint32_t bytes;      /* all objects */
+    uint32_t size;       /* bytes between objects */
     struct kmem_cache *cache;
-    uint32_t size;     /* bytes between objects */
-    uint32_t objects;  /* how many fit */
-    uint32_t nr_pages; /* of a slab (page runs: run_pages) */
-    bool shared;       /* objects have owners of their own */
-
-    /* the owner's section; without an owner: cache->lock */
-    struct heap *heap; /* whose active, partial or full it is; NULL without owner */
-    struct slab *prev, *next; /* heap_slot's partial or full, or the cache's partial */
+    uint8_t *owner_of; /* shared: atomic, per object: index into owners, OWNER_GONE */
+    uint8_t *live;     /* user caches: atomic, per object: 1 while it is allocated */
 
     /* set to a thread under cache->lock; back to NULL only with all threads stolen */
     struct thread *owner;
-
-    /* any thread, inside its section */
-    void *remote;             /* CAS; taken whole by the owner */
-    struct slab *next_remote; /* owner->remote_slabs */
-
-    struct slab *cache_prev, *cache_next; /* cache->lock: all slabs of the cache */
 
     /* shared: the first SLAB_OWNERS entries and, once they are taken, the others; nr_owners in
      * all; written by the slab's owner */
     struct slab_owner *owners, *more_owners;
     uint32_t nr_owners, owner_hint; /* the entry used last */
-    uint8_t *owner_of;     /* shared: atomic, per object: index into owners, OWNER_GONE */
-    uint8_t *live;         /* user caches: atomic, per object: 1 while it is allocated */
+
+    /* fixed too */
+    uint32_t objects;  /* how many fit */
+    uint32_t nr_pages; /* of a slab (page runs: run_pages) */
+    bool shared;       /* objects have owners of their own */
+
+    /* any thread, inside its section */
+    void *remote;             /* CAS; taken whole by the owner */
+    struct slab *next_remote; /* owner->remote_slabs */
+
+    /* the owner's section; without an owner: cache->lock */
+    struct heap *heap; /* whose active, partial or full it is; NULL without owner */
+    struct slab *prev, *next; /* heap_slot's partial or full, or the cache's partial */
+
+    struct slab *cache_prev, *cache_next; /* cache->lock: all slabs of the cache */
+
     size_t metadata_bytes; /* of this descriptor with its tables */
 
     struct obj_cgroup *objcg; /* page runs: charged to; holds a reference */
@@ -281,10 +284,12 @@ struct heap_slot {
     uint16_t nr_empty;
     uint8_t swings; /* how often a slab was made after one had gone */
     bool gave_back; /* an empty slab, since one was made */
+    uint8_t shared_limit; /* of the class's shared sheaf */
     uint16_t shared_allocs; /* how many there were since a child was last asked for */
     int64_t shared_bytes; /* this group's live bytes of the class in shared slabs, this thread */
 };
 _Static_assert(sizeof(struct heap_slot) == 64, "the fast path shifts an index");
+#define PROMOTE_ALLOCS 4096 /* so many, however few live: shared objects cost more each */
 
 /* The largest size is SHEAF_BYTES, so it is one object at least. */
 static inline uint16_t sheaf_start(size_t size)
@@ -297,6 +302,21 @@ static inline uint16_t sheaf_limit_max(size_t size)
     return (uint16_t)(size * SHEAF_OBJECTS_MAX > SHEAF_BYTES_MAX ? SHEAF_BYTES_MAX / size
                                                                  : SHEAF_OBJECTS_MAX);
 }
+
+/*
+ * The shared sheaf: free objects of shared slabs that are still the thread's current group's: charged
+ * to it, in use to their slabs, owned by its entry, marked OWNER_GONE; the slabs are the thread's own.
+ * A group takes more than it asked for, and keeps what it frees, up to a share of what it has asked
+ * for of the class so far; so one with a few objects has none here.
+ * shared_flush() before the thread's heap changes, and before anybody counts objects.
+ */
+#define SHARED_SHARE 4
+#define SHARED_OBJECTS_MAX 64
+#define SHARED_BYTES_MAX 4096
+struct shared_sheaf {
+    void *objects; /* first word of an object is the next */
+    uint32_t nr;
+};
 
 struct heap { /* the section of `thread` */
     struct heap_slot kmalloc[NR_KMALLOC];
@@ -322,6 +342,8 @@ struct thread {
     struct heap **by_id;       /* kmemcg_id -> heap or NULL */
     int nr_by_id;
     struct heap *heaps;        /* all, root_heap and shared_heap too */
+    struct shared_sheaf shared[NR_KMALLOC];
+    uint64_t shared_used;      /* a bit for each that may hold something */
     struct memcg_failure failure;
     bool has_failure;
     bool is_orphan;
@@ -365,6 +387,7 @@ void heap_hand_over_cache(struct heap *heap, struct kmem_cache *s); /* stolen */
 size_t heap_shrink(struct heap *heap, struct kmem_cache *s); /* stolen: drop empty slabs; pages */
 void heap_flush(struct heap *heap, struct kmem_cache *s); /* section or stolen; NULL: all sheaves */
 void heap_collect(struct thread *self);             /* section or stolen: take remote frees in */
+void thread_collect(struct thread *self);           /* the same, and shared_flush() */
 
 void slab_list_add(struct slab **head, struct slab *slab);
 void slab_list_del(struct slab **head, struct slab *slab);
@@ -383,7 +406,6 @@ void slab_set_place(struct slab *slab, enum slab_place place); /* owner's sectio
 struct slab *slab_active(struct thread *self, struct heap *heap, struct kmem_cache *s, bool shared,
                          struct request *req);
 int slab_free(struct thread *self, struct slab *slab, void *object);
-long slab_object_index(const struct slab *slab, const void *p); /* or -1 */
 size_t cache_shrink_stolen(struct kmem_cache *s);   /* all threads stolen; pages */
 extern struct kmem_cache *all_caches;               /* caches_lock */
 extern struct mutex caches_lock;
@@ -393,8 +415,16 @@ void kmem_cache_put(struct kmem_cache *s);          /* section */
 void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *req);
 
 void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request *req);
+/* In a section.  An object in use of the current group in a slab of this thread's goes into the
+ * sheaf.  false: slab_free() has to see to it. */
+bool shared_free(struct thread *self, struct slab *slab, void *object);
+void shared_flush(struct thread *self); /* section or stolen */
+/* What the fast path goes on with; both end its section. */
+void *malloc_shared(struct thread *self, unsigned index, size_t size);
+void free_shared(struct thread *self, struct slab *slab, void *object); /* slab may be NULL */
 void shared_uncharge(struct thread *self, struct slab *slab, long index); /* whoever frees */
-void shared_release(struct slab *slab, long index); /* owner or cache->lock: entry reference */
+/* Of nr objects with one owner; slab's owner or cache->lock: entry reference */
+void shared_release(struct slab *slab, long index, uint32_t nr);
 extern size_t promote_bytes;                        /* atomic */
 
 struct slab *run_alloc(struct thread *self, struct request *req);

@@ -163,7 +163,8 @@ void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *
     struct slab *slab;
     void *object;
 
-    if (!root->user && (object = sheaf_pop(&heap->kmalloc[root->index])))
+    if (!root->user && ((object = sheaf_pop(&heap->kmalloc[root->index])) ||
+                        (object = shared_pop(self, (unsigned)root->index))))
         return object; /* a cache that is dead has no owned slab, so nothing in a sheaf */
     if (is_dead(root))
         return NULL;
@@ -171,6 +172,8 @@ void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *
         s = cache_from_memcg_idx(root, __atomic_load_n(&heap->memcg->id, __ATOMIC_RELAXED));
         if (!s || s->memcg != heap->memcg || is_dead(s))
             return shared_alloc(self, root, req);
+        if (!root->user)
+            heap->kmalloc[root->index].shared_limit = 0;
     }
     slab = slab_active(self, heap, s, false, req);
     if (!slab)
@@ -249,7 +252,7 @@ size_t cache_shrink_stolen(struct kmem_cache *s)
     long before = s->total_pages;
 
     for (struct thread *t = all_threads; t; t = t->next) {
-        heap_collect(t);
+        thread_collect(t);
         for (struct heap *heap = t->heaps; heap; heap = heap->next)
             heap_shrink(heap, s);
     }
@@ -343,7 +346,7 @@ void kmem_cache_read_info(struct kmem_cache *s, struct kmem_cache_info *info)
     for (struct thread *t = all_threads; t; t = t->next) {
         struct heap *heap = s->memcg ? heap_lookup(t, s->memcg) : t->root_heap;
 
-        heap_collect(t);
+        thread_collect(t);
         if (heap)
             heap_flush(heap, s);
     }

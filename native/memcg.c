@@ -131,6 +131,14 @@ static void *malloc_slow(size_t size, bool zero)
 void *memcg_malloc(size_t size) { return malloc_slow(size, false); }
 void *memcg_calloc(size_t size) { return malloc_slow(size, true); }
 
+void *malloc_shared(struct thread *self, unsigned index, size_t size)
+{
+    void *object = shared_pop(self, index);
+
+    section_end(self);
+    return likely(object != NULL) ? object : malloc_slow(size, false);
+}
+
 static _Noreturn void bad_free(const struct slab *slab, const void *p, int error)
 {
     char text[80];
@@ -180,6 +188,15 @@ void memcg_free(void *p)
     }
     thread_leave(self);
     teach_libc(run_bytes);
+}
+
+void free_shared(struct thread *self, struct slab *slab, void *object)
+{
+    bool done = likely(slab != NULL) && slab->shared && shared_free(self, slab, object);
+
+    section_end(self);
+    if (unlikely(!done))
+        memcg_free(object);
 }
 
 /* The block is live, so its descriptor stays: no section needed. */

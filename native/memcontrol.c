@@ -148,7 +148,7 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
     for (struct thread *t = all_threads; t; t = t->next) {
         struct heap *heap = heap_lookup(t, memcg);
 
-        heap_collect(t);
+        thread_collect(t);
         if (t->current == memcg)
             t->current = parent;
         if (heap) {
@@ -254,6 +254,7 @@ void mem_cgroup_read_stat(struct mem_cgroup *memcg, struct mem_cgroup_stat *stat
 {
     struct thread *self = thread_enter();
 
+    shared_flush(self);
     stat->usage = page_counter_read(&memcg->counter);
     mutex_lock(&groups_lock);
     stat->current = subtree_bytes(memcg);
@@ -285,7 +286,7 @@ size_t mem_cgroup_reclaim(struct mem_cgroup *memcg)
         return 0;
     thread_steal_all();
     for (struct thread *t = all_threads; t; t = t->next) {
-        heap_collect(t);
+        thread_collect(t);
         for (struct heap *heap = t->heaps; heap; heap = heap->next) {
             /* shared slabs are nobody's charge, but take pages */
             if (heap->memcg ? !mem_cgroup_is_descendant(heap->memcg, memcg)
@@ -326,6 +327,14 @@ void mem_cgroup_high_done(struct mem_cgroup *memcg)
 
 /* ---- this thread ---- */
 
+/* In a section.  What the group has on hand goes back, so that one at rest holds what lives. */
+static void set_heap(struct thread *self, struct heap *heap)
+{
+    shared_flush(self);
+    heap_drain_stock(self->heap);
+    self->heap = heap;
+}
+
 void memcg_set_current(struct mem_cgroup *memcg)
 {
     struct thread *self = thread_enter();
@@ -339,8 +348,7 @@ void memcg_set_current(struct mem_cgroup *memcg)
         if (!self->stop_depth) {
             heap = heap_of(self, memcg);
             if (heap != self->heap)
-                heap_drain_stock(self->heap);
-            self->heap = heap;
+                set_heap(self, heap);
         }
     }
     thread_leave(self);
@@ -360,8 +368,7 @@ void memcg_stop_kmem_account(void)
     struct thread *self = thread_enter();
 
     if (!self->is_orphan && !self->stop_depth++) {
-        heap_drain_stock(self->heap);
-        self->heap = self->root_heap;
+        set_heap(self, self->root_heap);
     }
     thread_leave(self);
 }
@@ -371,7 +378,7 @@ void memcg_resume_kmem_account(void)
     struct thread *self = thread_enter();
 
     if (!self->is_orphan && self->stop_depth && !--self->stop_depth)
-        self->heap = heap_of(self, self->current);
+        set_heap(self, heap_of(self, self->current));
     thread_leave(self);
 }
 

@@ -16,7 +16,6 @@
 #define ROOM_TRIES 8 /* partial slabs looked at for room in the owner table */
 
 size_t promote_bytes = 256 * 1024; /* 16 of the small slabs, so that the last one is a small part */
-#define PROMOTE_ALLOCS 4096 /* so many, however few live: shared objects cost more each */
 
 void memcg_set_promote_bytes(size_t bytes)
 {
@@ -138,6 +137,101 @@ void shared_count(struct heap *heap, struct kmem_cache *root, int64_t bytes)
     }
 }
 
+static uint8_t shared_limit(const struct heap_slot *slot, uint32_t size)
+{
+    uint32_t share = slot->shared_allocs / SHARED_SHARE, most = SHARED_BYTES_MAX / size;
+
+    most = most < SHARED_OBJECTS_MAX ? most : SHARED_OBJECTS_MAX;
+    share = share < most ? share : most;
+    return (uint8_t)(share > slot->shared_limit ? share : slot->shared_limit);
+}
+
+static void give_back(struct thread *self, struct heap *heap, struct mem_cgroup *memcg,
+                      struct kmem_cache *root, int64_t bytes)
+{
+    if (heap)
+        shared_count(heap, root, -bytes);
+    memcg_stat_add(memcg, STAT_SHARED, -bytes);
+    if (heap && heap == self->heap && memcg != &root_mem_cgroup &&
+        heap->stock + bytes <= MEMCG_BATCH)
+        heap->stock += bytes;
+    else
+        memcg_uncharge(memcg, (size_t)bytes);
+}
+
+void shared_uncharge(struct thread *self, struct slab *slab, long index)
+{
+    struct obj_cgroup *objcg = slab_owner(slab, index)->objcg;
+    struct mem_cgroup *memcg = __atomic_load_n(&objcg->memcg, __ATOMIC_ACQUIRE);
+
+    give_back(self, heap_lookup(self, memcg), memcg, slab->cache, slab->size);
+}
+
+/* Their group is the heap's and online: before a heap goes, the sheaves are flushed.  Neighbours in
+ * the sheaf are often neighbours in a slab, where one entry is the group's. */
+static void shared_flush_class(struct thread *self, int class)
+{
+    struct shared_sheaf *sheaf = &self->shared[class];
+    struct kmem_cache *root = kmalloc_caches[class];
+    void *first = sheaf->objects, *next;
+
+    if (!first)
+        return;
+    give_back(self, self->heap, self->heap->memcg, root, (int64_t)sheaf->nr * root->size);
+    sheaf->objects = NULL;
+    sheaf->nr = 0;
+    for (; first; first = next) {
+        struct slab *slab = virt_to_slab(first);
+        void *last = first;
+        uint32_t nr = 1;
+
+        MEMCG_ASSERT(slab->shared && slab->owner == self && slab->cache == root);
+        while ((next = *(void **)last) && (size_t)((char *)next - slab->base) < slab->bytes) {
+            last = next;
+            nr++;
+        }
+        shared_release(slab, slab_index(slab, first), nr);
+        slab_put(slab, first, last, nr);
+    }
+}
+
+bool shared_free(struct thread *self, struct slab *slab, void *object)
+{
+    struct heap *heap = self->heap;
+    int class = slab->cache->index;
+    struct shared_sheaf *sheaf;
+    uint8_t *owner;
+    uint32_t entry, limit;
+    long index;
+
+    if (__atomic_load_n(&slab->owner, __ATOMIC_RELAXED) != self || slab->live)
+        return false;
+    index = slab_object_index(slab, object);
+    limit = heap->kmalloc[class].shared_limit;
+    if (index < 0 || !limit)
+        return false;
+    owner = &slab->owner_of[index];
+    entry = __atomic_load_n(owner, __ATOMIC_RELAXED);
+    if (entry & OWNER_GONE || slab_owner_at(slab, entry)->objcg != heap->memcg->objcg ||
+        __atomic_fetch_or(owner, OWNER_GONE, __ATOMIC_ACQ_REL) & OWNER_GONE)
+        return false;
+    sheaf = &self->shared[class];
+    if (unlikely(sheaf->nr >= limit))
+        shared_flush_class(self, class);
+    *(void **)object = sheaf->objects;
+    sheaf->objects = object;
+    sheaf->nr++;
+    self->shared_used |= 1ULL << class;
+    return true;
+}
+
+void shared_flush(struct thread *self)
+{
+    for (uint64_t used = self->shared_used; used; used &= used - 1)
+        shared_flush_class(self, __builtin_ctzll(used));
+    self->shared_used = 0;
+}
+
 /* Whole pages lose nothing alone, and slabs of them that groups share would mostly be empty. */
 static void *alloc_alone(struct thread *self, struct kmem_cache *root, struct request *req)
 {
@@ -150,12 +244,58 @@ static void *alloc_alone(struct thread *self, struct kmem_cache *root, struct re
     return run->base;
 }
 
+/* More objects of the slab for entry i, as many as the sheaf may hold and the stock pays for. */
+static uint32_t shared_refill(struct thread *self, struct slab *slab, uint32_t i)
+{
+    struct kmem_cache *root = slab->cache;
+    struct heap *heap = self->heap;
+    struct heap_slot *slot = heap_slot(heap, root->index, false);
+    struct shared_sheaf *sheaf;
+    void **tail, *object;
+    uint32_t nr = 0;
+
+    if (slab->live) /* users' caches, and objects that are checked one by one */
+        return 0;
+    sheaf = &self->shared[root->index];
+    if (sheaf->objects) /* it was passed over to have a cache asked for */
+        return 0;
+    slot->shared_limit = shared_limit(slot, root->size);
+    tail = &sheaf->objects;
+    while (nr < slot->shared_limit && heap->stock >= root->size) {
+        uint32_t n;
+
+        if ((object = slab->freelist)) {
+            slab->freelist = *(void **)object;
+            n = slab_index(slab, object);
+        } else if ((n = slab->carved) < slab->objects) {
+            object = slab->base + (size_t)n * slab->size;
+            __atomic_store_n(&slab->carved, n + 1, __ATOMIC_RELAXED);
+        } else {
+            break;
+        }
+        __atomic_store_n(&slab->owner_of[n], (uint8_t)(i | OWNER_GONE), __ATOMIC_RELAXED);
+        memset(object, 0, root->object_size);
+        heap->stock -= root->size;
+        *tail = object;
+        tail = object;
+        nr++;
+    }
+    slab->inuse += nr;
+    slab_owner_at(slab, i)->live += nr;
+    *tail = NULL;
+    sheaf->nr = nr;
+    if (nr)
+        self->shared_used |= 1ULL << root->index;
+    return nr;
+}
+
 void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request *req)
 {
     struct heap *heap = self->heap;
     struct obj_cgroup *objcg = heap->memcg->objcg;
     struct slab_owner *owner;
     struct slab *slab;
+    int64_t bytes;
     char *object;
     int i = -1;
 
@@ -188,31 +328,18 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
     memset(object, 0, root->object_size);
     if (unlikely(slab_debug))
         debug_alloc(slab, object, req->bytes, true);
-    memcg_stat_add(heap->memcg, STAT_SHARED, root->size);
-    shared_count(heap, root, root->size);
+    bytes = root->size * (1 + shared_refill(self, slab, (uint32_t)i));
+    memcg_stat_add(heap->memcg, STAT_SHARED, bytes);
+    shared_count(heap, root, bytes);
     return object;
 }
 
-void shared_uncharge(struct thread *self, struct slab *slab, long index)
-{
-    struct obj_cgroup *objcg = slab_owner(slab, index)->objcg;
-    struct mem_cgroup *memcg = __atomic_load_n(&objcg->memcg, __ATOMIC_ACQUIRE);
-    struct heap *heap = heap_lookup(self, memcg);
-
-    if (heap)
-        shared_count(heap, slab->cache, -(int64_t)slab->size);
-    memcg_stat_add(memcg, STAT_SHARED, -(int64_t)slab->size);
-    if (heap && heap == self->heap && heap->memcg != &root_mem_cgroup &&
-        heap->stock + slab->size <= MEMCG_BATCH)
-        heap->stock += slab->size;
-    else
-        memcg_uncharge(memcg, slab->size);
-}
-
-void shared_release(struct slab *slab, long index)
+void shared_release(struct slab *slab, long index, uint32_t nr)
 {
     struct slab_owner *owner = slab_owner(slab, index);
 
-    if (!--owner->live)
+    MEMCG_ASSERT(owner->live >= nr);
+    owner->live -= nr;
+    if (!owner->live)
         objcg_put(owner->objcg);
 }

@@ -24,14 +24,6 @@
 #define KEEP_EMPTY_USER 10
 #define COLOUR 48 /* a line but for the head of a CPython object that is collected */
 
-long slab_object_index(const struct slab *slab, const void *p)
-{
-    uint32_t index = slab_index(slab, p);
-
-    return slab_is_object(slab, p) && index < __atomic_load_n(&slab->carved, __ATOMIC_RELAXED)
-               ? (long)index : -1;
-}
-
 void slab_set_place(struct slab *slab, enum slab_place place)
 {
     bool fast = place <= SLAB_FULL && !slab->shared && !slab->live;
@@ -360,14 +352,14 @@ void slab_put_chain(struct slab *slab, void *first)
             slab_bug(slab, last, "Object already free");
     if (slab->shared)
         for (void *p = first; p; p = get_freepointer(p))
-            shared_release(slab, slab_index(slab, p));
+            shared_release(slab, slab_index(slab, p), 1);
     slab_put(slab, first, last, nr);
 }
 
 static void slab_put_one(struct slab *slab, void *object)
 {
     if (slab->shared)
-        shared_release(slab, slab_index(slab, object));
+        shared_release(slab, slab_index(slab, object), 1);
     slab_put(slab, object, object, 1);
 }
 
@@ -451,6 +443,8 @@ int slab_free(struct thread *self, struct slab *slab, void *object)
         return -EINVAL;
     if (slab->live && !__atomic_exchange_n(&slab->live[index], 0, __ATOMIC_ACQ_REL))
         return -EALREADY;
+    if (slab->shared && shared_free(self, slab, object))
+        return 0;
     if (slab->shared &&
         __atomic_fetch_or(&slab->owner_of[index], OWNER_GONE, __ATOMIC_ACQ_REL) & OWNER_GONE)
         return -EALREADY;

@@ -103,7 +103,7 @@ void memcg_synchronize(void)
 /* walker_mutex and all threads stolen. */
 static void thread_empty(struct thread *t)
 {
-    heap_collect(t);
+    thread_collect(t);
     while (t->heaps)
         heap_drop(t->heaps);
     if (t->by_id)

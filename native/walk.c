@@ -44,7 +44,7 @@ void mem_cgroup_for_each_block(struct mem_cgroup *memcg, memcg_block_fn fn, void
     for (struct thread *t = all_threads; t; t = t->next) {
         struct heap *heap = heap_lookup(t, memcg); /* an offline group's are dropped */
 
-        heap_collect(t);
+        thread_collect(t);
         if (heap)
             heap_flush(heap, NULL);
     }
@@ -63,7 +63,7 @@ size_t memcg_trim(void)
 
     thread_steal_all();
     for (struct thread *t = all_threads; t; t = t->next) {
-        heap_collect(t);
+        thread_collect(t);
         for (struct heap *heap = t->heaps; heap; heap = heap->next)
             heap_shrink(heap, NULL);
     }
@@ -82,7 +82,7 @@ void memcg_read_global_stat(struct memcg_global_stat *stat)
     stat->pages_free_dirty = pages_free_dirty() << PAGE_SHIFT;
     stat->metadata = metadata_bytes_in_use();
     for (struct thread *t = all_threads; t; t = t->next) {
-        heap_collect(t);
+        thread_collect(t);
         stat->nr_threads++;
     }
     for (struct kmem_cache *s = all_caches; s; s = s->all_next)
