@@ -203,6 +203,22 @@ def test_an_interrupt_in_the_handlers_of_a_fork_leaves_the_parent_no_mutex(syste
     assert not any(mutex.held() for mutex in mutexes)
 
 
+def test_no_worker_starts_from_before_a_fork_takes_mutexes_until_it_has_let_go_of_them(
+    system, monkeypatch
+):
+    mutexes, seen = system.cgroup._MUTEXES, []
+
+    def note(what):
+        seen.append((what, sum(mutex.held() for mutex in mutexes)))
+
+    monkeypatch.setattr(system.core, "hold_workers", lambda: note("held"))
+    monkeypatch.setattr(system.core, "release_workers", lambda: note("released"))
+    system.cgroup._before_fork()
+    note("forks")
+    system.cgroup._after_fork()
+    assert seen == [("held", 0), ("forks", len(mutexes)), ("released", 0)]
+
+
 def test_the_worker_is_stopped_when_the_interpreter_ends(monkeypatch):
     registered = []
     monkeypatch.setattr(world._SEAM, "at_exit", registered.append)
@@ -308,12 +324,14 @@ def test_without_wq_lock_nobody_can_say_or_ask_that_no_worker_is_at_work(system)
     def handler(event):
         with pytest.raises(AssertionError, match="wq_lock is not held"):
             system.workqueue.__rest()
+        assert system.workqueue._place.running  # nothing was done before it was noticed
         with pytest.raises(AssertionError, match="wq_lock is not held"):
             system.workqueue.is_idle()
 
     system.workqueue.register("probe", handler)
     system.model._post(system.core.Event("probe", system.a, None))
     system.workqueue.flush()
+    assert not system.workqueue.failures
 
 
 @pytest.mark.parametrize("start", ["wake", "work", "flush"])
@@ -328,6 +346,33 @@ def test_an_interrupt_before_the_worker_is_at_work_is_made_good_by_the_next(syst
     with pytest.raises(KeyboardInterrupt):
         getattr(queue, start)()
     queue._idle.clear = clear
+    system.frames.free(system.frames.alloc(system.a))
+    getattr(queue, start)()
+    assert system.child(system.a) is not None
+
+
+@pytest.mark.parametrize("start", ["work", "flush"])
+def test_an_interrupt_as_the_place_is_taken_gives_it_back(system, start):
+    queue, interrupts = system.workqueue, [KeyboardInterrupt]
+
+    class Place:
+        stopped = False
+        taken = False
+
+        @property
+        def running(self):
+            return self.taken
+
+        @running.setter
+        def running(self, taken):
+            self.taken = taken
+            if interrupts:
+                raise interrupts.pop()
+
+    queue._place = Place()
+    with pytest.raises(KeyboardInterrupt):
+        getattr(queue, start)()
+    assert not queue._place.running
     system.frames.free(system.frames.alloc(system.a))
     getattr(queue, start)()
     assert system.child(system.a) is not None
