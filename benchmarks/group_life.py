@@ -1,11 +1,13 @@
 """What does a group cost from its making to its end, and what does a dying one pin?
 
 Ours is created, limited, entered, used, left and closed. A kernel cgroup is only made, limited
-and removed; a process is forked, allocates and exits.
+and removed; a process is forked, allocates and exits. A request of so many items reads and
+writes JSON, in a group of its own; stock has no groups.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ import harness
 
 CGROUPS = Path("/sys/fs/cgroup")
 TURNS = 100
+REQUESTS = (5, 60, 600)
 TARGETS = {"kernel cgroup": 0.1, "fork": 0.01}
 
 
@@ -35,6 +38,16 @@ def memory_controller() -> tuple[Path, str] | None:
 
 def use() -> int:
     return len([[i] for i in range(100)])
+
+
+def request(items: int) -> int:
+    body = json.dumps([{"id": k, "name": f"item {k}", "price": k * 7 % 97} for k in range(items)])
+    prices = {item["name"]: item["price"] for item in json.loads(body)}
+    return len(json.dumps({"count": len(prices), "sum": sum(prices.values())}))
+
+
+def requests(items: int) -> Callable[[], int]:
+    return lambda: sum(request(items) for _ in range(TURNS))
 
 
 def works(contender: str) -> dict[str, Callable[[], Any]]:
@@ -67,7 +80,21 @@ def works(contender: str) -> dict[str, Callable[[], Any]]:
             gone = (core.global_stat()["metadata"] - before) / TURNS
             return {"dying": dying, "gone": gone}
 
-        return {"life": life, "pinned": pinned}
+        def requests_in_groups(items: int) -> Callable[[], int]:
+            def serve() -> int:
+                total = 0
+                for i in range(TURNS):
+                    with (g := memcg.group(f"request{i}", max="64MiB")):
+                        total += request(items)
+                    g.close()
+                return total
+
+            return serve
+
+        of = {f"request of {n} items": requests_in_groups(n) for n in REQUESTS}
+        return {"life": life, "pinned": pinned, **of}
+    if contender == "stock":
+        return {f"request of {n} items": requests(n) for n in REQUESTS}
     if contender == "fork":
 
         def life() -> int:
@@ -105,6 +132,9 @@ def run(quick: bool) -> list[harness.Row]:
     rows = harness.rows(times, TARGETS, "wall")
     for r in rows:
         r.work = "create, limit, enter, allocate, leave, close"
+    stock = harness.python("stock", "group_life")
+    works = [f"request of {n} items" for n in REQUESTS]
+    rows += harness.rows(harness.alternate([ours, stock], works, 9 if quick else 30), {})
     ours.start()
     for _ in range(20):  # until the shared slabs that all groups leave behind are as many as they get
         ours.ask("pinned")

@@ -100,12 +100,6 @@ def pytest_runtest_call():
         return (yield)
 """
 REPORT = "outcomes.xml"
-# Need the network, a display, another Python's sources, or more than our time limit.
-NOT_HERE = [
-    "test_gdb", "test_tools", "test_idle", "test_tkinter", "test_ttk", "test_peg_generator",
-    "test_venv", "test_ensurepip", "test_urllib2net", "test_urllibnet", "test_regrtest",
-    "test_faulthandler",
-]  # fmt: skip
 
 
 # A package's tests, as it installs them: arrays, tables, a parser, an async web server, graphs.
@@ -124,7 +118,7 @@ def commands(suite: str, tests: list[str], timeout: int, limited: bool = False) 
     if suite == "cpython":
         # waits for ever, without memcg too, where the machine is a guest that has vsock
         run = ["-m", "test", "-j2", "--timeout", str(timeout), "-i", "ThreadedVSOCKSocket*"]
-        return [*run, *report, *tests] if tests else [*run, *report, "-x", *NOT_HERE]
+        return [*run, *report, *tests]
     wanted = tests or PACKAGES[suite]
     plugin = ["-p", "foreign_calls"] if limited else []
     return ["-m", "pytest", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *report, *plugin,
