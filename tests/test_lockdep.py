@@ -201,7 +201,7 @@ def test_a_finalizer_of_weakref_is_recognised_and_is_none_when_it_is_called(dep)
     ]
 
 
-def test_a_fork_under_a_mutex_is_reported_for_its_handlers_take_the_outer_ones():
+def test_the_handlers_of_a_fork_under_a_mutex_take_no_outer_one():
     start(
         "import os\n"
         "import memcg\n"
@@ -210,8 +210,7 @@ def test_a_fork_under_a_mutex_is_reported_for_its_handlers_take_the_outer_ones()
         "    if not os.fork(): os._exit(0)\n"
         "os.wait()\n"
     )
-    with pytest.raises(AssertionError, match=r"order: cgroup_mutex is taken .* under slab_mutex"):
-        check_reports()
+    check_reports()
 
 
 def test_a_lock_that_may_be_taken_anywhere_is_not_reported_in_a_finalizer():

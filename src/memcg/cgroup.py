@@ -13,7 +13,7 @@ import gc
 
 from . import core, workqueue
 from .errors import GroupBusy, MemcgError, OfflineError
-from .locking import Mutex, at_fork, report_exception, shared
+from .locking import Mutex, at_fork, current_task, report_exception, shared
 from .memcontrol import (
     activate_kmem_mutex,
     dying,
@@ -29,7 +29,7 @@ from .slab_common import slab_mutex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
     from typing import TypeVar
 
     G = TypeVar("G", bound="cgroup")
@@ -295,15 +295,23 @@ def mem_cgroup_high_work_func(event: core.Event) -> None:
 workqueue.register("high", mem_cgroup_high_work_func)
 
 
-# -- fork: no other thread is inside the control plane, so no mutex is lost in the child
+# -- fork: no other thread is inside the control plane, so no mutex is lost in the child.  But for a
+# fork in a finalizer or signal handler that has interrupted our own work: others may be inside.
 
 _MUTEXES = (
     cgroup_mutex, activate_kmem_mutex, memcg_slab_mutex, slab_mutex, *core.LOCKS, workqueue.wq_lock,
 )  # fmt: skip
 
 
+_nested_forks: set[Hashable] = set()  # tasks that fork in the middle of our own work
+
+
 def _before_fork() -> None:
     core.hold_workers()  # else there may always be one, where other threads give them work
+    # Who waits for a mutex of this task's would be waited for: a nested fork takes none.
+    if is_nested():
+        _nested_forks.add(current_task())
+        return
     try:
         _take_mutexes()
     except BaseException:  # Ctrl-C: shown, for nobody can catch it here, and the fork goes on
@@ -313,8 +321,21 @@ def _before_fork() -> None:
 
 
 def _after_fork() -> None:
-    _release_mutexes()
+    if current_task() in _nested_forks:
+        _nested_forks.discard(current_task())
+    else:
+        _release_mutexes()
     core.release_workers()
+
+
+def _after_fork_in_child() -> None:
+    core.after_fork_in_child()
+    if current_task() not in _nested_forks:
+        return
+    for mutex in _MUTEXES:  # the others may have been held by who is gone
+        if not mutex.held():
+            mutex.forget_holder()
+    workqueue.after_fork_in_child()
 
 
 def _take_mutexes() -> None:
@@ -333,4 +354,4 @@ def _release_mutexes() -> None:
             mutex.release()
 
 
-at_fork(_before_fork, _after_fork, core.after_fork_in_child)
+at_fork(_before_fork, _after_fork, _after_fork_in_child)

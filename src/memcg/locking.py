@@ -53,6 +53,8 @@ class Mutex(_thread.RLock):  # type: ignore[misc]  # final in typeshed only
 
     # Whether the calling thread holds the mutex; asked for each group that is made or closed.
     held: ClassVar[Callable[[Mutex], bool]] = _thread.RLock._is_owned  # type: ignore[attr-defined]
+    # In the child of a fork: whoever held it is gone.
+    forget_holder: ClassVar[Callable[[Mutex], None]] = _thread.RLock._at_fork_reinit  # type: ignore[attr-defined]
 
 
 def assert_held(mutex: Mutex) -> None:

@@ -214,6 +214,13 @@ def is_idle() -> bool:
     return not _place.running or _worker_task == current_task()
 
 
+def after_fork_in_child() -> None:
+    """A worker that was at work is gone, and what it had in hand with it."""
+    with wq_lock:
+        if not is_idle():
+            __rest()
+
+
 core.set_waker(wake, work)
 
 

@@ -68,6 +68,43 @@ def test_a_shrinker_closes_its_group_forks_and_reclaims(survives):
     )
 
 
+def test_a_fork_in_the_middle_of_our_own_work_waits_for_nobody_and_the_child_can_work(survives):
+    """As in a finalizer: another thread and the worker wait for what the forking thread holds."""
+    survives(
+        """
+    from memcg.cgroup import cgroup_mutex
+    from memcg.memcontrol import memcg_slab_mutex
+    busy, held, inside = memcg.group("busy"), [], threading.Event()
+    def make():
+        with cgroup_mutex:
+            inside.set()
+            with memcg_slab_mutex: pass
+    maker = threading.Thread(target=make)
+    with memcg_slab_mutex:
+        with busy:
+            held.append([[i] for i in range(30_000)])  # the worker is to make child caches
+        maker.start(); inside.wait(); time.sleep(0.05)
+        assert not memcg.workqueue._idle.is_set()
+        pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        with memcg.scope("child") as child:
+            rows = [[i] for i in range(30_000)]
+            memcg.workqueue.flush()
+            assert child.memcg_slab_caches
+        memcg.group("closed").close()
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    assert status == 0, status
+    maker.join()
+    memcg.workqueue.flush()
+    assert busy.memcg_slab_caches and not memcg.cgroup._nested_forks
+    """,
+        "-Wignore::DeprecationWarning",
+        **UNWATCHED,
+    )
+
+
 def test_at_the_end_a_finalizer_makes_and_closes_groups_and_caches(survives):
     """It waited for a thread, and none runs then."""
     shown = survives(

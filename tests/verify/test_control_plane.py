@@ -179,7 +179,7 @@ def test_the_fork_handlers_are_registered(monkeypatch):
     system = System()
     cgroup = system.cgroup
     assert registered == [
-        (cgroup._before_fork, cgroup._after_fork, system.core.after_fork_in_child)
+        (cgroup._before_fork, cgroup._after_fork, cgroup._after_fork_in_child)
     ]
 
 

@@ -12,7 +12,7 @@ def _fork(s: System, child: Callable[[], object]) -> None:
     """``os.fork`` with the handlers that are registered, and then the child."""
     s.cgroup._before_fork()
     seam.fork()
-    s.core.after_fork_in_child()
+    s.cgroup._after_fork_in_child()
     s.cgroup._after_fork()
     child()
 
