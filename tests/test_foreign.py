@@ -93,6 +93,16 @@ def test_outcomes_of_regrtest_are_compared_test_by_test(native, tmp_path, monkey
     }
 
 
+@pytest.mark.parametrize(("explained", "status"), [("ab", False), ("abc", False), ("b", True)])
+def test_what_is_explained_is_shown_and_fails_nothing(monkeypatch, capsys, explained, status):
+    monkeypatch.setattr(foreign, "run", lambda *a: {"a": a[-1], "b": a[-1], "c": "passed"})
+    monkeypatch.setattr(foreign, "EXPLAINED", dict.fromkeys(explained, "why"))
+    monkeypatch.setattr(sys, "argv", ["foreign.py", "numpy"])
+    assert foreign.main() is status
+    shown = capsys.readouterr().out
+    assert "b: with with, without without (why)\n2 of 3 differ" in shown
+
+
 def test_a_run_with_that_is_without_is_no_run(native, tmp_path, monkeypatch):
     monkeypatch.setenv("MEMCG_CORE", "model")
     with pytest.raises(subprocess.CalledProcessError):

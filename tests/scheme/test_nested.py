@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
 
 import pytest
 from interrupt import Interrupt
@@ -110,3 +111,69 @@ def test_inside_our_own_work_a_group_is_given_only_if_nothing_need_change(scheme
             with pytest.raises(scheme.errors.MemcgError, match="has interrupted memcg's own work"):
                 refused()
     cgroup.cgroup_rmdir(gone)
+
+
+def be_the_worker(queue):
+    queue._worker_task = queue.current_task()
+    queue._place.running = True
+    queue._idle.clear()
+
+
+def fork_nested(cgroup, mutex):
+    """Both sides of a fork while the caller holds the mutex, one after the other."""
+    with mutex:
+        cgroup._before_fork()
+        assert [held for held in cgroup._MUTEXES if held.held()] == [mutex]
+        cgroup._after_fork_in_child()
+        cgroup._after_fork()
+        assert mutex.held()
+    assert not mutex.held()
+
+
+def fork(cgroup):
+    cgroup._before_fork()
+    assert all(mutex.held() for mutex in cgroup._MUTEXES)
+    cgroup._after_fork()
+    assert not any(mutex.held() for mutex in cgroup._MUTEXES)
+
+
+def test_a_nested_fork_takes_no_mutex_and_its_child_forgets_who_is_gone():
+    world = World()
+    cgroup, queue = world.cgroup, world.workqueue
+
+    def other():
+        cgroup.cgroup_mutex.acquire()
+        be_the_worker(queue)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert not cgroup.cgroup_mutex.acquire(blocking=False)
+    fork_nested(cgroup, world.slab_common.slab_mutex)
+    assert queue._idle.is_set()
+    assert not queue._place.running
+    fork(cgroup)
+    assert world.group.group("made").online
+    world.close()
+
+
+def test_a_nested_fork_of_the_worker_leaves_the_child_its_place():
+    world = World()
+    queue = world.workqueue
+    be_the_worker(queue)
+    fork_nested(world.cgroup, world.memcontrol.memcg_slab_mutex)
+    assert queue._place.running
+    queue._drain()
+    fork(world.cgroup)
+    world.close()
+
+
+def test_the_child_of_an_ordinary_fork_keeps_its_mutexes_until_the_handlers_end():
+    world = World()
+    cgroup = world.cgroup
+    cgroup._before_fork()
+    cgroup._after_fork_in_child()
+    assert all(mutex.held() for mutex in cgroup._MUTEXES)
+    cgroup._after_fork()
+    assert not any(mutex.held() for mutex in cgroup._MUTEXES)
+    world.close()
