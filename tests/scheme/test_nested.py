@@ -168,11 +168,14 @@ def test_a_nested_fork_of_the_worker_leaves_the_child_its_place():
     world.close()
 
 
-def test_the_child_of_an_ordinary_fork_keeps_its_mutexes_until_the_handlers_end():
+def test_the_child_of_an_ordinary_fork_keeps_its_mutexes_until_the_handlers_end(monkeypatch):
     world = World()
     cgroup = world.cgroup
+    told = []
+    monkeypatch.setattr(world.core, "after_fork_in_child", lambda: told.append("data plane"))
     cgroup._before_fork()
     cgroup._after_fork_in_child()
+    assert told == ["data plane"]
     assert all(mutex.held() for mutex in cgroup._MUTEXES)
     cgroup._after_fork()
     assert not any(mutex.held() for mutex in cgroup._MUTEXES)
