@@ -782,7 +782,7 @@ class Bound:
         self.entry = entry
         self.fn = fn
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         before = _entry.get()
         _entry.set(self.entry)
         try:

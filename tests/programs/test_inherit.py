@@ -58,6 +58,8 @@ with ThreadPoolExecutor(2) as pool:
 with a, ThreadPoolExecutor(1, initializer=lambda: names.append(where())) as pool:
     names = []
     assert pool.submit(where).result() == "a"
+    any_name = pool.submit(lambda *a, **names: names, 1, self=2, fn=3, func=4)
+    assert any_name.result() == {"self": 2, "fn": 3, "func": 4}
 from multiprocessing.pool import ThreadPool
 with a: pool = ThreadPool(2)  # its threads are of no group, else jobs of the root were in it
 with b:

@@ -39,7 +39,7 @@ class _Run:
 
 def _starter(start: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(start)
-    def start_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def start_thread(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         entry = core.current_entry()
         thread = getattr(function, "__self__", None)
         target = getattr(thread, "_target", None)
@@ -65,7 +65,7 @@ def _hook_pool(module: ModuleType) -> None:
 
 def _job_taker(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def take_bound(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def take_bound(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         entry = core.current_entry()
         if entry is not None and args:
             args = (core.Bound(entry, args[0]), *args[1:])
