@@ -65,6 +65,7 @@ NOT_MODELLED = {
     ("slab.c", "slab_new"): "obj_cgroup->memcg, as above",
     ("slab.c", "__slab_unlist"): "dead is set with all threads stolen; read under cache->lock",
     ("slab.c", "slab_free"): "a live object's byte: found free twice, orders nothing more",
+    ("shared.c", "shared_free"): "the same, of this thread's group",
     ("inline.h", "kmem_cache_free_fast"): "the same",
     ("kmem_cache.c", "is_dead"): "set with all threads stolen",
     ("kmem_cache.c", "kmem_cache_set_dead"): "the same",
