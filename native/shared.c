@@ -4,7 +4,8 @@
  * A byte beside the slab indexes the slab's owner table; an entry holds a reference
  * to a stub while objects of it live.  Whoever frees credits the owner at once; the
  * entry itself is the slab owner's and goes when the free has come home.  Class bytes
- * are charged through the heap's stock.  Above promote_bytes the heap asks for a child.
+ * are charged through the heap's stock, and the current group's objects come and go through
+ * the shared sheaf (internal.h).  Above promote_bytes the heap asks for a child.
  *
  * Kernel: obj_cgroup (mm/memcontrol.c, 2020).  Where we differ: a byte per object, not
  * a pointer; a cache of its own for a busy group (2014) instead of shared slabs for all.
