@@ -133,8 +133,8 @@ def run(quick: bool) -> list[harness.Row]:
     for r in rows:
         r.work = "create, limit, enter, allocate, leave, close"
     stock = harness.python("stock", "group_life")
-    works = [f"request of {n} items" for n in REQUESTS]
-    rows += harness.rows(harness.alternate([ours, stock], works, 9 if quick else 30), {})
+    asked = [f"request of {n} items" for n in REQUESTS]
+    rows += harness.rows(harness.alternate([ours, stock], asked, 9 if quick else 30), {})
     ours.start()
     for _ in range(20):  # until the shared slabs that all groups leave behind are as many as they get
         ours.ask("pinned")

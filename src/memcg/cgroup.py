@@ -330,7 +330,8 @@ def _after_fork() -> None:
 
 def _after_fork_in_child() -> None:
     core.after_fork_in_child()
-    if current_task() not in _nested_forks:
+    _nested_forks.intersection_update((current_task(),))  # the others' names are free again
+    if not _nested_forks:
         return
     for mutex in _MUTEXES:  # the others may have been held by who is gone
         if not mutex.held():

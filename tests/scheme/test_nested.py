@@ -173,8 +173,10 @@ def test_the_child_of_an_ordinary_fork_keeps_its_mutexes_until_the_handlers_end(
     cgroup = world.cgroup
     told = []
     monkeypatch.setattr(world.core, "after_fork_in_child", lambda: told.append("data plane"))
+    cgroup._nested_forks.add("another")  # its thread is gone in the child
     cgroup._before_fork()
     cgroup._after_fork_in_child()
+    assert not cgroup._nested_forks
     assert told == ["data plane"]
     assert all(mutex.held() for mutex in cgroup._MUTEXES)
     cgroup._after_fork()
