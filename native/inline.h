@@ -243,7 +243,7 @@ static inline void *memcg_malloc_fast(size_t size)
         void *object = sheaf_pop(&self->heap->kmalloc[index]);
 
         if (unlikely(!object))
-            return malloc_shared(self, index, size);
+            return malloc_past_sheaf(self, index, size);
         section_end(self);
         return object;
     }
@@ -262,7 +262,7 @@ static inline void memcg_free_inside(void *p)
         if (likely(slab != NULL) && likely(sheaf_push(self, slab, p)))
             section_end(self);
         else
-            free_shared(self, slab, p);
+            free_past_sheaf(self, slab, p);
         return;
     }
     memcg_free(p);

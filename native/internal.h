@@ -420,8 +420,8 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
 bool shared_free(struct thread *self, struct slab *slab, void *object);
 void shared_flush(struct thread *self); /* section or stolen */
 /* What the fast path goes on with; both end its section. */
-void *malloc_shared(struct thread *self, unsigned index, size_t size);
-void free_shared(struct thread *self, struct slab *slab, void *object); /* slab may be NULL */
+void *malloc_past_sheaf(struct thread *self, unsigned index, size_t size);
+void free_past_sheaf(struct thread *self, struct slab *slab, void *object); /* slab may be NULL */
 void shared_uncharge(struct thread *self, struct slab *slab, long index); /* whoever frees */
 /* Of nr objects with one owner; slab's owner or cache->lock: entry reference */
 void shared_release(struct slab *slab, long index, uint32_t nr);

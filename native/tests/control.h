@@ -7,7 +7,11 @@
 #define MEMCG_TEST_CONTROL_H
 
 #include <pthread.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "../inline.h"
 #include "test.h"
@@ -160,6 +164,24 @@ static inline void check_nothing_is_left(void)
 static inline void start(pthread_t *thread, void *(*fn)(void *), void *arg)
 {
     CHECK(!pthread_create(thread, NULL, fn, arg));
+}
+
+/* Frees the blocks in a child, one after the other: true when it was stopped. */
+static inline bool dies(void *const *blocks, int nr)
+{
+    int status;
+    pid_t pid = fork();
+
+    if (!pid) {
+        setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
+        signal(SIGABRT, SIG_DFL);
+        CHECK(freopen("/dev/null", "w", stderr));
+        for (int i = 0; i < nr; i++)
+            memcg_free_fast(blocks[i]);
+        _exit(0);
+    }
+    CHECK(waitpid(pid, &status, 0) == pid);
+    return WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
 }
 
 #endif

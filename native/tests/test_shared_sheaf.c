@@ -1,11 +1,6 @@
 /* test_shared_sheaf.c - what a small group takes ahead and keeps of shared slabs; whose it is. */
 #include "control.h"
 
-#include <signal.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 enum { N = 256, SIZE = 64 };
 
 static struct kmem_cache *root(void) { return kmalloc_cache(kmalloc_index(SIZE)); }
@@ -205,23 +200,11 @@ static void a_second_free_is_noticed(void)
 {
     struct mem_cgroup *g = group_new(mem_cgroup_root());
     void *p[N];
-    int status;
-    pid_t pid;
 
     memcg_set_current(g);
     fill(p, N);
-    pid = fork();
-    if (!pid) {
-        setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
-        signal(SIGABRT, SIG_DFL);
-        CHECK(freopen("/dev/null", "w", stderr));
-        empty(p, 2);
-        CHECK(at_hand() >= 2);
-        memcg_free_fast(p[0]);
-        _exit(0);
-    }
-    CHECK(waitpid(pid, &status, 0) == pid);
-    CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    CHECK(!dies((void *[]){ p[0], p[1] }, 2));
+    CHECK(dies((void *[]){ p[0], p[1], p[0] }, 3));
     empty(p, N);
     memcg_set_current(NULL);
     group_close(g);

@@ -1,9 +1,4 @@
 /* test_sheaf.c - frees that wait in a heap's sheaf: bounded, seen by nobody, in nobody's way. */
-#include <signal.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include "control.h"
 
 enum { N = 3200 };
@@ -267,33 +262,15 @@ static void a_thread_that_ends_leaves_nothing_waiting(void)
     memcg_free(one);
 }
 
-/* free; free in a child: true when it was stopped. */
-static bool dies(void *twice)
-{
-    int status;
-    pid_t pid = fork();
-
-    if (!pid) {
-        setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
-        signal(SIGABRT, SIG_DFL);
-        CHECK(freopen("/dev/null", "w", stderr));
-        memcg_free_fast(twice);
-        memcg_free_fast(twice);
-        _exit(0);
-    }
-    CHECK(waitpid(pid, &status, 0) == pid);
-    return WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
-}
-
 static void free_at_once_again_stops_the_program(void)
 {
     struct heap_slot *slot = &memcg_self->heap->kmalloc[kmalloc_index(1024)];
 
     fill(1024);
-    CHECK(dies(p[order[N - 1]])); /* into the sheaf */
+    CHECK(dies((void *[]){ p[order[N - 1]], p[order[N - 1]] }, 2)); /* into the sheaf */
     for (int i = 0; slot->sheaf_room > 0; i++)
         drain(i, i + 1);
-    CHECK(dies(p[order[N - 1]])); /* past it, into a full slab */
+    CHECK(dies((void *[]){ p[order[N - 1]], p[order[N - 1]] }, 2)); /* past it, into a full slab */
     for (int i = 0; i < N; i++)
         memcg_free_fast(p[i]);
 }
