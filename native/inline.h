@@ -243,7 +243,7 @@ static inline void *memcg_malloc_fast(size_t size)
         void *object = sheaf_pop(&self->heap->kmalloc[index]);
 
         if (unlikely(!object))
-            return malloc_past_sheaf(self, index, size);
+            return malloc_past_sheaf(size, self, index);
         section_end(self);
         return object;
     }
@@ -262,7 +262,7 @@ static inline void memcg_free_inside(void *p)
         if (likely(slab != NULL) && likely(sheaf_push(self, slab, p)))
             section_end(self);
         else
-            free_past_sheaf(self, slab, p);
+            free_past_sheaf(p, self, slab);
         return;
     }
     memcg_free(p);

@@ -419,9 +419,10 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
  * sheaf.  false: slab_free() has to see to it. */
 bool shared_free(struct thread *self, struct slab *slab, void *object);
 void shared_flush(struct thread *self); /* section or stolen */
-/* What the fast path goes on with; both end its section. */
-void *malloc_past_sheaf(struct thread *self, unsigned index, size_t size);
-void free_past_sheaf(struct thread *self, struct slab *slab, void *object); /* slab may be NULL */
+/* What the fast path goes on with; both end its section.  Its own argument comes first, so that it
+ * stays in its register. */
+void *malloc_past_sheaf(size_t size, struct thread *self, unsigned index);
+void free_past_sheaf(void *object, struct thread *self, struct slab *slab); /* slab may be NULL */
 void shared_uncharge(struct thread *self, struct slab *slab, long index); /* whoever frees */
 /* Of nr objects with one owner; slab's owner or cache->lock: entry reference */
 void shared_release(struct slab *slab, long index, uint32_t nr);

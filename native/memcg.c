@@ -131,7 +131,7 @@ static void *malloc_slow(size_t size, bool zero)
 void *memcg_malloc(size_t size) { return malloc_slow(size, false); }
 void *memcg_calloc(size_t size) { return malloc_slow(size, true); }
 
-void *malloc_past_sheaf(struct thread *self, unsigned index, size_t size)
+void *malloc_past_sheaf(size_t size, struct thread *self, unsigned index)
 {
     void *object = shared_pop(self, index);
 
@@ -190,7 +190,7 @@ void memcg_free(void *p)
     teach_libc(run_bytes);
 }
 
-void free_past_sheaf(struct thread *self, struct slab *slab, void *object)
+void free_past_sheaf(void *object, struct thread *self, struct slab *slab)
 {
     bool done = likely(slab != NULL) && slab->shared && shared_free(self, slab, object);
 
