@@ -63,6 +63,14 @@ static inline bool slab_is_object(const struct slab *slab, const void *p)
     return (offset * slab->reciprocal < slab->reciprocal) & (offset < slab->bytes);
 }
 
+/* An object's share of free_sum: two sets of as many objects that differ in one differ in the sum. */
+static inline uint64_t slab_sum(const struct slab *slab, const void *p)
+{
+    uint64_t offset = (uint32_t)((const char *)p - slab->base);
+
+    return offset * offset;
+}
+
 /* Of the object that p lies in; p as above. */
 static inline uint32_t slab_index(const struct slab *slab, const void *p)
 {
@@ -160,9 +168,10 @@ static inline bool sheaf_push(struct thread *self, struct slab *slab, void *obje
         slot->sheaf_room = room;
         return true;
     }
-    if (slab->inuse == slab->last || slab->freelist == object || slot->sheaf == object ||
-        !slab_is_object(slab, object))
+    if (++slot->overflow == SHEAF_OVERFLOW || slab->inuse == slab->last ||
+        slab->freelist == object || slot->sheaf == object || !slab_is_object(slab, object))
         return false;
+    slab->free_sum += slab_sum(slab, object);
     *(void **)object = slab->freelist;
     slab->freelist = object;
     slab->inuse--;

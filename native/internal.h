@@ -74,12 +74,12 @@ struct slab {
     uint32_t inuse;
     uint32_t last; /* the inuse from which a push here moves the slab: full: all, partial: 1 */
     uint32_t carved;
-    enum slab_place place;
+    uint32_t bytes;      /* fixed: of all objects */
+    uint64_t free_sum;   /* size classes' private slabs: slab_sum() of what is on the free list */
 
     /* fixed from creation to end */
     char *base;
     uint64_t reciprocal; /* of size, rounded up: slab_is_object() */
-    uint32_t bytes;      /* all objects */
     uint32_t size;       /* bytes between objects */
     struct kmem_cache *cache;
     uint8_t *owner_of; /* shared: atomic, per object: index into owners, OWNER_GONE */
@@ -103,6 +103,8 @@ struct slab {
     struct slab *next_remote; /* owner->remote_slabs */
 
     /* the owner's section; without an owner: cache->lock */
+    enum slab_place place;
+    uint32_t touched; /* carved when it last began anew: so far its pages are there */
     struct heap *heap; /* whose active, partial or full it is; NULL without owner */
     struct slab *prev, *next; /* heap_slot's partial or full, or the cache's partial */
 
@@ -266,24 +268,29 @@ bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg, const struct mem_c
 #define SHEAF_OBJECTS 64
 #define SHEAF_BYTES ((size_t)32 << 10)
 #define SHEAF_OBJECTS_MAX 512
+#define SHEAF_OVERFLOW 512
 #define SHEAF_BYTES_MAX ((size_t)1 << 20)
 /*
  * The sheaf: free objects of the class's private slabs, in use to their slabs, so that taking
  * and giving one moves no slab.  Frees fill it up to sheaf_limit, and go to their slabs from
- * there on; the empty sheaf is given the active slab's free list whole.
+ * there on; the empty sheaf is given the active slab's free list whole.  After SHEAF_OVERFLOW frees
+ * past it a full sheaf is given up until it is refilled: what it holds would keep slabs that are
+ * empty otherwise, and scatter what is allocated next over all of them.
  * sheaf_flush() before anybody counts objects or looks for empty slabs.
- *   sheaf_room == sheaf_limit - length(sheaf); below 0 after a refill with more
+ *   sheaf_room == sheaf_limit - length(sheaf); below 0 after a refill with more; given up: 0, empty
  * active is never NULL: slab_none when there is none.
  */
 struct heap_slot {
     void *sheaf; /* first word of an object is the next; user caches and shared slabs: NULL */
     int32_t sheaf_room;
-    uint16_t sheaf_limit, sheaf_start; /* now, and after a flush */
+    uint16_t sheaf_limit;
+    uint16_t overflow; /* frees past the full sheaf since it was refilled or flushed; may wrap */
     struct slab *active, *partial, *full;
     struct slab *empty; /* kept, so that what comes and goes makes no slab */
     uint16_t nr_empty;
     uint8_t swings; /* how often a slab was made after one had gone */
     bool gave_back; /* an empty slab, since one was made */
+    uint8_t sheaf_start; /* sheaf_limit after a flush */
     uint8_t shared_limit; /* of the class's shared sheaf */
     uint16_t shared_allocs; /* how many there were since a child was last asked for */
     int64_t shared_bytes; /* this group's live bytes of the class in shared slabs, this thread */
@@ -292,9 +299,9 @@ _Static_assert(sizeof(struct heap_slot) == 64, "the fast path shifts an index");
 #define PROMOTE_ALLOCS 4096 /* so many, however few live: shared objects cost more each */
 
 /* The largest size is SHEAF_BYTES, so it is one object at least. */
-static inline uint16_t sheaf_start(size_t size)
+static inline uint8_t sheaf_start(size_t size)
 {
-    return (uint16_t)(size * SHEAF_OBJECTS > SHEAF_BYTES ? SHEAF_BYTES / size : SHEAF_OBJECTS);
+    return (uint8_t)(size * SHEAF_OBJECTS > SHEAF_BYTES ? SHEAF_BYTES / size : SHEAF_OBJECTS);
 }
 
 static inline uint16_t sheaf_limit_max(size_t size)

@@ -22,6 +22,7 @@
 #define KEEP_EMPTY_SWINGS 8
 #define KEEP_EMPTY_BYTES ((size_t)4 << 20)
 #define KEEP_EMPTY_USER 10
+#define ANEW_MAX_SIZE 512 /* larger objects have few neighbours to be fetched with */
 #define COLOUR 48 /* a line but for the head of a CPython object that is collected */
 
 void slab_set_place(struct slab *slab, enum slab_place place)
@@ -64,7 +65,7 @@ static bool sheaf_is_valid(const struct heap_slot *slot)
             slab_object_index(slab, p) < 0 || (uint32_t)nr > slab->objects + SHEAF_OBJECTS_MAX)
             return false;
     }
-    return slot->sheaf_room + nr == slot->sheaf_limit;
+    return slot->sheaf_room + nr == slot->sheaf_limit || (!nr && !slot->sheaf_room);
 }
 #endif
 
@@ -89,22 +90,20 @@ static void __slab_unlist(struct slab *slab)
 }
 
 /*
- * Pages go to other groups only when every object has been freed, and once: a list that ends after
- * as many steps as there are objects, each in the slab, repeats none.
+ * Pages go to other groups only when every object has been freed, and once.  As many frees as there
+ * are objects, one of them a second one, have another sum.  The list is not walked: what was freed
+ * in no order misses at each step.
  */
 static void slab_check_whole(const struct slab *slab)
 {
-    const char *object = slab->freelist;
+    uint64_t n = slab->carved, step = slab->size;
 
     if (unlikely(slab_debug))
         debug_check_slab(slab);
     if (slab->live || slab->shared) /* which know of each object */
         return;
-    for (uint32_t i = 0; i < slab->carved; i++, object = *(char **)object)
-        if ((size_t)(object - slab->base) >= slab->bytes)
-            slab_bug(slab, object, "Freelist corrupt (freed twice, or written after it was freed)");
-    if (object)
-        slab_bug(slab, object, "Freelist corrupt (freed twice)");
+    if (n && slab->free_sum != step * step * ((n - 1) * n * (2 * n - 1) / 6))
+        slab_bug(slab, slab->freelist, "Freelist corrupt (freed twice)");
 }
 
 /* Off every list; the pages and the charge go back. */
@@ -269,7 +268,9 @@ void *slab_pop(struct slab *slab)
         slab->freelist = get_freepointer(object);
     } else {
         uint32_t left = slab->objects - slab->carved;
-        uint32_t batch = slab->shared ? 1 : (uint32_t)(PAGE_SIZE / slab->size);
+        uint32_t batch = slab->shared                   ? 1
+                         : slab->touched > slab->carved ? slab->touched - slab->carved
+                                                        : (uint32_t)(PAGE_SIZE / slab->size);
 
         if (!left)
             return NULL;
@@ -293,6 +294,17 @@ static uint32_t keep_empty(const struct heap_slot *slot, const struct slab *slab
     return KEEP_EMPTY + (more < most ? more : most);
 }
 
+/* So that what comes next lies in order, whatever the order of the frees was.  Kernel: nothing alike;
+ * CPython's allocator gives an empty pool back and cuts the next one in order. */
+static void slab_begin_anew(struct slab *slab)
+{
+    slab_check_whole(slab);
+    slab->touched = slab->carved > slab->touched ? slab->carved : slab->touched;
+    __atomic_store_n(&slab->carved, 0, __ATOMIC_RELAXED);
+    slab->freelist = NULL;
+    slab->free_sum = 0;
+}
+
 /* An owned slab, on no list, whose last object is gone. */
 static void slab_emptied(struct heap_slot *slot, struct slab *slab)
 {
@@ -303,11 +315,13 @@ static void slab_emptied(struct heap_slot *slot, struct slab *slab)
     } else {
         slab_list_add(&slot->empty, slab);
         slot->nr_empty++;
+        if (!slab->live && slab->size <= ANEW_MAX_SIZE)
+            slab_begin_anew(slab);
     }
 }
 
 /* In the owner's section; without an owner under cache->lock, and an empty slab is the
- * caller's to unlist and release. */
+ * caller's to unlist and release.  free_sum has the chain already. */
 void slab_put(struct slab *slab, void *first, void *last, uint32_t nr)
 {
     struct heap_slot *slot;
@@ -347,9 +361,12 @@ void slab_put_chain(struct slab *slab, void *first)
     uint32_t nr = 1;
 
     MEMCG_ASSERT(first);
-    for (void *next; (next = get_freepointer(last)); last = next)
+    slab->free_sum += slab_sum(slab, first);
+    for (void *next; (next = get_freepointer(last)); last = next) {
         if (unlikely(nr++ > slab->inuse))
             slab_bug(slab, last, "Object already free");
+        slab->free_sum += slab_sum(slab, next);
+    }
     if (slab->shared)
         for (void *p = first; p; p = get_freepointer(p))
             shared_release(slab, slab_index(slab, p), 1);
@@ -360,23 +377,25 @@ static void slab_put_one(struct slab *slab, void *object)
 {
     if (slab->shared)
         shared_release(slab, slab_index(slab, object), 1);
+    slab->free_sum += slab_sum(slab, object);
     slab_put(slab, object, object, 1);
 }
 
 void *sheaf_refill(struct heap_slot *slot, struct slab *slab)
 {
-    bool overflowed = slab->freelist != NULL; /* what was freed past a full sheaf comes back */
     void *object = slab_pop(slab);
 
     MEMCG_ASSERT(!slot->sheaf && slab->slot == slot && slab == slot->active);
-    if (overflowed) {
+    if (slot->overflow) {
         uint16_t most = sheaf_limit_max(slab->size);
 
         slot->sheaf_limit = slot->sheaf_limit < most / 2 ? 2 * slot->sheaf_limit : most;
     }
+    slot->overflow = 0;
     slot->sheaf = slab->freelist;
     slot->sheaf_room = slot->sheaf_limit - (int32_t)(slab->carved - slab->inuse);
     slab->freelist = NULL;
+    slab->free_sum = 0;
     slab->inuse = slab->carved;
     MEMCG_ASSERT(sheaf_is_valid(slot));
     return object;
@@ -395,8 +414,10 @@ void sheaf_flush(struct heap_slot *slot)
         void *last = first, *next;
         uint32_t nr = 1;
 
+        slab->free_sum += slab_sum(slab, first);
         while ((next = *(void **)last) && (size_t)((char *)next - slab->base) < slab->bytes) {
             last = next;
+            slab->free_sum += slab_sum(slab, next);
             if (unlikely(nr++ == (uint32_t)left))
                 slab_bug(slab, last, "Object already free");
         }
@@ -407,6 +428,18 @@ void sheaf_flush(struct heap_slot *slot)
         first = next;
     }
     slot->sheaf_room = slot->sheaf_limit = slot->sheaf_start;
+    slot->overflow = 0;
+}
+
+/* Until the refill all frees go to their slabs. */
+static void sheaf_give_up(struct heap_slot *slot)
+{
+    uint16_t limit = slot->sheaf_limit;
+
+    sheaf_flush(slot);
+    slot->sheaf_limit = limit;
+    slot->sheaf_room = 0;
+    slot->overflow = SHEAF_OVERFLOW;
 }
 
 static int slab_free_no_owner(struct slab *slab, void *object)
@@ -461,6 +494,8 @@ int slab_free(struct thread *self, struct slab *slab, void *object)
         owner = __atomic_load_n(&slab->owner, __ATOMIC_ACQUIRE);
     }
     if (owner == self) {
+        if (slab->slot && slab->slot->overflow == SHEAF_OVERFLOW)
+            sheaf_give_up(slab->slot);
         if (!sheaf_push(self, slab, object))
             slab_put_one(slab, object);
         return 0;

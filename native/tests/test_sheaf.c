@@ -94,20 +94,78 @@ static int length(const struct heap_slot *slot)
     return nr;
 }
 
-/* 1 KiB: 16 objects a slab, 32 in the first sheaf; each may keep a slab, as the heap keeps two. */
 static void a_sheaf_is_bounded(void)
 {
     struct heap_slot *slot = &memcg_self->heap->kmalloc[kmalloc_index(1024)];
 
-    fill(1024);
-    drain(0, N);
-    CHECK(slot->sheaf && kmem_cache_nr_pages(root_of(1024)) <= (32 + 2) * 4);
-    for (int round = 0; round < 5; round++) {
+    for (int round = 0; round < 6; round++) {
+        int past_it = slot->sheaf_limit + 100;
+
         fill(1024);
-        drain(0, N);
-        CHECK(length(slot) <= SHEAF_OBJECTS_MAX && length(slot) * 1024 <= (int)SHEAF_BYTES_MAX);
+        drain(0, past_it);
+        CHECK(slot->sheaf && length(slot) <= SHEAF_OBJECTS_MAX &&
+              length(slot) * 1024 <= (int)SHEAF_BYTES_MAX);
+        drain(past_it, N);
     }
     CHECK(kmem_cache_shrink(root_of(1024)) > 0 && kmem_cache_nr_pages(root_of(1024)) == 0);
+}
+
+/* What it held would keep a slab each: 3,200 objects in no order, 16 to a slab. */
+static void a_sheaf_that_overflows_on_and_on_is_given_up(void)
+{
+    struct heap_slot *slot = &memcg_self->heap->kmalloc[kmalloc_index(1024)];
+    void *object;
+
+    fill(1024);
+    drain(0, SHEAF_OVERFLOW / 2);
+    CHECK(slot->sheaf);
+    drain(SHEAF_OVERFLOW / 2, N);
+    CHECK(!slot->sheaf && kmem_cache_nr_pages(root_of(1024)) <= 4 * 4);
+    object = memcg_malloc_fast(1024); /* the refill */
+    memcg_free_fast(object);
+    CHECK(slot->sheaf == object && slot->sheaf_room >= 0);
+}
+
+/* Whatever the order in which a slab's objects were freed. */
+static void an_empty_slab_begins_anew(void)
+{
+    struct heap_slot *slot = &memcg_self->heap->kmalloc[kmalloc_index(256)];
+    int first = -1;
+
+    memcg_trim();
+    fill(256);
+    drain(0, N);
+    CHECK(slot->empty && !slot->empty->next);
+    CHECK(!slot->empty->freelist && !slot->empty->carved && slot->empty->touched);
+    memcg_validate();
+    while (slot->empty) /* till it is the active one */
+        p[++first] = memcg_malloc_fast(256);
+    for (int i = 0; i < (int)slot->active->objects; i++) {
+        if (i)
+            p[first + i] = memcg_malloc_fast(256);
+        CHECK((char *)p[first + i] == slot->active->base + i * 256);
+    }
+    drain(0, N);
+}
+
+/* Freed twice with another free between, which no free by itself can see. */
+static void a_slab_with_one_freed_twice_never_looks_whole(void)
+{
+    void *frees[N];
+    int nr = 0;
+
+    memcg_trim();
+    fill(1024);
+    CHECK(virt_to_slab(p[0]) == virt_to_slab(p[2]));
+    for (int i = 0; i < N; i++)
+        if (order[i] > 2)
+            frees[nr++] = p[order[i]];
+    frees[nr++] = p[1];
+    frees[nr++] = p[2];
+    CHECK(!dies(frees, nr));
+    frees[nr++] = p[1]; /* p[0] is live */
+    CHECK(dies(frees, nr));
+    drain(0, N);
 }
 
 /* Objects of a larger slab begin 48 bytes in, those of a single page at its start. */
@@ -153,7 +211,6 @@ static void a_sheaf_grows_by_need(void)
         drain(0, N);
     }
     CHECK(slot->sheaf_limit == SHEAF_OBJECTS_MAX);
-    CHECK(length(slot) > SHEAF_OBJECTS && length(slot) <= SHEAF_OBJECTS_MAX);
     memcg_trim();
     CHECK(slot->sheaf_limit == SHEAF_OBJECTS && !slot->sheaf);
     for (int i = 0; i < kmalloc_nr_caches(); i++) {
@@ -180,6 +237,7 @@ static void reclaim_and_trim_take_what_waits(void)
     for (int by_trim = 0; by_trim < 2; by_trim++) {
         fill(256);
         drain(0, N);
+        memcg_free_fast(memcg_malloc_fast(256));
         CHECK(memcg_self->heap->kmalloc[kmalloc_index(256)].sheaf && usage_of_group(g) > 0);
         if (by_trim)
             memcg_trim();
@@ -219,8 +277,7 @@ static void a_child_whose_objects_all_wait_can_end(void)
     fill(256);
     CHECK(kmem_cache_shutdown(child) == -EBUSY);
     drain(0, N);
-    fill(256);
-    drain(0, N);
+    memcg_free_fast(memcg_malloc_fast(256));
     CHECK(memcg_self->heap->kmalloc[kmalloc_index(256)].sheaf);
     kmem_cache_set_dead(child);
     CHECK(!memcg_self->heap->kmalloc[kmalloc_index(256)].sheaf);
@@ -284,6 +341,9 @@ int main(void)
     RUN(a_flush_keeps_neighbouring_slabs_apart);
     RUN(a_sheaf_grows_by_need);
     RUN(a_sheaf_is_bounded);
+    RUN(a_sheaf_that_overflows_on_and_on_is_given_up);
+    RUN(an_empty_slab_begins_anew);
+    RUN(a_slab_with_one_freed_twice_never_looks_whole);
     RUN(reclaim_and_trim_take_what_waits);
     RUN(a_free_from_another_group_waits_with_its_own);
     RUN(a_child_whose_objects_all_wait_can_end);
