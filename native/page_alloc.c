@@ -129,10 +129,20 @@ static size_t __span_find(size_t nr_pages, uint32_t tag)
     return NONE;
 }
 
+/* Whether the pages have one tag, as those of a large block that was used before mostly have. */
+static bool is_uniform(size_t first, size_t nr_pages)
+{
+    const uint32_t *tags = &arena.page_tag[first];
+
+    return !memcmp(tags, tags + 1, (nr_pages - 1) * sizeof(*tags)); /* each is its neighbour's */
+}
+
 static size_t count_dirty(size_t first, size_t nr_pages)
 {
     size_t i, n = 0;
 
+    if (nr_pages && is_uniform(first, nr_pages))
+        return arena.page_tag[first] ? nr_pages : 0;
     for (i = first; i < first + nr_pages; i++)
         n += arena.page_tag[i] != 0;
     return n;
@@ -204,6 +214,8 @@ static bool clear_foreign(size_t start, size_t nr_pages, uint32_t tag, bool zero
     bool zeroed = true;
     size_t i = start, end = start + nr_pages;
 
+    if (arena.page_tag[start] && arena.page_tag[start] == keep && is_uniform(start, nr_pages))
+        return false;
     while (i < end) {
         size_t from = i;
 
