@@ -75,6 +75,51 @@ assert before == (0, 1), before  # the thread that ended inside
     )
 
 
+def test_jobs_that_come_again_keep_the_threads_context(run_program):
+    """From the second on a job enters by exchange of context maps."""
+    run_program(
+        WHERE
+        + """
+import contextvars
+from concurrent.futures import ThreadPoolExecutor
+var = contextvars.ContextVar("var", default=0)
+def seen(value=None):
+    out = where(), var.get()
+    if value is not None:
+        var.set(value)
+    return out
+def inside_b():
+    with b:
+        with a: pass
+        return where()
+def charged(g):
+    before = g.current
+    held = [bytes(1000) for _ in range(1000)]
+    return g.current - before > 900_000
+with ThreadPoolExecutor(1) as pool:
+    ask = lambda f, *args: pool.submit(f, *args).result()
+    def jobs(g, f, *args):
+        with g:
+            return [ask(f, *args) for _ in range(3)]
+    for value in (0, 7, 8):
+        assert jobs(a, seen) == [("a", value)] * 3 and jobs(b, seen) == [("b", value)] * 3
+        assert ask(seen) == ("", value)
+        assert jobs(a, seen, value + 1)[1:] == [("a", value + 1)] * 2
+        assert ask(seen, 7 + value // 7) == ("", value + 1)
+    assert jobs(a, inside_b) == ["b"] * 3 and jobs(b, inside_b) == ["b"] * 3
+    assert jobs(a, charged, a) == [True] * 3 == jobs(b, charged, b)
+    with a:
+        held = pool.map(seen, [None] * 3)
+        assert [w for w, _ in held] == ["a"] * 3
+        with memcg.group("gone") as gone:
+            assert ask(where) == ask(where) == "gone"
+        gone.close()
+        assert ask(where) == "a"
+    assert ask(where) == ""
+"""
+    )
+
+
 def test_tasks_contexts_and_generators(run_program):
     run_program(
         WHERE

@@ -680,8 +680,12 @@ cdef Entry entry_now():
     return None if now is NULL else <Entry><PyObject *>now
 
 
-cdef set_entry(Entry entry, bint enter):
-    current_set_entry(<c_entry *>(NULL if entry is None else <PyObject *>entry), enter)
+cdef c_entry *c_entry_of(Entry entry):
+    return NULL if entry is None else <c_entry *><PyObject *>entry
+
+
+cdef set_entry(Entry entry, entering enter):
+    current_set_entry(c_entry_of(entry), enter)
 
 
 def current():
@@ -701,17 +705,20 @@ cdef class Bound:
     cdef Entry entry
     cdef object fn
 
-    def __init__(self, Entry entry, fn):
+    def __init__(self, Entry entry not None, fn):
         self.entry = entry
         self.fn = fn
 
     def __call__(self, *args, **kwargs):
         cdef Entry before = entry_now()
-        set_entry(self.entry, False)
+        cdef int index
+        if before is self.entry:
+            return self.fn(*args, **kwargs)
+        index = current_enter_bound(c_entry_of(self.entry))
         try:
             return self.fn(*args, **kwargs)
         finally:
-            set_entry(before, False)
+            current_leave_bound(c_entry_of(self.entry), index, c_entry_of(before))
 
 
 cpdef enter(Memcg memcg):
@@ -721,7 +728,9 @@ cpdef enter(Memcg memcg):
         raise OfflineError(f"group {memcg.path!r} is closed; memcg.group() makes a new one")
     if not current_enter_again(<PyObject *>memcg):
         previous = entry_now()
-        set_entry(new_entry(memcg, previous, 0 if previous is None else previous.shielded), True)
+        set_entry(
+            new_entry(memcg, previous, 0 if previous is None else previous.shielded), ENTER_GROUP
+        )
     memcg.nr_inside += 1
 
 
@@ -771,11 +780,11 @@ cdef class Shield:
         cdef Entry previous = entry_now()
         cdef Memcg memcg = (<Memcg>mem_cgroup_owner(mem_cgroup_root()) if previous is None
                             else previous.memcg)
-        set_entry(new_entry(memcg, previous, 1), False)
+        set_entry(new_entry(memcg, previous, 1), ENTER_NOT)
         return self
 
     def __exit__(self, *exc):
-        set_entry(entry_now().previous, False)
+        set_entry(entry_now().previous, ENTER_NOT)
         alarm_resume(context_now())
 
 

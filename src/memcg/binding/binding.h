@@ -40,8 +40,13 @@ void current_reload(PyThreadState *tstate);
 struct entry *current_entry_now(void);
 /* Enter memcg again as it was entered from this very context map before; false: not known. */
 int current_enter_again(PyObject *memcg);
-/* Make entry (or NULL) the context's. enter: it is new, by `with`. 0, or -1 with an exception. */
-int current_set_entry(struct entry *entry, int enter);
+/* Make entry (or NULL) the context's. -1: an exception. */
+enum entering { ENTER_NOT, ENTER_GROUP, ENTER_BOUND };
+int current_set_entry(struct entry *entry, enum entering enter);
+/* Make entry, of another context, this one's for a while, and go back to what was there before: index
+ * is what the first returned. -1: an exception. */
+int current_enter_bound(struct entry *entry);
+int current_leave_bound(struct entry *entry, int index, struct entry *before);
 /* Leave the context's entry for the one before it. 0, or -1 with an exception. */
 int current_leave(void);
 void current_forget(PyObject *memcg); /* drop what is kept for a group, NULL: for all */

@@ -43,12 +43,13 @@ static PyObject *entry_var;
 static PyInterpreterState *interpreter;
 static size_t map_offset; /* of a context's map; 0: not as we know it, then without exchange */
 
-/* GIL held. The references keep addresses from being used again. */
+/* GIL held. The references keep addresses from being used again.  The first half: groups that were
+ * entered; the second: jobs that ran in an entry of another context. */
 #define NR_SLOTS 64
 static struct slot {
     struct entry *entry;
     PyObject *without, *with;
-} slots[NR_SLOTS];
+} slots[2 * NR_SLOTS];
 
 static PyObject **map_of(PyObject *context)
 {
@@ -129,9 +130,9 @@ static void exchange(PyThreadState *tstate, PyObject **map, PyObject *to, struct
     set_key(tstate, entry);
 }
 
-static int slot_of(PyObject *memcg, PyObject *map)
+static int slot_of(const void *what, PyObject *map)
 {
-    return (int)(((uintptr_t)memcg >> 4 ^ (uintptr_t)map >> 5) % NR_SLOTS);
+    return (int)(((uintptr_t)what >> 4 ^ (uintptr_t)map >> 5) % NR_SLOTS);
 }
 
 int current_enter_again(PyObject *memcg)
@@ -149,9 +150,9 @@ int current_enter_again(PyObject *memcg)
     return 1;
 }
 
-static void keep(struct entry *entry, PyObject *without, PyObject *with)
+static void keep(int index, struct entry *entry, PyObject *without, PyObject *with)
 {
-    struct slot *slot = &slots[entry->slot = slot_of(entry->memcg, without)], old = *slot;
+    struct slot *slot = &slots[index], old = *slot;
 
     Py_INCREF(entry);
     Py_INCREF(with);
@@ -161,10 +162,11 @@ static void keep(struct entry *entry, PyObject *without, PyObject *with)
     Py_XDECREF(old.with);
 }
 
-int current_set_entry(struct entry *entry, int enter)
+int current_set_entry(struct entry *entry, enum entering enter)
 {
     PyThreadState *tstate = tstate_get();
     PyObject **map = map_of(tstate->context), *without = map ? *map : NULL, *token;
+    int index;
 
     Py_XINCREF(without);
     token = PyContextVar_Set(entry_var, entry ? (PyObject *)entry : Py_None);
@@ -174,10 +176,38 @@ int current_set_entry(struct entry *entry, int enter)
     }
     Py_DECREF(token);
     set_key(tstate, entry);
-    if (enter && without)
-        keep(entry, without, *map_of(tstate->context));
-    else
+    if (enter == ENTER_NOT || !without) {
         Py_XDECREF(without);
+        return 0;
+    }
+    if (enter == ENTER_GROUP)
+        index = entry->slot = slot_of(entry->memcg, without);
+    else
+        index = NR_SLOTS + slot_of(entry, without);
+    keep(index, entry, without, *map_of(tstate->context));
+    return index;
+}
+
+int current_enter_bound(struct entry *entry)
+{
+    PyThreadState *tstate = tstate_get();
+    PyObject **map = map_of(tstate->context);
+    int index = map ? NR_SLOTS + slot_of(entry, *map) : 0;
+
+    if (!map || slots[index].without != *map || slots[index].entry != entry)
+        return current_set_entry(entry, ENTER_BOUND);
+    exchange(tstate, map, slots[index].with, entry);
+    return index;
+}
+
+int current_leave_bound(struct entry *entry, int index, struct entry *before)
+{
+    PyThreadState *tstate = tstate_get();
+    PyObject **map = map_of(tstate->context);
+
+    if (!map || index < NR_SLOTS || slots[index].entry != entry || slots[index].with != *map)
+        return current_set_entry(before, ENTER_NOT);
+    exchange(tstate, map, slots[index].without, before);
     return 0;
 }
 
@@ -190,14 +220,14 @@ int current_leave(void)
 
     previous = entry->previous == Py_None ? NULL : (struct entry *)entry->previous;
     if (!map || slot->entry != entry || slot->with != *map)
-        return current_set_entry(previous, 0);
+        return current_set_entry(previous, ENTER_NOT);
     exchange(tstate, map, slot->without, previous);
     return 0;
 }
 
 void current_forget(PyObject *memcg)
 {
-    for (int i = 0; i < NR_SLOTS; i++) {
+    for (int i = 0; i < 2 * NR_SLOTS; i++) {
         struct slot old = slots[i];
 
         if (!old.entry || (memcg && old.entry->memcg != memcg))

@@ -155,7 +155,12 @@ cdef extern from "binding.h":
     void current_init(object var)
     entry *current_entry_now()
     bint current_enter_again(PyObject *memcg)
-    int current_set_entry(entry *entry, bint enter) except -1
+    enum entering:
+        ENTER_NOT
+        ENTER_GROUP
+    int current_set_entry(entry *entry, entering enter) except -1
+    int current_enter_bound(entry *entry) except -1
+    int current_leave_bound(entry *entry, int index, entry *before) except -1
     int current_leave() except -1
     void current_forget(PyObject *memcg)
     void alarm_init(object exception, object gc_collect, object modules, object functions)
