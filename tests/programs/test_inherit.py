@@ -101,11 +101,11 @@ with ThreadPoolExecutor(1) as pool:
     def jobs(g, f, *args):
         with g:
             return [ask(f, *args) for _ in range(3)]
-    for value in (0, 7, 8):
+    for value, then in ((0, 7), (7, 8), (8, 9)):
         assert jobs(a, seen) == [("a", value)] * 3 and jobs(b, seen) == [("b", value)] * 3
         assert ask(seen) == ("", value)
         assert jobs(a, seen, value + 1)[1:] == [("a", value + 1)] * 2
-        assert ask(seen, 7 + value // 7) == ("", value + 1)
+        assert ask(seen, then) == ("", value + 1)
     assert jobs(a, inside_b) == ["b"] * 3 and jobs(b, inside_b) == ["b"] * 3
     assert jobs(a, charged, a) == [True] * 3 == jobs(b, charged, b)
     with a:

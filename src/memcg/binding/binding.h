@@ -40,7 +40,7 @@ void current_reload(PyThreadState *tstate);
 struct entry *current_entry_now(void);
 /* Enter memcg again as it was entered from this very context map before; false: not known. */
 int current_enter_again(PyObject *memcg);
-/* Make entry (or NULL) the context's. -1: an exception. */
+/* Make entry (or NULL) the context's. -1: an exception; else, of ENTER_BOUND, the index (below). */
 enum entering { ENTER_NOT, ENTER_GROUP, ENTER_BOUND };
 int current_set_entry(struct entry *entry, enum entering enter);
 /* Make entry, of another context, this one's for a while, and go back to what was there before: index
