@@ -136,7 +136,8 @@ static inline void *shared_pop(struct thread *self, unsigned class)
     struct slab *slab;
     uint8_t *owner;
 
-    if (!object || slot->shared_allocs >= PROMOTE_ALLOCS - 1)
+    if (!object ||
+        slot->shared_allocs >= __atomic_load_n(&promote_allocs[class], __ATOMIC_RELAXED) - 1)
         return NULL;
     slab = virt_to_slab(object);
     owner = &slab->owner_of[slab_index(slab, object)];

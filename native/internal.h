@@ -200,6 +200,7 @@ struct kmem_cache {
     int ended; /* atomic: such events are dropped */
 
     struct kmem_cache *all_prev, *all_next; /* caches_lock */
+    unsigned nr_children;                   /* root caches: caches_lock */
 };
 
 /* ---- groups ------------------------------------------------------------ */
@@ -297,6 +298,9 @@ struct heap_slot {
 };
 _Static_assert(sizeof(struct heap_slot) == 64, "the fast path shifts an index");
 #define PROMOTE_ALLOCS 4096 /* so many, however few live: shared objects cost more each */
+/* What the class's next child costs in allocations: PROMOTE_ALLOCS for each that there is and itself.
+ * A child wastes what its group does not use of its slabs; with many it is most of them. */
+extern uint16_t promote_allocs[NR_KMALLOC]; /* atomic; written under caches_lock */
 
 /* The largest size is SHEAF_BYTES, so it is one object at least. */
 static inline uint8_t sheaf_start(size_t size)

@@ -24,6 +24,7 @@ const uint8_t kmalloc_table[KMALLOC_TABLE_SIZE / 16] = { /* of kmalloc_index(), 
     22, 22, 22, 22, 22, 22, 22, 22, 23, 23, 23, 23, 23, 23, 23, 23,
 };
 static uint8_t index_used[NR_CACHES]; /* caches_lock; user caches */
+uint16_t promote_allocs[NR_KMALLOC];
 
 int kmalloc_nr_caches(void) { return NR_KMALLOC; }
 struct kmem_cache *kmalloc_cache(int index) { return kmalloc_caches[index]; }
@@ -36,8 +37,19 @@ void *kmem_cache_owner(const struct kmem_cache *s) { return s->cache_owner; }
 size_t kmem_cache_size(const struct kmem_cache *s) { return s->size; }
 size_t kmem_cache_object_size(const struct kmem_cache *s) { return s->object_size; }
 
+/* caches_lock held. */
+static void root_has_children(struct kmem_cache *root, unsigned nr)
+{
+    unsigned allocs = nr < UINT16_MAX / PROMOTE_ALLOCS ? (nr + 1) * PROMOTE_ALLOCS : UINT16_MAX;
+
+    root->nr_children = nr;
+    if (!root->user)
+        __atomic_store_n(&promote_allocs[root->index], (uint16_t)allocs, __ATOMIC_RELAXED);
+}
+
 static void cache_link(struct kmem_cache *s)
 {
+    root_has_children(s->root, s->root->nr_children + (s->root != s));
     s->all_next = all_caches;
     if (all_caches)
         all_caches->all_prev = s;
@@ -318,7 +330,9 @@ void kmem_cache_free_struct(struct kmem_cache *s)
         all_caches = s->all_next;
     if (s->all_next)
         s->all_next->all_prev = s->all_prev;
-    if (s->root == s && s->user)
+    if (s->root != s)
+        root_has_children(s->root, s->root->nr_children - 1);
+    else if (s->user)
         index_used[s->index] = 0;
     mutex_unlock(&caches_lock);
     for (array = s->memcg_caches; array; array = retired) {

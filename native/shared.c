@@ -131,8 +131,10 @@ void shared_count(struct heap *heap, struct kmem_cache *root, int64_t bytes)
     if (!slot || slot->shared_bytes + bytes < 0)
         return;
     slot->shared_bytes += bytes;
-    if (bytes > 0 && (root->user || ++slot->shared_allocs >= PROMOTE_ALLOCS ||
-                      (size_t)slot->shared_bytes > __atomic_load_n(&promote_bytes, __ATOMIC_RELAXED))) {
+    if (bytes > 0 &&
+        (root->user ||
+         ++slot->shared_allocs >= __atomic_load_n(&promote_allocs[root->index], __ATOMIC_RELAXED) ||
+         (size_t)slot->shared_bytes > __atomic_load_n(&promote_bytes, __ATOMIC_RELAXED))) {
         slot->shared_allocs = 0;
         promote(heap, root);
     }

@@ -183,6 +183,41 @@ static void threshold_zero_asks_on_the_first_allocation(void)
     check_nothing_is_left();
 }
 
+/* How many come and go until the group has a cache of its own; few live at a time. */
+static int allocations_until_child(struct mem_cgroup *g)
+{
+    int n = 0;
+
+    memcg_set_current(g);
+    for (; !cache_from_memcg_idx(root64(), mem_cgroup_id(g)); n++) {
+        CHECK(n < 1 << 20);
+        memcg_free_fast(memcg_malloc_fast(64));
+        work();
+    }
+    memcg_set_current(NULL);
+    return n;
+}
+
+static void each_child_makes_the_next_dearer(void)
+{
+    enum { N = 20 };
+    struct mem_cgroup *g[N];
+
+    for (int i = 0; i < N; i++) {
+        int allocs = (i + 1) * PROMOTE_ALLOCS;
+
+        g[i] = group_new(mem_cgroup_root());
+        CHECK(allocations_until_child(g[i]) == (allocs < UINT16_MAX ? allocs : UINT16_MAX));
+    }
+    for (int i = 1; i < N; i++)
+        group_close(g[i]);
+    g[1] = group_new(mem_cgroup_root()); /* the first still has its own */
+    CHECK(allocations_until_child(g[1]) == 2 * PROMOTE_ALLOCS);
+    group_close(g[0]);
+    group_close(g[1]);
+    check_nothing_is_left();
+}
+
 /* The array is grown between the post and the receipt: the pair stays pending. */
 static void one_item_is_pending_per_pair_while_arrays_grow(void)
 {
@@ -301,6 +336,7 @@ int main(void)
     RUN(objects_of_a_closed_group_are_its_parents);
     RUN(a_group_reads_no_bytes_of_another);
     RUN(threshold_zero_asks_on_the_first_allocation);
+    RUN(each_child_makes_the_next_dearer);
     RUN(one_item_is_pending_per_pair_while_arrays_grow);
     RUN(shared_objects_of_a_users_cache_are_freed_by_anybody);
     RUN(ten_thousand_small_groups_cost_little_and_give_all_back);
