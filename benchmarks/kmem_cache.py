@@ -2,7 +2,8 @@
 
 A pair is allocate and free, of one buffer or of eight; "written" also fills it, which is where
 fresh pages cost. The pools of objects hand out bytearrays that they keep. Each way is written
-out as statements, so that nobody pays for a wrapper.
+out as statements, so that nobody pays for a wrapper. "Nothing allocated" is the same loop around one
+buffer that is kept: what no allocator can be quicker than.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import harness
 
+KEPT = "nothing allocated"
 SIZES = {"4 KiB": 4096, "64 KiB": 65536, "1 MiB": 1 << 20, "8 MiB": 8 << 20}
 # how to get one, how to give it back, the buffer in it, the package
 WAYS = {
@@ -25,6 +27,7 @@ WAYS = {
     "pyarrow pool": ("allocate(size, pool)", "del x", "x", "pyarrow"),
     "pyarrow system pool": ("allocate(size, pool)", "del x", "x", "pyarrow"),
     "object-pool": ("get()", "put(x)", "x", "object_pool"),
+    KEPT: ("kept", "pass", "x", ""),
     "pondpond": ("borrow(name='frame')", "recycle(x, name='frame')", "x.keeped_object", "pond"),
 }
 
@@ -61,7 +64,7 @@ def names(contender: str, size: int) -> dict[str, Any]:
     import numpy as np
 
     found: dict[str, Any] = {"size": size, "frombuffer": np.frombuffer, "empty": np.empty,
-                             "mmap": mmap.mmap}  # fmt: skip
+                             "mmap": mmap.mmap, "kept": bytearray(size)}  # fmt: skip
     if contender == harness.OURS:
         import memcg
 
@@ -121,4 +124,11 @@ def run(quick: bool) -> list[harness.Row]:
         here.append(c)
     asked = [f"{n}{kind}" for n in SIZES for kind in ("", ", eight", ", written")]
     times = harness.alternate(here, asked, 6 if quick else 21)
-    return harness.rows(times, {"*": 0.5}, best_of=True) + harness.missing(here)
+    kept = {work: answers.pop(KEPT) for work, answers in times.items()}
+    rows = []
+    for work, answers in times.items():
+        of_work = harness.rows({work: answers}, {"*": 0.5}, best_of=True)
+        best = next(r.against for r in of_work if r.target)
+        floor = {harness.OURS: kept[work], best: answers[best]}
+        rows += [*of_work, harness.row(f"{work}: {KEPT}", floor, best, None, note="the floor")]
+    return rows + harness.missing(here)
