@@ -30,8 +30,13 @@ if not TYPE_CHECKING:
         """Read the file of `KmemCache`, which few programs use, with its first use."""
         if name != "KmemCache":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from .cache import KmemCache
+        from . import core
 
+        core.stop_account()  # it happens to the group that uses it first
+        try:
+            from .cache import KmemCache
+        finally:
+            core.resume_account()
         globals()[name] = KmemCache
         return KmemCache
 

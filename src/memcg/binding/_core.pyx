@@ -315,6 +315,9 @@ cdef class Memcg:
 
 # -- caches
 
+cdef extern from *:
+    void PyObject_GC_UnTrack(void *object)
+
 cdef enum:
     CONSTRUCTED = 8  # offset of the constructor's flag, after the free pointer; new slabs are zero
 
@@ -347,6 +350,7 @@ cdef class Cache:
         self.boot = kmalloc >= 0
         if self.boot:
             self.c = kmalloc_cache(kmalloc)
+            PyObject_GC_UnTrack(<void *>self)  # it never ends, so nothing to collect hangs on it
         elif root is None:
             self.c = kmem_cache_create_root(object_size + pad, align, KMEM_CACHE_ZERO if pad else 0)
         else:
@@ -651,10 +655,10 @@ cdef object entry_var = PyContextVar_New("memcg_current", <PyObject *>None)
 cdef class Entry:
     """One ``with group:``: the group and the entry before it. `struct entry` in binding.h."""
 
-    cdef readonly Memcg memcg
-    cdef readonly Entry previous
+    cdef Memcg memcg
+    cdef Entry previous
     cdef mem_cgroup *c
-    cdef readonly int shielded
+    cdef int shielded
     cdef int slot
 
     def __dealloc__(self):
