@@ -13,7 +13,7 @@ import memcg
 
 SOURCE = Path(memcg.__file__).parent
 LAYERS = [  # bottom to top; modules of one row may import each other
-    {"errors", "lockdep", "locking", "dataplane"},
+    {"errors", "lockdep", "locking", "lockless", "dataplane"},
     {"sizes"},
     {"fault_attr"},
     {"model"},
@@ -79,7 +79,7 @@ def test_an_upward_import_is_found():
     assert upward("model", "from .group import Group") == {".group"}
 
 
-@pytest.mark.parametrize("module", sorted(set(HEIGHT) - PACKAGES - {"locking"}))
+@pytest.mark.parametrize("module", sorted(set(HEIGHT) - PACKAGES - {"locking", "lockless"}))
 def test_only_locking_imports_thread_primitives(module):
     assert not imports(ast.parse((SOURCE / f"{module}.py").read_text())) & PRIMITIVES
 

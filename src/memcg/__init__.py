@@ -9,10 +9,13 @@
 from __future__ import annotations
 
 from .slab_common import create_kmalloc_caches as _create_kmalloc_caches  # isort: skip
-from .cache import KmemCache
 from .errors import CacheBusy, GroupBusy, MemcgError, MemcgOOM, OfflineError
 from .group import Group, current, group, root, scope, shield, slabinfo
 from .hooks import install
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .cache import KmemCache
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,5 +23,22 @@ __all__ = [
     "current", "group", "install", "root", "scope",
     "shield", "slabinfo",
 ]  # fmt: skip
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Read the file of `KmemCache`, which few programs use, with its first use."""
+        if name != "KmemCache":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import core
+
+        core.stop_account()  # it happens to the group that uses it first
+        try:
+            from .cache import KmemCache
+        finally:
+            core.resume_account()
+        globals()[name] = KmemCache
+        return KmemCache
+
 
 _create_kmalloc_caches()

@@ -23,7 +23,7 @@ _BOTH = (
 )  # fmt: skip
 _NATIVE = (
     "Faults", "ModuleFinder", "exiting", "forget_alarms", "global_stat", "install", "install_numpy",
-    "last_alarm", "last_failure", "stranger", "trim",
+    "is_traced", "last_alarm", "last_failure", "stranger", "trim",
 )  # fmt: skip
 why_not_native = ""
 

@@ -29,11 +29,6 @@ class Event:
 class CacheInfo:
     """A line of slabinfo: counts, sizes in bytes, pages."""
 
-    __slots__ = (
-        "active_objs", "active_slabs", "num_objs", "num_slabs", "objperslab", "objsize",
-        "pagesperslab",
-    )  # fmt: skip
-
     def __init__(
         self, active_objs: int, num_objs: int, objsize: int, objperslab: int, pagesperslab: int,
         active_slabs: int, num_slabs: int,

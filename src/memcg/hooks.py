@@ -1,13 +1,28 @@
-"""`install`: from here on what CPython and NumPy allocate is charged."""
+"""`install`: from here on what CPython and NumPy allocate is charged.
+
+Libraries that need more have a file in `integrations`, with a function `hook`. It is called now if
+the library is imported, else right after it is.
+"""
 
 from __future__ import annotations
 
 import atexit
+import sys
 
 from . import core
 from .errors import MemcgError, MemcgOOM
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
 _installed = False
+
+_NUMPY = ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath")  # since 2.0, before
+_THREADING = ("threading", "concurrent.futures.thread", "multiprocessing.pool")
+_waiting: dict[str, str] = {}  # module -> the file of `integrations` whose `hook` takes it
 
 
 def why_not() -> str | None:
@@ -46,12 +61,11 @@ def install(*, inherit: bool = True) -> None:
     reason = why_not()
     if reason is not None:
         raise MemcgError(f"memcg.install() cannot work here: {reason}")
-    import _tracemalloc  # not in a subinterpreter
+    frames = 0
+    if core.is_traced():  # tracemalloc would restore the allocator from before us when it stops
+        import _tracemalloc
 
-    from . import integrations
-
-    frames = _tracemalloc.get_traceback_limit() if _tracemalloc.is_tracing() else 0
-    if frames:  # it would restore the allocator from before us when it stops
+        frames = _tracemalloc.get_traceback_limit()
         _tracemalloc.stop()
     MemcgOOM.describe = staticmethod(core.last_alarm)
     core.install()
@@ -59,9 +73,55 @@ def install(*, inherit: bool = True) -> None:
     if frames:
         _tracemalloc.start(frames)
     atexit.register(core.exiting)
-    integrations.install(inherit)
+    _hook_libraries(inherit)
 
 
 def installed() -> bool:
     """Tell whether `install` was called."""
     return _installed
+
+
+def _hook_libraries(inherit: bool) -> None:
+    """Have arrays charged, and with `inherit` threads and jobs keep the group they come from."""
+    files = dict.fromkeys(_NUMPY, "numpy")
+    if inherit:
+        files |= dict.fromkeys(_THREADING, "threading")
+    for name, file in files.items():
+        if sys.modules.get(name):
+            _hook(file, __import__(name, fromlist=("",)))  # waits for who is importing it now
+        else:
+            _waiting[name] = file
+    if _waiting:
+        sys.meta_path.insert(0, core.ModuleFinder(_waiting, _find_spec))
+
+
+def _find_spec(
+    name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+) -> ModuleSpec | None:
+    """Have what waits for the module hook it, once, right after the module ran."""
+    file = _waiting.pop(name)
+    for finder in sys.meta_path:
+        if type(finder) is not core.ModuleFinder and (spec := finder.find_spec(name, path, target)):
+            break
+    else:
+        _waiting[name] = file
+        return None
+    loader = spec.loader
+    assert loader is not None
+    execute = loader.exec_module
+
+    def exec_module(module: ModuleType) -> None:
+        execute(module)
+        if module.__name__ == name:  # a loader of several has this for them all
+            _hook(file, module)
+
+    loader.exec_module = exec_module  # type: ignore[method-assign]
+    return spec
+
+
+def _hook(file: str, module: ModuleType) -> None:
+    core.stop_account()  # it happens to the group that imports the module first
+    try:
+        __import__(f"{__package__}.integrations.{file}", fromlist=("hook",)).hook(module)
+    finally:
+        core.resume_account()

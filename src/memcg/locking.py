@@ -3,7 +3,8 @@
 Production runs on the bare primitives of this module. The explorer
 (`memcg.verify`) loads the same control plane with a module of the same names in
 its place, where each operation is a scheduling point. Nothing else in the package may import
-``threading``, ``_thread`` or ``queue``; ``tests/test_layers.py`` holds that.
+``threading``, ``_thread`` or ``queue``; ``tests/test_layers.py`` holds that. What only the model
+core needs of it lies in `lockless`, which is read when it is asked for here.
 
 Lock order, outermost first: ``cgroup_mutex``, ``activate_kmem_mutex``,
 ``memcg_slab_mutex``, ``slab_mutex``, then the locks private to the data plane.
@@ -25,12 +26,11 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
-    from typing import ClassVar, Generic, TypeVar
+    from typing import ClassVar, TypeVar
 
-    T = TypeVar("T")
+    from .lockless import Atomic, Published, ReadSide
+
     C = TypeVar("C", bound=type)
-else:
-    T, Generic = None, {None: object}
 
 __all__ = [
     "Atomic", "Event", "Mutex", "Published", "ReadSide", "assert_held", "at_exit", "at_fork",
@@ -143,111 +143,6 @@ def report_exception(error: BaseException) -> None:
         threading.excepthook(threading.ExceptHookArgs((*args, threading.current_thread())))
 
 
-class Atomic:
-    """An integer changed by indivisible steps. Kernel: ``atomic_t``."""
-
-    __slots__ = ("_value",)
-    _lock = _thread.allocate_lock()  # of all: held for a store or two, and during a fork
-
-    def __init__(self, value: int = 0) -> None:
-        self._value = value
-
-    def get(self) -> int:
-        return self._value
-
-    def set(self, value: int) -> None:
-        with self._lock:
-            self._value = value
-
-    def add(self, n: int) -> int:
-        """Add `n` and return the new value."""
-        with self._lock:
-            self._value += n
-            return self._value
-
-    def swap(self, value: int) -> int:
-        with self._lock:
-            old, self._value = self._value, value
-            return old
-
-    def compare_exchange(self, expected: int, new: int) -> bool:
-        with self._lock:
-            if self._value != expected:
-                return False
-            self._value = new
-            return True
-
-
-os.register_at_fork(
-    before=Atomic._lock.acquire,
-    after_in_parent=Atomic._lock.release,
-    after_in_child=Atomic._lock.release,
-)
-
-
-class Published(Generic[T]):
-    """A cell written by one and read by all without a lock: release store, acquire load."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: T) -> None:
-        self._value = value
-
-    def load(self) -> T:
-        return self._value
-
-    def store(self, value: T) -> None:
-        self._value = value
-
-
-class ReadSide:
-    """Readers that are never waited for by readers, and a grace period. Kernel: RCU.
-
-    `synchronize` returns when every section that was open at the call has ended.
-    """
-
-    def __init__(self) -> None:
-        import threading
-
-        self._change = threading.Condition(_thread.allocate_lock())
-        self._depth: dict[int, int] = {}  # thread -> nesting
-        self._entered: dict[int, int] = {}  # thread -> which section of that thread
-        self._clock = 0
-
-    def __enter__(self) -> None:
-        me = _thread.get_ident()
-        with self._change:
-            if me not in self._depth:
-                self._clock += 1
-                self._entered[me] = self._clock
-            self._depth[me] = self._depth.get(me, 0) + 1
-
-    def __exit__(self, *exc: object) -> None:
-        me = _thread.get_ident()
-        with self._change:
-            self._depth[me] -= 1
-            if not self._depth[me]:
-                del self._depth[me], self._entered[me]
-                self._change.notify_all()
-
-    def synchronize(self) -> None:
-        """Wait for a grace period. Kernel: ``synchronize_rcu``. Not from inside a section."""
-        with self._change:
-            if _thread.get_ident() in self._depth:
-                raise AssertionError("synchronize called inside a read-side section")
-            began = dict(self._entered)
-            self._change.wait_for(
-                lambda: all(self._entered.get(t) != section for t, section in began.items())
-            )
-
-    def after_fork_in_child(self) -> None:
-        """Forget the sections of the threads that are gone."""
-        me = _thread.get_ident()
-        self._change = type(self._change)(_thread.allocate_lock())
-        self._depth = {me: self._depth[me]} if me in self._depth else {}
-        self._entered = {t: self._entered[t] for t in self._depth}
-
-
 def shared(**guards: str | None) -> Callable[[C], C]:
     """Declare who guards which field: ``@shared(list="memcg_slab_mutex")``. Free in production."""
 
@@ -269,6 +164,17 @@ def current_task() -> Hashable:
 def choose(n: int) -> int:
     """Pick an injected fault: always 0 in production; the explorer tries 0 to `n` - 1."""
     return 0
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """`Atomic`, `Published` and `ReadSide`."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import lockless
+
+        return getattr(lockless, name)
 
 
 if value := os.environ.get("MEMCG_LOCKDEP"):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from .dataplane import PAGE_COUNTER_MAX
 
-_BINARY = {
-    "": 1,
-    "B": 1,
-    **{u + s: 1024 ** (i + 1) for i, u in enumerate("KMGT") for s in ("i", "iB")},
-}
-_DECIMAL = {u + "B": 1000 ** (i + 1) for i, u in enumerate("KMGT")}
-_UNITS = {unit.lower(): n for unit, n in {**_BINARY, **_DECIMAL}.items()}
+_UNITS = {
+    "": 1, "b": 1,
+    "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40,
+    "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+}  # fmt: skip
 _LETTERS = "%ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 

@@ -39,6 +39,9 @@ class memcg_cache_params:
         self.root_cache = root_cache
 
 
+_root_params = memcg_cache_params(None, None)  # of every root
+
+
 @shared(refcount="slab_mutex")
 class kmem_cache(core.Cache):
     """A slab cache. Kernel: ``struct kmem_cache``."""
@@ -58,7 +61,7 @@ class kmem_cache(core.Cache):
         )
         self.name = name
         self.refcount = 0
-        self.memcg_params = memcg_cache_params(memcg, root_cache)
+        self.memcg_params = memcg_cache_params(memcg, root_cache) if memcg else _root_params
 
 
 def is_root_cache(s: kmem_cache) -> bool:

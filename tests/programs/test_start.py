@@ -12,14 +12,22 @@ import pytest
 from environment import SOURCE
 
 
+def bare(program: str) -> str:
+    """What a program prints: no site, whose .pth files import what they like, no environment."""
+    program = f"import sys\nsys.path.insert(0, {str(SOURCE)!r})\n{program}"
+    run = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
 def added(statements: str) -> set[str]:
     """The modules that `statements` read from files, memcg's own left out.
 
     What is built into CPython or frozen costs neither a file nor a compiled body of its own.
     """
     program = f"""
-import sys
-sys.path.insert(0, {str(SOURCE)!r})
 before = set(sys.modules)
 {statements}
 for name in set(sys.modules) - before:
@@ -27,11 +35,7 @@ for name in set(sys.modules) - before:
     if spec and spec.has_location and not spec.origin.startswith({str(SOURCE)!r}):
         print(name)
 """
-    # Bare: no site, whose .pth files import what they like, and no environment.
-    argv = [sys.executable, "-I", "-S", "-c", program]
-    run = subprocess.run(argv, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return set(run.stdout.split())
+    return set(bare(program).split())
 
 
 def test_installing_reads_no_module_of_the_standard_library_but_one(native):
@@ -43,6 +47,55 @@ def test_installing_reads_no_module_of_the_standard_library_but_one(native):
 @pytest.mark.parametrize("module", ["typing", "threading", "re"])
 def test_a_module_that_is_read_is_seen(module):
     assert module in added(f"import {module}")
+
+
+def test_what_few_programs_need_is_not_read_by_installing(native):
+    bare(
+        """
+import memcg; memcg.install(); memcg.group("a", max="1GiB").close()
+rarely = {"memcg.cache", "memcg.fault_attr", "memcg.holders", "memcg.lockless", "_tracemalloc"}
+assert not rarely & set(sys.modules), rarely & set(sys.modules)
+"""
+    )
+
+
+def test_what_few_programs_need_is_read_when_it_is_used(run_program):
+    run_program(
+        """
+import sys
+from memcg import *
+assert KmemCache is memcg.KmemCache is sys.modules["memcg.cache"].KmemCache
+from memcg.locking import Atomic
+assert Atomic is sys.modules["memcg.lockless"].Atomic
+for module in (memcg, sys.modules["memcg.locking"]):
+    try:
+        module.nothing
+    except AttributeError as error:
+        assert str(error) == f"module {module.__name__!r} has no attribute 'nothing'"
+    else:
+        raise AssertionError(module)
+""",
+        prelude="import memcg; memcg.install()\n",
+    )
+
+
+def test_the_first_use_of_a_cache_charges_no_group_for_reading_the_file(run_program):
+    run_program(
+        """
+with memcg.group("a", max="1GiB") as g:
+    before = g.current
+    memcg.KmemCache
+    assert g.current - before < 4096, g.current - before  # the file's code is 20 KiB
+""",
+        prelude="import memcg; memcg.install()\n",
+    )
+
+
+def test_the_import_finder_has_a_module_as_others_have(run_program):
+    run_program(
+        "import sys\nassert sys.meta_path[0].__module__ == 'memcg.hooks'\n",
+        prelude="import memcg; memcg.install()\n",
+    )
 
 
 INHERITS = """

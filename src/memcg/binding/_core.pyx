@@ -1,4 +1,4 @@
-# cython: language_level=3, binding=False
+# cython: language_level=3, binding=False, auto_pickle=False
 """The native data plane, wrapped: the classes and functions of `memcg.model`, in C.
 
 Every method is one call that no asynchronous exception can cut in two.
@@ -268,10 +268,12 @@ cdef class Memcg:
 
     def ancestry(self):
         """The group, its parent, and so on up to the root."""
-        memcg = self
-        while memcg is not None:
-            yield memcg
-            memcg = (<Memcg>memcg).parent
+        cdef Memcg memcg = self
+        cdef list found = []
+        while memcg is not None:  # no generator: its type would be made with the module
+            found.append(memcg)
+            memcg = memcg.parent
+        return found
 
     @property
     def stat(self):
@@ -313,6 +315,9 @@ cdef class Memcg:
 
 # -- caches
 
+cdef extern from *:
+    void PyObject_GC_UnTrack(void *object)
+
 cdef enum:
     CONSTRUCTED = 8  # offset of the constructor's flag, after the free pointer; new slabs are zero
 
@@ -329,6 +334,7 @@ cdef class Cache:
     cdef bint boot
     cdef str _name
     cdef readonly object ctor
+    cdef public object refcount, memcg_params  # the control plane's; here no cache needs a dict
     cdef size_t pad  # with a constructor: where the free pointer and the flag are, before the bytes
 
     def __cinit__(self, *args, **kwargs):
@@ -344,6 +350,7 @@ cdef class Cache:
         self.boot = kmalloc >= 0
         if self.boot:
             self.c = kmalloc_cache(kmalloc)
+            PyObject_GC_UnTrack(<void *>self)  # it never ends, so nothing to collect hangs on it
         elif root is None:
             self.c = kmem_cache_create_root(object_size + pad, align, KMEM_CACHE_ZERO if pad else 0)
         else:
@@ -648,10 +655,10 @@ cdef object entry_var = PyContextVar_New("memcg_current", <PyObject *>None)
 cdef class Entry:
     """One ``with group:``: the group and the entry before it. `struct entry` in binding.h."""
 
-    cdef readonly Memcg memcg
-    cdef readonly Entry previous
+    cdef Memcg memcg
+    cdef Entry previous
     cdef mem_cgroup *c
-    cdef readonly int shielded
+    cdef int shielded
     cdef int slot
 
     def __dealloc__(self):
@@ -829,9 +836,17 @@ def set_waker(wake, work=None):
     if wake is None or work is None:
         memcg_set_waker(NULL)
         return
-    import _tracemalloc
-    worker_init(work, run_worker, _tracemalloc.is_tracing())
+    worker_init(work, run_worker, is_traced())
     memcg_set_waker(wake_for_events)
+
+
+cdef extern from *:
+    int PyTraceMalloc_Untrack(unsigned int domain, uintptr_t address)
+
+
+def is_traced():
+    """Tell whether tracemalloc is tracing; to import its module for that costs a start more."""
+    return PyTraceMalloc_Untrack(0, 0) != -2
 
 
 def hold_workers():
@@ -973,6 +988,11 @@ cdef class ModuleFinder:
     def __init__(self, names, find):
         self.names = names
         self.find = find
+
+    @property
+    def __module__(self):
+        """By which programs tell finders apart; an object of a C class has none."""
+        return "memcg.hooks"
 
     def find_spec(self, name, path=None, target=None):
         return self.find(name, path, target) if name in self.names else None

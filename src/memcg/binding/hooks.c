@@ -9,7 +9,7 @@
  */
 #include "binding.h"
 
-#include <dlfcn.h>
+#include <link.h>
 
 #define FOREIGN_KEEP 1024 /* bytes up to which a foreign block grows where it is */
 
@@ -220,20 +220,44 @@ int hooks_installed(void) { return installed; }
 bool hooks_is_raw(void *(*function)(void *, size_t)) { return function == visible_raw_malloc; }
 int hooks_header(void) { return debug_apis ? 2 * (int)sizeof(size_t) : 0; }
 
+/* The file that a function is from.  dladdr would also search the file's symbols for its name. */
+struct file_of {
+    uintptr_t function;
+    const char *file; /* "" is the program */
+};
+
+static int find_file(struct dl_phdr_info *object, size_t size, void *arg)
+{
+    struct file_of *found = arg;
+
+    (void)size;
+    for (int i = 0; i < object->dlpi_phnum; i++) {
+        const ElfW(Phdr) *segment = &object->dlpi_phdr[i];
+
+        if (segment->p_type == PT_LOAD &&
+            found->function - (object->dlpi_addr + segment->p_vaddr) < segment->p_memsz) {
+            found->file = object->dlpi_name;
+            return 1;
+        }
+    }
+    return 0;
+}
+
 /* Hooks above ours may come and go.  Those that were there before us put back, when they go, the
  * allocators that they found: ours are out then, and blocks of ours meet a free that is not. */
 const char *hooks_stranger(void)
 {
     PyMemAllocatorEx now;
-    Dl_info python, found;
+    struct file_of python = { (uintptr_t)PyMem_GetAllocator, NULL }, found;
 
-    if (installed || !dladdr((void *)PyMem_GetAllocator, &python))
+    if (installed || !dl_iterate_phdr(find_file, &python))
         return NULL;
     find_debug_apis();
     for (int domain = 0; domain < 3; domain++) {
         get_allocator((PyMemAllocatorDomain)domain, &now);
-        if (dladdr((void *)now.malloc, &found) && found.dli_fbase != python.dli_fbase)
-            return found.dli_fname;
+        found = (struct file_of){ (uintptr_t)now.malloc, NULL };
+        if (dl_iterate_phdr(find_file, &found) && strcmp(found.file, python.file))
+            return found.file;
     }
     return NULL;
 }
