@@ -280,3 +280,17 @@ def test_the_child_of_a_run_program_ends_like_its_parent(run_program, tmp_path):
         "print(json.dumps([done.returncode, done.stdout, done.stderr.count('memcg: charged')]))\n"
     )
     assert run_program(launcher) == [0, "7\n", 1]  # one report: of what was started
+
+
+def test_a_fork_does_not_wait_for_a_control_plane_that_was_set_anew(run_program):
+    shown = run_program(
+        """
+from memcg import core, workqueue
+core.set_waker(workqueue.wake, workqueue.work)
+pid = os.fork()
+if not pid: os._exit(7)
+show(exit=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+""",
+        timeout=20,
+    )
+    assert shown["exit"] == 7

@@ -54,13 +54,14 @@ static PyThreadState *new_state(void) { return PyThreadState_New(PyInterpreterSt
 
 void worker_init(PyObject *callable, PyObject *run_worker, int traced)
 {
+    if (!work) /* handlers that were registered twice would wait for each other */
+        init_fork();
     Py_INCREF(callable);
     Py_INCREF(run_worker);
     if (!traced) /* else any allocator but ours may be tracemalloc's */
         PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &first_raw);
     thread_main = run_worker;
     work = callable;
-    init_fork();
 }
 
 /* GIL held. */
