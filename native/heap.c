@@ -40,7 +40,6 @@ static struct heap *heap_create(struct thread *thread, struct mem_cgroup *memcg)
 
     if (!heap)
         return NULL;
-    memset(heap, 0, sizeof(*heap));
     for (int i = 0; i < NR_KMALLOC; i++) {
         heap->kmalloc[i].active = &slab_none;
         heap->kmalloc[i].sheaf_room = heap->kmalloc[i].sheaf_limit = heap->kmalloc[i].sheaf_start =
@@ -76,7 +75,6 @@ struct heap_slot *heap_user_slot(struct heap *heap, int index, bool grow)
     user = metadata_alloc(sizeof(*user) * (size_t)nr);
     if (!user)
         return NULL;
-    memset(user, 0, sizeof(*user) * (size_t)nr);
     if (heap->user) {
         memcpy(user, heap->user, sizeof(*user) * (size_t)heap->nr_user);
         metadata_free(heap->user, sizeof(*user) * (size_t)heap->nr_user);
@@ -118,7 +116,6 @@ struct heap *heap_of(struct thread *self, struct mem_cgroup *memcg)
 
             if (!by_id)
                 continue;
-            memset(by_id, 0, sizeof(*by_id) * (size_t)nr);
             if (self->by_id) {
                 memcpy(by_id, self->by_id, sizeof(*by_id) * (size_t)self->nr_by_id);
                 metadata_free(self->by_id, sizeof(*by_id) * (size_t)self->nr_by_id);

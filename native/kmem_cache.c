@@ -77,7 +77,6 @@ static struct kmem_cache *cache_create(struct mem_cgroup *memcg, struct kmem_cac
 
     if (!s)
         return NULL;
-    memset(s, 0, sizeof(*s));
     align = align < 16 ? 16 : align;
     s->size = (uint32_t)debug_size(object_size, align);
     s->object_size = (uint32_t)object_size;
@@ -397,7 +396,6 @@ int memcg_update_cache_size(struct kmem_cache *root, int nr_slots)
         thread_steal_all(); /* nobody posts CREATE while the pending flags are copied */
     array = metadata_alloc(bytes);
     if (array) {
-        memset(array, 0, bytes);
         array->nr_slots = nr_slots;
         array->bytes = bytes;
         array->retired = old;

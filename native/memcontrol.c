@@ -63,7 +63,6 @@ struct obj_cgroup *objcg_alloc(struct mem_cgroup *memcg)
     struct obj_cgroup *objcg = metadata_alloc(sizeof(*objcg));
 
     if (objcg) {
-        memset(objcg, 0, sizeof(*objcg));
         objcg->refs = 1;
         mutex_lock(&groups_lock);
         objcg_link(objcg, memcg);
