@@ -249,6 +249,7 @@ struct request {
     enum charge_kind kind;
     bool zero;              /* a page run is to read as zero */
     bool object;            /* kmem_cache_alloc(): a page run will not do */
+    bool grows;             /* a page run is to have room behind it, if there is some */
     bool reclaimed;         /* second try */
     struct mem_cgroup *want_reclaim; /* set with -EAGAIN: whose subtree to reclaim */
 };

@@ -12,6 +12,8 @@
 
 #include "inline.h"
 
+#define GROWTH_ROOM 3 /* times the size: what grows by an eighth finds its place in time */
+
 struct mutex runs_lock = MUTEX_INITIALIZER;
 struct slab *all_runs;
 
@@ -39,7 +41,8 @@ struct slab *run_alloc(struct thread *self, struct request *req)
 
     if (memcg_charge(memcg, bytes, req))
         return NULL;
-    pages = alloc_pages(nr_pages, 1, memcg->tag, &zeroed);
+    pages = req->grows ? alloc_pages_to_grow(nr_pages, GROWTH_ROOM * nr_pages, memcg->tag, &zeroed)
+                       : alloc_pages(nr_pages, 1, memcg->tag, &zeroed);
     if (pages)
         run = metadata_alloc(metadata_bytes);
     if (!run) {
@@ -93,12 +96,12 @@ static void run_free(struct thread *self, struct slab *run)
     metadata_free(run, run->metadata_bytes);
 }
 
-static void *malloc_slow(size_t size, bool zero)
+static void *malloc_slow(struct request req)
 {
-    struct request req = { .bytes = size ? size : 1, .kind = CHARGE_SMALL, .zero = zero };
     void *p;
 
-    if (size > PTRDIFF_MAX - PAGE_SIZE || unlikely(!arena.base))
+    req.bytes += !req.bytes;
+    if (req.bytes > PTRDIFF_MAX - PAGE_SIZE || unlikely(!arena.base))
         return NULL;
     for (;;) {
         struct thread *self = thread_enter();
@@ -123,20 +126,23 @@ static void *malloc_slow(size_t size, bool zero)
         req.want_reclaim = NULL;
         req.reclaimed = true;
     }
-    if (p && zero && req.bytes <= KMALLOC_MAX_CACHE_SIZE)
-        memset(p, 0, size);
+    if (p && req.zero && req.bytes <= KMALLOC_MAX_CACHE_SIZE)
+        memset(p, 0, req.bytes);
     return p;
 }
 
-void *memcg_malloc(size_t size) { return malloc_slow(size, false); }
-void *memcg_calloc(size_t size) { return malloc_slow(size, true); }
+void *memcg_malloc(size_t size) { return malloc_slow((struct request){ .bytes = size }); }
+void *memcg_calloc(size_t size)
+{
+    return malloc_slow((struct request){ .bytes = size, .zero = true });
+}
 
 void *malloc_past_sheaf(size_t size, struct thread *self, unsigned index)
 {
     void *object = shared_pop(self, index);
 
     section_end(self);
-    return likely(object != NULL) ? object : malloc_slow(size, false);
+    return likely(object != NULL) ? object : memcg_malloc(size);
 }
 
 static _Noreturn void bad_free(const struct slab *slab, const void *p, int error)
@@ -310,7 +316,9 @@ void *memcg_realloc(void *p, size_t size)
         return p;
     }
 move:
-    q = memcg_malloc_fast(size);
+    q = size > KMALLOC_MAX_CACHE_SIZE && size > old
+            ? malloc_slow((struct request){ .bytes = size, .grows = true })
+            : memcg_malloc_fast(size);
     if (!q)
         return size <= old ? p : NULL;
     memcpy(q, p, size < old ? size : old);

@@ -175,13 +175,16 @@ static void __use(size_t nr_pages)
 }
 
 /* Take nr_pages aligned to align_pages; NONE if there is no memory.  *resident: all were in use. */
-static size_t __take(size_t nr_pages, size_t align_pages, uint32_t tag, bool *resident)
+static size_t __take(size_t nr_pages, size_t align_pages, size_t room, uint32_t tag,
+                     bool *resident)
 {
     size_t dirty;
     size_t wanted = nr_pages + align_pages - 1;
     size_t base_page = (uintptr_t)arena.base >> PAGE_SHIFT; /* alignment is of addresses */
-    size_t first = __span_find(wanted, tag), len, start;
+    size_t first = room ? __span_find(wanted + room, tag) : NONE, len, start;
 
+    if (first == NONE)
+        first = __span_find(wanted, tag);
     if (first == NONE) { /* from the top, with the free span that ends there */
         first = top - (top ? span_len[top - 1] : 0);
         if (wanted > (arena.bytes >> PAGE_SHIFT) - first || arena_commit(first + wanted))
@@ -233,7 +236,8 @@ static bool clear_foreign(size_t start, size_t nr_pages, uint32_t tag, bool zero
     return zeroed;
 }
 
-void *alloc_pages(size_t nr_pages, size_t align_pages, uint32_t tag, bool *zeroed)
+static void *__alloc_pages(size_t nr_pages, size_t align_pages, size_t room, uint32_t tag,
+                           bool *zeroed)
 {
     size_t start, nr_total = arena.bytes >> PAGE_SHIFT;
     bool resident;
@@ -243,7 +247,7 @@ void *alloc_pages(size_t nr_pages, size_t align_pages, uint32_t tag, bool *zeroe
         should_fail(FAULT_PAGES, NULL, NULL, nr_pages << PAGE_SHIFT))
         return NULL;
     mutex_lock(&pages_lock);
-    start = __take(nr_pages, align_pages, tag, &resident);
+    start = __take(nr_pages, align_pages, room, tag, &resident);
     mutex_unlock(&pages_lock);
     if (start == NONE)
         return NULL;
@@ -252,6 +256,16 @@ void *alloc_pages(size_t nr_pages, size_t align_pages, uint32_t tag, bool *zeroe
     if (nr_pages >= HUGE_PAGES && !resident)
         advise(p, nr_pages << PAGE_SHIFT, MADV_HUGEPAGE); /* advice: a refusal costs nothing */
     return p;
+}
+
+void *alloc_pages(size_t nr_pages, size_t align_pages, uint32_t tag, bool *zeroed)
+{
+    return __alloc_pages(nr_pages, align_pages, 0, tag, zeroed);
+}
+
+void *alloc_pages_to_grow(size_t nr_pages, size_t room, uint32_t tag, bool *zeroed)
+{
+    return __alloc_pages(nr_pages, 1, room, tag, zeroed);
 }
 
 bool extend_pages(void *p, size_t nr_pages, size_t more, uint32_t tag)

@@ -13,6 +13,8 @@ int page_alloc_init(void);
  * another tag were cleared. *zeroed, in: clear all that is not zero; out: the whole run reads as
  * zero. NULL: no memory. */
 void *alloc_pages(size_t nr_pages, size_t align_pages, uint32_t tag, bool *zeroed);
+/* The same where `room` pages behind it are free, if there is such a place. */
+void *alloc_pages_to_grow(size_t nr_pages, size_t room, uint32_t tag, bool *zeroed);
 /* Grow a run in place by the free pages behind it; false: they are not free. */
 bool extend_pages(void *p, size_t nr_pages, size_t more, uint32_t tag);
 void free_pages(void *p, size_t nr_pages);

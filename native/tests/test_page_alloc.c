@@ -78,6 +78,27 @@ static void threads_may_take_and_give_back_at_once(void)
     CHECK(pages_in_use() == 0);
 }
 
+static void what_is_to_grow_lies_where_room_is(void)
+{
+    bool zeroed = false;
+    void *small = alloc_pages(8, 1, 2, &zeroed), *fence = alloc_pages(1, 1, 2, &zeroed);
+    void *large = alloc_pages(64, 1, 2, &zeroed), *end = alloc_pages(1, 1, 2, &zeroed), *p, *q;
+
+    free_pages(small, 8);
+    free_pages(large, 64);
+    p = alloc_pages_to_grow(4, 12, 2, &zeroed);
+    q = alloc_pages(4, 1, 2, &zeroed);
+    CHECK(p == large && q == small);
+    CHECK(extend_pages(p, 4, 60, 2));
+    free_pages(p, 64);
+    p = alloc_pages_to_grow(4, arena.bytes >> PAGE_SHIFT, 2, &zeroed); /* nowhere */
+    CHECK(p == (char *)small + 4 * PAGE_SIZE);
+    free_pages(p, 4);
+    free_pages(q, 4);
+    free_pages(fence, 1);
+    free_pages(end, 1);
+}
+
 static void trimmed_pages_read_as_zero_again(void)
 {
     bool zeroed = false;
@@ -231,6 +252,7 @@ int main(void)
     CHECK(arena_init((size_t)1 << 30) == 0 && page_alloc_init() == 0);
     RUN(no_run_overlaps_another_or_shows_another_tags_bytes);
     RUN(threads_may_take_and_give_back_at_once);
+    RUN(what_is_to_grow_lies_where_room_is);
     RUN(trimmed_pages_read_as_zero_again);
     RUN(trimming_spares_the_neighbours_on_large_system_pages);
     RUN(a_batch_finds_its_pages_again_and_an_end_gives_them_back);

@@ -203,6 +203,38 @@ static void empty_slabs_give_way_when_the_arena_is_full(void)
     check_nothing_is_left();
 }
 
+/* By an eighth, as lists do, among holes of all sizes. */
+static void what_grows_among_holes_moves_seldom(void)
+{
+    enum { HOLES = 20 };
+    char *hole[HOLES], *fence[HOLES], *large = memcg_malloc(16 << 20), *end = memcg_malloc(40000), *p;
+    int moves = 0;
+
+    for (int i = 0; i < HOLES; i++) {
+        hole[i] = memcg_malloc((size_t)(i + 1) * 10 * PAGE_SIZE);
+        fence[i] = memcg_malloc(40000);
+    }
+    memcg_free(large);
+    for (int i = 0; i < HOLES; i++)
+        memcg_free(hole[i]);
+    p = memcg_malloc(30000);
+    for (size_t size = 30000; size < 4 << 20; size += size / 8) {
+        char *q = memcg_realloc(p, size);
+
+        CHECK(q);
+        if (size > KMALLOC_MAX_CACHE_SIZE)
+            moves += q != p;
+        memset(q, 1, size);
+        p = q;
+    }
+    CHECK(moves <= 4); /* each gives room for four times the size */
+    memcg_free(p);
+    for (int i = 0; i < HOLES; i++)
+        memcg_free(fence[i]);
+    memcg_free(end);
+    check_nothing_is_left();
+}
+
 /* A sanitizer's malloc, musl's and an old glibc tell nothing. */
 #if defined(__GLIBC__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 #define LIBC_TELLS __GLIBC_PREREQ(2, 33)
@@ -241,6 +273,7 @@ int main(void)
     RUN(growing_past_max_is_refused_and_shrinking_never);
     RUN(sizes_past_all_bounds_are_refused_and_charge_nothing);
     RUN(a_huge_request_does_not_disturb_the_accounts_of_others);
+    RUN(what_grows_among_holes_moves_seldom);
     RUN(a_full_arena_refuses_and_recovers);
     RUN(empty_slabs_give_way_when_the_arena_is_full);
     return DONE();
