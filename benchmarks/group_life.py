@@ -1,7 +1,8 @@
 """What does a group cost from its making to its end, and what does a dying one pin?
 
 Ours is created, limited, entered, used, left and closed. A kernel cgroup is only made, limited
-and removed; a process is forked, allocates and exits. A request of so many items reads and
+and removed; a process is forked, allocates and exits. "Make and close alone" is of our group, beside
+the whole life of the others: what would be left if all else cost nothing. A request of so many items reads and
 writes JSON, in a group of its own; stock has no groups.
 """
 
@@ -62,6 +63,11 @@ def works(contender: str) -> dict[str, Callable[[], Any]]:
                 g.close()
             return TURNS
 
+        def bare() -> int:
+            for i in range(TURNS):
+                memcg.group(f"life{i}").close()
+            return TURNS
+
         def pinned() -> dict[str, float]:
             """Bytes of metadata a closed group keeps while one object of it lives, and after."""
             from memcg import core
@@ -92,7 +98,7 @@ def works(contender: str) -> dict[str, Callable[[], Any]]:
             return serve
 
         of = {f"request of {n} items": requests_in_groups(n) for n in REQUESTS}
-        return {"life": life, "pinned": pinned, **of}
+        return {"life": life, "bare": bare, "pinned": pinned, **of}
     if contender == "stock":
         return {f"request of {n} items": requests(n) for n in REQUESTS}
     if contender == "fork":
@@ -119,7 +125,7 @@ def works(contender: str) -> dict[str, Callable[[], Any]]:
                 os.rmdir(path)
             return TURNS
 
-    return {"life": life}
+    return {"life": life, "bare": life}
 
 
 def run(quick: bool) -> list[harness.Row]:
@@ -128,15 +134,20 @@ def run(quick: bool) -> list[harness.Row]:
     kernel = harness.python("kernel cgroup", "group_life", world="stock")
     if not memory_controller():
         kernel.missing = f"no cgroup with a memory controller can be made in {CGROUPS}"
-    times = harness.alternate([ours, kernel, fork], ["life"], 9 if quick else 30)
-    rows = harness.rows(times, TARGETS, "wall")
-    for r in rows:
-        r.work = "create, limit, enter, allocate, leave, close"
+    times = harness.alternate([ours, kernel, fork], ["life", "bare"], 9 if quick else 30)
+    rows = harness.rows(
+        {"create, limit, enter, allocate, leave, close": times["life"]}, TARGETS, "wall"
+    )
+    for r in harness.rows({"make and close alone": times["bare"]}, {}, "wall"):
+        r.note = "the floor"
+        rows.append(r)
     stock = harness.python("stock", "group_life")
     asked = [f"request of {n} items" for n in REQUESTS]
     rows += harness.rows(harness.alternate([ours, stock], asked, 9 if quick else 30), {})
     ours.start()
-    for _ in range(20):  # until the shared slabs that all groups leave behind are as many as they get
+    for _ in range(
+        20
+    ):  # until the shared slabs that all groups leave behind are as many as they get
         ours.ask("pinned")
     pins = [ours.ask("pinned") for _ in range(5)]
     ours.stop()
