@@ -96,12 +96,12 @@ static void run_free(struct thread *self, struct slab *run)
     metadata_free(run, run->metadata_bytes);
 }
 
-static void *malloc_slow(struct request req)
+static void *malloc_slow(size_t size, bool zero, bool grows)
 {
+    struct request req = { .bytes = size ? size : 1, .zero = zero, .grows = grows };
     void *p;
 
-    req.bytes += !req.bytes;
-    if (req.bytes > PTRDIFF_MAX - PAGE_SIZE || unlikely(!arena.base))
+    if (size > PTRDIFF_MAX - PAGE_SIZE || unlikely(!arena.base))
         return NULL;
     for (;;) {
         struct thread *self = thread_enter();
@@ -126,16 +126,13 @@ static void *malloc_slow(struct request req)
         req.want_reclaim = NULL;
         req.reclaimed = true;
     }
-    if (p && req.zero && req.bytes <= KMALLOC_MAX_CACHE_SIZE)
-        memset(p, 0, req.bytes);
+    if (p && zero && req.bytes <= KMALLOC_MAX_CACHE_SIZE)
+        memset(p, 0, size);
     return p;
 }
 
-void *memcg_malloc(size_t size) { return malloc_slow((struct request){ .bytes = size }); }
-void *memcg_calloc(size_t size)
-{
-    return malloc_slow((struct request){ .bytes = size, .zero = true });
-}
+void *memcg_malloc(size_t size) { return malloc_slow(size, false, false); }
+void *memcg_calloc(size_t size) { return malloc_slow(size, true, false); }
 
 void *malloc_past_sheaf(size_t size, struct thread *self, unsigned index)
 {
@@ -298,7 +295,7 @@ void *memcg_realloc(void *p, size_t size)
     int error;
 
     if (!p)
-        return memcg_malloc(size);
+        return memcg_malloc_fast(size);
     if (size > PTRDIFF_MAX - PAGE_SIZE)
         return NULL;
     size = size ? size : 1;
@@ -317,7 +314,7 @@ void *memcg_realloc(void *p, size_t size)
     }
 move:
     q = size > KMALLOC_MAX_CACHE_SIZE && size > old
-            ? malloc_slow((struct request){ .bytes = size, .grows = true })
+            ? malloc_slow(size, false, true)
             : memcg_malloc_fast(size);
     if (!q)
         return size <= old ? p : NULL;
