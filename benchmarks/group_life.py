@@ -1,9 +1,9 @@
 """What does a group cost from its making to its end, and what does a dying one pin?
 
 Ours is created, limited, entered, used, left and closed. A kernel cgroup is only made, limited
-and removed; a process is forked, allocates and exits. "Make and close alone" is of our group, beside
-the whole life of the others: what would be left if all else cost nothing. A request of so many items reads and
-writes JSON, in a group of its own; stock has no groups.
+and removed; a process is forked, allocates and exits. "Make and close alone" is of our group,
+beside the whole life of the others: what would be left if all else cost nothing. A request of so
+many items reads and writes JSON, in a group of its own; stock has no groups.
 """
 
 from __future__ import annotations
@@ -145,9 +145,7 @@ def run(quick: bool) -> list[harness.Row]:
     asked = [f"request of {n} items" for n in REQUESTS]
     rows += harness.rows(harness.alternate([ours, stock], asked, 9 if quick else 30), {})
     ours.start()
-    for _ in range(
-        20
-    ):  # until the shared slabs that all groups leave behind are as many as they get
+    for _ in range(20):  # until there are as many shared slabs as all groups leave behind
         ours.ask("pinned")
     pins = [ours.ask("pinned") for _ in range(5)]
     ours.stop()
