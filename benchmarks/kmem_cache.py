@@ -2,8 +2,8 @@
 
 A pair is allocate and free, of one buffer or of eight; "written" also fills it, which is where
 fresh pages cost. The pools of objects hand out bytearrays that they keep. Each way is written
-out as statements, so that nobody pays for a wrapper. "Nothing allocated" is the same loop around one
-buffer that is kept: what no allocator can be quicker than.
+out as statements, so that nobody pays for a wrapper. "Nothing allocated" is the same loop around
+one buffer that is kept: what no allocator can be quicker than.
 """
 
 from __future__ import annotations
