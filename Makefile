@@ -67,7 +67,7 @@ bench bench-quick: $(EXTENSION)/.built ## side by side with the peers, then docs
 	$(BENCH)/venv/bin/python benchmarks/run.py --page
 
 lint: $(STAMP) ## ruff and mypy
-	$(VENV)/bin/ruff check src tests examples
+	$(VENV)/bin/ruff check src tests examples benchmarks tools
 	$(VENV)/bin/mypy
 
 clean: ## remove what was built
