@@ -228,6 +228,11 @@ def machine() -> dict[str, str]:
     }
 
 
+def results(quick: bool) -> Path:
+    """Where the JSON of a run lies."""
+    return BUILD / ("quick" if quick else "full")
+
+
 def write(question: str, result: list[Row], directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     text = {"question": question, "machine": machine(),

@@ -4,6 +4,8 @@ The suite's own scripts in all their variants, each with the packages that the s
 by pyperf: stock and ours in turn, a process each, ours through a `sitecustomize` that installs
 memcg and enters a group before the benchmark is imported. pyperf's own worker loop measures; the
 lowest of a process's values counts (noise only adds), and the median of the pairs of processes.
+The whole suite runs turn by turn, so that a slow minute of the machine meets each benchmark at most
+once; short ones have two pairs a turn. What is measured is written down after each turn.
 tracemalloc and memray (with Python's allocators traced) run beside eleven of them, once. What
 cannot be run here is said to be missing.
 """
@@ -14,6 +16,7 @@ import json
 import os
 import subprocess
 import tempfile
+import time
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +25,11 @@ import harness
 
 QUICK = ("json_loads", "json_dumps", "nbody", "float", "richards", "deltablue", "chaos", "go",
          "regex_compile", "unpack_sequence", "deepcopy")  # fmt: skip
-TURNS = int(os.environ.get("MEMCG_BENCH_TURNS", "0"))
+TURNS = int(os.environ.get("MEMCG_BENCH_TURNS", "3"))
 SITE = Path(__file__).parent / "pyperformance_site"
 PROFILERS = {"tracemalloc": 0.20, "memray": 0.45}  # name -> target for the mean
-SECONDS = 120
+SECONDS = 120  # a process may take
+SHORT = 15  # seconds of a pair: measured twice a turn
 CANNOT = {
     "hg_startup": "pyperformance leaves it out too; its Mercurial does not build on 3.11",
     "python_startup_no_site": "without site nothing installs memcg",
@@ -77,41 +81,59 @@ def measure(benchmark: Benchmark, world: str) -> dict[str, list[float]]:
     }  # fmt: skip
 
 
-def compare(benchmark: Benchmark, turns: int) -> list[harness.Row]:
-    """A row per figure of the benchmark: beside stock, then beside each profiler."""
-    if benchmark.name in CANNOT:
-        raise harness.Failed(CANNOT[benchmark.name])
-    rows = []
-    pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for turn in range(turns):
-        order = (harness.OURS, "stock") if turn % 2 else ("stock", harness.OURS)
-        values = {world: measure(benchmark, world) for world in order}
+class Suite:
+    """What has been measured so far, and what could not be."""
+
+    def __init__(self) -> None:
+        # (benchmark, contender) -> ours and theirs of each turn
+        self.pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        self.missing: dict[tuple[str, str], str] = {}
+
+    def take(self, benchmark: Benchmark, turn: int) -> float:
+        """Add a turn of `benchmark`, stock beside ours; seconds that it took."""
+        if (benchmark.name, "stock") in self.missing:
+            return SECONDS
+        start = time.monotonic()
+        try:
+            if benchmark.name in CANNOT:
+                raise harness.Failed(CANNOT[benchmark.name])
+            order = (harness.OURS, "stock") if turn % 2 else ("stock", harness.OURS)
+            values = {world: measure(benchmark, world) for world in order}
+        except harness.Failed as error:
+            self.missing[benchmark.name, "stock"] = str(error)
+            return SECONDS
         for profiler in PROFILERS if turn == 0 and benchmark.name in QUICK else ():
             try:
                 values[profiler] = measure(benchmark, profiler)
             except harness.Failed as error:
-                rows.append(harness.Row(benchmark.name, profiler, None, note=f"missing: {error}"))
+                self.missing[benchmark.name, profiler] = str(error)
         all_ours = values.pop(harness.OURS)
         for peer, theirs in values.items():
             for name, ours in all_ours.items():
-                pairs.setdefault((name, peer), []).append((min(ours), min(theirs[name])))
-    for (name, peer), both in pairs.items():
-        target = 1.10 if peer == "stock" else None
-        rows.append(harness.ratios(name, peer, target, *zip(*both, strict=True)))
-    return rows
+                self.pairs.setdefault((name, peer), []).append((min(ours), min(theirs[name])))
+        return time.monotonic() - start
+
+    def rows(self) -> list[harness.Row]:
+        """A row per figure and contender, what is missing, and the geometric means."""
+        rows = [
+            harness.ratios(name, peer, 1.10 if peer == "stock" else None, *zip(*both, strict=True))
+            for (name, peer), both in sorted(self.pairs.items(), key=lambda item: item[0][0])
+        ]
+        rows += [harness.Row(name, peer, None, note=f"missing: {why}")
+                 for (name, peer), why in self.missing.items()]  # fmt: skip
+        for peer, target in {"stock": 1.0, **PROFILERS}.items():
+            measured = [r for r in rows if r.against == peer and r.ratio]
+            if measured:
+                rows.append(harness.mean("geometric mean", measured, target))
+        return rows
 
 
 def run(quick: bool) -> list[harness.Row]:
-    rows = []
-    for benchmark in suite():
-        if quick and benchmark.name not in QUICK:
-            continue
-        try:
-            rows += compare(benchmark, TURNS or (3 if quick else 5))
-        except harness.Failed as error:
-            rows.append(harness.Row(benchmark.name, "stock", None, note=f"missing: {error}"))
-    for peer, target in {"stock": 1.0, **PROFILERS}.items():
-        measured = [r for r in rows if r.against == peer and r.ratio]
-        if measured:
-            rows.append(harness.mean("geometric mean", measured, target))
-    return rows
+    measured = Suite()
+    benchmarks = [b for b in suite() if not quick or b.name in QUICK]
+    for turn in range(TURNS):
+        short = [b for b in benchmarks if measured.take(b, 2 * turn) < SHORT]
+        for benchmark in short:
+            measured.take(benchmark, 2 * turn + 1)
+        harness.write("pyperformance_suite", measured.rows(), harness.results(quick))
+    return measured.rows()

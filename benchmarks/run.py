@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--page", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("names", nargs="*", help=", ".join(QUESTIONS))
     args = parser.parse_args()
-    results = harness.BUILD / ("quick" if args.quick else "full")
+    results = harness.results(args.quick)
     failed = 0
     for name in args.names or ([] if args.page else QUESTIONS):
         start = time.monotonic()
