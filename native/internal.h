@@ -318,8 +318,9 @@ static inline uint16_t sheaf_limit_max(size_t size)
 /*
  * The shared sheaf: free objects of shared slabs that are still the thread's current group's: charged
  * to it, in use to their slabs, owned by its entry, marked OWNER_GONE; the slabs are the thread's own.
- * A group takes more than it asked for, and keeps what it frees, up to a share of what it has asked
- * for of the class so far; so one with a few objects has none here.
+ * A group takes more than it asked for, and keeps what it frees, up to shared_limit: twice as much
+ * each time that it runs out or over, half when it was not needed until the thread left, and at most a
+ * share of what the group has asked for of the class so far; so one with a few objects has none here.
  * shared_flush() before the thread's heap changes, and before anybody counts objects.
  */
 #define SHARED_SHARE 4
@@ -355,7 +356,7 @@ struct thread {
     int nr_by_id;
     struct heap *heaps;        /* all, root_heap and shared_heap too */
     struct shared_sheaf shared[NR_KMALLOC];
-    uint64_t shared_used;      /* a bit for each that may hold something */
+    uint64_t shared_used;      /* a bit for each that was asked since the last flush */
     struct memcg_failure failure;
     bool has_failure;
     bool is_orphan;

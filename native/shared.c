@@ -140,13 +140,16 @@ void shared_count(struct heap *heap, struct kmem_cache *root, int64_t bytes)
     }
 }
 
-static uint8_t shared_limit(const struct heap_slot *slot, uint32_t size)
+/* The sheaf ran out, or over, since the thread came to the group: twice as much, up to the share. */
+static void grow_shared_limit(struct heap_slot *slot, uint32_t size)
 {
     uint32_t share = slot->shared_allocs / SHARED_SHARE, most = SHARED_BYTES_MAX / size;
+    uint32_t limit = slot->shared_limit, twice = limit ? 2 * limit : 1;
 
     most = most < SHARED_OBJECTS_MAX ? most : SHARED_OBJECTS_MAX;
     share = share < most ? share : most;
-    return (uint8_t)(share > slot->shared_limit ? share : slot->shared_limit);
+    share = share < twice ? share : twice;
+    slot->shared_limit = (uint8_t)(share > limit ? share : limit);
 }
 
 static void give_back(struct thread *self, struct heap *heap, struct mem_cgroup *memcg,
@@ -202,16 +205,17 @@ bool shared_free(struct thread *self, struct slab *slab, void *object)
 {
     struct heap *heap = self->heap;
     int class = slab->cache->index;
+    struct heap_slot *slot;
     struct shared_sheaf *sheaf;
     uint8_t *owner;
-    uint32_t entry, limit;
+    uint32_t entry;
     long index;
 
     if (__atomic_load_n(&slab->owner, __ATOMIC_RELAXED) != self || slab->live)
         return false;
+    slot = &heap->kmalloc[class];
     index = slab_object_index(slab, object);
-    limit = heap->kmalloc[class].shared_limit;
-    if (index < 0 || !limit)
+    if (index < 0 || !slot->shared_limit)
         return false;
     owner = &slab->owner_of[index];
     entry = __atomic_load_n(owner, __ATOMIC_RELAXED);
@@ -219,8 +223,10 @@ bool shared_free(struct thread *self, struct slab *slab, void *object)
         __atomic_fetch_or(owner, OWNER_GONE, __ATOMIC_ACQ_REL) & OWNER_GONE)
         return false;
     sheaf = &self->shared[class];
-    if (unlikely(sheaf->nr >= limit))
+    if (unlikely(sheaf->nr >= slot->shared_limit)) {
         shared_flush_class(self, class);
+        grow_shared_limit(slot, slab->size);
+    }
     *(void **)object = sheaf->objects;
     sheaf->objects = object;
     sheaf->nr++;
@@ -230,8 +236,14 @@ bool shared_free(struct thread *self, struct slab *slab, void *object)
 
 void shared_flush(struct thread *self)
 {
-    for (uint64_t used = self->shared_used; used; used &= used - 1)
-        shared_flush_class(self, __builtin_ctzll(used));
+    for (uint64_t used = self->shared_used; used; used &= used - 1) {
+        int class = __builtin_ctzll(used);
+        struct heap_slot *slot = &self->heap->kmalloc[class];
+
+        if (self->shared[class].nr > slot->shared_limit / 2u) /* most of it was for nothing */
+            slot->shared_limit /= 2;
+        shared_flush_class(self, class);
+    }
     self->shared_used = 0;
 }
 
@@ -262,7 +274,9 @@ static uint32_t shared_refill(struct thread *self, struct slab *slab, uint32_t i
     sheaf = &self->shared[root->index];
     if (sheaf->objects) /* it was passed over to have a cache asked for */
         return 0;
-    slot->shared_limit = shared_limit(slot, root->size);
+    if (self->shared_used & 1ULL << root->index)
+        grow_shared_limit(slot, root->size);
+    self->shared_used |= 1ULL << root->index;
     tail = &sheaf->objects;
     while (nr < slot->shared_limit && heap->stock >= root->size) {
         uint32_t n;
@@ -287,8 +301,6 @@ static uint32_t shared_refill(struct thread *self, struct slab *slab, uint32_t i
     slab_owner_at(slab, i)->live += nr;
     *tail = NULL;
     sheaf->nr = nr;
-    if (nr)
-        self->shared_used |= 1ULL << root->index;
     return nr;
 }
 

@@ -66,6 +66,38 @@ static void a_group_of_few_objects_has_none_at_hand(void)
     check_nothing_is_left();
 }
 
+/* As many visits as objects: what is taken ahead would go back each time.  A long visit has it again. */
+static void short_visits_take_nothing_ahead(void)
+{
+    enum { LONG = 202 }; /* the last that it takes ahead are still at hand */
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+    void *p[N + LONG];
+
+    for (int i = 0; i < N; i++) {
+        memcg_set_current(g);
+        fill(p + i, 1);
+        CHECK(at_hand() == 0);
+        memcg_set_current(NULL);
+    }
+    memcg_set_current(g);
+    fill(p + N, LONG);
+    CHECK(at_hand() > SHARED_OBJECTS_MAX / 2);
+    memcg_set_current(NULL);
+    for (int i = 0; i < 7; i++) { /* of 64 it takes so many to forget */
+        memcg_set_current(g);
+        empty(p + i, 1);
+        memcg_free_fast(memcg_malloc_fast(SIZE));
+        memcg_set_current(NULL);
+    }
+    memcg_set_current(g);
+    memcg_free_fast(memcg_malloc_fast(SIZE));
+    CHECK(at_hand() <= 1);
+    empty(p + 7, N + LONG - 7);
+    memcg_set_current(NULL);
+    group_close(g);
+    check_nothing_is_left();
+}
+
 /* With max in sight nothing is taken ahead: the first that passes it is the object that does. */
 static void nothing_is_taken_ahead_near_the_limit(void)
 {
@@ -218,6 +250,7 @@ int main(void)
     CHECK(!pthread_barrier_init(&turn, NULL, 2));
     RUN(a_group_gets_again_what_it_freed);
     RUN(a_group_of_few_objects_has_none_at_hand);
+    RUN(short_visits_take_nothing_ahead);
     RUN(nothing_is_taken_ahead_near_the_limit);
     RUN(others_see_what_is_live);
     RUN(a_thread_that_ends_gives_back_what_it_has_at_hand);
