@@ -356,7 +356,7 @@ struct thread {
     int nr_by_id;
     struct heap *heaps;        /* all, root_heap and shared_heap too */
     struct shared_sheaf shared[NR_KMALLOC];
-    uint64_t shared_used;      /* a bit for each that was asked since the last flush */
+    uint64_t shared_used;      /* a bit for each class that was used since the last flush */
     struct memcg_failure failure;
     bool has_failure;
     bool is_orphan;
