@@ -1,9 +1,9 @@
 /*
  * heap.c - a thread's slabs and stock for one group.
  *
- * A heap has a slot per cache: the sheaf of free objects at hand, the active slab, those
- * with a free object, the empty ones and the full ones.  A thread has one heap per group it
- * has been in, and one (memcg NULL) for the root caches' shared slabs.  Slabs change hands
+ * A heap has a slot per cache, from its first slab on: the sheaf of free objects at hand, the
+ * active slab, those with a free object, the empty ones and the full ones.  A thread has one heap
+ * per group it has been in, and one (memcg NULL) for the root caches' shared slabs.  Slabs change hands
  * only here: taken from the cache under its lock (slab.c), given back with all threads stolen.
  *
  * Kernel: struct kmem_cache_cpu, slab_sheaf (mm/slub.c), struct memcg_stock_pcp (memcontrol.c).
@@ -34,17 +34,21 @@ void slab_list_del(struct slab **head, struct slab *slab)
     slab->prev = slab->next = NULL;
 }
 
+const struct heap_slot slots_none[NR_KMALLOC];
+
+void thread_set_heap(struct thread *thread, struct heap *heap)
+{
+    thread->heap = heap;
+    thread->kmalloc = heap->kmalloc;
+}
+
 static struct heap *heap_create(struct thread *thread, struct mem_cgroup *memcg)
 {
     struct heap *heap = metadata_alloc(sizeof(*heap));
 
     if (!heap)
         return NULL;
-    for (int i = 0; i < NR_KMALLOC; i++) {
-        heap->kmalloc[i].active = &slab_none;
-        heap->kmalloc[i].sheaf_room = heap->kmalloc[i].sheaf_limit = heap->kmalloc[i].sheaf_start =
-            sheaf_start(kmalloc_size(i));
-    }
+    heap->kmalloc = (struct heap_slot *)slots_none;
     heap->thread = thread;
     heap->memcg = memcg;
     heap->next = thread->heaps;
@@ -54,27 +58,29 @@ static struct heap *heap_create(struct thread *thread, struct mem_cgroup *memcg)
     return heap;
 }
 
-int heap_init(struct thread *thread)
+static bool make_kmalloc_slots(struct heap *heap)
 {
-    thread->root_heap = heap_create(thread, &root_mem_cgroup);
-    thread->shared_heap = heap_create(thread, NULL);
-    thread->heap = thread->root_heap;
-    return thread->root_heap && thread->shared_heap ? 0 : -ENOMEM;
+    struct heap_slot *slot = metadata_alloc(sizeof(*slot) * NR_KMALLOC);
+
+    if (!slot)
+        return false;
+    for (int i = 0; i < NR_KMALLOC; i++) {
+        slot[i].active = &slab_none;
+        slot[i].sheaf_room = slot[i].sheaf_limit = slot[i].sheaf_start = sheaf_start(kmalloc_size(i));
+    }
+    heap->kmalloc = slot;
+    if (heap->thread->heap == heap)
+        heap->thread->kmalloc = slot;
+    return true;
 }
 
-struct heap_slot *heap_user_slot(struct heap *heap, int index, bool grow)
+static bool make_user_slots(struct heap *heap, int index)
 {
-    int nr;
-    struct heap_slot *user;
+    int nr = index + 8;
+    struct heap_slot *user = metadata_alloc(sizeof(*user) * (size_t)nr);
 
-    if (index < heap->nr_user)
-        return &heap->user[index];
-    if (!grow)
-        return NULL;
-    nr = index + 8;
-    user = metadata_alloc(sizeof(*user) * (size_t)nr);
     if (!user)
-        return NULL;
+        return false;
     if (heap->user) {
         memcpy(user, heap->user, sizeof(*user) * (size_t)heap->nr_user);
         metadata_free(heap->user, sizeof(*user) * (size_t)heap->nr_user);
@@ -83,7 +89,27 @@ struct heap_slot *heap_user_slot(struct heap *heap, int index, bool grow)
         user[i].active = &slab_none;
     heap->user = user;
     heap->nr_user = nr;
-    return &user[index];
+    return true;
+}
+
+struct heap_slot *__heap_slot(struct heap *heap, int index, bool grow)
+{
+    int user = index - NR_KMALLOC;
+
+    if (user < 0)
+        return heap->kmalloc != slots_none || (grow && make_kmalloc_slots(heap))
+                   ? &heap->kmalloc[index] : NULL;
+    return user < heap->nr_user || (grow && make_user_slots(heap, user)) ? &heap->user[user] : NULL;
+}
+
+int heap_init(struct thread *thread)
+{
+    thread->root_heap = heap_create(thread, &root_mem_cgroup);
+    thread->shared_heap = heap_create(thread, NULL);
+    if (!thread->root_heap || !thread->shared_heap || !heap_slot(thread->root_heap, 0, true))
+        return -ENOMEM;
+    thread_set_heap(thread, thread->root_heap);
+    return 0;
 }
 
 struct heap *heap_lookup(struct thread *self, struct mem_cgroup *memcg)
@@ -209,8 +235,12 @@ static void slot_hand_over(struct heap_slot *slot)
 void heap_hand_over(struct heap *heap)
 {
     thread_collect(heap->thread);
-    for (int i = 0; i < NR_KMALLOC + heap->nr_user; i++)
-        slot_hand_over(heap_slot(heap, i, false));
+    for (int i = 0; i < NR_KMALLOC + heap->nr_user; i++) {
+        struct heap_slot *slot = heap_slot(heap, i, false);
+
+        if (slot)
+            slot_hand_over(slot);
+    }
 }
 
 /* Gives back what the heap has of one cache. */
@@ -239,6 +269,8 @@ void heap_drop(struct heap *heap)
         heap->next->prev = heap->prev;
     if (heap->memcg && heap_lookup(thread, heap->memcg) == heap && heap != thread->root_heap)
         thread->by_id[mem_cgroup_id(heap->memcg)] = NULL;
+    if (heap->kmalloc != slots_none)
+        metadata_free(heap->kmalloc, sizeof(*heap->kmalloc) * NR_KMALLOC);
     if (heap->user)
         metadata_free(heap->user, sizeof(*heap->user) * (size_t)heap->nr_user);
     metadata_free(heap, sizeof(*heap));
@@ -256,6 +288,8 @@ void heap_flush(struct heap *heap, struct kmem_cache *s)
 {
     int first = s ? s->index : 0, end = s ? s->index + 1 : NR_KMALLOC;
 
+    if (heap->kmalloc == slots_none)
+        return;
     for (int i = first; i < end && i < NR_KMALLOC; i++)
         sheaf_flush(&heap->kmalloc[i]);
 }

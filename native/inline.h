@@ -131,19 +131,19 @@ static inline void *sheaf_pop(struct heap_slot *slot)
 static inline void *shared_pop(struct thread *self, unsigned class)
 {
     struct shared_sheaf *sheaf = &self->shared[class];
-    struct heap_slot *slot = &self->heap->kmalloc[class];
+    struct shared_use *use = &self->heap->shared[class];
     void *object = sheaf->objects;
     struct slab *slab;
     uint8_t *owner;
 
     if (!object ||
-        slot->shared_allocs >= __atomic_load_n(&promote_allocs[class], __ATOMIC_RELAXED) - 1)
+        use->allocs >= __atomic_load_n(&promote_allocs[class], __ATOMIC_RELAXED) - 1)
         return NULL;
     slab = virt_to_slab(object);
     owner = &slab->owner_of[slab_index(slab, object)];
     sheaf->objects = *(void **)object;
     sheaf->nr--;
-    slot->shared_allocs++;
+    use->allocs++;
     __atomic_store_n(owner, (uint8_t)(__atomic_load_n(owner, __ATOMIC_RELAXED) & ~OWNER_GONE),
                      __ATOMIC_RELAXED);
     return object;
@@ -250,7 +250,7 @@ static inline void *memcg_malloc_fast(size_t size)
     else
         return memcg_malloc(size);
     if (likely(section_begin(self))) {
-        void *object = sheaf_pop(&self->heap->kmalloc[index]);
+        void *object = sheaf_pop(&self->kmalloc[index]);
 
         if (unlikely(!object))
             return malloc_past_sheaf(size, self, index);

@@ -293,11 +293,16 @@ struct heap_slot {
     uint8_t swings; /* how often a slab was made after one had gone */
     bool gave_back; /* an empty slab, since one was made */
     uint8_t sheaf_start; /* sheaf_limit after a flush */
-    uint8_t shared_limit; /* of the class's shared sheaf */
-    uint16_t shared_allocs; /* how many there were since a child was last asked for */
-    int64_t shared_bytes; /* this group's live bytes of the class in shared slabs, this thread */
+} __attribute__((aligned(64))); /* the fast path shifts an index */
+/* Of a heap without slabs of its own: empty sheaves, and nothing to write to. */
+extern const struct heap_slot slots_none[NR_KMALLOC];
+
+/* What a group has of a class in shared slabs, this thread. */
+struct shared_use {
+    uint32_t objects; /* live */
+    uint16_t allocs;  /* how many there were since a child was last asked for */
+    uint8_t limit;    /* of the class's shared sheaf */
 };
-_Static_assert(sizeof(struct heap_slot) == 64, "the fast path shifts an index");
 #define PROMOTE_ALLOCS 4096 /* so many, however few live: shared objects cost more each */
 /* What the class's next child costs in allocations: PROMOTE_ALLOCS for each that there is and itself.
  * A child wastes what its group does not use of its slabs; with many it is most of them. */
@@ -318,7 +323,7 @@ static inline uint16_t sheaf_limit_max(size_t size)
 /*
  * The shared sheaf: free objects of shared slabs that are still the thread's current group's: charged
  * to it, in use to their slabs, owned by its entry, marked OWNER_GONE; the slabs are the thread's own.
- * A group takes more than it asked for, and keeps what it frees, up to shared_limit: twice as much
+ * A group takes more than it asked for, and keeps what it frees, up to shared_use.limit: twice as much
  * each time that it runs out or over, half when it was not needed until the thread left, and at most a
  * share of what the group has asked for of the class so far; so one with a few objects has none here.
  * shared_flush() before the thread's heap changes, and before anybody counts objects.
@@ -331,8 +336,10 @@ struct shared_sheaf {
     uint32_t nr;
 };
 
+/* One for each group that the thread has been in, so it is small until the group has slabs here. */
 struct heap { /* the section of `thread` */
-    struct heap_slot kmalloc[NR_KMALLOC];
+    struct heap_slot *kmalloc; /* NR_KMALLOC, or slots_none */
+    struct shared_use shared[NR_KMALLOC];
     struct heap_slot *user; /* user caches by index - NR_KMALLOC */
     int nr_user;
     struct thread *thread;
@@ -348,7 +355,8 @@ struct thread {
     int busy;   /* atomic; the owner writes */
     int stolen; /* atomic; the walker writes: STOLEN_ bits */
     /* section */
-    struct heap *heap;         /* of the current group: what malloc uses */
+    struct heap_slot *kmalloc; /* heap->kmalloc: what malloc uses */
+    struct heap *heap;         /* of the current group */
     struct mem_cgroup *current;
     int stop_depth;            /* memcg_stop_kmem_account nesting */
     struct heap *root_heap, *shared_heap;
@@ -385,11 +393,13 @@ int thread_init(void);
 extern struct mutex orphan_lock;
 
 int heap_init(struct thread *thread);               /* root_heap and shared_heap */
-struct heap_slot *heap_user_slot(struct heap *heap, int index, bool grow);
-static inline struct heap_slot *heap_slot(struct heap *heap, int index, bool grow) /* NULL: no memory */
+void thread_set_heap(struct thread *thread, struct heap *heap); /* section or stolen */
+struct heap_slot *__heap_slot(struct heap *heap, int index, bool grow);
+/* A cache's slot.  NULL: there is none, or (grow; section) no memory for it. */
+static inline struct heap_slot *heap_slot(struct heap *heap, int index, bool grow)
 {
-    return index < NR_KMALLOC ? &heap->kmalloc[index]
-                              : heap_user_slot(heap, index - NR_KMALLOC, grow);
+    return likely(index < NR_KMALLOC && heap->kmalloc != slots_none)
+               ? &heap->kmalloc[index] : __heap_slot(heap, index, grow);
 }
 struct heap *heap_of(struct thread *self, struct mem_cgroup *memcg);  /* section */
 struct heap *heap_lookup(struct thread *self, struct mem_cgroup *memcg); /* section; or NULL */
@@ -442,6 +452,6 @@ void shared_release(struct slab *slab, long index, uint32_t nr);
 extern size_t promote_bytes;                        /* atomic */
 
 struct slab *run_alloc(struct thread *self, struct request *req);
-void shared_count(struct heap *heap, struct kmem_cache *root, int64_t bytes); /* for promotion */
+void shared_count(struct heap *heap, struct kmem_cache *root, int64_t nr); /* for promotion */
 extern struct slab *all_runs;                       /* runs_lock, by cache_next */
 #endif

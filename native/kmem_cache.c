@@ -174,7 +174,7 @@ void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *
     struct slab *slab;
     void *object;
 
-    if (!root->user && ((object = sheaf_pop(&heap->kmalloc[root->index])) ||
+    if (!root->user && ((object = sheaf_pop(&self->kmalloc[root->index])) ||
                         (object = shared_pop(self, (unsigned)root->index))))
         return object; /* a cache that is dead has no owned slab, so nothing in a sheaf */
     if (is_dead(root))
@@ -184,7 +184,7 @@ void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *
         if (!s || s->memcg != heap->memcg || is_dead(s))
             return shared_alloc(self, root, req);
         if (!root->user)
-            heap->kmalloc[root->index].shared_limit = 0;
+            heap->shared[root->index].limit = 0;
     }
     slab = slab_active(self, heap, s, false, req);
     if (!slab)

@@ -85,7 +85,7 @@ static void run_free(struct thread *self, struct slab *run)
     struct heap *heap = run->run_for ? heap_lookup(self, run->objcg->memcg) : NULL;
 
     if (heap)
-        shared_count(heap, run->run_for, -(int64_t)run->run_for->size);
+        shared_count(heap, run->run_for, -1);
     if (unlikely(slab_debug))
         debug_free(run, run->base);
     run_unlink(run);

@@ -155,7 +155,7 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
 
             heap_drop(heap);
             if (inside)
-                t->heap = heap_of(t, t->current);
+                thread_set_heap(t, heap_of(t, t->current));
         }
     }
     mutex_lock(&groups_lock);
@@ -331,7 +331,7 @@ static void set_heap(struct thread *self, struct heap *heap)
 {
     shared_flush(self);
     heap_drain_stock(self->heap);
-    self->heap = heap;
+    thread_set_heap(self, heap);
 }
 
 void memcg_set_current(struct mem_cgroup *memcg)

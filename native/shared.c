@@ -123,40 +123,48 @@ static struct slab *next_with_room(struct thread *self, struct kmem_cache *root,
     return slab;
 }
 
-/* What a group has of a class in shared slabs, or in page runs for want of a cache of its own. */
-void shared_count(struct heap *heap, struct kmem_cache *root, int64_t bytes)
+/* nr more objects, or fewer, in shared slabs, or in page runs for want of a cache of the group's own.
+ * Of a user's cache the first asks for it. */
+void shared_count(struct heap *heap, struct kmem_cache *root, int64_t nr)
 {
-    struct heap_slot *slot = heap_slot(heap, root->index, bytes > 0);
+    struct shared_use *use;
 
-    if (!slot || slot->shared_bytes + bytes < 0)
+    if (root->user) {
+        if (nr > 0)
+            promote(heap, root);
         return;
-    slot->shared_bytes += bytes;
-    if (bytes > 0 &&
-        (root->user ||
-         ++slot->shared_allocs >= __atomic_load_n(&promote_allocs[root->index], __ATOMIC_RELAXED) ||
-         (size_t)slot->shared_bytes > __atomic_load_n(&promote_bytes, __ATOMIC_RELAXED))) {
-        slot->shared_allocs = 0;
+    }
+    use = &heap->shared[root->index];
+    if (use->objects + nr < 0) /* another thread made them */
+        return;
+    use->objects += (uint32_t)nr;
+    if (nr > 0 &&
+        (++use->allocs >= __atomic_load_n(&promote_allocs[root->index], __ATOMIC_RELAXED) ||
+         (size_t)use->objects * root->size > __atomic_load_n(&promote_bytes, __ATOMIC_RELAXED))) {
+        use->allocs = 0;
         promote(heap, root);
     }
 }
 
 /* The sheaf ran out, or over, since the thread came to the group: twice as much, up to the share. */
-static void grow_shared_limit(struct heap_slot *slot, uint32_t size)
+static void grow_shared_limit(struct shared_use *use, uint32_t size)
 {
-    uint32_t share = slot->shared_allocs / SHARED_SHARE, most = SHARED_BYTES_MAX / size;
-    uint32_t limit = slot->shared_limit, twice = limit ? 2 * limit : 1;
+    uint32_t share = use->allocs / SHARED_SHARE, most = SHARED_BYTES_MAX / size;
+    uint32_t limit = use->limit, twice = limit ? 2 * limit : 1;
 
     most = most < SHARED_OBJECTS_MAX ? most : SHARED_OBJECTS_MAX;
     share = share < most ? share : most;
     share = share < twice ? share : twice;
-    slot->shared_limit = (uint8_t)(share > limit ? share : limit);
+    use->limit = (uint8_t)(share > limit ? share : limit);
 }
 
 static void give_back(struct thread *self, struct heap *heap, struct mem_cgroup *memcg,
-                      struct kmem_cache *root, int64_t bytes)
+                      struct kmem_cache *root, uint32_t nr)
 {
+    int64_t bytes = (int64_t)nr * root->size;
+
     if (heap)
-        shared_count(heap, root, -bytes);
+        shared_count(heap, root, -(int64_t)nr);
     memcg_stat_add(memcg, STAT_SHARED, -bytes);
     if (heap && heap == self->heap && memcg != &root_mem_cgroup &&
         heap->stock + bytes <= MEMCG_BATCH)
@@ -170,7 +178,7 @@ void shared_uncharge(struct thread *self, struct slab *slab, long index)
     struct obj_cgroup *objcg = slab_owner(slab, index)->objcg;
     struct mem_cgroup *memcg = __atomic_load_n(&objcg->memcg, __ATOMIC_ACQUIRE);
 
-    give_back(self, heap_lookup(self, memcg), memcg, slab->cache, slab->size);
+    give_back(self, heap_lookup(self, memcg), memcg, slab->cache, 1);
 }
 
 /* Their group is the heap's and online: before a heap goes, the sheaves are flushed.  Neighbours in
@@ -183,7 +191,7 @@ static void shared_flush_class(struct thread *self, int class)
 
     if (!first)
         return;
-    give_back(self, self->heap, self->heap->memcg, root, (int64_t)sheaf->nr * root->size);
+    give_back(self, self->heap, self->heap->memcg, root, sheaf->nr);
     sheaf->objects = NULL;
     sheaf->nr = 0;
     for (; first; first = next) {
@@ -205,7 +213,7 @@ bool shared_free(struct thread *self, struct slab *slab, void *object)
 {
     struct heap *heap = self->heap;
     int class = slab->cache->index;
-    struct heap_slot *slot;
+    struct shared_use *use;
     struct shared_sheaf *sheaf;
     uint8_t *owner;
     uint32_t entry;
@@ -213,9 +221,9 @@ bool shared_free(struct thread *self, struct slab *slab, void *object)
 
     if (__atomic_load_n(&slab->owner, __ATOMIC_RELAXED) != self || slab->live)
         return false;
-    slot = &heap->kmalloc[class];
+    use = &heap->shared[class];
     index = slab_object_index(slab, object);
-    if (index < 0 || !slot->shared_limit)
+    if (index < 0 || !use->limit)
         return false;
     owner = &slab->owner_of[index];
     entry = __atomic_load_n(owner, __ATOMIC_RELAXED);
@@ -223,9 +231,9 @@ bool shared_free(struct thread *self, struct slab *slab, void *object)
         __atomic_fetch_or(owner, OWNER_GONE, __ATOMIC_ACQ_REL) & OWNER_GONE)
         return false;
     sheaf = &self->shared[class];
-    if (unlikely(sheaf->nr >= slot->shared_limit)) {
+    if (unlikely(sheaf->nr >= use->limit)) {
         shared_flush_class(self, class);
-        grow_shared_limit(slot, slab->size);
+        grow_shared_limit(use, slab->size);
     }
     *(void **)object = sheaf->objects;
     sheaf->objects = object;
@@ -238,10 +246,10 @@ void shared_flush(struct thread *self)
 {
     for (uint64_t used = self->shared_used; used; used &= used - 1) {
         int class = __builtin_ctzll(used);
-        struct heap_slot *slot = &self->heap->kmalloc[class];
+        struct shared_use *use = &self->heap->shared[class];
 
-        if (self->shared[class].nr > slot->shared_limit / 2u) /* most of it was for nothing */
-            slot->shared_limit /= 2;
+        if (self->shared[class].nr > use->limit / 2u) /* most of it was for nothing */
+            use->limit /= 2;
         shared_flush_class(self, class);
     }
     self->shared_used = 0;
@@ -255,7 +263,7 @@ static void *alloc_alone(struct thread *self, struct kmem_cache *root, struct re
     if (!run)
         return NULL;
     run->run_for = root;
-    shared_count(self->heap, root, root->size);
+    shared_count(self->heap, root, 1);
     return run->base;
 }
 
@@ -264,21 +272,22 @@ static uint32_t shared_refill(struct thread *self, struct slab *slab, uint32_t i
 {
     struct kmem_cache *root = slab->cache;
     struct heap *heap = self->heap;
-    struct heap_slot *slot = heap_slot(heap, root->index, false);
+    struct shared_use *use;
     struct shared_sheaf *sheaf;
     void **tail, *object;
     uint32_t nr = 0;
 
     if (slab->live) /* users' caches, and objects that are checked one by one */
         return 0;
+    use = &heap->shared[root->index];
     sheaf = &self->shared[root->index];
     if (sheaf->objects) /* it was passed over to have a cache asked for */
         return 0;
     if (self->shared_used & 1ULL << root->index)
-        grow_shared_limit(slot, root->size);
+        grow_shared_limit(use, root->size);
     self->shared_used |= 1ULL << root->index;
     tail = &sheaf->objects;
-    while (nr < slot->shared_limit && heap->stock >= root->size) {
+    while (nr < use->limit && heap->stock >= root->size) {
         uint32_t n;
 
         if ((object = slab->freelist)) {
@@ -310,13 +319,13 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
     struct obj_cgroup *objcg = heap->memcg->objcg;
     struct slab_owner *owner;
     struct slab *slab;
-    int64_t bytes;
+    uint32_t nr;
     char *object;
     int i = -1;
 
     if (root->object_size % PAGE_SIZE == 0 && !req->object)
         return alloc_alone(self, root, req);
-    if (!heap_slot(heap, root->index, true) || stock_charge(heap, root->size, req))
+    if (stock_charge(heap, root->size, req))
         return NULL;
     slab = slab_active(self, self->shared_heap, root, true, req);
     if (slab)
@@ -343,9 +352,9 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
     memset(object, 0, root->object_size);
     if (unlikely(slab_debug))
         debug_alloc(slab, object, req->bytes, true);
-    bytes = root->size * (1 + shared_refill(self, slab, (uint32_t)i));
-    memcg_stat_add(heap->memcg, STAT_SHARED, bytes);
-    shared_count(heap, root, bytes);
+    nr = 1 + shared_refill(self, slab, (uint32_t)i);
+    memcg_stat_add(heap->memcg, STAT_SHARED, (int64_t)nr * root->size);
+    shared_count(heap, root, nr);
     return object;
 }
 

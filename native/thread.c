@@ -111,6 +111,7 @@ static void thread_empty(struct thread *t)
     t->by_id = NULL;
     t->nr_by_id = 0;
     t->heap = t->root_heap = t->shared_heap = NULL;
+    t->kmalloc = NULL;
 }
 
 static void thread_unlink(struct thread *t)

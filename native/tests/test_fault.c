@@ -327,6 +327,9 @@ static int exhaust(bool (*operation)(void), unsigned points, uint64_t times)
 
     group = group_new(mem_cgroup_root());
     child_create(group, kmalloc_of(1000));
+    memcg_set_current(group); /* its heap may serve others, and has slots from then on */
+    CHECK(alloc_and_free());
+    memcg_set_current(NULL);
     CHECK(operation() && operation()); /* the second grows no table that stays */
     before = figures();
     do {

@@ -287,6 +287,33 @@ static void ten_thousand_small_groups_cost_little_and_give_all_back(void)
     check_nothing_is_left();
 }
 
+/* What stays of a thread that has been in a group: a heap without slots. */
+static void a_group_with_nothing_of_its_own_takes_half_a_kilobyte_of_a_thread(void)
+{
+    enum { N = 1000 };
+    static struct mem_cgroup *g[N];
+    static void *p[N];
+    struct memcg_global_stat before, after;
+
+    for (int i = 0; i < N; i++)
+        g[i] = group_new(mem_cgroup_root());
+    memcg_set_current(g[N - 1]); /* the table by ids */
+    memcg_set_current(NULL);
+    memcg_read_global_stat(&before);
+    for (int i = 0; i < N; i++) {
+        memcg_set_current(g[i]);
+        p[i] = memcg_malloc(56);
+    }
+    for (int i = 0; i < N; i++)
+        memcg_free(p[i]);
+    memcg_set_current(NULL);
+    memcg_read_global_stat(&after);
+    CHECK(after.metadata - before.metadata <= N * 512 + 1024); /* and the slab that is kept */
+    for (int i = 0; i < N; i++)
+        css_put(g[i]);
+    check_nothing_is_left();
+}
+
 static struct kmem_cache *user;
 static void *user_slots[256];
 
@@ -340,5 +367,6 @@ int main(void)
     RUN(one_item_is_pending_per_pair_while_arrays_grow);
     RUN(shared_objects_of_a_users_cache_are_freed_by_anybody);
     RUN(ten_thousand_small_groups_cost_little_and_give_all_back);
+    RUN(a_group_with_nothing_of_its_own_takes_half_a_kilobyte_of_a_thread);
     return DONE();
 }

@@ -85,8 +85,9 @@ def make_threads() -> None:
 def exhaust(operation, *, read=state, errors=(MemoryError,), **keys) -> dict[str, int]:
     """Sweep; return how many faults there were, and how many the operation was told of."""
     make_threads()
-    for _ in range(3):  # tables that only grow have grown
+    for _ in range(3):  # tables that only grow have grown; what the worker makes has been used
         operation()
+        settle()
     before = read()
     name = operation.__name__
     told = 0
