@@ -1,23 +1,28 @@
 """What does the pyperformance suite cost, with everything charged to a group with a limit?
 
 The suite's own scripts in all their variants, each with the packages that the suite asks for, run
-by pyperf: stock and ours in turn, a process each, ours through a `sitecustomize` that installs
-memcg and enters a group before the benchmark is imported. pyperf's own worker loop measures; the
-lowest of a process's values counts (noise only adds), and the median of the pairs of processes.
-The whole suite runs turn by turn, so that a slow minute of the machine meets each benchmark at most
-once; short ones have two pairs a turn. What is measured is written down after each turn.
-tracemalloc and memray (with Python's allocators traced) run beside eleven of them, once. What
-cannot be run here is said to be missing.
+by pyperf: stock and ours at once, a process each, ours through a `sitecustomize` that installs
+memcg and enters a group before the benchmark is imported. The two share one processor, so that the
+scheduler's slices give them the same machine, quick or slow; the clock is processor time, and a
+process's mean counts. Each processor has a benchmark of its own. Those of pools have all.
+The whole suite runs turn by turn, short benchmarks once more with more values. What is measured is
+written down after each turn. tracemalloc and memray (with Python's allocators traced) run beside
+eleven of them, once. What cannot be run here is said to be missing.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import queue
+import statistics
 import subprocess
 import tempfile
 import time
 import tomllib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,11 +30,13 @@ import harness
 
 QUICK = ("json_loads", "json_dumps", "nbody", "float", "richards", "deltablue", "chaos", "go",
          "regex_compile", "unpack_sequence", "deepcopy")  # fmt: skip
+POOLS = ("concurrent_imap",)  # two benchmarks, of threads and of processes
 TURNS = int(os.environ.get("MEMCG_BENCH_TURNS", "3"))
 SITE = Path(__file__).parent / "pyperformance_site"
 PROFILERS = {"tracemalloc": 0.20, "memray": 0.45}  # name -> target for the mean
-SECONDS = 120  # a process may take
-SHORT = 15  # seconds of a pair: measured twice a turn
+SECONDS = 600  # a benchmark may take
+SHORT = 15  # seconds of a benchmark: measured once more in a turn, with MORE values
+VALUES, MORE = 4, 12  # of a process
 CANNOT = {
     "hg_startup": "pyperformance leaves it out too; its Mercurial does not build on 3.11",
     "python_startup_no_site": "without site nothing installs memcg",
@@ -56,29 +63,55 @@ def suite() -> list[Benchmark]:
     return sorted(found)
 
 
-def measure(benchmark: Benchmark, world: str) -> dict[str, list[float]]:
-    """Values of each benchmark in a script: one process, calibrated by pyperf."""
+def start(
+    benchmark: Benchmark, world: str, values: int, cpus: Iterable[int], to: Path
+) -> subprocess.Popen[bytes]:
+    """A process of pyperf, which calibrates itself and writes `to`/world."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
     env["PYTHONHASHSEED"] = "0"
     env["MEMCG_BENCH_WORLD"] = world
+    env["MEMCG_BENCH_CPUS"] = " ".join(map(str, cpus))
     env["PYTHONPATH"] = f"{SITE}:{harness.TREE / 'src'}:{benchmark.needs}"
-    with tempfile.TemporaryDirectory() as d:
-        command = [harness.PYTHON, benchmark.script, *benchmark.options,
-                   "-p1", "-n4", "-w1", "--min-time=0.05", "-q", "-o", f"{d}/out",
-                   "--inherit-environ", "PYTHONPATH,PYTHONHASHSEED,MEMCG_BENCH_WORLD"]  # fmt: skip
-        try:
-            done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=d,
-                                  timeout=SECONDS)  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise harness.Failed(f"took more than {SECONDS} s") from None
-        if done.returncode:
-            raise harness.Failed((done.stderr.strip().splitlines() or ["failed"])[-1][:90])
-        answer = json.loads(Path(d, "out").read_text())
+    inherit = "PYTHONPATH,PYTHONHASHSEED,MEMCG_BENCH_WORLD,MEMCG_BENCH_CPUS"
+    command = [harness.PYTHON, benchmark.script, *benchmark.options, "-p1", f"-n{values}", "-w1",
+               "--min-time=0.05", "-q", "-o", to / world, "--inherit-environ", inherit]  # fmt: skip
+    with open(to / f"{world}.err", "wb") as err:
+        return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=err, cwd=to)
+
+
+def answer(benchmark: Benchmark, to: Path, world: str) -> dict[str, float]:
+    """Mean seconds of each benchmark in the script."""
+    read = json.loads((to / world).read_text())
     return {
-        b.get("metadata", {}).get("name") or answer["metadata"].get("name", benchmark.name):
-        [v for r in b["runs"] for v in r.get("values", ())]
-        for b in answer["benchmarks"]
+        b.get("metadata", {}).get("name") or read["metadata"].get("name", benchmark.name):
+        statistics.fmean(v for r in b["runs"] for v in r.get("values", ()))
+        for b in read["benchmarks"]
     }  # fmt: skip
+
+
+def measure(
+    benchmark: Benchmark, worlds: Iterable[str], values: int, cpus: Iterable[int]
+) -> dict[str, dict[str, float] | str]:
+    """Answers of all worlds, run at once, or what went wrong."""
+    end = time.monotonic() + SECONDS
+    answers: dict[str, dict[str, float] | str] = {}
+    with tempfile.TemporaryDirectory() as d:
+        to = Path(d)
+        processes = {world: start(benchmark, world, values, cpus, to) for world in worlds}
+        for world, process in processes.items():
+            try:
+                status = process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                answers[world] = f"took more than {SECONDS} s"
+                continue
+            if status:
+                said = (to / f"{world}.err").read_text(errors="replace").strip().splitlines()
+                answers[world] = (said or ["failed"])[-1][:90]
+            else:
+                answers[world] = answer(benchmark, to, world)
+    return answers
 
 
 class Suite:
@@ -89,29 +122,26 @@ class Suite:
         self.pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
         self.missing: dict[tuple[str, str], str] = {}
 
-    def take(self, benchmark: Benchmark, turn: int) -> float:
-        """Add a turn of `benchmark`, stock beside ours; seconds that it took."""
+    def take(self, benchmark: Benchmark, turn: int, values: int, cpus: Iterable[int]) -> bool:
+        """Add a turn of `benchmark`, stock beside ours; whether it was short."""
+        if benchmark.name in CANNOT:
+            self.missing[benchmark.name, "stock"] = CANNOT[benchmark.name]
         if (benchmark.name, "stock") in self.missing:
-            return SECONDS
-        start = time.monotonic()
-        try:
-            if benchmark.name in CANNOT:
-                raise harness.Failed(CANNOT[benchmark.name])
-            order = (harness.OURS, "stock") if turn % 2 else ("stock", harness.OURS)
-            values = {world: measure(benchmark, world) for world in order}
-        except harness.Failed as error:
-            self.missing[benchmark.name, "stock"] = str(error)
-            return SECONDS
-        for profiler in PROFILERS if turn == 0 and benchmark.name in QUICK else ():
-            try:
-                values[profiler] = measure(benchmark, profiler)
-            except harness.Failed as error:
-                self.missing[benchmark.name, profiler] = str(error)
-        all_ours = values.pop(harness.OURS)
-        for peer, theirs in values.items():
-            for name, ours in all_ours.items():
-                self.pairs.setdefault((name, peer), []).append((min(ours), min(theirs[name])))
-        return time.monotonic() - start
+            return False
+        begin = time.monotonic()
+        worlds = [harness.OURS, "stock"] if turn % 2 else ["stock", harness.OURS]
+        if turn == 0 and benchmark.name in QUICK:
+            worlds += PROFILERS
+        answers = measure(benchmark, worlds, values, cpus)
+        ours = answers.pop(harness.OURS)
+        for peer, theirs in answers.items():
+            for why in (ours, theirs):
+                if isinstance(why, str):
+                    self.missing[benchmark.name, peer] = why
+            if isinstance(ours, dict) and isinstance(theirs, dict):
+                for name in ours:
+                    self.pairs.setdefault((name, peer), []).append((ours[name], theirs[name]))
+        return time.monotonic() - begin < SHORT
 
     def rows(self) -> list[harness.Row]:
         """A row per figure and contender, what is missing, and the geometric means."""
@@ -131,9 +161,23 @@ class Suite:
 def run(quick: bool) -> list[harness.Row]:
     measured = Suite()
     benchmarks = [b for b in suite() if not quick or b.name in QUICK]
+    everywhere = sorted(os.sched_getaffinity(0))
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for cpu in everywhere:
+        free.put(cpu)
+
+    def take(benchmark: Benchmark, turn: int, values: int) -> bool:
+        cpu = free.get()
+        try:
+            cpus = everywhere if benchmark.name in POOLS else [cpu]
+            return measured.take(benchmark, turn, values, cpus)
+        finally:
+            free.put(cpu)
+
     for turn in range(min(TURNS, 2) if quick else TURNS):
-        short = [b for b in benchmarks if measured.take(b, 2 * turn) < SHORT]
-        for benchmark in () if quick else short:
-            measured.take(benchmark, 2 * turn + 1)
+        with ThreadPoolExecutor(len(everywhere)) as pool:
+            short = list(pool.map(take, benchmarks, repeat(2 * turn), repeat(VALUES)))
+            again = [b for b, s in zip(benchmarks, short, strict=True) if s and not quick]
+            list(pool.map(take, again, repeat(2 * turn + 1), repeat(MORE)))
         harness.write("pyperformance_suite", measured.rows(), harness.results(quick))
     return measured.rows()
