@@ -4,7 +4,8 @@ The suite's own scripts in all their variants, each with the packages that the s
 by pyperf: stock and ours at once, a process each, ours through a `sitecustomize` that installs
 memcg and enters a group before the benchmark is imported. The two share one processor, so that the
 scheduler's slices give them the same machine, quick or slow; the clock is processor time, and a
-process's mean counts. Each processor has a benchmark of its own. Those of pools have all.
+process's mean counts. Each processor has a benchmark of its own. Those of pools have all; four
+that use one port or directory run one after the other.
 The whole suite runs turn by turn, short benchmarks once more with more values. What is measured is
 written down after each turn. tracemalloc and memray (with Python's allocators traced) run beside
 eleven of them, once. What cannot be run here is said to be missing.
@@ -18,9 +19,10 @@ import queue
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -30,6 +32,7 @@ import harness
 
 QUICK = ("json_loads", "json_dumps", "nbody", "float", "richards", "deltablue", "chaos", "go",
          "regex_compile", "unpack_sequence", "deepcopy")  # fmt: skip
+ALONE = ("asyncio_tcp", "asyncio_tcp_ssl", "asyncio_websockets", "sphinx")  # a port, a directory
 POOLS = ("concurrent_imap",)  # two benchmarks, of threads and of processes
 TURNS = int(os.environ.get("MEMCG_BENCH_TURNS", "3"))
 SITE = Path(__file__).parent / "pyperformance_site"
@@ -41,6 +44,9 @@ CANNOT = {
     "hg_startup": "pyperformance leaves it out too; its Mercurial does not build on 3.11",
     "python_startup_no_site": "without site nothing installs memcg",
 }
+
+
+alone = threading.Lock()
 
 
 class Benchmark(NamedTuple):
@@ -79,7 +85,7 @@ def start(
         return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=err, cwd=to)
 
 
-def answer(benchmark: Benchmark, to: Path, world: str) -> dict[str, float]:
+def result(benchmark: Benchmark, to: Path, world: str) -> dict[str, float]:
     """Mean seconds of each benchmark in the script."""
     read = json.loads((to / world).read_text())
     return {
@@ -90,9 +96,13 @@ def answer(benchmark: Benchmark, to: Path, world: str) -> dict[str, float]:
 
 
 def measure(
-    benchmark: Benchmark, worlds: Iterable[str], values: int, cpus: Iterable[int]
+    benchmark: Benchmark, worlds: Sequence[str], values: int, cpus: Iterable[int]
 ) -> dict[str, dict[str, float] | str]:
     """Answers of all worlds, run at once, or what went wrong."""
+    if benchmark.name in ALONE and len(worlds) > 1:
+        with alone:
+            each = [measure(benchmark, [world], values, cpus) for world in worlds]
+        return {world: answer for answers in each for world, answer in answers.items()}
     end = time.monotonic() + SECONDS
     answers: dict[str, dict[str, float] | str] = {}
     with tempfile.TemporaryDirectory() as d:
@@ -110,7 +120,7 @@ def measure(
                 said = (to / f"{world}.err").read_text(errors="replace").strip().splitlines()
                 answers[world] = (said or ["failed"])[-1][:90]
             else:
-                answers[world] = answer(benchmark, to, world)
+                answers[world] = result(benchmark, to, world)
     return answers
 
 
