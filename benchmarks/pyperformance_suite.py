@@ -184,7 +184,7 @@ def run(quick: bool) -> list[harness.Row]:
         finally:
             free.put(cpu)
 
-    for turn in range(min(TURNS, 2) if quick else TURNS):
+    for turn in range(1 if quick else TURNS):
         with ThreadPoolExecutor(len(everywhere)) as pool:
             short = list(pool.map(take, benchmarks, repeat(2 * turn), repeat(VALUES)))
             again = [b for b, s in zip(benchmarks, short, strict=True) if s and not quick]
