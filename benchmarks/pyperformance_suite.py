@@ -6,7 +6,7 @@ memcg and enters a group before the benchmark is imported. The two share one pro
 scheduler's slices give them the same machine, quick or slow; the clock is processor time, and a
 process's mean counts. Each processor has a benchmark of its own. Those of pools have all; four
 that use one port or directory run one after the other.
-The whole suite runs turn by turn, short benchmarks once more with more values. What is measured is
+The whole suite runs turn by turn, each time in processes of its own, and what is measured is
 written down after each turn. tracemalloc and memray (with Python's allocators traced) run beside
 eleven of them, once. What cannot be run here is said to be missing.
 """
@@ -34,12 +34,11 @@ QUICK = ("json_loads", "json_dumps", "nbody", "float", "richards", "deltablue", 
          "regex_compile", "unpack_sequence", "deepcopy")  # fmt: skip
 ALONE = ("asyncio_tcp", "asyncio_tcp_ssl", "asyncio_websockets", "sphinx")  # a port, a directory
 POOLS = ("concurrent_imap",)  # two benchmarks, of threads and of processes
-TURNS = int(os.environ.get("MEMCG_BENCH_TURNS", "3"))
+TURNS = int(os.environ.get("MEMCG_BENCH_TURNS", "2"))
 SITE = Path(__file__).parent / "pyperformance_site"
 PROFILERS = {"tracemalloc": 0.20, "memray": 0.45}  # name -> target for the mean
 SECONDS = 600  # a benchmark may take
-SHORT = 15  # seconds of a benchmark: measured once more in a turn, with MORE values
-VALUES, MORE = 4, 12  # of a process
+VALUES, QUICK_VALUES = 12, 4  # of a process; with few, chance says how many have a full collection
 CANNOT = {
     "hg_startup": "pyperformance leaves it out too; its Mercurial does not build on 3.11",
     "python_startup_no_site": "without site nothing installs memcg",
@@ -132,13 +131,12 @@ class Suite:
         self.pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
         self.missing: dict[tuple[str, str], str] = {}
 
-    def take(self, benchmark: Benchmark, turn: int, values: int, cpus: Iterable[int]) -> bool:
-        """Add a turn of `benchmark`, stock beside ours; whether it was short."""
+    def take(self, benchmark: Benchmark, turn: int, values: int, cpus: Iterable[int]) -> None:
+        """Add a turn of `benchmark`, stock beside ours."""
         if benchmark.name in CANNOT:
             self.missing[benchmark.name, "stock"] = CANNOT[benchmark.name]
         if (benchmark.name, "stock") in self.missing:
-            return False
-        begin = time.monotonic()
+            return
         worlds = [harness.OURS, "stock"] if turn % 2 else ["stock", harness.OURS]
         if turn == 0 and benchmark.name in QUICK:
             worlds += PROFILERS
@@ -151,7 +149,6 @@ class Suite:
             if isinstance(ours, dict) and isinstance(theirs, dict):
                 for name in ours:
                     self.pairs.setdefault((name, peer), []).append((ours[name], theirs[name]))
-        return time.monotonic() - begin < SHORT
 
     def rows(self) -> list[harness.Row]:
         """A row per figure and contender, what is missing, and the geometric means."""
@@ -176,18 +173,16 @@ def run(quick: bool) -> list[harness.Row]:
     for cpu in everywhere:
         free.put(cpu)
 
-    def take(benchmark: Benchmark, turn: int, values: int) -> bool:
+    def take(benchmark: Benchmark, turn: int, values: int) -> None:
         cpu = free.get()
         try:
             cpus = everywhere if benchmark.name in POOLS else [cpu]
-            return measured.take(benchmark, turn, values, cpus)
+            measured.take(benchmark, turn, values, cpus)
         finally:
             free.put(cpu)
 
     for turn in range(1 if quick else TURNS):
         with ThreadPoolExecutor(len(everywhere)) as pool:
-            short = list(pool.map(take, benchmarks, repeat(2 * turn), repeat(VALUES)))
-            again = [b for b, s in zip(benchmarks, short, strict=True) if s and not quick]
-            list(pool.map(take, again, repeat(2 * turn + 1), repeat(MORE)))
+            list(pool.map(take, benchmarks, repeat(turn), repeat(QUICK_VALUES if quick else VALUES)))
         harness.write("pyperformance_suite", measured.rows(), harness.results(quick))
     return measured.rows()

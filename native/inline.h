@@ -250,10 +250,11 @@ static inline void *memcg_malloc_fast(size_t size)
     else
         return memcg_malloc(size);
     if (likely(section_begin(self))) {
-        void *object = sheaf_pop(&self->kmalloc[index]);
+        struct heap_slot *slot = &self->kmalloc[index];
+        void *object = sheaf_pop(slot);
 
         if (unlikely(!object))
-            return malloc_past_sheaf(size, self, index);
+            return malloc_past_sheaf(size, self, slot);
         section_end(self);
         return object;
     }

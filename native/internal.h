@@ -444,7 +444,7 @@ bool shared_free(struct thread *self, struct slab *slab, void *object);
 void shared_flush(struct thread *self); /* section or stolen */
 /* What the fast path goes on with; both end its section.  Its own argument comes first, so that it
  * stays in its register. */
-void *malloc_past_sheaf(size_t size, struct thread *self, unsigned index);
+void *malloc_past_sheaf(size_t size, struct thread *self, const struct heap_slot *slot);
 void free_past_sheaf(void *object, struct thread *self, struct slab *slab); /* slab may be NULL */
 void shared_uncharge(struct thread *self, struct slab *slab, long index); /* whoever frees */
 /* Of nr objects with one owner; slab's owner or cache->lock: entry reference */

@@ -134,9 +134,9 @@ static void *malloc_slow(size_t size, bool zero, bool grows)
 void *memcg_malloc(size_t size) { return malloc_slow(size, false, false); }
 void *memcg_calloc(size_t size) { return malloc_slow(size, true, false); }
 
-void *malloc_past_sheaf(size_t size, struct thread *self, unsigned index)
+void *malloc_past_sheaf(size_t size, struct thread *self, const struct heap_slot *slot)
 {
-    void *object = shared_pop(self, index);
+    void *object = shared_pop(self, (unsigned)(slot - self->kmalloc));
 
     section_end(self);
     return likely(object != NULL) ? object : memcg_malloc(size);

@@ -61,12 +61,19 @@ with a, ThreadPoolExecutor(1, initializer=lambda: names.append(where())) as pool
     any_name = pool.submit(lambda *a, **names: names, 1, self=2, fn=3, func=4)
     assert any_name.result() == {"self": 2, "fn": 3, "func": 4}
 from multiprocessing.pool import ThreadPool
+def raises(error, fn, *args):
+    try: fn(*args)
+    except error: return True
 with a: pool = ThreadPool(2)  # its threads are of no group, else jobs of the root were in it
 with b:
     assert pool.apply(where) == pool.apply_async(func=where).get(9) == "b"
     for many in (pool.map, pool.imap, pool.imap_unordered):
         assert list(many(lambda n: where(), range(10))) == ["b"] * 10
     assert pool.starmap(lambda n, m: where(), [(1, 2)] * 3) == ["b"] * 3
+    for chunked in (pool.map, pool.imap, pool.imap_unordered):
+        assert list(chunked(lambda n: where(), range(10), 4)) == ["b"] * 10
+    def ends(): yield 1; raise KeyError
+    assert raises(KeyError, list, pool.imap(lambda n: n, ends()))
 assert pool.apply(where) == "" and pool.map(lambda n: where(), [1, 2]) == ["", ""]
 pool.close(); pool.join()
 before = a.nr_inside, b.nr_inside
@@ -116,6 +123,42 @@ with ThreadPoolExecutor(1) as pool:
         gone.close()
         assert ask(where) == "a"
     assert ask(where) == ""
+"""
+    )
+
+
+def test_a_thread_state_that_lies_where_another_was(run_program):
+    """One native thread, two thread states; the second counts as far as the first had."""
+    run_program(
+        WHERE
+        + """
+import contextvars, ctypes
+libc, python = ctypes.CDLL(None), ctypes.pythonapi
+python.PyThreadState_Get.restype = ctypes.c_void_p
+VOID = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+key, at, seen = ctypes.c_uint(), [], []
+libc.pthread_setspecific.argtypes = ctypes.c_uint, ctypes.c_void_p
+var = contextvars.ContextVar("var")
+@VOID
+def first(_):
+    libc.pthread_setspecific(key, 1)  # so that `second` runs in this thread when it ends
+    at.append(python.PyThreadState_Get())
+    for n in range(20): var.set(n)
+    a.__enter__()
+    seen.append(where())
+@VOID
+def second(_):
+    at.append(python.PyThreadState_Get())
+    for n in range(60):
+        var.set(n)
+        seen.append(where())
+assert not libc.pthread_key_create(ctypes.byref(key), second)
+thread = ctypes.c_void_p()
+assert not libc.pthread_create(ctypes.byref(thread), None, first, None)
+libc.pthread_join.argtypes = ctypes.c_void_p, ctypes.c_void_p
+assert not libc.pthread_join(thread, None)
+assert at[0] == at[1], at
+assert seen == ["a"] + [""] * 60, seen
 """
     )
 

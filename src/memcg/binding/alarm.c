@@ -625,7 +625,8 @@ void alarm_forget(struct mem_cgroup *memcg)
 void alarm_after_fork(void)
 {
     pthread_mutex_init(&alarm_lock, NULL);
-    memset(alarms, 0, sizeof(alarms));
+    if (nr_alarms) /* else it may never have been touched, nor need it be copied */
+        memset(alarms, 0, sizeof(alarms));
     nr_alarms = nr_parked = pending_call = pending_anywhere = 0;
     to_refuse.thread_id = 0;
     main_thread = this_thread();

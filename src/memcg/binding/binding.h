@@ -27,7 +27,7 @@ struct entry {
 /* What the thread's group was read from; see current_refresh(). */
 struct current_key {
     PyThreadState *tstate; /* never NULL */
-    uint64_t id, context_ver;
+    uint64_t context_ver;
     PyObject *context;   /* borrowed, for comparison only */
     struct entry *entry; /* borrowed from the context; NULL: none */
 };
@@ -64,10 +64,7 @@ static inline PyThreadState *tstate_get(void)
 extern PyThreadState **tstate_now MEMCG_HIDDEN; /* where CPython keeps it; a NULL if that is not known */
 #endif
 
-/*
- * GIL held.  The version alone is no key: it starts at 1 in each thread state, and addresses of
- * thread states are used again.
- */
+/* GIL held.  Addresses of thread states are used again; versions are not: current.c. */
 static inline bool current_is_fresh(void)
 {
 #if PY_VERSION_HEX < 0x030c0000
@@ -77,8 +74,7 @@ static inline bool current_is_fresh(void)
 #endif
 
     return likely(tstate == current_key.tstate) &&
-           likely(tstate->context_ver == current_key.context_ver) &&
-           likely(tstate->id == current_key.id);
+           likely(tstate->context_ver == current_key.context_ver);
 }
 
 static inline void current_refresh(void)

@@ -2,7 +2,7 @@
  * current.c - the group of the running context, as the data plane sees it.
  *
  * A ContextVar holds the entry; the data plane reads a thread-local pointer.  MEM and OBJ
- * calls, which hold the GIL, compare three words and reload the pointer when the
+ * calls, which hold the GIL, compare two words and reload the pointer when the
  * context may have changed.  RAW calls use what was last loaded: without the GIL the
  * thread state is not ours to read.
  *
@@ -83,10 +83,23 @@ void current_init(PyObject *var)
     entry_var = var;
 }
 
+/*
+ * A version starts at 1 in each thread state and counts the changes of its context.  The first time
+ * that we see it, its upper half becomes a number that no other has: so it tells thread states
+ * apart, too, of which one may come to lie where another was.
+ */
+static void make_unique(uint64_t *context_ver)
+{
+    static uint32_t nr_numbers; /* atomic: interpreters may have a GIL each */
+
+    if (unlikely(*context_ver >> 32 == 0 || (uint32_t)*context_ver > INT32_MAX))
+        *context_ver = (uint64_t)__atomic_add_fetch(&nr_numbers, 1, __ATOMIC_RELAXED) << 32;
+}
+
 static void set_key(PyThreadState *tstate, struct entry *entry)
 {
-    current_key = (struct current_key){ tstate, tstate->id, tstate->context_ver, tstate->context,
-                                        entry };
+    make_unique(&tstate->context_ver);
+    current_key = (struct current_key){ tstate, tstate->context_ver, tstate->context, entry };
     memcg_set_current(entry ? entry->c : NULL);
 }
 

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-# Pools by module: what their threads run, the class, and its methods that take a job.
+# Pools by module: what their threads run, the class, and where its methods take a job. Of what a
+# multiprocessing pool maps, a whole chunk is a job.
 _POOLS = {
-    "concurrent.futures.thread": ("_worker", "ThreadPoolExecutor", ("submit",)),
+    "concurrent.futures.thread": ("_worker", "ThreadPoolExecutor", {"submit": 0}),
     "multiprocessing.pool": (
-        "worker", "ThreadPool", ("apply_async", "_map_async", "imap", "imap_unordered"),
+        "worker", "ThreadPool", {"apply_async": 0, "_guarded_task_generation": 1},
     ),
 }  # fmt: skip
 
@@ -59,16 +60,16 @@ def _serves_a_pool(target: Any) -> bool:
 def _hook_pool(module: ModuleType) -> None:
     _, name, methods = _POOLS[module.__name__]
     pool = getattr(module, name)
-    for method in methods:
-        setattr(pool, method, _job_taker(getattr(pool, method)))
+    for method, at in methods.items():
+        setattr(pool, method, _job_taker(getattr(pool, method), at))
 
 
-def _job_taker(method: Callable[..., Any]) -> Callable[..., Any]:
+def _job_taker(method: Callable[..., Any], at: int) -> Callable[..., Any]:
     @functools.wraps(method)
     def take_bound(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         entry = core.current_entry()
-        if entry is not None and args:
-            args = (core.Bound(entry, args[0]), *args[1:])
+        if entry is not None and len(args) > at:
+            args = (*args[:at], core.Bound(entry, args[at]), *args[at + 1 :])
         elif entry is not None and "func" in kwargs:
             kwargs["func"] = core.Bound(entry, kwargs["func"])
         return method(self, *args, **kwargs)
