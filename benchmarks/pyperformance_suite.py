@@ -167,13 +167,14 @@ class Suite:
 
 def run(quick: bool) -> list[harness.Row]:
     measured = Suite()
+    values = QUICK_VALUES if quick else VALUES
     benchmarks = [b for b in suite() if not quick or b.name in QUICK]
     everywhere = sorted(os.sched_getaffinity(0))
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
     for cpu in everywhere:
         free.put(cpu)
 
-    def take(benchmark: Benchmark, turn: int, values: int) -> None:
+    def take(benchmark: Benchmark, turn: int) -> None:
         cpu = free.get()
         try:
             cpus = everywhere if benchmark.name in POOLS else [cpu]
@@ -183,6 +184,6 @@ def run(quick: bool) -> list[harness.Row]:
 
     for turn in range(1 if quick else TURNS):
         with ThreadPoolExecutor(len(everywhere)) as pool:
-            list(pool.map(take, benchmarks, repeat(turn), repeat(QUICK_VALUES if quick else VALUES)))
+            list(pool.map(take, benchmarks, repeat(turn)))
         harness.write("pyperformance_suite", measured.rows(), harness.results(quick))
     return measured.rows()
