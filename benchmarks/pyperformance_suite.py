@@ -4,15 +4,16 @@ The suite's own scripts in all their variants, each with the packages that the s
 by pyperf: stock and ours at once, a process each, ours through a `sitecustomize` that installs
 memcg and enters a group before the benchmark is imported. The two share one processor, so that the
 scheduler's slices give them the same machine, quick or slow; the clock is processor time, and a
-process's mean counts. Each processor has a benchmark of its own. Those of pools have all; four
-that use one port or directory run one after the other.
-The whole suite runs turn by turn, each time in processes of its own, and what is measured is
-written down after each turn. tracemalloc and memray (with Python's allocators traced) run beside
-eleven of them, once. What cannot be run here is said to be missing.
+process's mean counts (the spread is that of values made at once). Each processor has a benchmark of
+its own. Those of pools have all; four that use one port or directory run one after the other.
+There may be several turns, each in processes of its own, and what is measured is written down after
+each. tracemalloc and memray (with Python's allocators traced) run beside eleven of them, once. What
+cannot be run here is said to be missing.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import queue
@@ -34,7 +35,7 @@ QUICK = ("json_loads", "json_dumps", "nbody", "float", "richards", "deltablue", 
          "regex_compile", "unpack_sequence", "deepcopy")  # fmt: skip
 ALONE = ("asyncio_tcp", "asyncio_tcp_ssl", "asyncio_websockets", "sphinx")  # a port, a directory
 POOLS = ("concurrent_imap",)  # two benchmarks, of threads and of processes
-TURNS = int(os.environ.get("MEMCG_BENCH_TURNS", "2"))
+TURNS = int(os.environ.get("MEMCG_BENCH_TURNS", "1"))
 SITE = Path(__file__).parent / "pyperformance_site"
 PROFILERS = {"tracemalloc": 0.20, "memray": 0.45}  # name -> target for the mean
 SECONDS = 600  # a benchmark may take
@@ -84,26 +85,37 @@ def start(
         return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=err, cwd=to)
 
 
-def result(benchmark: Benchmark, to: Path, world: str) -> dict[str, float]:
-    """Mean seconds of each benchmark in the script."""
+def result(benchmark: Benchmark, to: Path, world: str) -> dict[str, list[float]]:
+    """Seconds of each benchmark in the script, value by value."""
     read = json.loads((to / world).read_text())
     return {
         b.get("metadata", {}).get("name") or read["metadata"].get("name", benchmark.name):
-        statistics.fmean(v for r in b["runs"] for v in r.get("values", ()))
+        [v for r in b["runs"] for v in r.get("values", ())]
         for b in read["benchmarks"]
     }  # fmt: skip
 
 
+def row(work: str, against: str, pairs: Sequence[tuple[list[float], list[float]]]) -> harness.Row:
+    """The ratio is of means, where a full collection counts; the spread of values made at once."""
+    means = [[statistics.fmean(values) for values in pair] for pair in pairs]
+    of_means = harness.ratios(
+        work, against, 1.10 if against == "stock" else None, *zip(*means, strict=True)
+    )
+    ours, theirs = ([v for values in side for v in values] for side in zip(*pairs, strict=True))
+    of_values = harness.ratios(work, against, None, ours, theirs)
+    return dataclasses.replace(of_means, low=of_values.low, high=of_values.high)
+
+
 def measure(
     benchmark: Benchmark, worlds: Sequence[str], values: int, cpus: Iterable[int]
-) -> dict[str, dict[str, float] | str]:
+) -> dict[str, dict[str, list[float]] | str]:
     """Answers of all worlds, run at once, or what went wrong."""
     if benchmark.name in ALONE and len(worlds) > 1:
         with alone:
             each = [measure(benchmark, [world], values, cpus) for world in worlds]
         return {world: answer for answers in each for world, answer in answers.items()}
     end = time.monotonic() + SECONDS
-    answers: dict[str, dict[str, float] | str] = {}
+    answers: dict[str, dict[str, list[float]] | str] = {}
     with tempfile.TemporaryDirectory() as d:
         to = Path(d)
         processes = {world: start(benchmark, world, values, cpus, to) for world in worlds}
@@ -127,8 +139,8 @@ class Suite:
     """What has been measured so far, and what could not be."""
 
     def __init__(self) -> None:
-        # (benchmark, contender) -> ours and theirs of each turn
-        self.pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        # (benchmark, contender) -> values, ours and theirs, of each turn
+        self.pairs: dict[tuple[str, str], list[tuple[list[float], list[float]]]] = {}
         self.missing: dict[tuple[str, str], str] = {}
 
     def take(self, benchmark: Benchmark, turn: int, values: int, cpus: Iterable[int]) -> None:
@@ -152,10 +164,8 @@ class Suite:
 
     def rows(self) -> list[harness.Row]:
         """A row per figure and contender, what is missing, and the geometric means."""
-        rows = [
-            harness.ratios(name, peer, 1.10 if peer == "stock" else None, *zip(*both, strict=True))
-            for (name, peer), both in sorted(self.pairs.items(), key=lambda item: item[0][0])
-        ]
+        rows = [row(name, peer, pairs) for (name, peer), pairs in
+                sorted(self.pairs.items(), key=lambda item: item[0][0])]  # fmt: skip
         rows += [harness.Row(name, peer, None, note=f"missing: {why}")
                  for (name, peer), why in self.missing.items()]  # fmt: skip
         for peer, target in {"stock": 1.0, **PROFILERS}.items():
