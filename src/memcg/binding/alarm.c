@@ -625,7 +625,7 @@ void alarm_forget(struct mem_cgroup *memcg)
 void alarm_after_fork(void)
 {
     pthread_mutex_init(&alarm_lock, NULL);
-    if (nr_alarms) /* else it may never have been touched, nor need it be copied */
+    if (nr_posts) /* else the table was never written, and need not be touched */
         memset(alarms, 0, sizeof(alarms));
     nr_alarms = nr_parked = pending_call = pending_anywhere = 0;
     to_refuse.thread_id = 0;

@@ -90,6 +90,7 @@ static __attribute__((noinline)) void *realloc_slow(void *ctx, void *p, size_t s
     return arena_contains(p) ? memcg_realloc(p, size) : foreign_realloc(ctx, p, size);
 }
 
+/* A block of a size class stays, or moves by the two above; all else is memcg_realloc()'s. */
 static void *hook_realloc(void *ctx, void *p, size_t size)
 {
     struct slab *slab;
