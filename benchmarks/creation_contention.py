@@ -26,8 +26,8 @@ def works(contender: str) -> dict[str, object]:
                 [bytearray(i % 512) for i in range(20)]
             g.close()
 
-    def threads(n: int, total: int = 1024) -> dict[str, float]:
-        some = [threading.Thread(target=lives, args=(i * 1000, total // n)) for i in range(n)]
+    def threads(n: int, total: int = 8192) -> dict[str, float]:
+        some = [threading.Thread(target=lives, args=(i * total, total // n)) for i in range(n)]
         start = time.perf_counter()
         for t in some:
             t.start()

@@ -45,8 +45,9 @@ def contenders() -> list[harness.Contender]:
 
 def run(quick: bool) -> list[harness.Row]:
     here = contenders()
-    turns = {w: f"{w} {TURNS // int(w.split()[2])}" for w in WORKS}
-    rounds = 6 if quick else 24
+    pairs = TURNS // 2 if quick else TURNS
+    turns = {w: f"{w} {pairs // int(w.split()[2])}" for w in WORKS}
+    rounds = 4 if quick else 24
     times = harness.alternate(here, [t for w, t in turns.items() if "lifo" in w], rounds)
     times |= harness.alternate(here, [t for w, t in turns.items() if "lifo" not in w], rounds)
     rows = []

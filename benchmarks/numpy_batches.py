@@ -79,7 +79,7 @@ def run(quick: bool) -> list[harness.Row]:
         here.append(harness.preloaded(harness.python("", "numpy_batches", world="stock"), name))
     names = ["temporaries of 400 kB", "temporaries of 800 B", *BATCHES, "zeros of 1 MiB",
              "image pipeline", "pandas group-by", "pandas sort"]  # fmt: skip
-    times = harness.alternate(here, names, 6 if quick else 30)
+    times = harness.alternate(here, names, 4 if quick else 30)
     rows = harness.rows(times, TARGETS)
     for r in rows:
         faults = [statistics.median(a["faults"] for a in times[r.work][name])

@@ -89,7 +89,7 @@ def works(contender: str) -> dict[str, Callable[[], int]]:
 
 def run(quick: bool) -> list[harness.Row]:
     contenders = [harness.python(name, "object_loops") for name in (harness.OURS, *TARGETS)]
-    times = harness.alternate(contenders, works(""), 6 if quick else 30)
+    times = harness.alternate(contenders, works(""), 4 if quick else 30)
     rows = harness.rows(times, {"stock": 1.10})
     for name, target in TARGETS.items():
         of = [r for r in rows if r.against == name]

@@ -5,18 +5,22 @@ by pyperf: stock and ours at once, a process each, ours through a `sitecustomize
 memcg and enters a group before the benchmark is imported. The two share one processor, so that the
 scheduler's slices give them the same machine, quick or slow; the clock is processor time, and a
 process's mean counts (the spread is that of values made at once). Each processor has a benchmark of
-its own. Those of pools have all; four that use one port or directory run one after the other.
-There may be several turns, each in processes of its own, and what is measured is written down after
-each. tracemalloc and memray (with Python's allocators traced) run beside eleven of them, once. What
-cannot be run here is said to be missing.
+its own. Those of pools have all; four that use one port or directory run one after the other. A
+process of either world may be slow for as long as it lives: a script with a ratio further than a
+tenth from one, above or below, is run twice more in new processes, and the median of the three
+counts. There may be several turns, and what is measured is written down after each. tracemalloc and
+memray (with Python's allocators traced) run beside eleven of them, once. What cannot be run here is
+said to be missing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import queue
+import signal
 import statistics
 import subprocess
 import tempfile
@@ -39,7 +43,8 @@ TURNS = int(os.environ.get("MEMCG_BENCH_TURNS", "1"))
 SITE = Path(__file__).parent / "pyperformance_site"
 PROFILERS = {"tracemalloc": 0.20, "memray": 0.45}  # name -> target for the mean
 SECONDS = 600  # a benchmark may take
-VALUES, QUICK_VALUES = 12, 4  # of a process; with few, chance says how many have a full collection
+FAR = 1.10  # a ratio beyond it, or below its inverse, is measured again
+VALUES, QUICK_VALUES = 12, 3  # of a process; with few, chance says how many have a full collection
 CANNOT = {
     "hg_startup": "pyperformance leaves it out too; its Mercurial does not build on 3.11",
     "python_startup_no_site": "without site nothing installs memcg",
@@ -85,6 +90,15 @@ def start(
         return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=err, cwd=to)
 
 
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End pyperf as Ctrl-C does, for then it ends its worker too."""
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    process.kill()
+    process.wait()
+
+
 def result(benchmark: Benchmark, to: Path, world: str) -> dict[str, list[float]]:
     """Seconds of each benchmark in the script, value by value."""
     read = json.loads((to / world).read_text())
@@ -123,8 +137,7 @@ def measure(
             try:
                 status = process.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                stop(process)
                 answers[world] = f"took more than {SECONDS} s"
                 continue
             if status:
@@ -143,17 +156,29 @@ class Suite:
         self.pairs: dict[tuple[str, str], list[tuple[list[float], list[float]]]] = {}
         self.missing: dict[tuple[str, str], str] = {}
 
-    def take(self, benchmark: Benchmark, turn: int, values: int, cpus: Iterable[int]) -> None:
-        """Add a turn of `benchmark`, stock beside ours."""
+    def take(
+        self, benchmark: Benchmark, turn: int, values: int, cpus: Iterable[int], again: int
+    ) -> None:
+        """Add a turn of `benchmark`, stock beside ours; `again` more pairs if one is far off."""
         if benchmark.name in CANNOT:
             self.missing[benchmark.name, "stock"] = CANNOT[benchmark.name]
         if (benchmark.name, "stock") in self.missing:
             return
         worlds = [harness.OURS, "stock"] if turn % 2 else ["stock", harness.OURS]
-        if turn == 0 and benchmark.name in QUICK:
-            worlds += PROFILERS
+        profilers = PROFILERS if turn == 0 and benchmark.name in QUICK else ()
+        ratios = self.pair(benchmark, [*worlds, *profilers], values, cpus)
+        if any(not 1 / FAR <= ratio <= FAR for ratio in ratios):
+            for _ in range(again):
+                worlds.reverse()
+                self.pair(benchmark, worlds, values, cpus)
+
+    def pair(
+        self, benchmark: Benchmark, worlds: Sequence[str], values: int, cpus: Iterable[int]
+    ) -> list[float]:
+        """Run the script in `worlds`, ours among them; return its ratios to stock."""
         answers = measure(benchmark, worlds, values, cpus)
         ours = answers.pop(harness.OURS)
+        ratios = []
         for peer, theirs in answers.items():
             for why in (ours, theirs):
                 if isinstance(why, str):
@@ -161,6 +186,9 @@ class Suite:
             if isinstance(ours, dict) and isinstance(theirs, dict):
                 for name in ours:
                     self.pairs.setdefault((name, peer), []).append((ours[name], theirs[name]))
+                    if peer == "stock":
+                        ratios.append(statistics.fmean(ours[name]) / statistics.fmean(theirs[name]))
+        return ratios
 
     def rows(self) -> list[harness.Row]:
         """A row per figure and contender, what is missing, and the geometric means."""
@@ -177,7 +205,7 @@ class Suite:
 
 def run(quick: bool) -> list[harness.Row]:
     measured = Suite()
-    values = QUICK_VALUES if quick else VALUES
+    values, again = (QUICK_VALUES, 0) if quick else (VALUES, 2)
     benchmarks = [b for b in suite() if not quick or b.name in QUICK]
     everywhere = sorted(os.sched_getaffinity(0))
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -188,7 +216,7 @@ def run(quick: bool) -> list[harness.Row]:
         cpu = free.get()
         try:
             cpus = everywhere if benchmark.name in POOLS else [cpu]
-            measured.take(benchmark, turn, values, cpus)
+            measured.take(benchmark, turn, values, cpus, again)
         finally:
             free.put(cpu)
 

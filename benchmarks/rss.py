@@ -104,7 +104,7 @@ def run(quick: bool) -> list[harness.Row]:
     for work in works(""):
         here = [harness.python(name, "rss") for name in (harness.OURS, "stock")]
         found: dict[str, list[dict[str, float]]] = {c.name: [] for c in here}
-        for _ in range(3 if quick else 9):
+        for _ in range(2 if quick else 9):
             for c in here:
                 c.start()
                 found[c.name].append(c.ask(work))

@@ -225,14 +225,22 @@ def test_a_lock_that_may_be_taken_anywhere_is_not_reported_in_a_finalizer():
     assert allowed.seen == {"a"}
 
 
-def test_a_refused_acquisition_is_not_held(dep):
-    a = Mutex("a")
-    with a:
-        taken = []
-        thread = threading.Thread(target=lambda: taken.append(a.acquire(blocking=False)))
-        thread.start()
-        thread.join()
-    assert taken == [False]
+def test_an_acquisition_cut_short_is_not_held(dep):
+    def handler(*_):
+        raise TimeoutError
+
+    a, taken, done = Mutex("a"), threading.Event(), threading.Event()
+    work = lambda: [a.acquire(), taken.set(), done.wait(), a.release()]  # noqa: E731
+    thread = threading.Thread(target=work)
+    thread.start()
+    taken.wait()
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    with pytest.raises(TimeoutError), a:
+        pytest.fail("the thread has it")
+    signal.signal(signal.SIGALRM, before)
+    done.set()
+    thread.join()
     assert not any(task.held for task in dep._tasks.values())
 
 

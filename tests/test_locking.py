@@ -1,7 +1,19 @@
 from __future__ import annotations
 
+import json
+import os
+import random
+import resource
+import signal
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 
+import pytest
+
+from memcg import cgroup
+from memcg._core import Mutex
 from memcg.locking import Event
 
 
@@ -26,3 +38,155 @@ def test_all_who_wait_are_let_go_and_who_comes_later_is_not_held():
     for thread in threads:
         thread.join()
     assert len(passed) == len(threads)
+
+
+# -- the native mutex (binding/mutex.c); tests/verify/test_native_mutex.py has its proof
+
+
+def test_the_control_plane_has_native_mutexes():
+    assert all(isinstance(mutex, Mutex) for mutex in cgroup._MUTEXES)
+
+
+def test_a_mutex_is_taken_again_by_its_holder_and_released_by_no_other():
+    mutex = Mutex("m")
+    with mutex, mutex:
+        assert mutex.held()
+    assert not mutex.held()
+    for held in (False, True):
+        with mutex if held else nullcontext(), ThreadPoolExecutor(1) as other:
+            with pytest.raises(RuntimeError, match="m is not held by this thread"):
+                other.submit(mutex.release).result()
+            assert mutex.locked() == held
+
+
+def switches(mutex) -> int:
+    """Of threads, while eight take the mutex 20,000 times each."""
+
+    def work():
+        for _ in range(20_000):
+            with mutex:
+                json.dumps({})
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+    run_all(*[work] * 8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before
+
+
+def run_all(*works):
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_who_waits_does_not_hold_up_who_works():
+    assert switches(Mutex("m")) < switches(threading.RLock()) / 4
+
+
+@pytest.fixture
+def hog():
+    """A mutex that a thread leaves alone for an instant in each millisecond."""
+    mutex, stop = Mutex("m"), []
+
+    def work():
+        while not stop:
+            with mutex:
+                end = time.perf_counter() + 0.001
+                while time.perf_counter() < end:
+                    pass
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield mutex
+    stop.append(1)
+    thread.join()
+
+
+def test_who_waits_is_not_passed_over_for_ever(hog):
+    start = time.monotonic()
+    for _ in range(20):
+        with hog:
+            pass
+        time.sleep(0.001)
+    assert time.monotonic() - start < 3
+
+
+@contextmanager
+def signals(interval: float, handler):
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, interval, interval)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_signal_ends_the_wait_of_the_main_thread_if_its_handler_raises():
+    def handler(*_):
+        seen.append(1)
+        if len(seen) == 3:
+            raise Interrupted
+
+    mutex, seen, hold = Mutex("m"), [], threading.Event()
+    with ThreadPoolExecutor(2) as others:
+        held = others.submit(lambda: [mutex.acquire(), hold.wait(), mutex.release()])
+        while not mutex.locked():
+            pass
+        with pytest.raises(Interrupted), signals(0.01, handler), mutex:
+            pytest.fail("it was not free")
+        waits = others.submit(lambda: [mutex.acquire(), mutex.release()])
+        hold.set()
+        held.result(10)
+        waits.result(10)
+    assert len(seen) >= 3
+
+
+def test_signals_lose_no_wake_up_and_no_mutex():
+    def handler(*_):
+        if armed and random.random() < 0.5:
+            armed.clear()
+            raise Interrupted
+
+    def count(times):
+        for _ in range(times):
+            with mutex:
+                value = total[0]
+                json.dumps({})
+                total[0] = value + 1
+
+    mutex, total, mine, armed = Mutex("m"), [0], 0, []
+    others = [threading.Thread(target=count, args=(20_000,)) for _ in range(3)]
+    for thread in others:
+        thread.start()
+    with signals(0.0005, handler):
+        while any(thread.is_alive() for thread in others):
+            with suppress(Interrupted):
+                armed.append(1)
+                with mutex:
+                    value = total[0]
+                    total[0], mine = value + 1, mine + 1
+                armed.clear()
+    with mutex:
+        assert total[0] == 60_000 + mine
+
+
+def test_the_child_of_a_fork_has_no_waiters():
+    mutex = Mutex("m")
+    threads = [threading.Thread(target=lambda: [mutex.acquire(), mutex.release()]) for _ in "123"]
+    with mutex:
+        for thread in threads:
+            thread.start()
+        time.sleep(0.05)
+        if (pid := os.fork()) == 0:
+            mutex.release()
+            run_all(mutex.acquire)
+            os._exit(not mutex.locked())
+    assert os.waitpid(pid, 0)[1] == 0
+    for thread in threads:
+        thread.join()

@@ -5,13 +5,24 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Literal, Self
 
+from . import locking
 from .dataplane import CacheInfo, Event
 from .fault_attr import FaultAttr
-from .locking import Mutex
 
 KMALLOC_SIZES: tuple[int, ...]
 name: str
-LOCKS: tuple[Mutex, ...]
+LOCKS: tuple[locking.Mutex, ...]
+
+class Mutex:
+    name: str
+    def __init__(self, name: str) -> None: ...
+    def __enter__(self) -> Literal[True]: ...
+    def __exit__(self, *exc: object) -> None: ...
+    def acquire(self) -> Literal[True]: ...
+    def release(self) -> None: ...
+    def held(self) -> bool: ...
+    def locked(self) -> bool: ...
+    def forget_holder(self) -> None: ...
 
 class Memcg:
     path: str

@@ -396,7 +396,7 @@ def _watched(
         got = False
         try:
             result = original(self, *args, **kwargs)
-            got = result is not False
+            got = True
             return result
         finally:
             if takes and not got:

@@ -10,10 +10,10 @@ Lock order, outermost first: ``cgroup_mutex``, ``activate_kmem_mutex``,
 ``memcg_slab_mutex``, ``slab_mutex``, then the locks private to the data plane.
 
 Kernel: ``include/linux/mutex.h``, ``include/linux/rcupdate.h``.
-Where we differ: a mutex here is a reentrant lock of CPython's, because its ``__enter__``
-is one C call that no asynchronous exception can cut in two. Recursion is
-still an error: the explorer reports it. ``threading`` is not imported: with what it imports
-it would be a third of a bare interpreter's start.
+Where we differ: a mutex here is the native core's (`binding/mutex.c`) or, without that, a reentrant
+lock of CPython's, because their ``__enter__`` is one C call that no asynchronous exception can cut
+in two. Recursion is still an error: the explorer reports it. ``threading`` is not imported: with
+what it imports it would be a third of a bare interpreter's start.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
-    from typing import ClassVar, TypeVar
+    from typing import TypeVar
 
     from .lockless import Atomic, Published, ReadSide
 
@@ -38,23 +38,37 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Mutex(_thread.RLock):  # type: ignore[misc]  # final in typeshed only
-    """A mutex with a name that knows whether the caller holds it."""
+# The native core's, if `core` has chosen it: it is read before us.
+_native = sys.modules.get(f"{__package__}._core")
 
-    name: str
+if TYPE_CHECKING:
+    from ._core import Mutex as _Mutex
+elif _native:
+    _Mutex = _native.Mutex
+else:
 
-    def __new__(cls, name: str) -> Mutex:
-        self = super().__new__(cls)
-        self.name = name
-        return self
+    class _Mutex(_thread.RLock):
+        def __new__(cls, name: str) -> Mutex:
+            self = super().__new__(cls)
+            self.name = name
+            return self
 
-    def __init__(self, name: str) -> None:
-        pass
+        def __init__(self, name: str) -> None:
+            pass
 
-    # Whether the calling thread holds the mutex; asked for each group that is made or closed.
-    held: ClassVar[Callable[[Mutex], bool]] = _thread.RLock._is_owned  # type: ignore[attr-defined]
-    # In the child of a fork: whoever held it is gone.
-    forget_holder: ClassVar[Callable[[Mutex], None]] = _thread.RLock._at_fork_reinit  # type: ignore[attr-defined]
+        held = _thread.RLock._is_owned
+        forget_holder = _thread.RLock._at_fork_reinit
+
+
+class Mutex(_Mutex):
+    """A mutex with a name.
+
+    ``held()`` tells whether the caller holds it. ``forget_holder()`` is for the child of a fork and
+    a mutex that the caller does not hold: whoever did is gone.
+    """
+
+    if _native:
+        __slots__ = ()
 
 
 def assert_held(mutex: Mutex) -> None:

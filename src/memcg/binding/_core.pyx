@@ -26,6 +26,7 @@ from .sizes import format_size
 
 name = "native"
 LOCKS = ()  # for fork; ours have handlers of their own (pthread_atfork)
+Mutex = mutex_type()
 
 
 # -- injected faults
@@ -1021,8 +1022,9 @@ def forget_alarms():
 
 
 def after_fork_in_child():
-    """Forget the workers of the parent."""
+    """Forget the workers of the parent, and who waits there for a mutex."""
     worker_after_fork()
+    mutex_after_fork()
 
 
 current_init(entry_var)

@@ -122,6 +122,10 @@ enum place instruction_place(PyFrameObject *frame, bool at_check);
 void caller(char *text, size_t n); /* "file:line in function"; a memcg_caller_fn */
 void *caller_frame(PyThreadState *tstate); /* the innermost, for comparison only */
 
+/* ---- mutex.c: the control plane's mutexes ----------------------------------- */
+PyObject *mutex_type(void); /* the class: a new reference, or NULL with an exception */
+void mutex_after_fork(void); /* in the child: who waited is gone */
+
 /* ---- worker.c: a thread when the data plane has events --------------------- */
 /* work: called in the thread, GIL held. run_worker(kind): calls worker_run, then worker_ended.
  * traced: tracemalloc is tracing. */

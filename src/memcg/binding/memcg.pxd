@@ -175,6 +175,8 @@ cdef extern from "binding.h":
     int hooks_header()
     void hooks_exiting()
     int hooks_numpy(object array_api) except -1
+    object mutex_type()
+    void mutex_after_fork()
     enum worker_kind:
         WORKER_EVENTS
     void worker_init(object work, object run_worker, bint traced)

@@ -1,0 +1,111 @@
+"""The mutex of `binding/mutex.c`, as a twin in Python, under every schedule.
+
+The GIL is a mutex of the explorer's, a waiter's semaphore an event, and who gives up the GIL in the
+middle of its work is a thread that CPython has switched out.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from memcg.verify import explore, seam
+
+
+class Interrupted(Exception):
+    """What a signal handler raises."""
+
+
+class Waiter:
+    def __init__(self):
+        self.woken = seam.Event("woken")
+
+
+class Twin:
+    def __init__(self, gil, nr_signals, without):
+        self.gil, self.nr_signals, self.without = gil, nr_signals, without
+        self.depth = 0
+        self.asleep = []
+        self.awake = self.overdue = False
+
+    def wake_one(self):
+        if self.asleep and not self.awake:
+            self.awake = True
+            self.asleep.pop(0).woken.set()
+
+    def sleep_for(self, in_vain, is_main):
+        me = Waiter()
+        self.asleep.insert(0 if in_vain else len(self.asleep), me)
+        self.gil.release()
+        interrupted = is_main and self.nr_signals and seam.choose(2)
+        if interrupted:
+            self.nr_signals -= 1
+        else:
+            me.woken.wait()
+        self.gil.acquire()
+        if me in self.asleep:
+            self.asleep.remove(me)
+        elif self.without != "awake":
+            self.awake = False
+        if not interrupted:
+            return
+        if self.without != "not overdue":
+            self.overdue = False
+        if not self.depth and self.without != "passing on":
+            self.wake_one()
+        self.gil.release()  # the handler
+        self.gil.acquire()
+        if seam.choose(2):
+            raise Interrupted
+
+    def acquire(self, is_main):
+        in_vain = False
+        if self.depth or self.overdue:
+            while True:
+                self.sleep_for(in_vain, is_main)
+                in_vain = self.overdue = bool(self.depth)
+                if not in_vain or self.without == "looking again":
+                    break
+        assert not self.depth, "two threads hold it"
+        self.depth = 1
+
+    def release(self):
+        self.depth = 0
+        if self.without != "waking":
+            self.wake_one()
+
+
+def program(nr_threads, rounds, nr_signals, without=None):
+    gil = seam.Mutex("gil")
+    mutex = Twin(gil, nr_signals, without)
+
+    def work(is_main):
+        with gil:
+            for _ in range(rounds):
+                try:
+                    mutex.acquire(is_main)
+                except Interrupted:
+                    continue
+                gil.release()
+                gil.acquire()
+                mutex.release()
+
+    seam.parallel(*(partial(work, not i) for i in range(nr_threads)))
+    assert not any([mutex.depth, mutex.asleep, mutex.awake, mutex.overdue])
+
+
+SIZES = [(3, 1, 1), (2, 3, 2), (4, 1, 0), (3, 2, 1)]  # threads, rounds of each, signals
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_no_schedule_loses_a_wake_up_or_lets_two_in(size):
+    found = explore(partial(program, *size))
+    assert found.failure is None, found.failure
+
+
+@pytest.mark.parametrize(
+    "without", ["waking", "awake", "looking again", "passing on", "not overdue"]
+)
+def test_each_step_is_needed(without):
+    assert any(explore(partial(program, *size, without)).failure for size in SIZES)
