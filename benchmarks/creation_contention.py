@@ -83,7 +83,7 @@ def run(quick: bool) -> list[harness.Row]:
     c = harness.python(harness.OURS, "creation_contention")
     c.start()
     times: dict[str, list[float]] = {f"{n} threads": [] for n in (1, 2, 8, 64)}
-    for turn in range(5 if quick else 21):
+    for turn in range(4 if quick else 21):
         for work, found in times.items():
             took = c.ask(work)["took"]
             if turn:

@@ -123,7 +123,7 @@ def run(quick: bool) -> list[harness.Row]:
             c.missing = f"{package} is not installed"
         here.append(c)
     asked = [f"{n}{kind}" for n in SIZES for kind in ("", ", eight", ", written")]
-    times = harness.alternate(here, asked, 6 if quick else 21)
+    times = harness.alternate(here, asked, 4 if quick else 21)
     kept = {work: answers.pop(KEPT) for work, answers in times.items()}
     rows = []
     for work, answers in times.items():

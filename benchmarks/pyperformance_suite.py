@@ -44,7 +44,7 @@ SITE = Path(__file__).parent / "pyperformance_site"
 PROFILERS = {"tracemalloc": 0.20, "memray": 0.45}  # name -> target for the mean
 SECONDS = 600  # a benchmark may take
 FAR = 1.10  # a ratio beyond it, or below its inverse, is measured again
-VALUES, QUICK_VALUES = 12, 3  # of a process; with few, chance says how many have a full collection
+VALUES, QUICK_VALUES = 12, 2  # of a process; with few, chance says how many have a full collection
 CANNOT = {
     "hg_startup": "pyperformance leaves it out too; its Mercurial does not build on 3.11",
     "python_startup_no_site": "without site nothing installs memcg",
