@@ -47,7 +47,7 @@ def run(quick: bool) -> list[harness.Row]:
     here = contenders()
     pairs = TURNS // 2 if quick else TURNS
     turns = {w: f"{w} {pairs // int(w.split()[2])}" for w in WORKS}
-    rounds = 4 if quick else 24
+    rounds = 3 if quick else 24
     times = harness.alternate(here, [t for w, t in turns.items() if "lifo" in w], rounds)
     times |= harness.alternate(here, [t for w, t in turns.items() if "lifo" not in w], rounds)
     rows = []
