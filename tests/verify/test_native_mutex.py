@@ -17,11 +17,6 @@ class Interrupted(Exception):
     """What a signal handler raises."""
 
 
-class Waiter:
-    def __init__(self):
-        self.woken = seam.Event("woken")
-
-
 class Twin:
     def __init__(self, gil, nr_signals, without):
         self.gil, self.nr_signals, self.without = gil, nr_signals, without
@@ -32,17 +27,17 @@ class Twin:
     def wake_one(self):
         if self.asleep and not self.awake:
             self.awake = True
-            self.asleep.pop(0).woken.set()
+            self.asleep.pop(0).set()
 
     def sleep_for(self, in_vain, is_main):
-        me = Waiter()
+        me = seam.Event("woken")
         self.asleep.insert(0 if in_vain else len(self.asleep), me)
         self.gil.release()
         interrupted = is_main and self.nr_signals and seam.choose(2)
         if interrupted:
             self.nr_signals -= 1
         else:
-            me.woken.wait()
+            me.wait()
         self.gil.acquire()
         if me in self.asleep:
             self.asleep.remove(me)
