@@ -3,7 +3,8 @@
  *
  * A charge adds up the tree or fails at the first max.  Then: reclaim once; requests
  * of 64 KiB and objects of users' caches are refused; smaller ones are charged by
- * force into the reserve, with an alarm; past the reserve only 1 KiB and less pass.
+ * force into the reserve, with an alarm; past the reserve only 1 KiB and less pass, into the
+ * overdraft; past that, at the ceiling, one in a grant's worth of bytes is refused.
  *
  * Kernel: try_charge (mm/memcontrol.c).  Where we differ: design section 6.
  *
@@ -17,6 +18,8 @@
 
 static memcg_alarm_fn alarm_fn;
 static memcg_refusal_fn refusal_fn;
+static memcg_collector_fn collector_fn;
+static memcg_oom_group_fn oom_group_fn;
 
 void memcg_set_alarm(memcg_alarm_fn alarm)
 {
@@ -26,6 +29,16 @@ void memcg_set_alarm(memcg_alarm_fn alarm)
 void memcg_set_refusal(memcg_refusal_fn refusal)
 {
     __atomic_store_n(&refusal_fn, refusal, __ATOMIC_RELEASE);
+}
+
+void memcg_set_collector(memcg_collector_fn can_run)
+{
+    __atomic_store_n(&collector_fn, can_run, __ATOMIC_RELEASE);
+}
+
+void memcg_set_oom_group_fn(memcg_oom_group_fn end)
+{
+    __atomic_store_n(&oom_group_fn, end, __ATOMIC_RELEASE);
 }
 
 void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind kind, int64_t bytes)
@@ -65,6 +78,14 @@ static void check_high(struct mem_cgroup *memcg)
     }
 }
 
+/* Usage is below every max: the next refusal at a ceiling is the first. */
+static void below_max(struct mem_cgroup *memcg)
+{
+    for (; memcg; memcg = memcg->parent)
+        if (__atomic_load_n(&memcg->refusals, __ATOMIC_RELAXED))
+            __atomic_store_n(&memcg->refusals, 0, __ATOMIC_RELAXED);
+}
+
 bool memcg_charge_ahead(struct mem_cgroup *memcg, size_t bytes)
 {
     struct page_counter *fail;
@@ -78,8 +99,10 @@ bool memcg_charge_ahead(struct mem_cgroup *memcg, size_t bytes)
     }
     if (!page_counter_try_charge(&memcg->counter, (int64_t)bytes, &fail))
         return false;
-    if (unlikely(mem_cgroup_alarmed(memcg)))
+    if (unlikely(mem_cgroup_alarmed(memcg))) {
         mem_cgroup_set_alarmed(memcg, MEMCG_NOT_ALARMED);
+        below_max(memcg);
+    }
     check_high(memcg);
     return true;
 }
@@ -96,35 +119,52 @@ static void set_failure(struct mem_cgroup *memcg, struct mem_cgroup *limited, si
 }
 
 static void call_alarm(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
-                       bool refused)
+                       enum memcg_outcome outcome, unsigned refusals)
 {
     memcg_alarm_fn alarm = __atomic_load_n(&alarm_fn, __ATOMIC_ACQUIRE);
 
     if (alarm)
-        alarm(memcg, limited, bytes, refused);
+        alarm(memcg, limited, bytes, outcome, refusals);
 }
 
-static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes)
+/* memory.oom.group of the group that asked or of one between it and the one whose max was met. */
+static bool ends_process(struct mem_cgroup *memcg, struct mem_cgroup *limited)
 {
+    while (memcg != limited && !mem_cgroup_oom_group(memcg))
+        memcg = memcg->parent;
+    return mem_cgroup_oom_group(memcg);
+}
+
+static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
+                  enum memcg_outcome outcome)
+{
+    unsigned refusals = 0;
+
     mem_cgroup_count_event(limited, MEMCG_EV_OOM);
     mem_cgroup_count_event(limited, MEMCG_EV_FAIL);
     set_failure(memcg, limited, bytes);
-    call_alarm(memcg, limited, bytes, true);
+    if (outcome == MEMCG_REFUSED_AT_CEILING) {
+        mem_cgroup_set_alarmed(memcg, MEMCG_ALARMED); /* has below_max() called */
+        refusals = __atomic_add_fetch(&limited->refusals, 1, __ATOMIC_RELAXED);
+        if (refusals >= MEMCG_OOM_REFUSALS && ends_process(memcg, limited)) {
+            memcg_oom_group_fn end = __atomic_load_n(&oom_group_fn, __ATOMIC_ACQUIRE);
+
+            if (end)
+                end(memcg, limited, refusals);
+        }
+    }
+    call_alarm(memcg, limited, bytes, outcome, refusals);
     return -ENOMEM;
 }
 
-static bool may_refuse(struct mem_cgroup *memcg, struct request *req)
-{
-    memcg_refusal_fn refusal = __atomic_load_n(&refusal_fn, __ATOMIC_ACQUIRE);
-
-    return req->bytes > MEMCG_SMALL_SIZE || (refusal && refusal(memcg));
-}
-
-/* With `bytes` more charged by force: the group furthest past its reserve, and by how much. */
-static int64_t past_reserve(struct mem_cgroup *memcg, size_t bytes, struct mem_cgroup **worst)
+/* With `bytes` more charged by force: the group furthest past its reserve, and by how much; and one
+ * that is past its overdraft, or NULL. */
+static int64_t past_reserve(struct mem_cgroup *memcg, size_t bytes, struct mem_cgroup **worst,
+                            struct mem_cgroup **at_ceiling)
 {
     int64_t most = 0;
 
+    *at_ceiling = NULL;
     for (; memcg; memcg = memcg->parent) {
         int64_t max = mem_cgroup_get_limit(memcg, MEMCG_MAX);
         int64_t over = max == PAGE_COUNTER_MAX ? 0 : usage_of(memcg) + (int64_t)bytes - max;
@@ -135,23 +175,62 @@ static int64_t past_reserve(struct mem_cgroup *memcg, size_t bytes, struct mem_c
             most = over;
             *worst = memcg;
         }
+        if (over > 0 && over > mem_cgroup_get_limit(memcg, MEMCG_OVERDRAFT))
+            *at_ceiling = memcg;
     }
     return most;
+}
+
+/*
+ * At the ceiling one small request is refused; then the thread is granted some bytes by force, since
+ * an exception handler that gets none loops for ever, or crashes (CPython 3.11).  What grants add up to
+ * is bounded by their number, and that in time by the binding, which has the offender sleep.
+ */
+static bool refuses_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes)
+{
+    struct thread *self = memcg_self; /* in its section */
+    memcg_refusal_fn refusal = __atomic_load_n(&refusal_fn, __ATOMIC_ACQUIRE);
+    unsigned refusals;
+
+    if (!self->heaps) /* the orphan's caller */
+        return false;
+    if (self->granted_by == limited && self->grant > 0) {
+        self->grant -= (int64_t)bytes;
+        return false;
+    }
+    if (refusal && !refusal(memcg, true))
+        return false;
+    refusals = __atomic_load_n(&limited->refusals, __ATOMIC_RELAXED);
+    self->granted_by = limited;
+    self->grant = MEMCG_GRANT >> (refusals < 16 ? refusals : 16);
+    if (self->grant < MEMCG_GRANT_MIN)
+        self->grant = MEMCG_GRANT_MIN;
+    return true;
+}
+
+static bool collector_can_run(struct mem_cgroup *limited)
+{
+    memcg_collector_fn can_run = __atomic_load_n(&collector_fn, __ATOMIC_ACQUIRE);
+
+    return mem_cgroup_high_pending(limited) && (!can_run || can_run());
 }
 
 static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
                            struct request *req)
 {
+    memcg_refusal_fn refusal = __atomic_load_n(&refusal_fn, __ATOMIC_ACQUIRE);
+    bool large = req->bytes >= MEMCG_REFUSE_SIZE;
+    struct mem_cgroup *at_ceiling;
     int64_t over, highest;
 
-    bool large = req->bytes >= MEMCG_REFUSE_SIZE;
-
     /* Garbage may be what fills the group: while it is being collected the reserve helps out. */
-    if (req->kind == CHARGE_OBJECT || (large && !mem_cgroup_high_pending(limited)))
-        return refuse(memcg, limited, req->bytes);
-    over = past_reserve(memcg, bytes, &limited);
-    if (over > 0 && may_refuse(memcg, req))
-        return refuse(memcg, limited, req->bytes);
+    if (req->kind == CHARGE_OBJECT || (large && !collector_can_run(limited)))
+        return refuse(memcg, limited, req->bytes, MEMCG_REFUSED);
+    over = past_reserve(memcg, bytes, &limited, &at_ceiling);
+    if (over > 0 && (req->bytes > MEMCG_SMALL_SIZE || (refusal && refusal(memcg, false))))
+        return refuse(memcg, limited, req->bytes, MEMCG_REFUSED);
+    if (at_ceiling && refuses_at_ceiling(memcg, at_ceiling, bytes))
+        return refuse(memcg, at_ceiling, req->bytes, MEMCG_REFUSED_AT_CEILING);
     page_counter_charge(&memcg->counter, (int64_t)bytes);
     if (over > 0) {
         highest = __atomic_load_n(&limited->overdraft, __ATOMIC_RELAXED);
@@ -163,7 +242,7 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
     mem_cgroup_count_event(limited, over > 0 ? MEMCG_EV_OVERDRAFT : MEMCG_EV_RESERVE);
     mem_cgroup_count_event(limited, MEMCG_EV_OOM);
     if (!large) /* a large one is refused next time, if it still has to be */
-        call_alarm(memcg, limited, req->bytes, false);
+        call_alarm(memcg, limited, req->bytes, MEMCG_CHARGED, 0);
     return 0;
 }
 
@@ -206,8 +285,10 @@ int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req)
             __atomic_store_n(&limited->reclaim_skip, skip - 1, __ATOMIC_RELAXED);
         }
         error = charge_past_max(memcg, limited, bytes, req);
-    } else if (unlikely(mem_cgroup_alarmed(memcg)) && well_below_max(memcg)) {
-        mem_cgroup_set_alarmed(memcg, MEMCG_NOT_ALARMED);
+    } else if (unlikely(mem_cgroup_alarmed(memcg))) {
+        below_max(memcg);
+        if (well_below_max(memcg))
+            mem_cgroup_set_alarmed(memcg, MEMCG_NOT_ALARMED);
     }
     if (!error)
         check_high(memcg);

@@ -31,9 +31,13 @@
 
 #define MEMCG_BATCH ((int64_t)32768)      /* bytes of stock taken at once */
 #define MEMCG_REFUSE_SIZE ((size_t)65536) /* requests from here are refused past max */
-#define MEMCG_SMALL_SIZE ((size_t)1024)   /* requests up to here are never refused */
+#define MEMCG_SMALL_SIZE ((size_t)1024)   /* requests up to here are refused at the ceiling only */
 #define MEMCG_REARM ((int64_t)1 << 20)     /* below max: an alarm may be raised again */
 #define MEMCG_RESERVE_MIN ((int64_t)16 << 20)
+/* What a thread may have by force after a refusal at the ceiling, in bytes: for its handler. Half as
+ * much after each further one, down to what raising and catching an exception takes. */
+#define MEMCG_GRANT ((int64_t)256 << 10)
+#define MEMCG_GRANT_MIN ((int64_t)4 << 10)
 #define MEMCG_MAX_OWNERS 127 /* owners of one shared slab: an index is a byte less a bit */
 #define OWNER_GONE 128u      /* that bit: the object was freed */
 #define SLAB_OWNERS 16u      /* entries that a shared slab has from the start */
@@ -225,9 +229,12 @@ struct mem_cgroup {
     const char *path;            /* the control plane's; NULL: none */
 
     int64_t reserve;             /* atomic; -1: derived from max */
+    int64_t overdraft_limit;     /* atomic; -1: the reserve again */
+    unsigned refusals;           /* atomic: at the ceiling since usage was below max */
+    int oom_group;               /* atomic */
     int64_t high;                /* atomic */
     int64_t stat[NR_STAT];       /* atomic bytes, this group alone */
-    int64_t overdraft;           /* atomic, highest */
+    int64_t overdraft;           /* atomic, highest so far */
     uint64_t events[MEMCG_NR_EVENTS], events_local[MEMCG_NR_EVENTS]; /* atomic */
     int high_crossed;            /* atomic: HIGH was posted and usage is not below yet */
     int high_pending;            /* atomic: HIGH was posted and not handled yet */
@@ -367,6 +374,8 @@ struct thread {
     uint64_t shared_used;      /* a bit for each class that was used since the last flush */
     struct memcg_failure failure;
     bool has_failure;
+    int64_t grant;                 /* bytes left of it; below 0: the last took more */
+    struct mem_cgroup *granted_by; /* whose ceiling it is past; for comparison only */
     bool is_orphan;
     struct slab *remote_slabs; /* any thread in its section: CAS push; owner takes whole */
     struct thread *next;       /* walker_mutex: all threads, or the free ones */

@@ -68,9 +68,14 @@ void css_put(struct mem_cgroup *memcg);    /* the last one posts MEMCG_EVENT_REL
 long css_refs(const struct mem_cgroup *memcg);
 void mem_cgroup_free(struct mem_cgroup *memcg); /* after RELEASE; waits for a grace period */
 
-enum mem_cgroup_limit { MEMCG_MAX, MEMCG_HIGH, MEMCG_RESERVE };
+enum mem_cgroup_limit { MEMCG_MAX, MEMCG_HIGH, MEMCG_RESERVE, MEMCG_OVERDRAFT };
 void mem_cgroup_set_limit(struct mem_cgroup *memcg, enum mem_cgroup_limit which, int64_t bytes);
 int64_t mem_cgroup_get_limit(const struct mem_cgroup *memcg, enum mem_cgroup_limit which);
+/* The process ends when a group has been refused MEMCG_OOM_REFUSALS times at its ceiling without
+ * having fallen below max.  cgroup v2: memory.oom.group. */
+#define MEMCG_OOM_REFUSALS 64
+void mem_cgroup_set_oom_group(struct mem_cgroup *memcg, bool on);
+bool mem_cgroup_oom_group(const struct mem_cgroup *memcg);
 
 enum mem_cgroup_event_item {
     MEMCG_EV_HIGH,      /* high was crossed */
@@ -90,7 +95,7 @@ struct mem_cgroup_stat {
     int64_t slab_shared;  /* this group: class bytes of its objects in shared slabs */
     int64_t page_runs;    /* this group: bytes of page runs */
     int64_t external;     /* this group: charged through mem_cgroup_charge */
-    int64_t overdraft;    /* this group: highest bytes past max + reserve */
+    int64_t overdraft;    /* this group: highest bytes past max + reserve so far */
     uint64_t events[MEMCG_NR_EVENTS];       /* this group and below */
     uint64_t events_local[MEMCG_NR_EVENTS]; /* this group's own limit */
 };
@@ -206,16 +211,27 @@ bool memcg_next_event(struct memcg_event *event); /* one consumer at a time */
  * may start a thread, must not allocate from us or wait. */
 void memcg_set_waker(void (*waker)(void));
 void memcg_not_woken(void); /* the waker could not: the next event calls it again */
+/* What became of a request past max. refusals: at the ceiling of `limited` since it was below max. */
+enum memcg_outcome { MEMCG_CHARGED, MEMCG_REFUSED, MEMCG_REFUSED_AT_CEILING };
 /* Called on the offending thread, inside the data plane, when a small request was charged past
- * max, or (refused) a request was refused: must only set flags (the binding's alarm). `limited`
- * is the group whose max was met. */
+ * max, or a request was refused: must only set flags (the binding's alarm). `limited` is the
+ * group whose max was met. */
 typedef void (*memcg_alarm_fn)(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
-                               bool refused);
+                               enum memcg_outcome outcome, unsigned refusals);
 void memcg_set_alarm(memcg_alarm_fn alarm);
-/* Called there too, when a small request of `memcg` is about to go past the reserve, where it is
- * charged by force: true refuses it. */
-typedef bool (*memcg_refusal_fn)(struct mem_cgroup *memcg);
+/* Called there too, when a small request of `memcg` is about to go past the reserve, or
+ * (at_ceiling) past the overdraft too: true refuses it. Without it none is refused before the
+ * ceiling, and one at it. */
+typedef bool (*memcg_refusal_fn)(struct mem_cgroup *memcg, bool at_ceiling);
 void memcg_set_refusal(memcg_refusal_fn refusal);
+/* Called there when a large request would go into the reserve of `limited` while its garbage is
+ * collected: false where no collector can run before this request returns. */
+typedef bool (*memcg_collector_fn)(void);
+void memcg_set_collector(memcg_collector_fn can_run);
+/* Called there when memory.oom.group has the process end. */
+typedef void (*memcg_oom_group_fn)(struct mem_cgroup *memcg, struct mem_cgroup *limited,
+                                   unsigned refusals);
+void memcg_set_oom_group_fn(memcg_oom_group_fn end);
 
 /* ---- injected faults (fault.c) ---------------------------------------- */
 enum fault_point {

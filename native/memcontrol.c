@@ -101,6 +101,7 @@ static int memcg_setup(struct mem_cgroup *memcg, struct mem_cgroup *parent)
     memcg->tag = 1;
     memcg->refs = 1;
     memcg->reserve = -1;
+    memcg->overdraft_limit = -1;
     memcg->high = PAGE_COUNTER_MAX;
     memcg->objcg = objcg_alloc(memcg);
     return memcg->objcg ? 0 : -ENOMEM;
@@ -211,8 +212,10 @@ void mem_cgroup_set_limit(struct mem_cgroup *memcg, enum mem_cgroup_limit which,
         if (page_counter_read(&memcg->counter) > bytes)
             mem_cgroup_reclaim(memcg);
     } else {
-        __atomic_store_n(which == MEMCG_HIGH ? &memcg->high : &memcg->reserve, bytes,
-                         __ATOMIC_RELAXED);
+        __atomic_store_n(which == MEMCG_HIGH      ? &memcg->high
+                         : which == MEMCG_RESERVE ? &memcg->reserve
+                                                  : &memcg->overdraft_limit,
+                         bytes, __ATOMIC_RELAXED);
     }
 }
 
@@ -224,10 +227,26 @@ int64_t mem_cgroup_get_limit(const struct mem_cgroup *memcg, enum mem_cgroup_lim
         return max;
     if (which == MEMCG_HIGH)
         return __atomic_load_n(&memcg->high, __ATOMIC_RELAXED);
+    if (which == MEMCG_OVERDRAFT) {
+        int64_t overdraft = __atomic_load_n(&memcg->overdraft_limit, __ATOMIC_RELAXED);
+
+        if (overdraft >= 0)
+            return overdraft;
+    }
     reserve = __atomic_load_n(&memcg->reserve, __ATOMIC_RELAXED);
     if (reserve >= 0 || max == PAGE_COUNTER_MAX)
         return reserve < 0 ? 0 : reserve;
     return max / 8 < MEMCG_RESERVE_MIN ? MEMCG_RESERVE_MIN : max / 8;
+}
+
+void mem_cgroup_set_oom_group(struct mem_cgroup *memcg, bool on)
+{
+    __atomic_store_n(&memcg->oom_group, on, __ATOMIC_RELAXED);
+}
+
+bool mem_cgroup_oom_group(const struct mem_cgroup *memcg)
+{
+    return __atomic_load_n(&memcg->oom_group, __ATOMIC_RELAXED);
 }
 
 bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg, const struct mem_cgroup *top)

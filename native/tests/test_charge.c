@@ -66,11 +66,12 @@ static struct mem_cgroup *alarm_memcg, *alarm_limited;
 static int alarms;
 
 static void on_alarm(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
-                     bool refused)
+                     enum memcg_outcome outcome, unsigned refusals)
 {
+    CHECK((outcome == MEMCG_REFUSED_AT_CEILING) == (refusals > 0));
     alarm_memcg = memcg;
     alarm_limited = limited;
-    alarms += bytes > 0 && !refused;
+    alarms += bytes > 0 && outcome == MEMCG_CHARGED;
 }
 
 static struct mem_cgroup_stat stat_of(struct mem_cgroup *memcg)
@@ -83,8 +84,10 @@ static struct mem_cgroup_stat stat_of(struct mem_cgroup *memcg)
 
 static struct mem_cgroup *refusable;
 
-static bool only_once(struct mem_cgroup *memcg)
+static bool only_once(struct mem_cgroup *memcg, bool at_ceiling)
 {
+    if (at_ceiling)
+        return false;
     CHECK(!refusable || memcg == refusable);
     memcg = refusable;
     refusable = NULL;
@@ -145,6 +148,73 @@ static void who_is_refused_and_who_is_forced(void)
         CHECK(kmem_cache_free(s, object[--objects]) == 0);
     CHECK(kmem_cache_shutdown(s) == 0);
     kmem_cache_free_struct(s);
+    group_close(g);
+    group_close(up);
+    check_nothing_is_left();
+}
+
+/* max 1 MiB, reserve and overdraft 256 KiB each: one is refused, then a grant is taken, half of the
+ * last one each time, and so on until usage was below max. */
+static struct mem_cgroup *ended;
+
+static void on_oom_group(struct mem_cgroup *memcg, struct mem_cgroup *limited, unsigned refusals)
+{
+    CHECK(refusals >= MEMCG_OOM_REFUSALS && memcg != limited);
+    ended = limited;
+}
+
+static void at_the_ceiling_one_is_refused_and_then_a_grant_is_given(void)
+{
+    struct mem_cgroup *up = group_new(mem_cgroup_root()), *g = group_new(up);
+    int64_t ceiling = (1 << 20) + 2 * (256 << 10), granted, before;
+    static void *p[40000];
+    int n = 0, refusals;
+
+    mem_cgroup_set_limit(up, MEMCG_MAX, 1 << 20);
+    mem_cgroup_set_limit(up, MEMCG_RESERVE, 256 << 10);
+    CHECK(mem_cgroup_get_limit(up, MEMCG_OVERDRAFT) == 256 << 10); /* the reserve again */
+    memcg_set_oom_group_fn(on_oom_group);
+    memcg_set_current(g);
+    for (int round = 0; round < 2; round++) {
+        while ((p[n] = memcg_malloc(1000)))
+            n++;
+        CHECK(stat_of(up).usage > ceiling - (64 << 10) && stat_of(up).usage <= ceiling + (4 << 10)); /* what was left of the last grant */
+        for (refusals = 1, granted = 256 << 10; refusals < 80; refusals++) {
+            before = stat_of(up).usage;
+            CHECK((p[n++] = memcg_malloc(1000))); /* never two in a row */
+            while ((p[n] = memcg_malloc(1000)))
+                n++;
+            CHECK(stat_of(up).usage - before >= granted - (64 << 10));
+            CHECK(stat_of(up).usage - before <= granted + (64 << 10));
+            granted = granted > 8 << 10 ? granted / 2 : 4 << 10;
+            CHECK(!ended);
+        }
+        CHECK(stat_of(up).usage <= ceiling + (2 << 20));
+        CHECK(stat_of(up).events[MEMCG_EV_FAIL] >= 80);
+        while (n)
+            memcg_free(p[--n]);
+        CHECK((p[0] = memcg_malloc(1000)));
+        memcg_free(p[0]);
+    }
+    mem_cgroup_set_oom_group(g, true); /* between the one that asks and the one that is full */
+    for (refusals = 0; refusals < MEMCG_OOM_REFUSALS; refusals++) {
+        CHECK(!ended);
+        while ((p[n] = memcg_malloc(1000)))
+            n++;
+    }
+    CHECK(ended == up);
+    ended = NULL;
+    mem_cgroup_set_oom_group(g, false);
+    mem_cgroup_set_oom_group(mem_cgroup_root(), true); /* above it: another's limit */
+    CHECK((p[n++] = memcg_malloc(1000)));
+    while ((p[n] = memcg_malloc(1000)))
+        n++;
+    CHECK(!ended);
+    mem_cgroup_set_oom_group(mem_cgroup_root(), false);
+    memcg_set_oom_group_fn(NULL);
+    while (n)
+        memcg_free(p[--n]);
+    memcg_set_current(NULL);
     group_close(g);
     group_close(up);
     check_nothing_is_left();
@@ -254,6 +324,7 @@ int main(void)
     CHECK(memcg_init(NULL) == 0);
     memcg_set_promote_bytes(SIZE_MAX);
     RUN(threads_never_pass_a_limit_at_any_level);
+    RUN(at_the_ceiling_one_is_refused_and_then_a_grant_is_given);
     RUN(stock_gives_way_before_an_alarm_every_time);
     RUN(current_leaves_stock_out_and_usage_never_says_less);
     RUN(lowering_max_reclaims_what_it_can);
