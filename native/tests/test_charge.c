@@ -108,6 +108,7 @@ static void who_is_refused_and_who_is_forced(void)
     memcg_set_alarm(on_alarm);
     mem_cgroup_set_limit(up, MEMCG_MAX, 100000);
     mem_cgroup_set_limit(up, MEMCG_RESERVE, 50000);
+    mem_cgroup_set_limit(up, MEMCG_OVERDRAFT, 4 << 20);
     memcg_set_current(g);
     while (stat_of(up).usage < 99000)
         p[n++] = memcg_malloc(1000);
