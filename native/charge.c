@@ -18,6 +18,7 @@
 
 static memcg_alarm_fn alarm_fn;
 static memcg_refusal_fn refusal_fn;
+static void (*collector_called)(void);
 static memcg_collector_fn collector_fn;
 static memcg_oom_group_fn oom_group_fn;
 
@@ -31,8 +32,9 @@ void memcg_set_refusal(memcg_refusal_fn refusal)
     __atomic_store_n(&refusal_fn, refusal, __ATOMIC_RELEASE);
 }
 
-void memcg_set_collector(memcg_collector_fn can_run)
+void memcg_set_collector(void (*called)(void), memcg_collector_fn can_run)
 {
+    __atomic_store_n(&collector_called, called, __ATOMIC_RELEASE);
     __atomic_store_n(&collector_fn, can_run, __ATOMIC_RELEASE);
 }
 
@@ -62,6 +64,8 @@ static int64_t usage_of(struct mem_cgroup *memcg)
 /* Posts once when usage passes high; re-armed an eighth below it. */
 static void check_high(struct mem_cgroup *memcg)
 {
+    void (*called)(void);
+
     for (; memcg; memcg = memcg->parent) {
         int64_t high = __atomic_load_n(&memcg->high, __ATOMIC_RELAXED);
 
@@ -75,6 +79,8 @@ static void check_high(struct mem_cgroup *memcg)
         __atomic_store_n(&memcg->high_pending, 1, __ATOMIC_RELEASE);
         if (!event_post(&memcg->high_event, MEMCG_EVENT_HIGH, memcg, NULL))
             css_put(memcg);
+        else if ((called = __atomic_load_n(&collector_called, __ATOMIC_ACQUIRE)))
+            called();
     }
 }
 
@@ -186,7 +192,8 @@ static int64_t past_reserve(struct mem_cgroup *memcg, size_t bytes, struct mem_c
  * an exception handler that gets none loops for ever, or crashes (CPython 3.11).  What grants add up to
  * is bounded by their number, and that in time by the binding, which has the offender sleep.
  */
-static bool refuses_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes)
+static bool refuses_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
+                               const struct request *req)
 {
     struct thread *self = memcg_self; /* in its section */
     memcg_refusal_fn refusal = __atomic_load_n(&refusal_fn, __ATOMIC_ACQUIRE);
@@ -198,7 +205,7 @@ static bool refuses_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limi
         self->grant -= (int64_t)bytes;
         return false;
     }
-    if (refusal && !refusal(memcg, true))
+    if (refusal && !refusal(memcg, req->bytes, true))
         return false;
     refusals = __atomic_load_n(&limited->refusals, __ATOMIC_RELAXED);
     self->granted_by = limited;
@@ -227,9 +234,9 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
     if (req->kind == CHARGE_OBJECT || (large && !collector_can_run(limited)))
         return refuse(memcg, limited, req->bytes, MEMCG_REFUSED);
     over = past_reserve(memcg, bytes, &limited, &at_ceiling);
-    if (over > 0 && (req->bytes > MEMCG_SMALL_SIZE || (refusal && refusal(memcg, false))))
+    if (over > 0 && (refusal ? refusal(memcg, req->bytes, false) : req->bytes > MEMCG_SMALL_SIZE))
         return refuse(memcg, limited, req->bytes, MEMCG_REFUSED);
-    if (at_ceiling && refuses_at_ceiling(memcg, at_ceiling, bytes))
+    if (at_ceiling && refuses_at_ceiling(memcg, at_ceiling, bytes, req))
         return refuse(memcg, at_ceiling, req->bytes, MEMCG_REFUSED_AT_CEILING);
     page_counter_charge(&memcg->counter, (int64_t)bytes);
     if (over > 0) {

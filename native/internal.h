@@ -239,6 +239,8 @@ struct mem_cgroup {
     int high_crossed;            /* atomic: HIGH was posted and usage is not below yet */
     int high_pending;            /* atomic: HIGH was posted and not handled yet */
     enum mem_cgroup_alarmed alarmed; /* atomic */
+    int64_t collect_after;       /* atomic; ns */
+    int vain;                    /* atomic: collections in a row that freed nothing */
     int reclaim_skip;            /* racy: small requests until reclaim, vain the last time, is tried */
     struct event_node high_event, release_event;
 

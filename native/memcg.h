@@ -61,6 +61,7 @@ void *mem_cgroup_owner(const struct mem_cgroup *memcg);
 void mem_cgroup_offline(struct mem_cgroup *memcg);
 /* Its name for reports and fault_attr.group; the caller's, as long as the group. */
 void mem_cgroup_set_path(struct mem_cgroup *memcg, const char *path);
+const char *mem_cgroup_path(const struct mem_cgroup *memcg); /* NULL: none was set */
 bool mem_cgroup_online(const struct mem_cgroup *memcg);
 bool css_tryget(struct mem_cgroup *memcg); /* false once offline */
 void css_get(struct mem_cgroup *memcg);
@@ -110,6 +111,11 @@ void mem_cgroup_set_alarmed(struct mem_cgroup *memcg, enum mem_cgroup_alarmed al
 enum mem_cgroup_alarmed mem_cgroup_alarmed(const struct mem_cgroup *memcg);
 /* From the post of HIGH until its receiver says that it has reclaimed. Meanwhile requests that
  * would be refused for their size go into the reserve. */
+/* For who collects garbage for the group: not before this time (ns of his clock), after so many
+ * collections in vain. */
+int64_t mem_cgroup_collect_after(const struct mem_cgroup *memcg);
+int mem_cgroup_vain(const struct mem_cgroup *memcg);
+void mem_cgroup_set_collect_after(struct mem_cgroup *memcg, int64_t ns, int vain);
 int mem_cgroup_high_pending(const struct mem_cgroup *memcg);
 void mem_cgroup_high_done(struct mem_cgroup *memcg);
 /* Memory that is not ours (a mapping, say).  try_: -ENOMEM past max and nothing is charged. */
@@ -219,15 +225,16 @@ enum memcg_outcome { MEMCG_CHARGED, MEMCG_REFUSED, MEMCG_REFUSED_AT_CEILING };
 typedef void (*memcg_alarm_fn)(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
                                enum memcg_outcome outcome, unsigned refusals);
 void memcg_set_alarm(memcg_alarm_fn alarm);
-/* Called there too, when a small request of `memcg` is about to go past the reserve, or
- * (at_ceiling) past the overdraft too: true refuses it. Without it none is refused before the
- * ceiling, and one at it. */
-typedef bool (*memcg_refusal_fn)(struct mem_cgroup *memcg, bool at_ceiling);
+/* Called there too, when a request of `memcg` for so many bytes is about to go past the reserve, or
+ * (at_ceiling) past the overdraft too: true refuses it. Without it, those over 1 KiB are, and one at the
+ * ceiling. */
+typedef bool (*memcg_refusal_fn)(struct mem_cgroup *memcg, size_t bytes, bool at_ceiling);
 void memcg_set_refusal(memcg_refusal_fn refusal);
 /* Called there when a large request would go into the reserve of `limited` while its garbage is
  * collected: false where no collector can run before this request returns. */
 typedef bool (*memcg_collector_fn)(void);
-void memcg_set_collector(memcg_collector_fn can_run);
+/* called: there too, when this thread has posted MEMCG_EVENT_HIGH. */
+void memcg_set_collector(void (*called)(void), memcg_collector_fn can_run);
 /* Called there when memory.oom.group has the process end. */
 typedef void (*memcg_oom_group_fn)(struct mem_cgroup *memcg, struct mem_cgroup *limited,
                                    unsigned refusals);

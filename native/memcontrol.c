@@ -21,6 +21,7 @@ struct mem_cgroup *mem_cgroup_parent(const struct mem_cgroup *memcg) { return me
 void mem_cgroup_set_owner(struct mem_cgroup *memcg, void *owner) { memcg->owner = owner; }
 void *mem_cgroup_owner(const struct mem_cgroup *memcg) { return memcg->owner; }
 void mem_cgroup_set_path(struct mem_cgroup *memcg, const char *path) { memcg->path = path; }
+const char *mem_cgroup_path(const struct mem_cgroup *memcg) { return memcg->path; }
 bool mem_cgroup_online(const struct mem_cgroup *m) { return __atomic_load_n(&m->online, __ATOMIC_ACQUIRE); }
 long css_refs(const struct mem_cgroup *memcg) { return __atomic_load_n(&memcg->refs, __ATOMIC_RELAXED); }
 void css_get(struct mem_cgroup *memcg) { __atomic_fetch_add(&memcg->refs, 1, __ATOMIC_RELAXED); }
@@ -331,6 +332,22 @@ void mem_cgroup_set_alarmed(struct mem_cgroup *memcg, enum mem_cgroup_alarmed al
 enum mem_cgroup_alarmed mem_cgroup_alarmed(const struct mem_cgroup *memcg)
 {
     return __atomic_load_n(&memcg->alarmed, __ATOMIC_RELAXED);
+}
+
+int64_t mem_cgroup_collect_after(const struct mem_cgroup *memcg)
+{
+    return __atomic_load_n(&memcg->collect_after, __ATOMIC_RELAXED);
+}
+
+int mem_cgroup_vain(const struct mem_cgroup *memcg)
+{
+    return __atomic_load_n(&memcg->vain, __ATOMIC_RELAXED);
+}
+
+void mem_cgroup_set_collect_after(struct mem_cgroup *memcg, int64_t ns, int vain)
+{
+    __atomic_store_n(&memcg->collect_after, ns, __ATOMIC_RELAXED);
+    __atomic_store_n(&memcg->vain, vain, __ATOMIC_RELAXED);
 }
 
 int mem_cgroup_high_pending(const struct mem_cgroup *memcg)

@@ -6,6 +6,7 @@ Every method is one call that no asynchronous exception can cut in two.
 
 import gc
 import os
+import time
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
@@ -119,7 +120,9 @@ KMALLOC_SIZES = tuple([kmem_cache_object_size(kmalloc_cache(i))
 
 # -- groups
 
-LIMITS = {"max": MEMCG_MAX, "high": MEMCG_HIGH, "reserve": MEMCG_RESERVE}
+LIMITS = {
+    "max": MEMCG_MAX, "high": MEMCG_HIGH, "reserve": MEMCG_RESERVE, "overdraft": MEMCG_OVERDRAFT,
+}
 
 
 @cython.no_gc_clear
@@ -248,12 +251,21 @@ cdef class Memcg:
         return self.read().watermark
 
     def get_limit(self, str which):
-        """``max``, ``high`` or ``reserve`` in bytes."""
+        """``max``, ``high``, ``reserve`` or ``overdraft`` in bytes."""
         return mem_cgroup_get_limit(self.c, LIMITS[which])
 
     def set_limit(self, str which, int64_t n):
-        """Store a limit in bytes; a negative reserve: derived from ``max``."""
+        """Store a limit in bytes; a negative reserve or overdraft: the default."""
         mem_cgroup_set_limit(self.c, LIMITS[which], n)
+
+    @property
+    def oom_group(self):
+        """The process ends when the group goes on at its ceiling. cgroup v2: ``memory.oom.group``."""
+        return mem_cgroup_oom_group(self.c)
+
+    @oom_group.setter
+    def oom_group(self, bint on):
+        mem_cgroup_set_oom_group(self.c, on)
 
     @property
     def events(self):
@@ -282,6 +294,16 @@ cdef class Memcg:
         cdef mem_cgroup_stat stat = self.read()
         return dict(zip(STAT, (stat.slab_private, stat.slab_shared, stat.page_runs, stat.external,
                                stat.overdraft)))
+
+    def collect(self):
+        """Collect garbage, unless that was in vain for this group several times of late."""
+        cdef int64_t before = mem_cgroup_usage(self.c)
+        if not collection_is_due(self.c):
+            return
+        began = time.monotonic_ns()
+        gc.collect()
+        mem_cgroup_reclaim(self.c)
+        collection_ended(self.c, before - mem_cgroup_usage(self.c), time.monotonic_ns() - began)
 
     def high_done(self):
         """The receiver of ``high`` has reclaimed."""
@@ -763,7 +785,7 @@ cpdef leave(Memcg memcg, error=None):
             f"group {memcg.path!r} is left, but it is not the innermost group of this context; leave "
             "it where it was entered, and in generators use group.iterate()"
         )
-    alarmed = alarm_take(memcg.c, &failure)
+    alarmed = alarm_take(memcg.c, isinstance(error, MemoryError), &failure)
     current_leave()
     memcg.nr_inside -= 1
     if alarmed:
@@ -1011,6 +1033,7 @@ def block_header():
 
 def exiting():
     """Before the interpreter ends: no worker, new RAW requests as before us."""
+    alarm_stop()
     worker_stop()
     hooks_exiting()
     memcg_validate()

@@ -7,14 +7,17 @@
  *   - the thread state is the only one with that thread id (a thread being started may
  *     carry its parent's);
  *   - the thread is in the context the charge came from, and that context still in the group;
- *   - the group is not shielded, and no exception is pending;
+ *   - the group is not shielded, no exception is pending, and no trace or profile function runs,
+ *     which CPython would take out;
  *   - its innermost frame is not in a library that holds locks of its own, and no frame near it
  *     is a finalizer or a context manager's exit;
  *   - it stands at an instruction after which CPython checks for exceptions before
  *     anything else can happen, a task's suspension least of all, and where an exception
  *     leaves nothing half done (instruction.c).
  *
- * Before that, garbage is collected once per alarm, unless memory.high had it done meanwhile.
+ * Before that, garbage is collected once per alarm, unless memory.high had it done meanwhile or it
+ * was in vain of late.  What unwinding and handling an alarm takes is no new one: growth counts from
+ * where the handler begins, and not while it runs; it may go as far as the ceiling (throttle.c).
  * Else it is tried again, then parked until the context runs again or the thread charges
  * past the limit once more.  Leaving the group takes an alarm back that was not raised yet.
  *
@@ -33,6 +36,10 @@
 #define ATTEMPTS 400 /* about 4 s of tries, then it is parked */
 #define NEAR_FRAMES 16
 #define FUTILE (128 << 10)             /* a collection that frees less need not be repeated */
+#define VAIN_FREE 2  /* collections in vain in a row without a pause */
+#define VAIN_PAUSE 4 /* then the group's next comes when so many times as long has passed */
+#define SPARED_BYTES ((size_t)256 << 10)
+#define CHAIN 8 /* exceptions looked at for a MemoryError, from one to its context */
 #define REARM_STEP ((int64_t)1 << 20) /* growth past the limit before it is raised again */
 
 enum alarm_state { ALARM_FREE, ALARM_POSTED, ALARM_PARKED, ALARM_DELIVERED };
@@ -45,12 +52,16 @@ struct alarm {
     int64_t rearm_usage;
     uint64_t posted;    /* a count of all posts: which is older */
     uint64_t delivered; /* 0: never; else a count of all deliveries */
+    bool again;  /* posted for growth since it was delivered */
+    bool unseen; /* delivered, and the thread was at no check since: it may be unwinding still */
 };
 
 static struct alarm alarms[NR_ALARMS]; /* alarm_lock */
 static pthread_mutex_t alarm_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t nr_posts, nr_deliveries; /* alarm_lock */
 static int nr_alarms, nr_parked; /* written under alarm_lock, read racily */
+static uint64_t nr_changes;      /* atomic: of any entry; written under alarm_lock */
+static int stopped;              /* atomic */
 static int pending_call;         /* atomic: a call is on its way to the main thread */
 static unsigned long main_thread;
 static PyObject *oom_class, *guarded_modules, *guarded_functions, *collect;
@@ -62,6 +73,7 @@ static void set_state(struct alarm *alarm, enum alarm_state state)
     nr_alarms += (state != ALARM_FREE) - (alarm->state != ALARM_FREE);
     nr_parked += (state == ALARM_PARKED) - (alarm->state == ALARM_PARKED);
     alarm->state = state;
+    __atomic_store_n(&nr_changes, nr_changes + 1, __ATOMIC_RELEASE);
     if (state == ALARM_POSTED)
         alarm->attempts = 0;
 }
@@ -120,7 +132,8 @@ static int deliver_anywhere(void *unused);
 
 static void ask_all_threads(void)
 {
-    if (!__atomic_exchange_n(&pending_anywhere, 1, __ATOMIC_SEQ_CST) &&
+    if (!__atomic_load_n(&pending_anywhere, __ATOMIC_RELAXED) &&
+        !__atomic_exchange_n(&pending_anywhere, 1, __ATOMIC_SEQ_CST) &&
         _PyEval_AddPendingCall(PyInterpreterState_Main(), deliver_anywhere, NULL, 0))
         __atomic_store_n(&pending_anywhere, 0, __ATOMIC_SEQ_CST);
 }
@@ -138,48 +151,116 @@ static void call_for_delivery(unsigned long thread_id)
     worker_wake(WORKER_ALARM);
 }
 
-static void mark_delivered(struct alarm *alarm)
+/* The thread is at a check: what it has grown by until here is no matter. */
+static void mark_handled(struct alarm *alarm)
 {
     set_state(alarm, ALARM_DELIVERED);
-    alarm->delivered = ++nr_deliveries;
+    alarm->unseen = false;
     alarm->rearm_usage = mem_cgroup_usage(alarm->failure.limited) + REARM_STEP;
     mem_cgroup_set_alarmed(alarm->failure.memcg, MEMCG_ALARMED);
 }
 
+static void mark_delivered(struct alarm *alarm)
+{
+    mark_handled(alarm);
+    alarm->delivered = ++nr_deliveries;
+    alarm->unseen = true;
+}
+
+/* What this thread's last charge past a limit came to: as long as no entry changes, one like it comes to
+ * the same. */
+static __thread struct {
+    uint64_t changes;
+    struct mem_cgroup *memcg;
+    PyObject *context;
+    int64_t due_at; /* bytes of usage */
+    bool is_posted;
+} last_post;
+
+static bool is_like_last_post(struct mem_cgroup *memcg, PyObject *context, int64_t usage)
+{
+    return last_post.changes == __atomic_load_n(&nr_changes, __ATOMIC_ACQUIRE) &&
+           last_post.memcg == memcg && last_post.context == context && usage < last_post.due_at &&
+           (last_post.is_posted || mem_cgroup_alarmed(memcg) == MEMCG_ALARMED);
+}
+
+static bool has_grown(const struct alarm *alarm, int64_t usage)
+{
+    return alarm->state == ALARM_DELIVERED &&
+           mem_cgroup_alarmed(alarm->failure.memcg) == MEMCG_ALARMED && usage >= alarm->rearm_usage;
+}
+
+static void remember_post(struct mem_cgroup *memcg, PyObject *context, const struct alarm *alarm)
+{
+    last_post.changes = nr_changes;
+    last_post.memcg = memcg;
+    last_post.context = context;
+    last_post.is_posted = alarm && alarm->state == ALARM_POSTED;
+    last_post.due_at = last_post.is_posted                       ? INT64_MAX
+                       : alarm && alarm->state == ALARM_DELIVERED ? alarm->rearm_usage
+                                                                  : INT64_MIN;
+}
+
 /* In a hook, inside the data plane. */
 static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
-                       bool refused)
+                       enum memcg_outcome outcome, unsigned refusals)
 {
     unsigned long me = this_thread();
     PyObject *context = current_key.context;
     int64_t usage = mem_cgroup_usage(limited);
+    bool refused = outcome != MEMCG_CHARGED, due = false, is_posted = true;
     struct alarm *alarm;
-    bool due, is_posted;
 
-    pthread_mutex_lock(&alarm_lock);
-    alarm = find_alarm(me, context, memcg);
-    due = !alarm || alarm->state == ALARM_PARKED ||
-          (alarm->state == ALARM_DELIVERED &&
-           (mem_cgroup_alarmed(memcg) != MEMCG_ALARMED || usage >= alarm->rearm_usage));
-    is_posted = alarm && alarm->state == ALARM_POSTED;
-    if (!alarm && (alarm = new_alarm(me, context)))
-        alarm->delivered = 0;
-    if (alarm && (due || refused)) { /* no alarm: hundreds wait; the next charge tries again */
-        alarm->thread_id = me;
-        alarm->context = context;
-        alarm->posted = ++nr_posts;
-        alarm->failure = (struct memcg_failure){ memcg, limited, bytes, usage,
-                                                 mem_cgroup_get_limit(limited, MEMCG_MAX) };
-        if (refused) /* the MemoryError at this line says it; there is room to handle it */
-            mark_delivered(alarm);
-        else
-            set_state(alarm, ALARM_POSTED);
+    if (__atomic_load_n(&stopped, __ATOMIC_RELAXED))
+        return;
+    if (outcome == MEMCG_REFUSED_AT_CEILING)
+        throttle_owe(limited, refusals);
+    if (unlikely(throttle_is_due()))
+        alarm_ask_check();
+    if (refused || !is_like_last_post(memcg, context, usage)) {
+        pthread_mutex_lock(&alarm_lock);
+        alarm = find_alarm(me, context, memcg);
+        is_posted = alarm && alarm->state == ALARM_POSTED;
+        due = !alarm || alarm->state == ALARM_PARKED ||
+              (alarm->state == ALARM_DELIVERED &&
+               (mem_cgroup_alarmed(memcg) != MEMCG_ALARMED || usage >= alarm->rearm_usage));
+        if (!alarm && (alarm = new_alarm(me, context)))
+            alarm->delivered = 0;
+        if (alarm && (due || refused)) { /* no alarm: hundreds wait; the next charge tries again */
+            alarm->again = has_grown(alarm, usage);
+            alarm->unseen &= alarm->again;
+            alarm->thread_id = me;
+            alarm->context = context;
+            alarm->posted = ++nr_posts;
+            alarm->failure = (struct memcg_failure){ memcg, limited, bytes, usage,
+                                                     mem_cgroup_get_limit(limited, MEMCG_MAX) };
+            if (refused) /* the MemoryError at this line says it; there is room to handle it */
+                mark_delivered(alarm);
+            else
+                set_state(alarm, ALARM_POSTED);
+        }
+        remember_post(memcg, context, alarm);
+        due &= alarm && !refused;
+        pthread_mutex_unlock(&alarm_lock);
+    } else {
+        is_posted = last_post.is_posted;
     }
-    pthread_mutex_unlock(&alarm_lock);
-    if (alarm && due && !refused)
+    if (due)
         call_for_delivery(me);
     else if (is_posted && me != main_thread)
         ask_all_threads(); /* another thread may have come first */
+}
+
+void alarm_ask_check(void)
+{
+#if PY_VERSION_HEX < 0x030c0000
+    if (this_thread() != main_thread) {
+        throttle_ask_line();
+        return;
+    }
+#endif
+    if (current_holds_gil())
+        call_for_delivery(this_thread());
 }
 
 void alarm_resume(PyObject *context)
@@ -239,6 +320,14 @@ static bool is_guarded(PyFrameObject *frame, bool innermost)
     return guarded;
 }
 
+static bool has_frame(PyThreadState *tstate)
+{
+    PyFrameObject *frame = PyThreadState_GetFrame(tstate);
+
+    Py_XDECREF(frame);
+    return frame != NULL;
+}
+
 static enum place place_now(PyThreadState *tstate, bool self)
 {
     PyFrameObject *frame = PyThreadState_GetFrame(tstate);
@@ -257,8 +346,55 @@ static enum place place_now(PyThreadState *tstate, bool self)
     return place;
 }
 
-/* REFUSE: by the next request of the frame, if that goes past the reserve; else retry. */
-enum verdict { VERDICT_DELIVER, VERDICT_REFUSE, VERDICT_RETRY, VERDICT_PARK, VERDICT_DROP };
+static bool is_memory_error(PyObject *error)
+{
+    return PyErr_GivenExceptionMatches(error, PyExc_MemoryError);
+}
+
+/* A MemoryError, a group that has one, or an error that was raised from one or while one was handled. */
+static bool is_of_memory(PyObject *error)
+{
+    bool found = false;
+
+    Py_INCREF(error);
+    for (int i = 0; error && !found && i < CHAIN; i++) {
+        PyObject *before = PyException_GetCause(error);
+
+        if (!before)
+            before = PyException_GetContext(error);
+        found = is_memory_error(error);
+        if (!found && PyObject_TypeCheck(error, (PyTypeObject *)PyExc_BaseExceptionGroup)) {
+            PyObject *errors = ((PyBaseExceptionGroupObject *)error)->excs;
+
+            for (Py_ssize_t n = 0; errors && !found && n < CHAIN && n < PyTuple_GET_SIZE(errors); n++)
+                found = is_memory_error(PyTuple_GET_ITEM(errors, n));
+        }
+        Py_DECREF(error);
+        error = before;
+    }
+    Py_XDECREF(error);
+    return found;
+}
+
+/* Whether the thread is in an `except`, `finally` or __exit__ for an error of memory. */
+static bool handles_memory_error(PyThreadState *tstate)
+{
+    for (_PyErr_StackItem *item = tstate->exc_info; item; item = item->previous_item)
+        if (item->exc_value && item->exc_value != Py_None && is_of_memory(item->exc_value))
+            return true;
+    return false;
+}
+
+/* REFUSE: by the next request of the frame, if that goes past the reserve; else retry.  HANDLED: it was
+ * delivered, and is being handled, or that begins here. */
+enum verdict {
+    VERDICT_DELIVER,
+    VERDICT_REFUSE,
+    VERDICT_RETRY,
+    VERDICT_PARK,
+    VERDICT_DROP,
+    VERDICT_HANDLED
+};
 
 static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool self)
 {
@@ -272,7 +408,13 @@ static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool
         return VERDICT_DROP;
     if (state == ENTRY_SHIELDED)
         return VERDICT_PARK; /* the end of the shield posts it again */
-    place = tstate->async_exc ? PLACE_NO : place_now(tstate, self);
+    if (tstate->async_exc || tstate->tracing)
+        return VERDICT_RETRY;
+    if (alarm->again && (alarm->unseen || handles_memory_error(tstate)))
+        return VERDICT_HANDLED;
+    if (!has_frame(tstate))
+        return VERDICT_PARK; /* the interpreter ends, or the thread: nothing of it is cut short */
+    place = place_now(tstate, self);
     return place == PLACE_OK ? VERDICT_DELIVER : place ? VERDICT_REFUSE : VERDICT_RETRY;
 }
 
@@ -293,6 +435,31 @@ static enum verdict judge_quietly(const struct alarm *alarm, PyThreadState *tsta
     return verdict;
 }
 
+static int64_t monotonic_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/*
+ * A group that meets its limit again and again would have the whole process collected each time, and
+ * its neighbours wait: a collection holds the GIL.  After a few in vain the next has to wait, so that
+ * they take a fifth of the time at most.
+ */
+bool collection_is_due(struct mem_cgroup *limited)
+{
+    return monotonic_ns() >= mem_cgroup_collect_after(limited);
+}
+
+void collection_ended(struct mem_cgroup *limited, int64_t freed, int64_t ns)
+{
+    int vain = freed < FUTILE ? mem_cgroup_vain(limited) + 1 : 0;
+
+    mem_cgroup_set_collect_after(limited, vain > VAIN_FREE ? monotonic_ns() + VAIN_PAUSE * ns : 0, vain);
+}
+
 /*
  * Garbage may be all that fills the group, whoever has reclaimed since the alarm was posted: it
  * is collected here and now.  Not if a collection is under way, in a finalizer of it say: then
@@ -302,7 +469,7 @@ static bool collect_garbage(const struct alarm *alarm)
 {
     struct mem_cgroup *limited = alarm->failure.limited;
     PyObject *type, *value, *traceback, *found;
-    int64_t before = mem_cgroup_usage(limited);
+    int64_t before = mem_cgroup_usage(limited), began = monotonic_ns(), freed;
     bool done;
 
     PyErr_Fetch(&type, &value, &traceback);
@@ -318,9 +485,10 @@ static bool collect_garbage(const struct alarm *alarm)
         return false;
     mem_cgroup_high_done(limited);
     mem_cgroup_reclaim(limited);
-    mem_cgroup_set_alarmed(alarm->failure.memcg, before - mem_cgroup_usage(limited) < FUTILE
-                                                     ? MEMCG_COLLECTED_IN_VAIN
-                                                     : MEMCG_NOT_ALARMED);
+    freed = before - mem_cgroup_usage(limited);
+    collection_ended(limited, freed, monotonic_ns() - began);
+    mem_cgroup_set_alarmed(alarm->failure.memcg,
+                           freed < FUTILE ? MEMCG_COLLECTED_IN_VAIN : MEMCG_NOT_ALARMED);
     return true;
 }
 
@@ -333,7 +501,7 @@ static enum verdict reclaim(const struct alarm *alarm)
         return VERDICT_DELIVER;
     if ((mem_cgroup_high_pending(limited) ||
          mem_cgroup_alarmed(alarm->failure.memcg) != MEMCG_COLLECTED_IN_VAIN) &&
-        !collect_garbage(alarm))
+        collection_is_due(limited) && !collect_garbage(alarm))
         return VERDICT_RETRY;
     return mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX) ? VERDICT_DROP
                                                                                  : VERDICT_DELIVER;
@@ -360,13 +528,42 @@ static enum verdict refuse_next(const struct alarm *alarm, PyThreadState *tstate
 }
 
 /* In a hook, inside the data plane. Once: a handler in the same frame needs memory too. */
-static bool refuses_small(struct mem_cgroup *memcg)
+static bool refuses_at_jump(struct mem_cgroup *memcg)
 {
     if (__atomic_load_n(&to_refuse.thread_id, __ATOMIC_ACQUIRE) != this_thread() ||
         to_refuse.tstate != _PyThreadState_UncheckedGet())
         return false;
     __atomic_store_n(&to_refuse.thread_id, 0, __ATOMIC_RELAXED);
     return to_refuse.memcg == memcg && to_refuse.frame == caller_frame(to_refuse.tstate);
+}
+
+/*
+ * An unwinding that is refused a frame object loses its exception: a SystemError goes on in place of it
+ * (take_ownership() in CPython's frame.c).  So what may be one is not refused, up to a bound; the
+ * traceback object beside it is, which is survived.
+ */
+static bool is_spared_frame(size_t bytes)
+{
+    static __thread size_t spared;
+
+    if (!caller_frame_takes(bytes) || (spared += bytes) > SPARED_BYTES) {
+        spared = 0;
+        return false;
+    }
+    return true;
+}
+
+/* In a hook, inside the data plane.  At the ceiling only what has the GIL: without it CPython starts
+ * threads, say. */
+static bool refuses(struct mem_cgroup *memcg, size_t bytes, bool at_ceiling)
+{
+    bool has_gil = current_holds_gil();
+
+    if (has_gil && (at_ceiling || bytes > MEMCG_SMALL_SIZE) && is_spared_frame(bytes))
+        return false;
+    if (at_ceiling)
+        return has_gil;
+    return bytes > MEMCG_SMALL_SIZE || refuses_at_jump(memcg);
 }
 
 static enum verdict reclaim_or_judge(const struct alarm *alarm, PyThreadState *tstate, bool self)
@@ -388,11 +585,13 @@ static bool settle(const struct alarm *copy, struct alarm *alarm, enum verdict v
     bool same;
 
     pthread_mutex_lock(&alarm_lock);
-    same = alarm->state == ALARM_POSTED && alarm->thread_id == copy->thread_id &&
+    same = !__atomic_load_n(&stopped, __ATOMIC_RELAXED) && alarm->state == ALARM_POSTED && alarm->thread_id == copy->thread_id &&
            alarm->context == copy->context && alarm->failure.memcg == copy->failure.memcg;
     if (same && verdict == VERDICT_DELIVER) {
         mark_delivered(alarm);
         mem_cgroup_count_event(alarm->failure.limited, MEMCG_EV_OOM_KILL);
+    } else if (same && verdict == VERDICT_HANDLED) {
+        mark_handled(alarm);
     } else if (same && verdict == VERDICT_DROP) {
         set_state(alarm, ALARM_FREE);
     } else if (same && (verdict == VERDICT_PARK || ++alarm->attempts > ATTEMPTS)) {
@@ -419,6 +618,57 @@ static bool next_posted(struct alarm **alarm, struct alarm *copy, unsigned long 
     return found;
 }
 
+/*
+ * CPython has nobody to raise to where a finalizer or a weak reference's callback fails: what was
+ * raised there has reached nobody.  An audit hook sees it, put in with the first delivery, for one
+ * cannot be taken out and costs each audited event.
+ */
+static void lost(PyObject *error)
+{
+    unsigned long me = this_thread();
+    struct alarm *last = NULL;
+
+    if (!PyObject_TypeCheck(error, (PyTypeObject *)oom_class))
+        return;
+    pthread_mutex_lock(&alarm_lock);
+    for (struct alarm *alarm = alarms; alarm < alarms + NR_ALARMS; alarm++)
+        if (alarm->state == ALARM_DELIVERED && alarm->thread_id == me &&
+            (!last || alarm->delivered > last->delivered))
+            last = alarm;
+    if (last) {
+        last->again = last->unseen = false;
+        set_state(last, ALARM_POSTED);
+    }
+    pthread_mutex_unlock(&alarm_lock);
+    if (last)
+        call_for_delivery(me);
+}
+
+static int audit(const char *event, PyObject *arguments, void *unused)
+{
+    enum { EXC_VALUE = 1 }; /* sys.UnraisableHookArgs */
+
+    (void)unused;
+    if (strcmp(event, "sys.unraisablehook") == 0 && PyTuple_GET_SIZE(arguments) == 2) {
+        PyObject *error = PyStructSequence_GetItem(PyTuple_GET_ITEM(arguments, 1), EXC_VALUE);
+
+        if (error)
+            lost(error);
+    }
+    return 0;
+}
+
+static void watch_for_lost(void)
+{
+    static bool done;
+
+    if (done)
+        return;
+    done = true;
+    if (PySys_AddAuditHook(audit, NULL) < 0)
+        PyErr_WriteUnraisable(NULL); /* another audit hook forbids it: what is lost is raised with growth */
+}
+
 /* Whether this thread still stands where delivery was refused. CPython makes calls that are
  * added by a pending call in the same round. */
 static bool stands_where_refused(PyThreadState *tstate)
@@ -442,6 +692,10 @@ static int look_at_mine(void)
     PyThreadState *tstate = PyThreadState_Get();
     struct alarm *alarm = alarms, copy;
 
+    if (__atomic_load_n(&stopped, __ATOMIC_RELAXED))
+        return 0;
+    if (throttle_is_due())
+        throttle_at_check();
     if (is_retry && stands_where_refused(tstate))
         return -1;
     is_retry = false;
@@ -451,8 +705,10 @@ static int look_at_mine(void)
         if (verdict == VERDICT_REFUSE)
             verdict = refuse_next(&copy, tstate);
         is_retry |= verdict == VERDICT_RETRY;
-        if (settle(&copy, alarm - 1, verdict) && verdict == VERDICT_DELIVER)
+        if (settle(&copy, alarm - 1, verdict) && verdict == VERDICT_DELIVER) {
+            watch_for_lost();
             return 1;
+        }
     }
     if (is_retry)
         stands_where_refused(tstate);
@@ -525,8 +781,10 @@ static int deliver_all(void)
         if (!settle(&copy, alarm - 1, verdict))
             continue;
         left += verdict == VERDICT_RETRY;
-        if (verdict == VERDICT_DELIVER)
+        if (verdict == VERDICT_DELIVER) {
+            watch_for_lost();
             PyThreadState_SetAsyncExc(copy.thread_id, oom_class);
+        }
     }
     return left;
 }
@@ -536,6 +794,10 @@ void alarm_work(void)
     struct timespec pause = { 0, 500 * 1000 };
 
     while (deliver_all()) {
+        if (worker_is_held()) { /* a fork, or the end of the interpreter, waits for us */
+            worker_wake(WORKER_ALARM);
+            return;
+        }
         Py_BEGIN_ALLOW_THREADS
         nanosleep(&pause, NULL);
         Py_END_ALLOW_THREADS
@@ -562,7 +824,33 @@ static bool reclaimed(const struct alarm *alarm)
     return verdict == VERDICT_DROP;
 }
 
-bool alarm_take(struct mem_cgroup *memcg, struct memcg_failure *failure)
+/*
+ * The context leaves a group whose alarm was delivered, or is raised by that.  Handling it is the
+ * business of the group it comes to, if that is below the same max.
+ */
+static void hand_on(const struct alarm *taken, PyObject *context)
+{
+    PyObject *entry = current_key.entry ? current_key.entry->previous : Py_None;
+    struct mem_cgroup *to = entry == Py_None ? mem_cgroup_root() : ((struct entry *)entry)->c;
+    struct alarm *alarm;
+
+    if (!mem_cgroup_is_descendant(to, taken->failure.limited))
+        return;
+    pthread_mutex_lock(&alarm_lock);
+    alarm = find_alarm(taken->thread_id, context, to);
+    if (!alarm && (alarm = new_alarm(taken->thread_id, context))) {
+        *alarm = (struct alarm){ .state = alarm->state,
+                                 .thread_id = taken->thread_id,
+                                 .context = context,
+                                 .failure = taken->failure,
+                                 .posted = ++nr_posts };
+        alarm->failure.memcg = to;
+        mark_delivered(alarm);
+    }
+    pthread_mutex_unlock(&alarm_lock);
+}
+
+bool alarm_take(struct mem_cgroup *memcg, bool handled, struct memcg_failure *failure)
 {
     PyThreadState *tstate;
     unsigned long me = this_thread();
@@ -578,12 +866,15 @@ bool alarm_take(struct mem_cgroup *memcg, struct memcg_failure *failure)
         alarm = find_alarm(me, NULL, memcg);
     if (alarm) {
         undelivered = alarm->state == ALARM_DELIVERED && tstate->async_exc == oom_class;
-        raise = undelivered || alarm->state != ALARM_DELIVERED;
+        raise = undelivered || (alarm->state != ALARM_DELIVERED &&
+                                !(alarm->again && (alarm->unseen || handled)));
         taken = *alarm;
         *failure = alarm->failure;
         set_state(alarm, ALARM_FREE);
     }
     pthread_mutex_unlock(&alarm_lock);
+    if (!alarm)
+        return false;
     if (undelivered) {
         PyThreadState_SetAsyncExc(me, NULL); /* counted already */
     } else if (raise) {
@@ -593,6 +884,7 @@ bool alarm_take(struct mem_cgroup *memcg, struct memcg_failure *failure)
     }
     if (raise)
         mem_cgroup_set_alarmed(memcg, MEMCG_NOT_ALARMED);
+    hand_on(&taken, tstate->context);
     return raise;
 }
 
@@ -622,8 +914,11 @@ void alarm_forget(struct mem_cgroup *memcg)
     pthread_mutex_unlock(&alarm_lock);
 }
 
+void alarm_stop(void) { __atomic_store_n(&stopped, 1, __ATOMIC_RELAXED); }
+
 void alarm_after_fork(void)
 {
+    throttle_after_fork();
     pthread_mutex_init(&alarm_lock, NULL);
     if (nr_posts) /* else the table was never written, and need not be touched */
         memset(alarms, 0, sizeof(alarms));
@@ -644,5 +939,6 @@ void alarm_init(PyObject *exception, PyObject *collect_now, PyObject *modules, P
     guarded_functions = functions;
     main_thread = PyThread_get_thread_ident();
     memcg_set_alarm(alarm_post);
-    memcg_set_refusal(refuses_small);
+    memcg_set_refusal(refuses);
+    throttle_init();
 }

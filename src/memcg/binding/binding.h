@@ -83,6 +83,21 @@ static inline void current_refresh(void)
         current_reload(tstate_get());
 }
 
+/* Whether this thread has it; for hooks that any thread may call. */
+static inline bool current_holds_gil(void)
+{
+    PyThreadState *tstate = tstate_get();
+
+#if PY_VERSION_HEX < 0x030c0000 /* the running thread's, whichever that is */
+    return tstate && tstate == current_key.tstate;
+#else
+    return tstate != NULL;
+#endif
+}
+
+/* Whether the context is in memcg or below it. Runs no Python code. */
+bool context_is_below(PyObject *context, struct mem_cgroup *memcg);
+
 /* ---- hooks.c: CPython's allocators and NumPy's ---------------------------- */
 /* The file whose hooks stand in CPython's allocators before ours are in; NULL: nobody's. */
 const char *hooks_stranger(void);
@@ -107,11 +122,26 @@ void alarm_init(PyObject *exception, PyObject *collect, PyObject *modules, PyObj
 void alarm_work(void); /* GIL held: until nothing is left to be tried again */
 void alarm_resume(PyObject *context); /* in a hook: the context runs, in this thread */
 /* Leaving memcg: true if an alarm was not raised yet and reclaim does not make it needless; it is
- * the caller's to raise. */
-bool alarm_take(struct mem_cgroup *memcg, struct memcg_failure *failure);
+ * the caller's to raise. handled: a MemoryError leaves the group, so growth since the last alarm may
+ * be what that takes. */
+bool alarm_take(struct mem_cgroup *memcg, bool handled, struct memcg_failure *failure);
+void alarm_ask_check(void); /* in a hook, GIL held: throttle_at_check() at this thread's next one */
+/* GIL held: garbage may be collected for limited, and was; freed: bytes of its usage. */
+bool collection_is_due(struct mem_cgroup *limited);
+void collection_ended(struct mem_cgroup *limited, int64_t freed, int64_t ns);
+void alarm_stop(void);      /* before the interpreter ends: none is raised from now on */
 bool alarm_last(struct memcg_failure *failure); /* the last that was delivered to this thread */
 void alarm_forget(struct mem_cgroup *memcg);    /* before it is freed */
 void alarm_after_fork(void);
+
+/* ---- throttle.c: what bounds an offender that goes on ------------------------ */
+void throttle_init(void);
+/* In a hook: this thread was refused at the ceiling of limited, for so many times now. */
+void throttle_owe(struct mem_cgroup *limited, unsigned refusals);
+bool throttle_is_due(void); /* this thread has to come to throttle_at_check() */
+void throttle_at_check(void); /* GIL held, where it may be given up */
+void throttle_ask_line(void); /* 3.11: it is called at this thread's next line */
+void throttle_after_fork(void);
 
 /* ---- instruction.c: where an exception may come ---------------------------- */
 /* PLACE_JUMP: not here, but in the loop's body. at_check: CPython is checking at this moment. */
@@ -121,6 +151,10 @@ enum place instruction_place(PyFrameObject *frame, bool at_check);
 /* ---- caller.c: for MEMCG_DEBUG=U -------------------------------------------- */
 void caller(char *text, size_t n); /* "file:line in function"; a memcg_caller_fn */
 void *caller_frame(PyThreadState *tstate); /* the innermost, for comparison only */
+
+/* In a hook, GIL held: whether a frame object of the innermost frame, or of the one before it, takes so
+ * many bytes. */
+bool caller_frame_takes(size_t bytes);
 
 /* ---- mutex.c: the control plane's mutexes ----------------------------------- */
 PyObject *mutex_type(void); /* the class: a new reference, or NULL with an exception */
@@ -134,6 +168,8 @@ void worker_ended(void);
 enum worker_kind { WORKER_EVENTS, WORKER_ALARM, NR_WORKERS };
 void worker_run(enum worker_kind kind);  /* GIL held */
 void worker_wake(enum worker_kind kind); /* any context */
+bool worker_is_starting(enum worker_kind kind); /* it was woken and has not begun */
+bool worker_is_held(void);
 void worker_wait(void);    /* until no worker is at work; releases the GIL */
 void worker_hold(void);    /* no worker starts until worker_release by this thread */
 void worker_release(void); /* GIL held */

@@ -8,6 +8,7 @@
 #include "binding.h"
 
 #include <internal/pycore_frame.h>
+#include <internal/pycore_object.h>
 
 static _PyInterpreterFrame *running_frame(PyThreadState *tstate)
 {
@@ -31,6 +32,29 @@ static PyCodeObject *code_of(_PyInterpreterFrame *frame)
 #else
     return frame->f_code;
 #endif
+}
+
+static size_t frame_object_bytes(_PyInterpreterFrame *frame)
+{
+    PyCodeObject *code = code_of(frame);
+    Py_ssize_t slots = code->co_nlocalsplus + code->co_stacksize;
+
+    return 2 * sizeof(void *) /* the collector's head */ +
+           (size_t)_PyObject_VAR_SIZE(&PyFrame_Type, slots);
+}
+
+bool caller_frame_takes(size_t bytes)
+{
+    _PyInterpreterFrame *frame = running_frame(tstate_get());
+
+    for (int i = 0; frame && i < 2; i++) {
+        if (frame_object_bytes(frame) == bytes)
+            return true;
+        frame = frame->previous;
+        while (frame && _PyFrame_IsIncomplete(frame))
+            frame = frame->previous;
+    }
+    return false;
 }
 
 /* In ASCII; PyUnicode_AsUTF8 would allocate. */

@@ -252,6 +252,19 @@ void current_forget(PyObject *memcg)
     }
 }
 
+bool context_is_below(PyObject *context, struct mem_cgroup *memcg)
+{
+    struct mem_cgroup *current = mem_cgroup_root();
+    PyObject *object = NULL;
+
+    if (context && PySequence_Contains(context, entry_var) == 1)
+        object = PyObject_GetItem(context, entry_var);
+    if (object && object != Py_None)
+        current = ((struct entry *)object)->c;
+    Py_XDECREF(object); /* the context keeps it */
+    return mem_cgroup_is_descendant(current, memcg);
+}
+
 /* Runs no Python code: the variable is found by identity. */
 enum entry_state entry_state_of(PyObject *context, struct mem_cgroup *memcg)
 {

@@ -147,6 +147,13 @@ static void raw_free(void *ctx, void *p)
 
 /* ---- arenas: frames of Python functions come in chunks from here ---------- */
 
+/*
+ * Unwinding makes a traceback and a frame object for each frame, which is up to twice as much again, when
+ * the group is at its limit already.  So a chunk is charged with that; what it is larger by is never
+ * touched.  CPython's usual 16 KiB stay below what is refused at max.
+ */
+#define WITH_UNWINDING 3
+
 /* A thread's first chunk is never refused: who starts a thread waits until it has run a little. */
 static void *arena_hook_alloc(void *ctx, size_t size)
 {
@@ -156,7 +163,7 @@ static void *arena_hook_alloc(void *ctx, size_t size)
     (void)ctx;
     if (tstate && tstate->datastack_chunk) {
         current_refresh();
-        return memcg_malloc(size);
+        return memcg_malloc(WITH_UNWINDING * size);
     }
     memcg_stop_kmem_account();
     p = memcg_malloc(size);

@@ -38,6 +38,9 @@ cdef extern from "memcg.h" nogil:
         MEMCG_MAX
         MEMCG_HIGH
         MEMCG_RESERVE
+        MEMCG_OVERDRAFT
+    void mem_cgroup_set_oom_group(mem_cgroup *memcg, bint on)
+    bint mem_cgroup_oom_group(const mem_cgroup *memcg)
     void mem_cgroup_set_limit(mem_cgroup *memcg, mem_cgroup_limit which, int64_t bytes)
     int64_t mem_cgroup_get_limit(const mem_cgroup *memcg, mem_cgroup_limit which)
 
@@ -164,7 +167,10 @@ cdef extern from "binding.h":
     int current_leave() except -1
     void current_forget(PyObject *memcg)
     void alarm_init(object exception, object gc_collect, object modules, object functions)
-    bint alarm_take(mem_cgroup *memcg, memcg_failure *failure)
+    bint alarm_take(mem_cgroup *memcg, bint handled, memcg_failure *failure)
+    void alarm_stop()
+    bint collection_is_due(mem_cgroup *limited)
+    void collection_ended(mem_cgroup *limited, int64_t freed, int64_t ns)
     bint alarm_last(memcg_failure *failure)
     void alarm_forget(mem_cgroup *memcg)
     void alarm_resume(PyObject *context)

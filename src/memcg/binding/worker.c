@@ -208,6 +208,13 @@ void worker_wake(enum worker_kind kind)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
+bool worker_is_starting(enum worker_kind kind)
+{
+    return __atomic_load_n(&starting[kind], __ATOMIC_SEQ_CST);
+}
+
+bool worker_is_held(void) { return __atomic_load_n(&nr_holds, __ATOMIC_SEQ_CST); }
+
 void worker_wait(void)
 {
     if (is_worker)
