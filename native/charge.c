@@ -163,6 +163,17 @@ static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t b
     return -ENOMEM;
 }
 
+static bool may_refuse(struct mem_cgroup *memcg, const struct request *req, enum memcg_bound bound)
+{
+    memcg_refusal_fn refusal = __atomic_load_n(&refusal_fn, __ATOMIC_ACQUIRE);
+
+    if (req->kind == CHARGE_STACK)
+        return false;
+    if (refusal)
+        return refusal(memcg, req->bytes, bound);
+    return bound != MEMCG_AT_RESERVE || req->bytes > MEMCG_SMALL_SIZE;
+}
+
 /* With `bytes` more charged by force: the group furthest past its reserve, and by how much; and one
  * that is past its overdraft, or NULL. */
 static int64_t past_reserve(struct mem_cgroup *memcg, size_t bytes, struct mem_cgroup **worst,
@@ -196,7 +207,6 @@ static bool refuses_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limi
                                const struct request *req)
 {
     struct thread *self = memcg_self; /* in its section */
-    memcg_refusal_fn refusal = __atomic_load_n(&refusal_fn, __ATOMIC_ACQUIRE);
     unsigned refusals;
 
     if (!self->heaps) /* the orphan's caller */
@@ -205,7 +215,7 @@ static bool refuses_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limi
         self->grant -= (int64_t)bytes;
         return false;
     }
-    if (refusal && !refusal(memcg, req->bytes, true))
+    if (!may_refuse(memcg, req, MEMCG_AT_CEILING))
         return false;
     refusals = __atomic_load_n(&limited->refusals, __ATOMIC_RELAXED);
     self->granted_by = limited;
@@ -225,16 +235,16 @@ static bool collector_can_run(struct mem_cgroup *limited)
 static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
                            struct request *req)
 {
-    memcg_refusal_fn refusal = __atomic_load_n(&refusal_fn, __ATOMIC_ACQUIRE);
-    bool large = req->bytes >= MEMCG_REFUSE_SIZE;
+    bool large = req->bytes >= MEMCG_REFUSE_SIZE && req->kind != CHARGE_STACK;
     struct mem_cgroup *at_ceiling;
     int64_t over, highest;
 
     /* Garbage may be what fills the group: while it is being collected the reserve helps out. */
-    if (req->kind == CHARGE_OBJECT || (large && !collector_can_run(limited)))
+    if (req->kind == CHARGE_OBJECT ||
+        (large && !collector_can_run(limited) && may_refuse(memcg, req, MEMCG_AT_MAX)))
         return refuse(memcg, limited, req->bytes, MEMCG_REFUSED);
     over = past_reserve(memcg, bytes, &limited, &at_ceiling);
-    if (over > 0 && (refusal ? refusal(memcg, req->bytes, false) : req->bytes > MEMCG_SMALL_SIZE))
+    if (over > 0 && may_refuse(memcg, req, MEMCG_AT_RESERVE))
         return refuse(memcg, limited, req->bytes, MEMCG_REFUSED);
     if (at_ceiling && refuses_at_ceiling(memcg, at_ceiling, bytes, req))
         return refuse(memcg, at_ceiling, req->bytes, MEMCG_REFUSED_AT_CEILING);

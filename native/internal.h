@@ -251,7 +251,8 @@ struct mem_cgroup {
 extern struct mem_cgroup root_mem_cgroup;
 extern struct mutex groups_lock, runs_lock;
 
-enum charge_kind { CHARGE_SMALL, CHARGE_OBJECT, CHARGE_FORCE };
+/* CHARGE_STACK: never refused; an alarm is posted past max. */
+enum charge_kind { CHARGE_SMALL, CHARGE_OBJECT, CHARGE_FORCE, CHARGE_STACK };
 /* What one entry asks for; lives on the caller's stack. */
 struct request {
     size_t bytes;           /* size asked for: decides who may be refused */

@@ -96,9 +96,9 @@ static void run_free(struct thread *self, struct slab *run)
     metadata_free(run, run->metadata_bytes);
 }
 
-static void *malloc_slow(size_t size, bool zero, bool grows)
+static void *malloc_slow(size_t size, bool zero, bool grows, enum charge_kind kind)
 {
-    struct request req = { .bytes = size ? size : 1, .zero = zero, .grows = grows };
+    struct request req = { .bytes = size ? size : 1, .zero = zero, .grows = grows, .kind = kind };
     void *p;
 
     if (size > PTRDIFF_MAX - PAGE_SIZE || unlikely(!arena.base))
@@ -131,8 +131,9 @@ static void *malloc_slow(size_t size, bool zero, bool grows)
     return p;
 }
 
-void *memcg_malloc(size_t size) { return malloc_slow(size, false, false); }
-void *memcg_calloc(size_t size) { return malloc_slow(size, true, false); }
+void *memcg_malloc(size_t size) { return malloc_slow(size, false, false, CHARGE_SMALL); }
+void *memcg_calloc(size_t size) { return malloc_slow(size, true, false, CHARGE_SMALL); }
+void *memcg_malloc_stack(size_t size) { return malloc_slow(size, false, false, CHARGE_STACK); }
 
 void *malloc_past_sheaf(size_t size, struct thread *self, const struct heap_slot *slot)
 {
@@ -314,7 +315,7 @@ void *memcg_realloc(void *p, size_t size)
     }
 move:
     q = size > KMALLOC_MAX_CACHE_SIZE && size > old
-            ? malloc_slow(size, false, true)
+            ? malloc_slow(size, false, true, CHARGE_SMALL)
             : memcg_malloc_fast(size);
     if (!q)
         return size <= old ? p : NULL;

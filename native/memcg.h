@@ -149,6 +149,8 @@ void memcg_synchronize(void); /* grace period; never call inside the data plane 
  * they are not for signal handlers. */
 void *memcg_malloc(size_t size);
 void *memcg_calloc(size_t size);
+/* A stack's: never refused for a limit, whatever its size; past max an alarm is posted. */
+void *memcg_malloc_stack(size_t size);
 void *memcg_realloc(void *p, size_t size); /* p must be ours; shrinking never fails */
 void memcg_free(void *p);                  /* p must be ours */
 size_t memcg_usable_size(const void *p);
@@ -225,10 +227,11 @@ enum memcg_outcome { MEMCG_CHARGED, MEMCG_REFUSED, MEMCG_REFUSED_AT_CEILING };
 typedef void (*memcg_alarm_fn)(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
                                enum memcg_outcome outcome, unsigned refusals);
 void memcg_set_alarm(memcg_alarm_fn alarm);
-/* Called there too, when a request of `memcg` for so many bytes is about to go past the reserve, or
- * (at_ceiling) past the overdraft too: true refuses it. Without it, those over 1 KiB are, and one at the
- * ceiling. */
-typedef bool (*memcg_refusal_fn)(struct mem_cgroup *memcg, size_t bytes, bool at_ceiling);
+/* Called there too, when a request of `memcg` for so many bytes is about to go past max (from 64 KiB),
+ * past the reserve or past the overdraft: true refuses it. Without it, those from 64 KiB are, those over
+ * 1 KiB, and any. */
+enum memcg_bound { MEMCG_AT_MAX, MEMCG_AT_RESERVE, MEMCG_AT_CEILING };
+typedef bool (*memcg_refusal_fn)(struct mem_cgroup *memcg, size_t bytes, enum memcg_bound bound);
 void memcg_set_refusal(memcg_refusal_fn refusal);
 /* Called there when a large request would go into the reserve of `limited` while its garbage is
  * collected: false where no collector can run before this request returns. */

@@ -84,9 +84,9 @@ static struct mem_cgroup_stat stat_of(struct mem_cgroup *memcg)
 
 static struct mem_cgroup *refusable;
 
-static bool only_once(struct mem_cgroup *memcg, size_t bytes, bool at_ceiling)
+static bool only_once(struct mem_cgroup *memcg, size_t bytes, enum memcg_bound bound)
 {
-    CHECK(bytes == 1000 && !at_ceiling);
+    CHECK(bytes == 1000 && bound == MEMCG_AT_RESERVE);
     CHECK(!refusable || memcg == refusable);
     memcg = refusable;
     refusable = NULL;

@@ -410,7 +410,7 @@ static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool
         return VERDICT_PARK; /* the end of the shield posts it again */
     if (tstate->async_exc || tstate->tracing)
         return VERDICT_RETRY;
-    if (alarm->again && (alarm->unseen || handles_memory_error(tstate)))
+    if ((alarm->again && alarm->unseen) || (alarm->delivered && handles_memory_error(tstate)))
         return VERDICT_HANDLED;
     if (!has_frame(tstate))
         return VERDICT_PARK; /* the interpreter ends, or the thread: nothing of it is cut short */
@@ -553,15 +553,19 @@ static bool is_spared_frame(size_t bytes)
     return true;
 }
 
-/* In a hook, inside the data plane.  At the ceiling only what has the GIL: without it CPython starts
- * threads, say. */
-static bool refuses(struct mem_cgroup *memcg, size_t bytes, bool at_ceiling)
+/*
+ * In a hook, inside the data plane.  A handler may want a large block, of a growing list say: into the
+ * reserve.  At the ceiling only who has the GIL is refused: without it CPython starts threads, say.
+ */
+static bool refuses(struct mem_cgroup *memcg, size_t bytes, enum memcg_bound bound)
 {
     bool has_gil = current_holds_gil();
 
-    if (has_gil && (at_ceiling || bytes > MEMCG_SMALL_SIZE) && is_spared_frame(bytes))
+    if (bound == MEMCG_AT_MAX)
+        return !has_gil || !handles_memory_error(tstate_get());
+    if (has_gil && (bound == MEMCG_AT_CEILING || bytes > MEMCG_SMALL_SIZE) && is_spared_frame(bytes))
         return false;
-    if (at_ceiling)
+    if (bound == MEMCG_AT_CEILING)
         return has_gil;
     return bytes > MEMCG_SMALL_SIZE || refuses_at_jump(memcg);
 }

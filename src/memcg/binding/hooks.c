@@ -148,11 +148,12 @@ static void raw_free(void *ctx, void *p)
 /* ---- arenas: frames of Python functions come in chunks from here ---------- */
 
 /*
- * Unwinding makes a traceback and a frame object for each frame, which is up to twice as much again, when
- * the group is at its limit already.  So a chunk is charged with that; what it is larger by is never
- * touched.  CPython's usual 16 KiB stay below what is refused at max.
+ * Unwinding makes a traceback and a frame object for each frame, and who formats the traceback makes a
+ * FrameSummary for each: 310 and 400 bytes for a frame of 120, when the group is at its limit already.
+ * So a chunk is charged with that.  What it is larger by is never touched.  None is refused: CPython 3.11
+ * releases the function that it could not call once too often (CALL_PY_EXACT_ARGS).
  */
-#define WITH_UNWINDING 3
+#define WITH_UNWINDING 6
 
 /* A thread's first chunk is never refused: who starts a thread waits until it has run a little. */
 static void *arena_hook_alloc(void *ctx, size_t size)
@@ -163,7 +164,7 @@ static void *arena_hook_alloc(void *ctx, size_t size)
     (void)ctx;
     if (tstate && tstate->datastack_chunk) {
         current_refresh();
-        return memcg_malloc(WITH_UNWINDING * size);
+        return memcg_malloc_stack(WITH_UNWINDING * size);
     }
     memcg_stop_kmem_account();
     p = memcg_malloc(size);
