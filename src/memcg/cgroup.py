@@ -248,7 +248,9 @@ def subtree(group: cgroup) -> list[cgroup]:
         return groups
 
 
-def try_to_free(group: cgroup, nbytes: int) -> int:
+def try_to_free(
+    group: cgroup, nbytes: int, collect: Callable[[], object] = gc.collect
+) -> int:
     """Reclaim from a group and below: shrinkers, garbage, empty slabs, stock.
 
     Returns
@@ -270,7 +272,7 @@ def try_to_free(group: cgroup, nbytes: int) -> int:
                 shrink(nbytes)
             except Exception as error:
                 raised.append(error)
-    gc.collect()
+    collect()
     group.drain()
     if raised:
         raise raised[0]
@@ -284,7 +286,7 @@ def mem_cgroup_high_work_func(event: core.Event) -> None:
     """
     group = event.memcg
     try:
-        try_to_free(group, group.current - group.get_limit("high"))
+        try_to_free(group, group.current - group.get_limit("high"), group.collect)
     except Exception as error:  # a shrinker's: its author's to see
         report_exception(error)
     finally:

@@ -29,12 +29,16 @@ if TYPE_CHECKING:
 
 Size = int | str | None
 
-LIMITS = ("max", "high", "reserve")
+LIMITS = ("max", "high", "reserve", "overdraft")
 READABLE = (
     "memory.current", "memory.peak", "memory.max", "memory.high", "memory.reserve",
-    "memory.events", "memory.events.local", "memory.stat", "memory.kmem.slabinfo", "cgroup.stat",
+    "memory.overdraft", "memory.oom.group", "memory.events", "memory.events.local",
+    "memory.stat", "memory.kmem.slabinfo", "cgroup.stat",
 )  # fmt: skip
-WRITABLE = ("memory.max", "memory.high", "memory.reserve", "memory.reclaim", "memory.peak")
+WRITABLE = (
+    "memory.max", "memory.high", "memory.reserve", "memory.overdraft", "memory.oom.group",
+    "memory.reclaim", "memory.peak",
+)  # fmt: skip
 
 
 def _limit(which: str) -> str:
@@ -123,11 +127,20 @@ class Group(cgroup):
     def reserve(self, size: Size) -> None:
         self.write_limit("reserve", size)
 
+    @property
+    def overdraft(self) -> int:
+        """Bytes past `reserve` for requests up to 1 KiB; by default as many as `reserve`."""
+        return self.get_limit("overdraft")
+
+    @overdraft.setter
+    def overdraft(self, size: Size) -> None:
+        self.write_limit("overdraft", size)
+
     def write_limit(self, which: str, size: Size, *, bare_is_binary: bool = False) -> None:
-        """Write ``max``, ``high`` or ``reserve``: one store, from any thread, then reclaim.
+        """Write one of the limits: one store, from any thread, then reclaim.
 
         A limit below the use reclaims what it can and then holds for new charges. None is the
-        default: no ``max``, ``high`` and ``reserve`` derived from it.
+        default: no ``max``, and ``high``, ``reserve`` and ``overdraft`` derived from it.
 
         Raises
         ------
@@ -138,8 +151,8 @@ class Group(cgroup):
         n = parse_size(
             size, of=parent.max if parent is not None else None, bare_is_binary=bare_is_binary
         )
-        if _limit(which) == "reserve":
-            self.set_limit("reserve", -1 if size is None else n)
+        if _limit(which) in ("reserve", "overdraft"):
+            self.set_limit(which, -1 if size is None else n)
             return
         self.set_limit(which, n)
         if which == "high":
@@ -187,8 +200,10 @@ class Group(cgroup):
                 return self.current
             case "memory.peak":
                 return self.peak
-            case "memory.max" | "memory.high" | "memory.reserve":
+            case "memory.max" | "memory.high" | "memory.reserve" | "memory.overdraft":
                 return self.get_limit(file.removeprefix("memory."))
+            case "memory.oom.group":
+                return int(self.oom_group)
             case "memory.events":
                 return self.events
             case "memory.events.local":
@@ -217,6 +232,10 @@ class Group(cgroup):
             raise MemcgError(f"{file!r} cannot be written; one can write {', '.join(WRITABLE)}")
         if file == "memory.peak":
             self.reset_peak()
+        elif file == "memory.oom.group":
+            if size not in (0, 1, "0", "1"):
+                raise ValueError(f"memory.oom.group is 0 or 1, not {size!r}")
+            self.oom_group = bool(int(size))
         elif file == "memory.reclaim":
             try_to_free(self, parse_size(size, bare_is_binary=True))
         else:
@@ -303,7 +322,7 @@ def group(path: str, **limits: Size) -> Group:
     path : str
         Absolute, as ``"tenants/a"``; parents are made without limits.
     **limits
-        ``max``, ``high`` and ``reserve``.
+        ``max``, ``high``, ``reserve`` and ``overdraft``.
 
     Raises
     ------

@@ -18,6 +18,7 @@ arena). Innermost.
 
 from __future__ import annotations
 
+import gc
 import mmap
 import weakref
 from collections import Counter, deque
@@ -138,7 +139,7 @@ class Memcg:
 
     ``usage`` counts what is charged here and below. Limits are single stores, read racily by
     design: a charge sees the old or the new limit. Whatever passes ``max`` is refused here: there
-    are no Python objects to be charged, so no reserve.
+    are no Python objects to be charged, so no reserve and no overdraft.
     """
 
     _serials = 0
@@ -154,7 +155,9 @@ class Memcg:
         self.serial = Memcg._serials  # never reused, unlike kmemcg_id
         self.usage = Atomic(0)
         self.peak = 0
-        self._limits = {"max": PAGE_COUNTER_MAX, "high": PAGE_COUNTER_MAX, "reserve": 0}
+        self._limits = dict.fromkeys(("max", "high"), PAGE_COUNTER_MAX)
+        self._limits |= dict.fromkeys(("reserve", "overdraft"), 0)
+        self.oom_group = False
         self.events = dict.fromkeys(EVENTS, 0)
         self._refs = Atomic(1)
         self._online = Published(True)
@@ -238,17 +241,21 @@ class Memcg:
     # -- limits and figures
 
     def get_limit(self, which: str) -> int:
-        """``max``, ``high`` or ``reserve`` in bytes."""
+        """``max``, ``high``, ``reserve`` or ``overdraft`` in bytes."""
         return self._limits[which]
 
     def set_limit(self, which: str, n: int) -> None:
-        """Store a limit in bytes; a negative reserve: derived from ``max``."""
+        """Store a limit in bytes; a negative reserve or overdraft: the default."""
         self._limits[which] = n
 
     @property
     def events_local(self) -> dict[str, int]:
         """As `events`: they are counted at the limit's group alone here."""
         return self.events
+
+    def collect(self) -> None:
+        """Collect garbage."""
+        gc.collect()
 
     def high_done(self) -> None:
         """The receiver of ``high`` has reclaimed."""

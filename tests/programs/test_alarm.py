@@ -839,7 +839,7 @@ def test_the_handler_around_a_loop_gets_it(alarm, loop, where):
 
 def test_a_thread_can_be_started_where_the_reserve_is_used_up(run_program):
     shown = run_program("""
-    g = memcg.group("g", max="1MiB", reserve=1, high="max")
+    g = memcg.group("g", max="1MiB", reserve=1, overdraft="16MiB", high="max")
     ran, started = [], []
     def over():
         with g, memcg.shield():

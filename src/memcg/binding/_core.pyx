@@ -296,12 +296,18 @@ cdef class Memcg:
                                stat.overdraft)))
 
     def collect(self):
-        """Collect garbage, unless that was in vain for this group several times of late."""
+        """Collect garbage, unless that was in vain for this group several times of late.
+
+        While another thread collects none can begin: then it is waited for, 1 s at most.
+        """
         cdef int64_t before = mem_cgroup_usage(self.c)
         if not collection_is_due(self.c):
             return
-        began = time.monotonic_ns()
-        gc.collect()
+        for _ in range(1000):
+            began = time.monotonic_ns()
+            if collect_garbage():
+                break
+            time.sleep(0.001)
         mem_cgroup_reclaim(self.c)
         collection_ended(self.c, before - mem_cgroup_usage(self.c), time.monotonic_ns() - began)
 

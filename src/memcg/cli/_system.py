@@ -77,13 +77,14 @@ class System:
             raise memcg.MemcgError(NO_HOOKS)
         install()
 
-    def set_limits(self, max: int | None, high: int | None) -> None:
+    def set_limits(self, max: int | None, high: int | None, oom_group: bool = False) -> None:
         """Write the root's limits; None leaves one as it is."""
         root: Any = memcg.root
         if max is not None:
             root.max = max
         if high is not None:
             root.high = high
+        root.oom_group = oom_group
 
     def failure(self, error: BaseException) -> str | None:
         """Return the one-line account of an error that memcg caused, else None.

@@ -26,7 +26,7 @@ EXIT_OOM = 137  # what a container killed for its memory ends with
 EXIT_CANNOT = 125  # memcg itself failed, as in env(1) and timeout(1)
 
 USAGE = """\
-usage: memcg run [--max SIZE] [--high SIZE] [--report] [--json FILE]
+usage: memcg run [--max SIZE] [--high SIZE] [--oom-group] [--report] [--json FILE]
                  (SCRIPT | -m MODULE | -c COMMAND | -) [ARG ...]
 """
 HELP = f"""{USAGE}
@@ -37,6 +37,8 @@ limits of the root group, which holds all others:
   --max SIZE    memory.max: 64MiB, 1GB, bytes, or max for none (the default)
   --high SIZE   memory.high: where shrinkers and gc.collect() run; also a share
                 of --max, as 75%; default 7/8 of --max
+  --oom-group   memory.oom.group: end the process with {EXIT_OOM} when it goes on and
+                on at the limit, catching what it gets; default: it is slowed down
 account:
   --report      at the end, after atexit handlers, write to stderr: the groups,
                 current, peak, limits, events, biggest caches, share of the RSS
@@ -77,6 +79,7 @@ class Options:
     def __init__(self) -> None:
         self.max: int | None = None
         self.high: int | None = None
+        self.oom_group = False
         self.report = False
         self.json: str | None = None
         self.help = False
@@ -109,6 +112,8 @@ def parse(args: list[str]) -> Options:
             return options
         if arg == "--report":
             options.report = True
+        elif arg == "--oom-group":
+            options.oom_group = True
         elif name in ("--max", "--high", "--json"):
             if not equals:
                 if not rest:
@@ -197,7 +202,7 @@ def start(args: list[str], system: _system.System | None = None) -> int:
         from .report import at_exit
 
         at_exit(system, [target.name, *options.args], options.report, options.json)
-    system.set_limits(options.max, options.high)
+    system.set_limits(options.max, options.high, options.oom_group)
 
     def uncaught(error: BaseException, show: Callable[[], None]) -> int | None:
         account = system.failure(error)  # before `show`, which may be refused something itself
