@@ -43,12 +43,13 @@ def show(**figures):
 def run_program(native, tmp_path):
     """Run a program; it must end by itself with the status and the stderr that are expected.
 
+    `expects`: texts that stderr must have, in place of all of it.
     Gives what it printed last as JSON, if it is, else its stdout.
     """
 
     def run(
         source: str | Path, *args: str, options=(), prelude=PRELUDE, timeout=TIMEOUT_S, status=0,
-        stderr="", **more,
+        stderr="", expects=(), **more,
     ):  # fmt: skip
         if isinstance(source, str):
             path = tmp_path / "program.py"
@@ -72,9 +73,9 @@ def run_program(native, tmp_path):
             pytest.fail(f"hangs after {timeout} s\n{out[-1000:]}\n{err[-4000:]}", pytrace=False)
         finally:
             end_session(process.pid)
-        assert (process.returncode, err) == (status, stderr), (
-            f"status {process.returncode}\n{out[-1000:]}\n{err[-4000:]}"
-        )
+        shown = f"status {process.returncode}\n{out[-1000:]}\n{err[-4000:]}"
+        assert (process.returncode, err) == (status, err if expects else stderr), shown
+        assert all(text in err for text in expects), shown
         lines = out.splitlines()
         try:
             return json.loads(lines[-1])

@@ -1,0 +1,149 @@
+/*
+ * throttle.c - what bounds an offender that goes on after it was refused.
+ *
+ * A thread that is refused at its group's ceiling owes a sleep, longer each time.  It sleeps at its
+ * next check, without the GIL, so that its grants add up slowly whatever it catches.  At a check
+ * it also lets the collector run that memory.high has asked for.  memory.oom.group ends the process.
+ *
+ * A check: the main thread and, since 3.12, the others by a pending call (alarm.c).  In 3.11 no other
+ * thread makes pending calls; there a trace function comes once, at the thread's next line.
+ *
+ * Kernel: mem_cgroup_handle_over_high(), mem_cgroup_get_oom_group().  Where we differ: who sleeps is
+ * past max and overdraft, not past high.
+ * Locks: none; all of it is the thread's own.
+ */
+#include <time.h>
+#include <unistd.h>
+
+#include "binding.h"
+
+#define SLEEP_FIRST_MS 1
+#define SLEEP_DOUBLINGS 10 /* to 1 s */
+#define COLLECTOR_WAITS 100 /* of 50 us */
+
+static __thread int owed_ms;
+static __thread struct mem_cgroup *owed_for; /* for comparison only */
+static __thread bool awaits_collector; /* no check since this thread had it called */
+
+#if PY_VERSION_HEX < 0x030c0000
+static int at_event(PyObject *object, PyFrameObject *frame, int what, PyObject *arg)
+{
+    PyThreadState *tstate = PyThreadState_Get();
+
+    (void)object, (void)frame, (void)what, (void)arg;
+    tstate->c_tracefunc = NULL; /* CPython looks for it again when we return */
+    throttle_at_check();
+    return 0;
+}
+
+void throttle_ask_line(void)
+{
+    PyThreadState *tstate = tstate_get();
+
+    if (!current_holds_gil() || tstate->c_tracefunc || tstate->tracing)
+        return; /* a debugger's: the next charge asks again */
+    tstate->c_tracefunc = at_event;
+    tstate->cframe->use_tracing = 255;
+}
+#endif
+
+void throttle_owe(struct mem_cgroup *limited, unsigned refusals)
+{
+    unsigned doublings = refusals - 1 < SLEEP_DOUBLINGS ? refusals - 1 : SLEEP_DOUBLINGS;
+
+    owed_ms = SLEEP_FIRST_MS << doublings;
+    owed_for = limited;
+}
+
+bool throttle_is_due(void) { return owed_ms || awaits_collector; }
+
+/* In a hook, inside the data plane. */
+static void collector_called(void)
+{
+    if (!current_holds_gil())
+        return;
+    awaits_collector = true;
+    alarm_ask_check();
+}
+
+/* Whether it may come before this request returns. It takes the GIL, which a thread gives up at
+ * checks: one that had it called in the same call into C holds the GIL still. */
+static bool collector_can_run(void)
+{
+    return !awaits_collector || !worker_is_starting(WORKER_EVENTS);
+}
+
+static void let_collector_run(void)
+{
+    struct timespec pause = { 0, 50 * 1000 };
+
+    awaits_collector = false;
+    if (!worker_is_starting(WORKER_EVENTS))
+        return;
+    Py_BEGIN_ALLOW_THREADS
+    for (int i = 0; i < COLLECTOR_WAITS && worker_is_starting(WORKER_EVENTS); i++)
+        nanosleep(&pause, NULL);
+    Py_END_ALLOW_THREADS
+}
+
+void throttle_at_check(void)
+{
+    struct timespec pause;
+
+    if (awaits_collector)
+        let_collector_run();
+    if (!owed_ms || !context_is_below(PyThreadState_Get()->context, owed_for))
+        return; /* another task's turn: the offender sleeps when it runs again */
+    pause = (struct timespec){ owed_ms / 1000, owed_ms % 1000 * 1000000L };
+    owed_ms = 0;
+    Py_BEGIN_ALLOW_THREADS
+    nanosleep(&pause, NULL); /* a signal ends it: its handler runs at the next check */
+    Py_END_ALLOW_THREADS
+}
+
+static int put_line(char *text, size_t n, struct mem_cgroup *memcg)
+{
+    const char *path = mem_cgroup_path(memcg);
+    int64_t max = mem_cgroup_get_limit(memcg, MEMCG_MAX);
+    char limit[32] = "no limit";
+
+    if (max != PAGE_COUNTER_MAX)
+        snprintf(limit, sizeof(limit), "max %lld KiB", (long long)max >> 10);
+    return snprintf(text, n, "memcg:   %s: current %lld KiB, %s, reserve %lld KiB, overdraft %lld KiB\n",
+                    path && *path ? path : "/", (long long)mem_cgroup_usage(memcg) >> 10, limit,
+                    (long long)mem_cgroup_get_limit(memcg, MEMCG_RESERVE) >> 10,
+                    (long long)mem_cgroup_get_limit(memcg, MEMCG_OVERDRAFT) >> 10);
+}
+
+static void put(const char *text, int n)
+{
+    if (write(STDERR_FILENO, text, (size_t)n) < 0)
+        return; /* nobody reads it; the status tells */
+}
+
+/* In a hook: nothing of Python's may run, and nobody who allocates would come further. */
+static void end_process(struct mem_cgroup *memcg, struct mem_cgroup *limited, unsigned refusals)
+{
+    const char *path = mem_cgroup_path(memcg), *whose = mem_cgroup_path(limited);
+    char text[3 * 4096];
+
+    put(text, snprintf(text, sizeof(text),
+                       "memcg: group '%s': %u requests were refused at the ceiling of '%s' and it never "
+                       "fell below memory.max; memory.oom.group ends the process\n",
+                       path && *path ? path : "/", refusals, whose && *whose ? whose : "/"));
+    for (; memcg; memcg = mem_cgroup_parent(memcg))
+        put(text, put_line(text, sizeof(text), memcg));
+    _exit(137);
+}
+
+void throttle_init(void)
+{
+    memcg_set_collector(collector_called, collector_can_run);
+    memcg_set_oom_group_fn(end_process);
+}
+
+void throttle_after_fork(void)
+{
+    awaits_collector = false;
+    owed_ms = 0;
+}
