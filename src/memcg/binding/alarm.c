@@ -65,6 +65,7 @@ static int stopped;              /* atomic */
 static int pending_call;         /* atomic: a call is on its way to the main thread */
 static unsigned long main_thread;
 static PyObject *oom_class, *guarded_modules, *guarded_functions, *collect;
+static PyObject *unraisable_hook; /* the code of sys.unraisablehook; for comparison only */
 
 static unsigned long this_thread(void) { return (unsigned long)pthread_self(); }
 
@@ -301,7 +302,8 @@ static PyThreadState *only_tstate(unsigned long thread_id, int *count)
 static bool is_guarded(PyFrameObject *frame, bool innermost)
 {
     PyCodeObject *code = PyFrame_GetCode(frame);
-    bool guarded = PySet_Contains(guarded_functions, code->co_name) == 1;
+    bool guarded = PySet_Contains(guarded_functions, code->co_name) == 1 ||
+                   (PyObject *)code == unraisable_hook;
 
     if (innermost && !guarded) {
         PyObject *globals = PyFrame_GetGlobals(frame);
@@ -654,10 +656,14 @@ static int audit(const char *event, PyObject *arguments, void *unused)
 
     (void)unused;
     if (strcmp(event, "sys.unraisablehook") == 0 && PyTuple_GET_SIZE(arguments) == 2) {
+        PyObject *hook = PyTuple_GET_ITEM(arguments, 0);
         PyObject *error = PyStructSequence_GetItem(PyTuple_GET_ITEM(arguments, 1), EXC_VALUE);
 
+        if (PyMethod_Check(hook))
+            hook = PyMethod_GET_FUNCTION(hook);
+        unraisable_hook = PyFunction_Check(hook) ? PyFunction_GET_CODE(hook) : NULL;
         if (error)
-            lost(error);
+            lost(error); /* it is raised when the hook is over */
     }
     return 0;
 }
