@@ -791,7 +791,7 @@ cpdef leave(Memcg memcg, error=None):
             f"group {memcg.path!r} is left, but it is not the innermost group of this context; leave "
             "it where it was entered, and in generators use group.iterate()"
         )
-    alarmed = alarm_take(memcg.c, isinstance(error, MemoryError), &failure)
+    alarmed = alarm_take(memcg.c, &failure)
     current_leave()
     memcg.nr_inside -= 1
     if alarmed:

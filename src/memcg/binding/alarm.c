@@ -37,7 +37,7 @@
 #define NEAR_FRAMES 16
 #define FUTILE (128 << 10)             /* a collection that frees less need not be repeated */
 #define VAIN_FREE 2  /* collections in vain in a row without a pause */
-#define VAIN_PAUSE 4 /* then the group's next comes when so many times as long has passed */
+#define VAIN_PAUSE 8 /* then the group's next comes when so many times as long has passed */
 #define SPARED_BYTES ((size_t)256 << 10)
 #define CHAIN 8 /* exceptions looked at for a MemoryError, from one to its context */
 #define REARM_STEP ((int64_t)1 << 20) /* growth past the limit before it is raised again */
@@ -448,7 +448,7 @@ static int64_t monotonic_ns(void)
 /*
  * A group that meets its limit again and again would have the whole process collected each time, and
  * its neighbours wait: a collection holds the GIL.  After a few in vain the next has to wait, so that
- * they take a fifth of the time at most.
+ * they take a ninth of the time at most.
  */
 bool collection_is_due(struct mem_cgroup *limited)
 {
@@ -557,14 +557,14 @@ static bool is_spared_frame(size_t bytes)
 
 /*
  * In a hook, inside the data plane.  A handler may want a large block, of a growing list say: into the
- * reserve.  At the ceiling only who has the GIL is refused: without it CPython starts threads, say.
+ * reserve.  So may a trace or profile function, which CPython takes out when it fails.  At the ceiling only who has the GIL is refused: without it CPython starts threads, say.
  */
 static bool refuses(struct mem_cgroup *memcg, size_t bytes, enum memcg_bound bound)
 {
     bool has_gil = current_holds_gil();
 
     if (bound == MEMCG_AT_MAX)
-        return !has_gil || !handles_memory_error(tstate_get());
+        return !has_gil || !(tstate_get()->tracing || handles_memory_error(tstate_get()));
     if (has_gil && (bound == MEMCG_AT_CEILING || bytes > MEMCG_SMALL_SIZE) && is_spared_frame(bytes))
         return false;
     if (bound == MEMCG_AT_CEILING)
@@ -860,7 +860,7 @@ static void hand_on(const struct alarm *taken, PyObject *context)
     pthread_mutex_unlock(&alarm_lock);
 }
 
-bool alarm_take(struct mem_cgroup *memcg, bool handled, struct memcg_failure *failure)
+bool alarm_take(struct mem_cgroup *memcg, struct memcg_failure *failure)
 {
     PyThreadState *tstate;
     unsigned long me = this_thread();
@@ -876,8 +876,7 @@ bool alarm_take(struct mem_cgroup *memcg, bool handled, struct memcg_failure *fa
         alarm = find_alarm(me, NULL, memcg);
     if (alarm) {
         undelivered = alarm->state == ALARM_DELIVERED && tstate->async_exc == oom_class;
-        raise = undelivered || (alarm->state != ALARM_DELIVERED &&
-                                !(alarm->again && (alarm->unseen || handled)));
+        raise = undelivered || (alarm->state != ALARM_DELIVERED && !alarm->again);
         taken = *alarm;
         *failure = alarm->failure;
         set_state(alarm, ALARM_FREE);

@@ -122,9 +122,8 @@ void alarm_init(PyObject *exception, PyObject *collect, PyObject *modules, PyObj
 void alarm_work(void); /* GIL held: until nothing is left to be tried again */
 void alarm_resume(PyObject *context); /* in a hook: the context runs, in this thread */
 /* Leaving memcg: true if an alarm was not raised yet and reclaim does not make it needless; it is
- * the caller's to raise. handled: a MemoryError leaves the group, so growth since the last alarm may
- * be what that takes. */
-bool alarm_take(struct mem_cgroup *memcg, bool handled, struct memcg_failure *failure);
+ * the caller's to raise. Growth after one that was raised is none: handling it may have taken that. */
+bool alarm_take(struct mem_cgroup *memcg, struct memcg_failure *failure);
 void alarm_ask_check(void); /* in a hook, GIL held: throttle_at_check() at this thread's next one */
 /* GIL held: garbage may be collected for limited, and was; freed: bytes of its usage. */
 bool collection_is_due(struct mem_cgroup *limited);

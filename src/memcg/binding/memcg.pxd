@@ -167,7 +167,7 @@ cdef extern from "binding.h":
     int current_leave() except -1
     void current_forget(PyObject *memcg)
     void alarm_init(object exception, object gc_collect, object modules, object functions)
-    bint alarm_take(mem_cgroup *memcg, bint handled, memcg_failure *failure)
+    bint alarm_take(mem_cgroup *memcg, memcg_failure *failure)
     void alarm_stop()
     bint collection_is_due(mem_cgroup *limited)
     void collection_ended(mem_cgroup *limited, int64_t freed, int64_t ns)
