@@ -211,6 +211,8 @@ static bool refuses_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limi
 
     if (!self->heaps) /* the orphan's caller */
         return false;
+    if (req->bytes > MEMCG_SMALL_SIZE) /* no grant is for those */
+        return may_refuse(memcg, req, MEMCG_AT_CEILING);
     if (self->granted_by == limited && self->grant > 0) {
         self->grant -= (int64_t)bytes;
         return false;

@@ -556,20 +556,21 @@ static bool is_spared_frame(size_t bytes)
 }
 
 /*
- * In a hook, inside the data plane.  A handler may want a large block, of a growing list say: into the
- * reserve.  So may a trace or profile function, which CPython takes out when it fails.  At the ceiling only who has the GIL is refused: without it CPython starts threads, say.
+ * In a hook, inside the data plane.  A handler may have what it asks for up to the ceiling, a growing
+ * list say.  So may a trace or profile function, which CPython takes out when it fails.  At the ceiling only who has the GIL is refused: without it CPython starts threads, say.
  */
 static bool refuses(struct mem_cgroup *memcg, size_t bytes, enum memcg_bound bound)
 {
-    bool has_gil = current_holds_gil();
+    PyThreadState *tstate = current_holds_gil() ? tstate_get() : NULL;
 
-    if (bound == MEMCG_AT_MAX)
-        return !has_gil || !(tstate_get()->tracing || handles_memory_error(tstate_get()));
-    if (has_gil && (bound == MEMCG_AT_CEILING || bytes > MEMCG_SMALL_SIZE) && is_spared_frame(bytes))
+    if (tstate && bound != MEMCG_AT_MAX && (bound == MEMCG_AT_CEILING || bytes > MEMCG_SMALL_SIZE) &&
+        is_spared_frame(bytes))
         return false;
     if (bound == MEMCG_AT_CEILING)
-        return has_gil;
-    return bytes > MEMCG_SMALL_SIZE || refuses_at_jump(memcg);
+        return tstate;
+    if (bytes > MEMCG_SMALL_SIZE)
+        return !tstate || !(tstate->tracing || handles_memory_error(tstate));
+    return refuses_at_jump(memcg);
 }
 
 static enum verdict reclaim_or_judge(const struct alarm *alarm, PyThreadState *tstate, bool self)
