@@ -264,10 +264,16 @@ static void stir(struct worker *w)
         kmem_cache_read_info(root_at((int)(next_random(w) % (uint64_t)nr_roots())), &info);
         CHECK(info.active_objs <= info.num_objs);
         break;
-    case 5:
-        if (open_groups[i] && !mem_cgroup_try_charge(accounts[open_groups[i]].memcg, 12345))
-            mem_cgroup_uncharge(accounts[open_groups[i]].memcg, 12345);
+    case 5: {
+        int account = open_groups[i];
+        struct mem_cgroup *memcg = account ? accounts[account].memcg : mem_cgroup_root();
+
+        mem_cgroup_collect(memcg);
+        CHECK(current_of(memcg) >= 0);
+        if (account && !mem_cgroup_try_charge(memcg, 12345))
+            mem_cgroup_uncharge(memcg, 12345);
         break;
+    }
     default:
         work();
     }

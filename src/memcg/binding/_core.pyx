@@ -239,7 +239,11 @@ cdef class Memcg:
 
     @property
     def current(self):
-        """Bytes charged here and below, without stock. cgroup v2: ``memory.current``."""
+        """Bytes charged here and below, without stock. cgroup v2: ``memory.current``.
+
+        What was freed, in whatever thread, is collected first.
+        """
+        mem_cgroup_collect(self.c)
         return self.read().current
 
     @property
@@ -279,7 +283,9 @@ cdef class Memcg:
     @property
     def stat(self):
         """Bytes of this group alone, by kind. cgroup v2: ``memory.stat``."""
-        cdef mem_cgroup_stat stat = self.read()
+        cdef mem_cgroup_stat stat
+        mem_cgroup_collect(self.c)
+        stat = self.read()
         return dict(zip(STAT, (stat.slab_private, stat.slab_shared, stat.page_runs, stat.external,
                                stat.overdraft)))
 

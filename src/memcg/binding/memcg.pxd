@@ -49,6 +49,7 @@ cdef extern from "memcg.h" nogil:
         int64_t slab_private, slab_shared, page_runs, external, overdraft
         uint64_t events[7]
         uint64_t events_local[7]
+    void mem_cgroup_collect(mem_cgroup *memcg)
     void mem_cgroup_read_stat(mem_cgroup *memcg, mem_cgroup_stat *stat)
     void mem_cgroup_reset_watermark(mem_cgroup *memcg)
     void mem_cgroup_count_event(mem_cgroup *memcg, mem_cgroup_event_item item)
