@@ -791,8 +791,9 @@ class Bound:
             _entry.set(before)
 
 
-def wait_worker() -> None:
+def wait_worker(within: float = -1) -> bool:
     """Wait for native workers: there are none here, as in the two below."""
+    return True
 
 
 def hold_workers() -> None:

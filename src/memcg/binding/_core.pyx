@@ -866,9 +866,9 @@ def release_workers():
     worker_release()
 
 
-def wait_worker():
-    """Wait until no native worker is at work."""
-    worker_wait()
+def wait_worker(double within=-1):
+    """Wait until no native worker is at work, or `within` seconds; tell whether none is."""
+    return bool(worker_wait(within))
 
 
 def set_promote_bytes(size_t n):

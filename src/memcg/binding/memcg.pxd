@@ -184,7 +184,7 @@ cdef extern from "binding.h":
     void worker_run(worker_kind kind)
     void worker_ended()
     void worker_wake(worker_kind kind) noexcept nogil
-    void worker_wait()
+    bint worker_wait(double seconds)
     void worker_stop()
     void worker_hold()
     void worker_release()
