@@ -152,3 +152,21 @@ def test_the_child_of_a_fork_reads_what_its_parents_threads_had(hands):
     held = None; gc.collect()
     assert g.current < full // 64
     """)
+
+
+def test_a_deep_tree_is_read_and_closed_by_a_thread_with_a_small_stack(hands):
+    hands("""
+    low = memcg.group("tenant/" + "/".join("a" * 2000))
+    with low:
+        block = bytes(MIB)
+    def work():
+        for top in (memcg.current(), g, low):
+            assert top.current >= MIB and top.stat and top.events and top.peak
+        g.reclaim()
+        g.close(recursive=True)
+        done.append(g.online)
+    done = []
+    threading.stack_size(64 << 10)
+    thread = threading.Thread(target=work); thread.start(); thread.join()
+    assert done == [False]
+    """)

@@ -86,6 +86,17 @@ cdef class Faults:
 cdef Faults environment_faults = None  # armed for good: its strings stay
 
 
+cdef limits_met():
+    """What to do about too small a limit of the process."""
+    import resource
+    met = [
+        f"raise `ulimit -{letter}`, which is {limit // 1024} KiB"
+        for letter, what in (("d", resource.RLIMIT_DATA), ("v", resource.RLIMIT_AS))
+        if (limit := resource.getrlimit(what)[0]) != resource.RLIM_INFINITY
+    ]
+    return " and ".join(met) or "neither `ulimit -d` nor `ulimit -v` is set: the machine has none"
+
+
 cdef start():
     """Set up what the environment asks for, then the data plane."""
     global environment_faults
@@ -107,7 +118,7 @@ cdef start():
         environment_faults = Faults(attr, False)
         environment_faults.__enter__()
     if memcg_init(&config):
-        raise ImportError("memcg: no address space for the arena; raise `ulimit -v`")
+        raise ImportError(f"memcg: no address space for the arena; {limits_met()}")
     memcg_set_caller(caller)
 
 
