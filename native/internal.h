@@ -220,6 +220,7 @@ struct mem_cgroup {
     uint32_t tag;                /* fixed: never used twice; whose bytes a page holds */
     int id;                      /* atomic: kmemcg_id, -1 before activation */
     int online;                  /* atomic; cleared once */
+    int reclaim_skip;            /* racy: small requests until reclaim, vain the last time, is tried */
     long refs;                   /* atomic: css references */
     void *owner;                 /* opaque, control plane's */
     const char *path;            /* the control plane's; NULL: none */
@@ -229,10 +230,9 @@ struct mem_cgroup {
     int64_t stat[NR_STAT];       /* atomic bytes, this group alone */
     int64_t overdraft;           /* atomic, highest */
     uint64_t events[MEMCG_NR_EVENTS], events_local[MEMCG_NR_EVENTS]; /* atomic */
-    int high_crossed;            /* atomic: HIGH was posted and usage is not below yet */
-    int high_pending;            /* atomic: HIGH was posted and not handled yet */
+    uint16_t high_crossed;       /* atomic: HIGH was posted and usage is not below yet */
+    uint16_t high_pending;       /* atomic: HIGH was posted and not handled yet */
     enum mem_cgroup_alarmed alarmed; /* atomic */
-    int reclaim_skip;            /* racy: small requests until reclaim, vain the last time, is tried */
     struct event_node high_event, release_event;
 
     /* groups_lock */
@@ -240,6 +240,11 @@ struct mem_cgroup {
     struct obj_cgroup *objcgs; /* stubs that name this group */
     struct heap *heaps;        /* that have slots for the size classes; they go while stolen only */
 };
+_Static_assert(sizeof(struct mem_cgroup) <= 384, "a size of metadata");
+/* What a group costs, charged to its parent while there is the structure: that, its stub, and in each
+ * size class's array a slot and its pending flag, twice, for arrays are doubled and then kept. */
+#define MEMCG_GROUP_BYTES \
+    (384 + sizeof(struct obj_cgroup) + 2 * NR_KMALLOC * (sizeof(struct kmem_cache *) + 1))
 extern struct mem_cgroup root_mem_cgroup;
 extern struct mutex groups_lock, runs_lock;
 

@@ -46,7 +46,8 @@ void memcg_set_promote_bytes(size_t bytes);
 
 /* ---- groups (page_counter.c, memcontrol.c) --------------------------- */
 struct mem_cgroup *mem_cgroup_root(void);
-/* A new group under parent; the caller holds the first css reference. */
+/* A new group under parent, which is charged for it until mem_cgroup_free(); the caller holds the
+ * first css reference.  NULL: no memory, or a limit (memcg_last_failure() tells). */
 struct mem_cgroup *mem_cgroup_alloc(struct mem_cgroup *parent);
 void mem_cgroup_set_id(struct mem_cgroup *memcg, int kmemcg_id); /* activation; -1 before */
 int mem_cgroup_id(const struct mem_cgroup *memcg);

@@ -110,9 +110,13 @@ static int memcg_setup(struct mem_cgroup *memcg, struct mem_cgroup *parent)
 
 struct mem_cgroup *mem_cgroup_alloc(struct mem_cgroup *parent)
 {
-    struct thread *self = thread_enter();
-    struct mem_cgroup *memcg = metadata_alloc(sizeof(*memcg));
+    struct thread *self;
+    struct mem_cgroup *memcg;
 
+    if (mem_cgroup_try_charge(parent, MEMCG_GROUP_BYTES))
+        return NULL;
+    self = thread_enter();
+    memcg = metadata_alloc(sizeof(*memcg));
     if (memcg && memcg_setup(memcg, parent)) {
         metadata_free(memcg, sizeof(*memcg));
         memcg = NULL;
@@ -127,6 +131,8 @@ struct mem_cgroup *mem_cgroup_alloc(struct mem_cgroup *parent)
         mutex_unlock(&groups_lock);
     }
     thread_leave(self);
+    if (!memcg)
+        mem_cgroup_uncharge(parent, MEMCG_GROUP_BYTES);
     return memcg;
 }
 
@@ -179,6 +185,7 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
 
 void mem_cgroup_free(struct mem_cgroup *memcg)
 {
+    struct mem_cgroup *parent = memcg->parent;
     struct thread *self;
 
     mem_cgroup_offline(memcg); /* one that was dropped before it was linked is online still */
@@ -199,6 +206,7 @@ void mem_cgroup_free(struct mem_cgroup *memcg)
     objcg_put(memcg->objcg);
     metadata_free(memcg, sizeof(*memcg));
     thread_leave(self);
+    mem_cgroup_uncharge(parent, MEMCG_GROUP_BYTES); /* of its heir, if it is offline */
 }
 
 /* ---- limits and figures ---- */

@@ -50,7 +50,13 @@ class cgroup(mem_cgroup):
         Name -> group.
     shrinkers : list
         What gives memory back when asked for some bytes. Kernel: ``struct shrinker``.
+    max_descendants, max_depth : int or None
+        How many groups there may be below, and how many levels; None: any. Read when a group is
+        made below: one store each. Kernel: ``struct cgroup``, of these names.
     """
+
+    max_descendants: int | None = None
+    max_depth: int | None = None
 
     def __init__(self, path: str, parent: cgroup | None) -> None:
         super().__init__(path, parent)
@@ -137,11 +143,50 @@ def cgroup_mkdir(root: G, path: str, *, exclusive: bool = False) -> G:
                 child = None
             if child is None:
                 made = True
+                __check_hierarchy_limits(group, "/".join(parts[:depth]))
                 child = __link(type(root)("/".join(parts[:depth]), group), group)
             group = child  # type: ignore[assignment]
         if exclusive and not made:
             raise FileExistsError(f"group {path!r} exists already; pick another name")
         return group
+
+
+def __check_hierarchy_limits(parent: cgroup, path: str) -> None:
+    """Fail if a group at `path` is one too many for a group above it.
+
+    Context: `cgroup_mutex` held. Kernel: ``cgroup_check_hierarchy_limits``.
+    """
+    above: cgroup | None = parent
+    level = 1
+    while above is not None:
+        for rule, limit, value, cure in (
+            ("descendants", above.max_descendants, __descendants(above) + 1, "close groups below"),
+            ("depth", above.max_depth, level, "make it less deep below"),
+        ):
+            if limit is not None and value > limit:
+                owner = above.path or "/"
+                raise MemcgError(
+                    f"group {path!r}: would be over cgroup.max.{rule} ({value}, max {limit}, set "
+                    f"on {owner!r}); raise cgroup.max.{rule} or {cure} {owner!r}"
+                )
+        above = above.parent  # type: ignore[assignment]
+        level += 1
+
+
+def __descendants(group: cgroup) -> int:
+    """Groups below, counted up to the limit: an exception may part no count from the tree.
+
+    Context: `cgroup_mutex` held.
+    """
+    most = group.max_descendants
+    if most is None:
+        return 0
+    groups = [group]
+    for g in groups:
+        groups += g.children.values()
+        if len(groups) > most:
+            break
+    return min(len(groups) - 1, most)
 
 
 def __existing(root: G, path: str, parts: list[str], exclusive: bool) -> G:

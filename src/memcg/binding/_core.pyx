@@ -151,8 +151,10 @@ cdef class Memcg:
         self._path = ""
 
     def __init__(self, Memcg parent):
+        cdef memcg_failure failure
         if self.c is not NULL:
             raise MemcgError("a group is made once")
+        memcg_last_failure(&failure)  # an old one is not ours
         if parent is None:
             self.c = mem_cgroup_root()
             Py_INCREF(self)  # the root never ends
@@ -160,6 +162,8 @@ cdef class Memcg:
         else:
             self.c = mem_cgroup_alloc(parent.c)
             if self.c is NULL:
+                if memcg_last_failure(&failure):
+                    raise MemcgOOM(describe(&failure))
                 raise MemoryError("no memory for a group")
             css_get(parent.c)
             self.parent = parent
