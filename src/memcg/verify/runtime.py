@@ -308,7 +308,8 @@ class Run:
         self._next(task)
         if self.abandoned:
             raise Abandoned
-        if ready is not None and not ready():  # it could not have come earlier
+        if late is not None and self.pick >= 0 and ready is not None and not ready():
+            # No task could go on: it could not have come earlier.
             for other in self.tasks:
                 join(task.clock, other.clock)
         self._begin(task)
