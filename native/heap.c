@@ -322,7 +322,7 @@ static size_t slot_shrink(struct heap_slot *slot, struct kmem_cache *s)
  * owner, on purpose: what it frees or takes meanwhile is seen or is not.  No slot goes while
  * walker_mutex is held, and the memory of a descriptor that has just ended is mapped still.
  */
-__attribute__((noinline, no_sanitize("thread"))) bool heap_holds_free(const struct heap *heap)
+racy bool heap_holds_free(const struct heap *heap)
 {
     for (int i = 0; i < NR_KMALLOC; i++) {
         const volatile struct heap_slot *slot = &heap->kmalloc[i];

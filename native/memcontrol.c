@@ -302,8 +302,7 @@ void mem_cgroup_unlink_heap(struct heap *heap)
  */
 
 /* walker_mutex held.  Racy as heap_holds_free() is; heaps go under walker_mutex only. */
-__attribute__((noinline, no_sanitize("thread"))) static bool
-thread_holds_free(const struct thread *t, const struct mem_cgroup *top)
+static racy bool thread_holds_free(const struct thread *t, const struct mem_cgroup *top)
 {
     const struct heap *heap = __atomic_load_n(&t->heap, __ATOMIC_ACQUIRE);
 

@@ -229,8 +229,7 @@ class Memcg:
             self._online.store(False)
         for objcg in self._objcgs:
             objcg.memcg.store(self.parent)
-        self.parent._objcgs += self._objcgs
-        self._objcgs = []
+        self.parent._objcgs, self._objcgs = self.parent._objcgs + self._objcgs, []
         synchronize()
         self.usage.set(0)
         return True
