@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define ARENA_DEFAULT ((size_t)64 << 30) /* or twice the machine's memory, if that is more */
@@ -44,9 +45,32 @@ static size_t arena_default(void)
     return twice > ARENA_DEFAULT ? twice : ARENA_DEFAULT;
 }
 
+static size_t limit_of(int resource)
+{
+    struct rlimit limit;
+
+    return getrlimit(resource, &limit) || limit.rlim_cur == RLIM_INFINITY ? SIZE_MAX
+                                                                          : limit.rlim_cur;
+}
+
+/* What limits leave of a range: of address space (RLIMIT_AS) a third is for others.  Of data
+ * (RLIMIT_DATA), which what is committed counts as, there is never more than the limit; the tables,
+ * which all count, are the smaller for it. */
+static size_t arena_within_limits(size_t bytes)
+{
+    size_t space = limit_of(RLIMIT_AS), data = limit_of(RLIMIT_DATA), step = COMMIT_STEP * PAGE_SIZE;
+
+    if (bytes > data)
+        bytes = data > step ? data / step * step : step;
+    while (bytes > step && bytes > space / 3 * 2)
+        bytes = ALIGN_UP(bytes / 2, step);
+    return bytes;
+}
+
 int arena_init(size_t wish)
 {
-    size_t bytes = ALIGN_UP(wish ? wish : arena_default(), COMMIT_STEP * PAGE_SIZE);
+    size_t bytes =
+        arena_within_limits(ALIGN_UP(wish ? wish : arena_default(), COMMIT_STEP * PAGE_SIZE));
 
     for (; bytes >= ARENA_MIN || bytes == COMMIT_STEP * PAGE_SIZE; bytes /= 2) {
         size_t nr_pages = bytes >> PAGE_SHIFT;
@@ -72,6 +96,12 @@ int arena_init(size_t wish)
     return -ENOMEM;
 }
 
+static int make_readable(size_t nr_pages)
+{
+    return mprotect(arena.base + (arena.nr_committed << PAGE_SHIFT),
+                    (nr_pages - arena.nr_committed) << PAGE_SHIFT, PROT_READ | PROT_WRITE);
+}
+
 int arena_commit(size_t nr_pages)
 {
     size_t nr_total = arena.bytes >> PAGE_SHIFT;
@@ -86,9 +116,11 @@ int arena_commit(size_t nr_pages)
         nr_new = nr_total;
     if (should_fail(FAULT_MMAP, NULL, NULL, (nr_new - arena.nr_committed) << PAGE_SHIFT))
         return -ENOMEM;
-    if (mprotect(arena.base + (arena.nr_committed << PAGE_SHIFT),
-                 (nr_new - arena.nr_committed) << PAGE_SHIFT, PROT_READ | PROT_WRITE))
-        return -ENOMEM;
+    if (make_readable(nr_new)) {
+        nr_new = nr_pages; /* near RLIMIT_DATA a step is too much at once */
+        if (make_readable(nr_new))
+            return -ENOMEM;
+    }
     arena.nr_committed = nr_new;
     return 0;
 }

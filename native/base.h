@@ -21,6 +21,8 @@
 #define ALIGN_UP(n, align) (((n) + (align)-1) / (align) * (align))
 /* On a declaration: no detour by the global offset table (-fvisibility is for definitions). */
 #define MEMCG_HIDDEN __attribute__((visibility("hidden")))
+/* Reads what another thread writes without an order, on purpose: it says why that will do. */
+#define racy __attribute__((noinline, no_sanitize("thread")))
 #define compiler_fence() __asm__ volatile("" ::: "memory")
 
 #ifdef MEMCG_DEBUG_VM

@@ -38,7 +38,7 @@ const struct heap_slot slots_none[NR_KMALLOC];
 
 void thread_set_heap(struct thread *thread, struct heap *heap)
 {
-    thread->heap = heap;
+    __atomic_store_n(&thread->heap, heap, __ATOMIC_RELEASE); /* pairs with thread_holds_free() */
     thread->kmalloc = heap->kmalloc;
 }
 
@@ -71,6 +71,8 @@ static bool make_kmalloc_slots(struct heap *heap)
     heap->kmalloc = slot;
     if (heap->thread->heap == heap)
         heap->thread->kmalloc = slot;
+    if (heap->memcg)
+        mem_cgroup_link_heap(heap);
     return true;
 }
 
@@ -261,6 +263,8 @@ void heap_drop(struct heap *heap)
 
     heap_hand_over(heap);
     heap_drain_stock(heap);
+    if (heap->memcg && heap->kmalloc != slots_none)
+        mem_cgroup_unlink_heap(heap);
     if (heap->prev)
         heap->prev->next = heap->next;
     else
@@ -294,6 +298,51 @@ void heap_flush(struct heap *heap, struct kmem_cache *s)
         sheaf_flush(&heap->kmalloc[i]);
 }
 
+/* Drops the empty slabs of s, or of whatever cache when s is NULL; the sheaf is flushed. */
+static size_t slot_shrink(struct heap_slot *slot, struct kmem_cache *s)
+{
+    struct slab *slab;
+    size_t nr_pages = 0;
+
+    while ((slab = slot->empty) && (!s || slab->cache == s)) {
+        slab_list_del(&slot->empty, slab);
+        slot->nr_empty--;
+        nr_pages += slab_drop(slab);
+    }
+    slab = slot->active;
+    if (slab != &slab_none && !slab->inuse && (!s || slab->cache == s)) {
+        nr_pages += slab_drop(slab);
+        slot->active = &slab_none;
+    }
+    return nr_pages;
+}
+
+/*
+ * Whether the size classes hold free objects at hand, or slabs without any other.  Read beside the
+ * owner, on purpose: what it frees or takes meanwhile is seen or is not.  No slot goes while
+ * walker_mutex is held, and the memory of a descriptor that has just ended is mapped still.
+ */
+racy bool heap_holds_free(const struct heap *heap)
+{
+    for (int i = 0; i < NR_KMALLOC; i++) {
+        const volatile struct heap_slot *slot = &heap->kmalloc[i];
+        const volatile struct slab *active = slot->active;
+
+        if (slot->sheaf || slot->empty || (active != &slab_none && !active->inuse))
+            return true;
+    }
+    return false;
+}
+
+/* Users' caches keep their empty slabs: those are made for them.  `swings` stay as they are: nobody
+ * wants for memory, and the next reader is not to have the thread learn again. */
+void heap_give_back(struct heap *heap)
+{
+    heap_flush(heap, NULL);
+    for (int i = 0; i < NR_KMALLOC; i++)
+        slot_shrink(&heap->kmalloc[i], NULL);
+}
+
 /* Drops the empty slabs of s, or of every cache when s is NULL. */
 size_t heap_shrink(struct heap *heap, struct kmem_cache *s)
 {
@@ -304,20 +353,10 @@ size_t heap_shrink(struct heap *heap, struct kmem_cache *s)
     for (int i = first; i < end; i++) {
         struct heap_slot *slot = heap_slot(heap, i, false);
 
-        if (slot)
-            slot->swings = 0;
-        while (slot && slot->empty && (!s || slot->empty->cache == s)) {
-            struct slab *slab = slot->empty;
-
-            slab_list_del(&slot->empty, slab);
-            slot->nr_empty--;
-            nr_pages += slab_drop(slab);
-        }
-        if (slot && slot->active != &slab_none && !slot->active->inuse &&
-            (!s || slot->active->cache == s)) {
-            nr_pages += slab_drop(slot->active);
-            slot->active = &slab_none;
-        }
+        if (!slot)
+            continue;
+        slot->swings = 0;
+        nr_pages += slot_shrink(slot, s);
     }
     return nr_pages;
 }

@@ -6,7 +6,7 @@
  *   section      the fields of the thread that is inside its read-side section
  *                (thread->busy), or of a thread that a walker has stolen
  *   cache->lock  the slabs without an owner, and the list of all slabs of a cache
- *   groups_lock  the group tree and the lists of stubs
+ *   groups_lock  the group tree, the lists of stubs, and those of a group's heaps
  *   runs_lock    the list of page runs
  *   walker_mutex who may steal; the thread list.  Never taken inside a section.
  *
@@ -224,6 +224,7 @@ struct mem_cgroup {
     uint32_t tag;                /* fixed: never used twice; whose bytes a page holds */
     int id;                      /* atomic: kmemcg_id, -1 before activation */
     int online;                  /* atomic; cleared once */
+    int reclaim_skip;            /* racy: small requests until reclaim, vain the last time, is tried */
     long refs;                   /* atomic: css references */
     void *owner;                 /* opaque, control plane's */
     const char *path;            /* the control plane's; NULL: none */
@@ -236,18 +237,24 @@ struct mem_cgroup {
     int64_t stat[NR_STAT];       /* atomic bytes, this group alone */
     int64_t overdraft;           /* atomic, highest so far */
     uint64_t events[MEMCG_NR_EVENTS], events_local[MEMCG_NR_EVENTS]; /* atomic */
-    int high_crossed;            /* atomic: HIGH was posted and usage is not below yet */
-    int high_pending;            /* atomic: HIGH was posted and not handled yet */
+    uint16_t high_crossed;       /* atomic: HIGH was posted and usage is not below yet */
+    uint16_t high_pending;       /* atomic: HIGH was posted and not handled yet */
     enum mem_cgroup_alarmed alarmed; /* atomic */
     int64_t collect_after;       /* atomic; ns */
     int vain;                    /* atomic: collections in a row that freed nothing */
-    int reclaim_skip;            /* racy: small requests until reclaim, vain the last time, is tried */
     struct event_node high_event, release_event;
 
     /* groups_lock */
     struct mem_cgroup *children, *sibling_prev, *sibling_next;
     struct obj_cgroup *objcgs; /* stubs that name this group */
+    struct heap *heaps;        /* that have slots for the size classes; they go while stolen only */
 };
+#define MEMCG_STRUCT_BYTES 512 /* a size of metadata */
+_Static_assert(sizeof(struct mem_cgroup) <= MEMCG_STRUCT_BYTES, "a size of metadata");
+/* What a group costs, charged to its parent while there is the structure: that, its stub, and in each
+ * size class's array a slot and its pending flag, twice, for arrays are doubled and then kept. */
+#define MEMCG_GROUP_BYTES \
+    (MEMCG_STRUCT_BYTES + sizeof(struct obj_cgroup) + 2 * NR_KMALLOC * (sizeof(struct kmem_cache *) + 1))
 extern struct mem_cgroup root_mem_cgroup;
 extern struct mutex groups_lock, runs_lock;
 
@@ -273,6 +280,9 @@ struct obj_cgroup *objcg_alloc(struct mem_cgroup *memcg);
 void objcg_get(struct obj_cgroup *objcg);
 void objcg_put(struct obj_cgroup *objcg);
 bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg, const struct mem_cgroup *top);
+void mem_cgroup_link_heap(struct heap *heap);       /* it has got slots; section or walker_mutex */
+void mem_cgroup_unlink_heap(struct heap *heap);     /* stolen */
+extern uint64_t collect_not_before; /* ns; walker_mutex: when a reader may stop others again */
 
 /* ---- heaps and threads ------------------------------------------------- */
 /* Each object may keep a slab that is empty otherwise: few at first, more where frees overflow
@@ -356,6 +366,8 @@ struct heap { /* the section of `thread` */
     struct mem_cgroup *memcg; /* NULL: the thread's shared slabs */
     int64_t stock;            /* bytes charged to memcg and not used */
     struct heap *prev, *next; /* thread->heaps */
+    struct heap *memcg_prev, *memcg_next; /* groups_lock: memcg->heaps */
+    struct heap *collect_next;            /* walker_mutex */
 };
 
 #define STOLEN_BY_WALKER 1
@@ -382,6 +394,7 @@ struct thread {
     bool is_orphan;
     struct slab *remote_slabs; /* any thread in its section: CAS push; owner takes whole */
     struct thread *next;       /* walker_mutex: all threads, or the free ones */
+    bool wanted;               /* walker_mutex: who holds it steals this thread */
 };
 extern struct slab slab_none;
 extern __thread struct thread *memcg_self MEMCG_TLS_MODEL;
@@ -399,6 +412,10 @@ void fault_fork_child(void);
 struct thread *thread_enter_slow(void);
 void thread_steal_all(void);    /* takes walker_mutex; not inside a section */
 void thread_release_all(void);
+/* The same of some: walker_lock() wants none, thread_steal_wanted() steals those that are. */
+void walker_lock(void);         /* takes walker_mutex; not inside a section */
+void thread_steal_wanted(void); /* walker_mutex held; ended by thread_release_all() */
+void walker_unlock(void);       /* nobody was stolen */
 extern struct thread *all_threads; /* walker_mutex */
 bool thread_is_forking(void);   /* this thread is between fork's handlers: it is the walker */
 int thread_init(void);
@@ -420,6 +437,8 @@ void heap_hand_over(struct heap *heap);             /* all threads stolen */
 void heap_drop(struct heap *heap);                  /* stolen: hand over, unlink, free */
 void heap_hand_over_cache(struct heap *heap, struct kmem_cache *s); /* stolen */
 size_t heap_shrink(struct heap *heap, struct kmem_cache *s); /* stolen: drop empty slabs; pages */
+bool heap_holds_free(const struct heap *heap);      /* walker_mutex held; racy unless stolen */
+void heap_give_back(struct heap *heap);             /* stolen: what heap_holds_free() saw */
 void heap_flush(struct heap *heap, struct kmem_cache *s); /* section or stolen; NULL: all sheaves */
 void heap_collect(struct thread *self);             /* section or stolen: take remote frees in */
 void thread_collect(struct thread *self);           /* the same, and shared_flush() */

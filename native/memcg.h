@@ -46,7 +46,8 @@ void memcg_set_promote_bytes(size_t bytes);
 
 /* ---- groups (page_counter.c, memcontrol.c) --------------------------- */
 struct mem_cgroup *mem_cgroup_root(void);
-/* A new group under parent; the caller holds the first css reference. */
+/* A new group under parent, which is charged for it until mem_cgroup_free(); the caller holds the
+ * first css reference.  NULL: no memory, or a limit (memcg_last_failure() tells). */
 struct mem_cgroup *mem_cgroup_alloc(struct mem_cgroup *parent);
 void mem_cgroup_set_id(struct mem_cgroup *memcg, int kmemcg_id); /* activation; -1 before */
 int mem_cgroup_id(const struct mem_cgroup *memcg);
@@ -100,6 +101,13 @@ struct mem_cgroup_stat {
     uint64_t events[MEMCG_NR_EVENTS];       /* this group and below */
     uint64_t events_local[MEMCG_NR_EVENTS]; /* this group's own limit */
 };
+/*
+ * Takes out of the subtree's charge what was freed and waits: for its thread, which may never run
+ * again, or for its next use there (sheaves, empty slabs of the size classes; those of users' caches
+ * stay).  Before figures are read; nothing to take: no thread is disturbed.  A caller in a loop
+ * beside threads that allocate waits, so that they stand still for a fifth of the time at most.
+ */
+void mem_cgroup_collect(struct mem_cgroup *memcg);
 void mem_cgroup_read_stat(struct mem_cgroup *memcg, struct mem_cgroup_stat *stat);
 void mem_cgroup_reset_watermark(struct mem_cgroup *memcg);
 void mem_cgroup_count_event(struct mem_cgroup *memcg, enum mem_cgroup_event_item item);

@@ -6,8 +6,10 @@
  * of the parent's already, so its own counter is set to nothing.
  *
  * Kernel: mm/memcontrol.c (css, obj_cgroup reparenting of 2020).
- * Locks: groups_lock: children and objcgs of every group; taken in sections.
+ * Locks: groups_lock: children, objcgs and heaps of every group; taken in sections or by a walker.
  */
+#include <time.h>
+
 #include "inline.h"
 
 struct mutex groups_lock = MUTEX_INITIALIZER;
@@ -110,9 +112,13 @@ static int memcg_setup(struct mem_cgroup *memcg, struct mem_cgroup *parent)
 
 struct mem_cgroup *mem_cgroup_alloc(struct mem_cgroup *parent)
 {
-    struct thread *self = thread_enter();
-    struct mem_cgroup *memcg = metadata_alloc(sizeof(*memcg));
+    struct thread *self;
+    struct mem_cgroup *memcg;
 
+    if (mem_cgroup_try_charge(parent, MEMCG_GROUP_BYTES))
+        return NULL;
+    self = thread_enter();
+    memcg = metadata_alloc(sizeof(*memcg));
     if (memcg && memcg_setup(memcg, parent)) {
         metadata_free(memcg, sizeof(*memcg));
         memcg = NULL;
@@ -127,6 +133,8 @@ struct mem_cgroup *mem_cgroup_alloc(struct mem_cgroup *parent)
         mutex_unlock(&groups_lock);
     }
     thread_leave(self);
+    if (!memcg)
+        mem_cgroup_uncharge(parent, MEMCG_GROUP_BYTES);
     return memcg;
 }
 
@@ -179,6 +187,7 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
 
 void mem_cgroup_free(struct mem_cgroup *memcg)
 {
+    struct mem_cgroup *parent = memcg->parent;
     struct thread *self;
 
     mem_cgroup_offline(memcg); /* one that was dropped before it was linked is online still */
@@ -199,6 +208,7 @@ void mem_cgroup_free(struct mem_cgroup *memcg)
     objcg_put(memcg->objcg);
     metadata_free(memcg, sizeof(*memcg));
     thread_leave(self);
+    mem_cgroup_uncharge(parent, MEMCG_GROUP_BYTES); /* of its heir, if it is offline */
 }
 
 /* ---- limits and figures ---- */
@@ -257,16 +267,154 @@ bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg, const struct mem_c
     return memcg != NULL;
 }
 
+/* groups_lock held.  The group after memcg in the tree below top, parents first; NULL: none.
+ * Kernel: css_next_descendant_pre(). */
+static struct mem_cgroup *next_descendant(struct mem_cgroup *memcg, const struct mem_cgroup *top)
+{
+    if (memcg->children)
+        return memcg->children;
+    while (memcg != top && !memcg->sibling_next)
+        memcg = memcg->parent;
+    return memcg == top ? NULL : memcg->sibling_next;
+}
+
 /* groups_lock held.  Everything charged that is not stock. */
-static int64_t subtree_bytes(struct mem_cgroup *memcg)
+static int64_t subtree_bytes(struct mem_cgroup *top)
 {
     int64_t bytes = 0;
 
-    for (int i = 0; i < NR_STAT; i++)
-        bytes += __atomic_load_n(&memcg->stat[i], __ATOMIC_RELAXED);
-    for (struct mem_cgroup *child = memcg->children; child; child = child->sibling_next)
-        bytes += subtree_bytes(child);
+    for (struct mem_cgroup *memcg = top; memcg; memcg = next_descendant(memcg, top))
+        for (int i = 0; i < NR_STAT; i++)
+            bytes += __atomic_load_n(&memcg->stat[i], __ATOMIC_RELAXED);
     return bytes;
+}
+
+void mem_cgroup_link_heap(struct heap *heap)
+{
+    struct mem_cgroup *memcg = heap->memcg;
+
+    mutex_lock(&groups_lock);
+    heap->memcg_next = memcg->heaps;
+    if (memcg->heaps)
+        memcg->heaps->memcg_prev = heap;
+    memcg->heaps = heap;
+    mutex_unlock(&groups_lock);
+}
+
+void mem_cgroup_unlink_heap(struct heap *heap)
+{
+    mutex_lock(&groups_lock);
+    if (heap->memcg_prev)
+        heap->memcg_prev->memcg_next = heap->memcg_next;
+    else
+        heap->memcg->heaps = heap->memcg_next;
+    if (heap->memcg_next)
+        heap->memcg_next->memcg_prev = heap->memcg_prev;
+    mutex_unlock(&groups_lock);
+}
+
+/* ---- what was freed and is charged still ----
+ *
+ * An object that another thread frees waits for its owner, and one that the owner frees waits in a
+ * sheaf; a thread that never runs again would keep both, with their slabs, for ever.  Who reads a
+ * figure collects first.  It steals only those threads that hold something of the subtree, which a
+ * racy look tells (heap_holds_free()), so that a second reader finds nothing and disturbs nobody.
+ */
+
+/* walker_mutex held.  Racy as heap_holds_free() is; heaps go under walker_mutex only. */
+static racy bool thread_holds_free(const struct thread *t, const struct mem_cgroup *top)
+{
+    const struct heap *heap = __atomic_load_n(&t->heap, __ATOMIC_ACQUIRE);
+
+    return __atomic_load_n(&t->remote_slabs, __ATOMIC_RELAXED) ||
+           (*(const volatile uint64_t *)&t->shared_used &&
+            mem_cgroup_is_descendant(heap->memcg, top));
+}
+
+/* walker_mutex held: marks as wanted.  Tells whether another thread than this one is. */
+static bool want_threads(struct mem_cgroup *top, bool *any)
+{
+    bool others = false;
+
+    for (struct thread *t = all_threads; t; t = t->next)
+        t->wanted = thread_holds_free(t, top);
+    mutex_lock(&groups_lock);
+    for (struct mem_cgroup *memcg = top; memcg; memcg = next_descendant(memcg, top))
+        for (struct heap *heap = memcg->heaps; heap; heap = heap->memcg_next)
+            if (!heap->thread->wanted)
+                heap->thread->wanted = heap_holds_free(heap);
+    mutex_unlock(&groups_lock);
+    *any = false;
+    for (struct thread *t = all_threads; t; t = t->next) {
+        *any |= t->wanted;
+        others |= t->wanted && t != memcg_self;
+    }
+    return others;
+}
+
+/* The wanted threads are stolen. */
+static void collect_stolen(struct mem_cgroup *top)
+{
+    struct heap *list = NULL;
+
+    for (struct thread *t = all_threads; t; t = t->next)
+        if (t->wanted)
+            thread_collect(t);
+    mutex_lock(&groups_lock); /* not while slabs go: a stub may go with one */
+    for (struct mem_cgroup *memcg = top; memcg; memcg = next_descendant(memcg, top))
+        for (struct heap *heap = memcg->heaps; heap; heap = heap->memcg_next)
+            if (heap->thread->wanted && heap_holds_free(heap)) {
+                heap->collect_next = list;
+                list = heap;
+            }
+    mutex_unlock(&groups_lock);
+    for (; list; list = list->collect_next)
+        heap_give_back(list);
+}
+
+#define COLLECT_PAUSE 4 /* times as long as the walk took: others stand still a fifth of the time */
+#define COLLECT_PAUSE_MAX 5000000 /* ns: a walk that waits for a processor takes long */
+
+uint64_t collect_not_before; /* ns; walker_mutex */
+
+static uint64_t now_ns(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+void mem_cgroup_collect(struct mem_cgroup *memcg)
+{
+    uint64_t begin, end;
+    bool any, others;
+
+    if (thread_is_forking()) /* it is the walker */
+        return;
+    for (;;) {
+        walker_lock();
+        others = want_threads(memcg, &any);
+        begin = others ? now_ns() : 0;
+        end = collect_not_before;
+        if (!any || begin >= end || !others)
+            break;
+        walker_unlock();
+        nanosleep(&(struct timespec){ .tv_nsec = (long)(end - begin) }, NULL);
+    }
+    if (!any) {
+        walker_unlock();
+        return;
+    }
+    if (others)
+        thread_steal_wanted(); /* this thread is in no section */
+    collect_stolen(memcg);
+    if (others) {
+        end = now_ns();
+        begin = COLLECT_PAUSE * (end - begin);
+        collect_not_before = end + (begin < COLLECT_PAUSE_MAX ? begin : COLLECT_PAUSE_MAX);
+    }
+    thread_release_all();
 }
 
 void mem_cgroup_read_stat(struct mem_cgroup *memcg, struct mem_cgroup_stat *stat)
@@ -293,6 +441,7 @@ void mem_cgroup_read_stat(struct mem_cgroup *memcg, struct mem_cgroup_stat *stat
 
 void mem_cgroup_reset_watermark(struct mem_cgroup *memcg)
 {
+    mem_cgroup_collect(memcg);
     __atomic_store_n(&memcg->counter.watermark, page_counter_read(&memcg->counter),
                      __ATOMIC_RELAXED);
 }

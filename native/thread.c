@@ -69,22 +69,43 @@ static void barrier_everywhere(void)
      * store buffers, where nothing stays for a microsecond. */
     __atomic_store_n(&thread_needs_fence, 1, __ATOMIC_RELAXED);
     for (struct thread *t = all_threads; t; t = t->next)
-        __atomic_store_n(&t->stolen, STOLEN_BY_WALKER | STOLEN_SLOW, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&t->stolen, (t->wanted ? STOLEN_BY_WALKER : 0) | STOLEN_SLOW,
+                         __ATOMIC_SEQ_CST);
     usleep(10000);
 #endif
 }
 
-void thread_steal_all(void)
+void walker_lock(void)
+{
+    mutex_lock(&walker_mutex);
+    for (struct thread *t = all_threads; t; t = t->next)
+        t->wanted = false;
+}
+
+void walker_unlock(void)
+{
+    mutex_unlock(&walker_mutex);
+}
+
+void thread_steal_wanted(void)
 {
     struct thread *t;
 
-    mutex_lock(&walker_mutex);
     for (t = all_threads; t; t = t->next)
-        __atomic_store_n(&t->stolen, STOLEN_BY_WALKER | stolen_idle(), __ATOMIC_SEQ_CST);
+        if (t->wanted)
+            __atomic_store_n(&t->stolen, STOLEN_BY_WALKER | stolen_idle(), __ATOMIC_SEQ_CST);
     barrier_everywhere();
     for (t = all_threads; t; t = t->next)
-        while (__atomic_load_n(&t->busy, __ATOMIC_SEQ_CST))
+        while (t->wanted && __atomic_load_n(&t->busy, __ATOMIC_SEQ_CST))
             sched_yield();
+}
+
+void thread_steal_all(void)
+{
+    mutex_lock(&walker_mutex);
+    for (struct thread *t = all_threads; t; t = t->next)
+        t->wanted = true;
+    thread_steal_wanted();
 }
 
 void thread_release_all(void)

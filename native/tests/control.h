@@ -29,12 +29,33 @@ static inline struct kmem_cache *root_at(int i)
     return i < kmalloc_nr_caches() ? kmalloc_cache(i) : user_roots[i - kmalloc_nr_caches()];
 }
 
+/* What the groups below an online one cost it, closed ones too until they are freed. */
+static inline int64_t cost_below(struct mem_cgroup *memcg)
+{
+    int64_t bytes = 0;
+
+    mutex_lock(&groups_lock);
+    for (struct mem_cgroup *m = memcg; m;) {
+        if (m->children) {
+            m = m->children;
+        } else {
+            while (m != memcg && !m->sibling_next)
+                m = m->parent;
+            m = m == memcg ? NULL : m->sibling_next;
+        }
+        bytes += m ? (int64_t)MEMCG_GROUP_BYTES : 0;
+    }
+    mutex_unlock(&groups_lock);
+    return bytes;
+}
+
+/* Of this one and the next: but for groups. */
 static inline int64_t usage_of_group(struct mem_cgroup *memcg)
 {
     struct mem_cgroup_stat stat;
 
     mem_cgroup_read_stat(memcg, &stat);
-    return stat.usage;
+    return stat.usage - cost_below(memcg);
 }
 
 static inline int64_t current_of(struct mem_cgroup *memcg)
@@ -42,15 +63,17 @@ static inline int64_t current_of(struct mem_cgroup *memcg)
     struct mem_cgroup_stat stat;
 
     mem_cgroup_read_stat(memcg, &stat);
-    return stat.current;
+    return stat.current - cost_below(memcg);
 }
 
-static inline struct mem_cgroup *group_new(struct mem_cgroup *parent)
+/* NULL: a limit. */
+static inline struct mem_cgroup *group_try_new(struct mem_cgroup *parent)
 {
     struct mem_cgroup *memcg = mem_cgroup_alloc(parent);
     int id = 0;
 
-    CHECK(memcg);
+    if (!memcg)
+        return NULL;
     css_get(parent);
     pthread_mutex_lock(&control_lock);
     while (id_used[id])
@@ -60,6 +83,14 @@ static inline struct mem_cgroup *group_new(struct mem_cgroup *parent)
         CHECK(!memcg_update_cache_size(root_at(i), id + 1));
     mem_cgroup_set_id(memcg, id);
     pthread_mutex_unlock(&control_lock);
+    return memcg;
+}
+
+static inline struct mem_cgroup *group_new(struct mem_cgroup *parent)
+{
+    struct mem_cgroup *memcg = group_try_new(parent);
+
+    CHECK(memcg);
     return memcg;
 }
 

@@ -185,12 +185,16 @@ static void *worker(void *arg)
 
 static void group_open(struct worker *w, int i)
 {
-    int parent = open_groups[next_random(w) % GROUPS], n = nr_accounts++;
-    struct mem_cgroup *memcg;
+    int parent = open_groups[next_random(w) % GROUPS], n = nr_accounts;
+    struct mem_cgroup *memcg = group_try_new(parent ? accounts[parent].memcg : mem_cgroup_root());
 
     CHECK(n < MAX_ACCOUNTS);
+    if (!memcg) {
+        CHECK(parent && memcg_last_failure(&(struct memcg_failure){ 0 }));
+        return;
+    }
     nr_groups++;
-    memcg = group_new(parent ? accounts[parent].memcg : mem_cgroup_root());
+    nr_accounts++;
     if (next_random(w) % 3 == 0) {
         mem_cgroup_set_limit(memcg, MEMCG_MAX, (int64_t)(next_random(w) % 400000));
         mem_cgroup_set_limit(memcg, MEMCG_RESERVE, (int64_t)(next_random(w) % 100000));
@@ -264,10 +268,16 @@ static void stir(struct worker *w)
         kmem_cache_read_info(root_at((int)(next_random(w) % (uint64_t)nr_roots())), &info);
         CHECK(info.active_objs <= info.num_objs);
         break;
-    case 5:
-        if (open_groups[i] && !mem_cgroup_try_charge(accounts[open_groups[i]].memcg, 12345))
-            mem_cgroup_uncharge(accounts[open_groups[i]].memcg, 12345);
+    case 5: {
+        int account = open_groups[i];
+        struct mem_cgroup *memcg = account ? accounts[account].memcg : mem_cgroup_root();
+
+        mem_cgroup_collect(memcg);
+        CHECK(current_of(memcg) >= 0);
+        if (account && !mem_cgroup_try_charge(memcg, 12345))
+            mem_cgroup_uncharge(memcg, 12345);
         break;
+    }
     default:
         work();
     }
@@ -299,7 +309,7 @@ static int add_block(void *arg, void *block, size_t size, struct kmem_cache *cac
 /* All workers have ended. */
 static void compare_with_model(void)
 {
-    int64_t own = 0;
+    int64_t own = 0, of_groups = 0;
 
     mem_cgroup_reclaim(mem_cgroup_root());
     memset(model, 0, sizeof(model[0]) * (size_t)nr_accounts);
@@ -317,10 +327,12 @@ static void compare_with_model(void)
         mem_cgroup_for_each_block(memcg, add_block, &sum);
         mem_cgroup_read_stat(memcg, &stat);
         CHECK(sum.bytes == model[account].bytes && sum.addresses == model[account].addresses);
-        CHECK(stat.usage == stat.current && stat.external == 0);
+        CHECK(stat.usage == stat.current);
+        of_groups += stat.external;
         CHECK(stat.slab_shared + stat.slab_private + stat.page_runs >= sum.bytes);
         own += stat.slab_shared + stat.slab_private + stat.page_runs;
     }
+    CHECK(of_groups == cost_below(mem_cgroup_root()));
     CHECK(own == usage_of_group(mem_cgroup_root()) && page_counter_underflows() == 0);
 }
 

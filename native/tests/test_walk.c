@@ -97,13 +97,15 @@ static void walk_and_add_up(bool promoted)
         CHECK(stat.slab_shared + stat.slab_private + stat.page_runs >= bytes_of(g));
         sum += stat.slab_shared + stat.slab_private + stat.page_runs + stat.external;
     }
-    CHECK(walked == BLOCKS && usage_of_group(mem_cgroup_root()) == sum);
+    CHECK(walked == BLOCKS);
+    CHECK(usage_of_group(mem_cgroup_root()) + cost_below(mem_cgroup_root()) == sum);
     walked = 0;
     mem_cgroup_for_each_block(mem_cgroup_root(), stop_at_once, &walked);
     CHECK(walked == 1);
     for (int g = 1; g < GROUPS; g++)
         group_close(groups[g]);
-    CHECK(usage_of_group(mem_cgroup_root()) == sum); /* the charges moved up, and that is all */
+    CHECK(usage_of_group(mem_cgroup_root()) + cost_below(mem_cgroup_root()) == sum);
+    /* the charges moved up, and that is all */
     for (int i = 0; i < BLOCKS; i++) {
         memcg_free(live[i].p);
         live[i] = (struct live){ 0 };

@@ -20,6 +20,7 @@ from .memcontrol import (
     mem_cgroup,
     mem_cgroup_css_offline,
     mem_cgroup_destroy_all_caches,
+    mem_cgroup_mend_caches,
     mem_cgroup_offline_bare,
     memcg_activate_kmem,
     memcg_kmem_is_active,
@@ -49,7 +50,13 @@ class cgroup(mem_cgroup):
         Name -> group.
     shrinkers : list
         What gives memory back when asked for some bytes. Kernel: ``struct shrinker``.
+    max_descendants, max_depth : int or None
+        How many groups there may be below, and how many levels; None: any. Read when a group is
+        made below: one store each. Kernel: ``struct cgroup``, of these names.
     """
+
+    max_descendants: int | None = None
+    max_depth: int | None = None
 
     def __init__(self, path: str, parent: cgroup | None) -> None:
         super().__init__(path, parent)
@@ -136,11 +143,50 @@ def cgroup_mkdir(root: G, path: str, *, exclusive: bool = False) -> G:
                 child = None
             if child is None:
                 made = True
+                __check_hierarchy_limits(group, "/".join(parts[:depth]))
                 child = __link(type(root)("/".join(parts[:depth]), group), group)
             group = child  # type: ignore[assignment]
         if exclusive and not made:
             raise FileExistsError(f"group {path!r} exists already; pick another name")
         return group
+
+
+def __check_hierarchy_limits(parent: cgroup, path: str) -> None:
+    """Fail if a group at `path` is one too many for a group above it.
+
+    Context: `cgroup_mutex` held. Kernel: ``cgroup_check_hierarchy_limits``.
+    """
+    above: cgroup | None = parent
+    level = 1
+    while above is not None:
+        for rule, limit, value, cure in (
+            ("descendants", above.max_descendants, __descendants(above) + 1, "close groups below"),
+            ("depth", above.max_depth, level, "make it less deep below"),
+        ):
+            if limit is not None and value > limit:
+                owner = above.path or "/"
+                raise MemcgError(
+                    f"group {path!r}: would be over cgroup.max.{rule} ({value}, max {limit}, set "
+                    f"on {owner!r}); raise cgroup.max.{rule} or {cure} {owner!r}"
+                )
+        above = above.parent  # type: ignore[assignment]
+        level += 1
+
+
+def __descendants(group: cgroup) -> int:
+    """Groups below, counted up to the limit: an exception may part no count from the tree.
+
+    Context: `cgroup_mutex` held.
+    """
+    most = group.max_descendants
+    if most is None:
+        return 0
+    groups = [group]
+    for g in groups:
+        groups += g.children.values()
+        if len(groups) > most:
+            break
+    return min(len(groups) - 1, most)
 
 
 def __existing(root: G, path: str, parts: list[str], exclusive: bool) -> G:
@@ -290,6 +336,7 @@ def mem_cgroup_high_work_func(event: core.Event) -> None:
     except Exception as error:  # a shrinker's: its author's to see
         report_exception(error)
     finally:
+        workqueue.settled(event)
         group.high_done()
         group.css_put()
 
@@ -297,15 +344,19 @@ def mem_cgroup_high_work_func(event: core.Event) -> None:
 workqueue.register("high", mem_cgroup_high_work_func)
 
 
-# -- fork: no other thread is inside the control plane, so no mutex is lost in the child.  But for a
-# fork in a finalizer or signal handler that has interrupted our own work: others may be inside.
+# -- fork: no other thread is inside the control plane, so the child finds it whole.  Whoever forks
+# may hold, or take before it forks, locks of the program's own, which others want while they have
+# our mutexes or wait for one.  So it waits for nobody for ever, and lends the mutexes that it has
+# taken: another thread takes one that it cannot do without.  After that, and in a fork in a
+# finalizer or signal handler that has interrupted our own work, the child mends what is halfway.
 
 _MUTEXES = (
     cgroup_mutex, activate_kmem_mutex, memcg_slab_mutex, slab_mutex, *core.LOCKS, workqueue.wq_lock,
 )  # fmt: skip
 
 
-_nested_forks: set[Hashable] = set()  # tasks that fork in the middle of our own work
+FORK_PATIENCE_S = 1.0  # for each mutex, and for the worker, which may run the users' code
+_nested_forks: set[Hashable] = set()  # tasks that fork while somebody may be in our own work
 
 
 def _before_fork() -> None:
@@ -315,7 +366,8 @@ def _before_fork() -> None:
         _nested_forks.add(current_task())
         return
     try:
-        _take_mutexes()
+        if not _take_mutexes():
+            _nested_forks.add(current_task())
     except BaseException:  # Ctrl-C: shown, for nobody can catch it here, and the fork goes on
         _release_mutexes()
         _take_mutexes()
@@ -333,22 +385,30 @@ def _after_fork() -> None:
 def _after_fork_in_child() -> None:
     core.after_fork_in_child()
     _nested_forks.intersection_update((current_task(),))  # the others' names are free again
-    if not _nested_forks:
+    if not _nested_forks and all(mutex.held() for mutex in _MUTEXES):
         return
+    if not _nested_forks:  # another thread has taken one of those that this one had lent
+        _release_mutexes()
     for mutex in _MUTEXES:  # the others may have been held by who is gone
         if not mutex.held():
             mutex.forget_holder()
     workqueue.after_fork_in_child()
+    if not is_nested():
+        mem_cgroup_mend_caches()
 
 
-def _take_mutexes() -> None:
-    while True:
-        workqueue.wait_idle()
-        for mutex in _MUTEXES:
-            mutex.acquire()
+def _take_mutexes() -> bool:
+    """Take all mutexes and lend them; tell whether they were to be had."""
+    while workqueue.wait_idle(FORK_PATIENCE_S):
+        if not all(mutex.acquire_within(FORK_PATIENCE_S) for mutex in _MUTEXES):
+            break
         if workqueue.is_idle():
-            return
+            for mutex in _MUTEXES:
+                mutex.lend()
+            return True
         _release_mutexes()  # a worker came in between and needs what we hold
+    _release_mutexes()
+    return False
 
 
 def _release_mutexes() -> None:

@@ -33,11 +33,12 @@ LIMITS = ("max", "high", "reserve", "overdraft")
 READABLE = (
     "memory.current", "memory.peak", "memory.max", "memory.high", "memory.reserve",
     "memory.overdraft", "memory.oom.group", "memory.events", "memory.events.local",
-    "memory.stat", "memory.kmem.slabinfo", "cgroup.stat",
+    "memory.stat", "memory.kmem.slabinfo", "cgroup.stat", "cgroup.max.descendants",
+    "cgroup.max.depth",
 )  # fmt: skip
 WRITABLE = (
     "memory.max", "memory.high", "memory.reserve", "memory.overdraft", "memory.oom.group",
-    "memory.reclaim", "memory.peak",
+    "memory.reclaim", "memory.peak", "cgroup.max.descendants", "cgroup.max.depth",
 )  # fmt: skip
 
 
@@ -45,6 +46,20 @@ def _limit(which: str) -> str:
     if which not in LIMITS:
         raise ValueError(f"{which!r} is not a limit of a group; write one of {', '.join(LIMITS)}")
     return which
+
+
+def _count(file: str, value: Size) -> int | None:
+    """A number of groups or levels; None: any."""
+    if value is None or (isinstance(value, str) and value.strip() == "max"):
+        return None
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise ValueError
+        if (n := int(value)) >= 0:
+            return n
+    except ValueError:
+        pass
+    raise ValueError(f"{file} takes a number from 0 on, or 'max', not {value!r}")
 
 
 def _wrap(fn: Callable[P, R], place: Callable[[], Group | scope]) -> Callable[P, R]:
@@ -218,6 +233,10 @@ class Group(cgroup):
                     "nr_descendants": len(subtree(self)) - 1,
                     "nr_dying_descendants": self.nr_dying,
                 }
+            case "cgroup.max.descendants":
+                return "max" if self.max_descendants is None else self.max_descendants
+            case "cgroup.max.depth":
+                return "max" if self.max_depth is None else self.max_depth
         raise KeyError(f"a group has no file {file!r}; it has {', '.join(READABLE)}")
 
     def __setitem__(self, file: str, size: Size) -> None:
@@ -227,6 +246,8 @@ class Group(cgroup):
         ------
         MemcgError
             The file cannot be written.
+        ValueError
+            The value is none that the file takes; nothing changed.
         """
         if file not in WRITABLE:
             raise MemcgError(f"{file!r} cannot be written; one can write {', '.join(WRITABLE)}")
@@ -236,6 +257,10 @@ class Group(cgroup):
             if size not in (0, 1, "0", "1"):
                 raise ValueError(f"memory.oom.group is 0 or 1, not {size!r}")
             self.oom_group = bool(int(size))
+        elif file == "cgroup.max.descendants":
+            self.max_descendants = _count(file, size)
+        elif file == "cgroup.max.depth":
+            self.max_depth = _count(file, size)
         elif file == "memory.reclaim":
             try_to_free(self, parse_size(size, bare_is_binary=True))
         else:

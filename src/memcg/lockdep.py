@@ -316,7 +316,7 @@ def _on_gc(phase: str, info: object) -> None:
 
 
 Tell = Callable[[Lockdep, Any, Hashable], None]
-_TAKES = ("acquire", "__enter__")
+_TAKES = ("acquire", "acquire_within", "__enter__")
 
 
 def _acquire(dep: Lockdep, mutex: Any, task: Hashable) -> None:
@@ -330,6 +330,8 @@ def _release(dep: Lockdep, lock: Any, task: Hashable) -> None:
 _METHODS: dict[tuple[str, str], Tell] = {
     ("Mutex", "acquire"): _acquire,
     ("Mutex", "__enter__"): _acquire,
+    ("Mutex", "acquire_within"): _acquire,
+    ("Mutex", "lend"): _release,  # from here on nobody waits for it for ever
     ("Mutex", "release"): _release,
     ("Mutex", "__exit__"): _release,
     ("Event", "__init__"): lambda dep, event, task: dep.clear(id(event)),
@@ -396,7 +398,7 @@ def _watched(
         got = False
         try:
             result = original(self, *args, **kwargs)
-            got = True
+            got = result is not False
             return result
         finally:
             if takes and not got:

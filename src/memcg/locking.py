@@ -56,6 +56,12 @@ else:
         def __init__(self, name: str) -> None:
             pass
 
+        def acquire_within(self, seconds: float) -> bool:
+            return _thread.RLock.acquire(self, True, seconds)
+
+        def lend(self) -> None:
+            """Keep it: CPython's locks cannot be taken from who holds them."""
+
         held = _thread.RLock._is_owned
         forget_holder = _thread.RLock._at_fork_reinit
 
@@ -63,8 +69,10 @@ else:
 class Mutex(_Mutex):
     """A mutex with a name.
 
-    ``held()`` tells whether the caller holds it. ``forget_holder()`` is for the child of a fork and
-    a mutex that the caller does not hold: whoever did is gone.
+    ``held()`` tells whether the caller holds it. ``acquire_within(seconds)`` tells whether it got
+    it. After ``lend()`` the caller holds it until another thread has waited for it for some
+    milliseconds. ``forget_holder()`` is for the child of a fork and a mutex that the caller does
+    not hold: whoever did is gone.
     """
 
     if _native:
@@ -106,15 +114,14 @@ class Event:
                 return
             waiter.release()
 
-    def wait(self) -> None:
-        """Block until the event is set."""
+    def wait(self, within: float = -1) -> bool:
+        """Block until the event is set, or for `within` seconds; tell whether it was set."""
         if self._is_set:
-            return  # nobody would take the lock off the list again
+            return True  # nobody would take the lock off the list again
         waiter = _thread.allocate_lock()
         waiter.acquire()
         self._waiters.append(waiter)
-        if not self._is_set:
-            waiter.acquire()
+        return self._is_set or waiter.acquire(True, within)
 
 
 def spawn(fn: Callable[[], None], name: str) -> None:

@@ -260,6 +260,29 @@ def __kmem_cache_destroy_memcg_children(s: kmem_cache) -> int:
     return failed
 
 
+def mem_cgroup_mend_caches() -> None:
+    """Finish what threads that are gone with a fork had begun to destroy.
+
+    Context: the only thread; takes ``memcg_slab_mutex``, then ``slab_mutex``.
+    """
+    offline: dict[mem_cgroup, None] = {}
+    with memcg_slab_mutex:
+        slots: dict[kmem_cache, mem_cgroup] = {}
+        for s in slab_common.root_caches():
+            s.dying = s.frozen  # nobody is about to destroy it
+            for i in range(s.array_size):
+                if (c := cache_from_memcg_idx(s, i)) and c.memcg_params.memcg:
+                    slots[c] = c.memcg_params.memcg
+        slab_common.kmem_cache_forget_unpublished(slots)
+        for c, memcg in slots.items():
+            if c.frozen:
+                memcg_kmem_destroy_cache(c)
+            elif not memcg.online:
+                offline[memcg] = None
+    for memcg in offline:
+        mem_cgroup_destroy_all_caches(memcg)
+
+
 def mem_cgroup_slabinfo_read(memcg: mem_cgroup) -> str:
     """The group's slabinfo, all lines under one hold of ``memcg_slab_mutex``."""
     with memcg_slab_mutex:
@@ -277,6 +300,7 @@ def memcg_create_cache_work_func(event: core.Event) -> None:
         with memcg_slab_mutex:
             memcg_kmem_create_cache(memcg, root_cache)
     finally:
+        workqueue.settled(event)
         root_cache.create_done(memcg)
         memcg.css_put()
 
@@ -289,6 +313,7 @@ def memcg_cache_empty_work_func(event: core.Event) -> None:
             if cachep in memcg.memcg_slab_caches:  # else root destruction came first
                 __destroy_if_empty(cachep)
     finally:
+        workqueue.settled(event)
         memcg.css_put()
 
 
@@ -302,6 +327,7 @@ def mem_cgroup_release_work_func(event: core.Event) -> None:
             _freed_ids.append(memcg.kmemcg_id)
         dying.pop(memcg, None)
         freed(memcg)
+    workqueue.settled(event)
     if parent is not None:
         parent.css_put()
 

@@ -232,8 +232,7 @@ class Memcg:
             self._online.store(False)
         for objcg in self._objcgs:
             objcg.memcg.store(self.parent)
-        self.parent._objcgs += self._objcgs
-        self._objcgs = []
+        self.parent._objcgs, self._objcgs = self.parent._objcgs + self._objcgs, []
         synchronize()
         self.usage.set(0)
         return True
@@ -798,8 +797,9 @@ class Bound:
             _entry.set(before)
 
 
-def wait_worker() -> None:
+def wait_worker(within: float = -1) -> bool:
     """Wait for native workers: there are none here, as in the two below."""
+    return True
 
 
 def hold_workers() -> None:

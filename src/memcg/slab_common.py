@@ -20,7 +20,7 @@ from .locking import Mutex, choose, shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from .memcontrol import mem_cgroup
 
@@ -210,11 +210,32 @@ def __kmem_cache_destroy_root(s: kmem_cache) -> None:
 
 def __kmem_cache_shutdown(s: kmem_cache) -> None:
     with slab_mutex:
-        if s not in slab_caches:
+        if s not in slab_caches and is_root_cache(s):  # a child: who did it is gone with a fork
             raise MemcgError(f"cache {s.name!r} was destroyed already")
         s.shutdown()
         s.refcount = 0
-        del slab_caches[s]
+        slab_caches.pop(s, None)
+
+
+def root_caches() -> list[kmem_cache]:
+    """All roots. Context: takes ``slab_mutex``."""
+    with slab_mutex:
+        return [s for s in slab_caches if is_root_cache(s)]
+
+
+def kmem_cache_forget_unpublished(published: Container[kmem_cache]) -> None:
+    """Drop children that are not in `published`: who made them is gone with a fork.
+
+    Context: the only thread; takes ``slab_mutex``.
+    """
+    with slab_mutex:
+        for s in list(slab_caches):
+            memcg = s.memcg_params.memcg
+            if memcg is not None and s not in published:
+                s.shutdown()  # nobody had an object of it
+                del slab_caches[s]
+                memcg.memcg_slab_caches.pop(s, None)
+                memcg.css_put()
 
 
 def memcg_update_all_caches(num_memcgs: int) -> None:

@@ -54,6 +54,9 @@ _worker_task: Hashable = None
 _idle = Event("wq_idle")
 _idle.set()
 _handlers: dict[str, Callable[[core.Event], None]] = {}
+# Who handles which event. A forked child handles anew what a thread had in hand that is gone.
+_in_hand: list[tuple[Hashable, core.Event]] = []
+_left: list[core.Event] = []
 failures: list[BaseException] = []  # what handlers raised: a defect; the test suite checks it
 
 
@@ -112,11 +115,15 @@ def _be_worker(*, stopped_too: bool = False) -> bool:
 def _drain() -> None:
     while True:
         with wq_lock:
-            event = core.next_event()
+            event = __next_event()
             if event is None:
                 __rest()
                 return
         _handle(event)
+
+
+def __next_event() -> core.Event | None:
+    return _left.pop() if _left else core.next_event()
 
 
 def __rest() -> None:
@@ -170,11 +177,17 @@ def uninterrupted(fn: Callable[..., object], *args: object) -> None:
 
 def run_pending() -> None:
     """Handle queued events in the calling thread until the queue is empty."""
-    while (event := core.next_event()) is not None:
+    while (event := __next_event()) is not None:
         _handle(event)
 
 
+def settled(event: core.Event) -> None:
+    """Say that nothing is left to do but to drop the item's reference, which is dropped once."""
+    _in_hand[:] = [(task, e) for task, e in _in_hand if e is not event]
+
+
 def _handle(event: core.Event) -> None:
+    _in_hand.append((current_task(), event))
     core.stop_account()
     try:
         _handlers[event.kind](event)
@@ -182,6 +195,7 @@ def _handle(event: core.Event) -> None:
         failures.append(failure)
         report_exception(failure)
     finally:
+        settled(event)
         core.resume_account()
 
 
@@ -201,11 +215,17 @@ def flush() -> None:
         _idle.wait()
 
 
-def wait_idle() -> None:
-    """Wait until the worker has gone; the worker itself does not wait."""
-    if _worker_task != current_task():
-        _idle.wait()
-        core.wait_worker()
+def wait_idle(within: float = -1) -> bool:
+    """Wait until the worker has gone, or for `within` seconds; the worker itself does not wait.
+
+    Returns
+    -------
+    bool
+        Whether no worker is left.
+    """
+    if _worker_task == current_task():
+        return True
+    return _idle.wait(within) and core.wait_worker(within)
 
 
 def is_idle() -> bool:
@@ -215,10 +235,17 @@ def is_idle() -> bool:
 
 
 def after_fork_in_child() -> None:
-    """A worker that was at work is gone, and what it had in hand with it."""
-    with wq_lock:
-        if not is_idle():
-            __rest()
+    """A worker that was at work is gone; what it had in hand is the next one's."""
+    me = current_task()
+    _left.extend(event for task, event in _in_hand if task != me)
+    _in_hand[:] = [(task, event) for task, event in _in_hand if task == me]
+    held = wq_lock.held()  # by the fork
+    if not held:
+        wq_lock.acquire()
+    if not is_idle():
+        __rest()
+    if not held:
+        wq_lock.release()
 
 
 core.set_waker(wake, work)

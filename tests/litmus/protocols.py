@@ -85,13 +85,16 @@ SECTION = {
     "end": Site("inline.h", "section_end", "__atomic_store_n(&self->busy, 0, {})", "RELEASE"),
     "steal": Site(
         "thread.c",
-        "thread_steal_all",
+        "thread_steal_wanted",
         "__atomic_store_n(&t->stolen, STOLEN_BY_WALKER | stolen_idle(), {})",
         "SEQ_CST",
     ),
-    "membarrier": Site("thread.c", "thread_steal_all", "barrier_everywhere();"),
+    "membarrier": Site("thread.c", "thread_steal_wanted", "barrier_everywhere();"),
     "see_busy": Site(
-        "thread.c", "thread_steal_all", "while (__atomic_load_n(&t->busy, {}))", "SEQ_CST"
+        "thread.c",
+        "thread_steal_wanted",
+        "while (t->wanted && __atomic_load_n(&t->busy, {}))",
+        "SEQ_CST",
     ),
     "let_go": Site(
         "thread.c",

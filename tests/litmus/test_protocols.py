@@ -53,6 +53,8 @@ NOT_MODELLED = {
         "mem_cgroup_online",
     ): "online is cleared once; offline then steals all threads",
     ("memcontrol.c", "mem_cgroup_offline"): "the same",
+    ("memcontrol.c", "thread_holds_free"): "a racy look finds a heap whole, and no more",
+    ("heap.c", "thread_set_heap"): "the same",
     ("memcontrol.c", "mem_cgroup_set_id"): "read relaxed: a heap is looked up in the own thread",
     ("memcontrol.c", "objcg_link"): "obj_cgroup->memcg: as page_slab; changed with threads stolen",
     ("heap.c", "heap_of"): "online, as above",

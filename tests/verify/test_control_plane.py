@@ -178,9 +178,7 @@ def test_the_fork_handlers_are_registered(monkeypatch):
     monkeypatch.setattr(world._SEAM, "at_fork", lambda *handlers: registered.append(handlers))
     system = System()
     cgroup = system.cgroup
-    assert registered == [
-        (cgroup._before_fork, cgroup._after_fork, cgroup._after_fork_in_child)
-    ]
+    assert registered == [(cgroup._before_fork, cgroup._after_fork, cgroup._after_fork_in_child)]
 
 
 @pytest.mark.parametrize("after", range(4), ids=lambda n: f"after {n} mutexes")
@@ -188,10 +186,10 @@ def test_an_interrupt_in_the_handlers_of_a_fork_leaves_the_parent_no_mutex(syste
     cgroup, interrupts = system.cgroup, [KeyboardInterrupt]
 
     class Interrupted(seam.Mutex):
-        def acquire(self):
+        def acquire_within(self, seconds):
             if interrupts:
                 raise interrupts.pop()
-            return super().acquire()
+            return super().acquire_within(seconds)
 
     mutexes = list(cgroup._MUTEXES)
     mutexes[after:after] = [Interrupted("interrupted")]
@@ -419,7 +417,7 @@ def test_nothing_is_accounted_until_whoever_waits_for_uninterrupted_work_was_tol
 
 def test_who_waits_for_the_worker_waits_for_its_native_thread_too_and_the_worker_does_not(system):
     queue, idle = system.workqueue, []
-    queue.core.wait_worker = lambda: idle.append(queue._idle.is_set())
+    queue.core.wait_worker = lambda within: idle.append(queue._idle.is_set())
     queue.wait_idle()
     assert idle == [True]
     queue.register("probe", lambda event: queue.wait_idle())

@@ -87,6 +87,17 @@ cdef class Faults:
 cdef Faults environment_faults = None  # armed for good: its strings stay
 
 
+cdef limits_met():
+    """What to do about too small a limit of the process."""
+    import resource
+    met = [
+        f"raise `ulimit -{letter}`, which is {limit // 1024} KiB"
+        for letter, what in (("d", resource.RLIMIT_DATA), ("v", resource.RLIMIT_AS))
+        if (limit := resource.getrlimit(what)[0]) != resource.RLIM_INFINITY
+    ]
+    return " and ".join(met) or "neither `ulimit -d` nor `ulimit -v` is set: the machine has none"
+
+
 cdef start():
     """Set up what the environment asks for, then the data plane."""
     global environment_faults
@@ -108,7 +119,7 @@ cdef start():
         environment_faults = Faults(attr, False)
         environment_faults.__enter__()
     if memcg_init(&config):
-        raise ImportError("memcg: no address space for the arena; raise `ulimit -v`")
+        raise ImportError(f"memcg: no address space for the arena; {limits_met()}")
     memcg_set_caller(caller)
 
 
@@ -143,8 +154,10 @@ cdef class Memcg:
         self._path = ""
 
     def __init__(self, Memcg parent):
+        cdef memcg_failure failure
         if self.c is not NULL:
             raise MemcgError("a group is made once")
+        memcg_last_failure(&failure)  # an old one is not ours
         if parent is None:
             self.c = mem_cgroup_root()
             Py_INCREF(self)  # the root never ends
@@ -152,6 +165,8 @@ cdef class Memcg:
         else:
             self.c = mem_cgroup_alloc(parent.c)
             if self.c is NULL:
+                if memcg_last_failure(&failure):
+                    raise MemcgOOM(describe(&failure))
                 raise MemoryError("no memory for a group")
             css_get(parent.c)
             self.parent = parent
@@ -242,7 +257,11 @@ cdef class Memcg:
 
     @property
     def current(self):
-        """Bytes charged here and below, without stock. cgroup v2: ``memory.current``."""
+        """Bytes charged here and below, without stock. cgroup v2: ``memory.current``.
+
+        What was freed, in whatever thread, is collected first.
+        """
+        mem_cgroup_collect(self.c)
         return self.read().current
 
     @property
@@ -291,7 +310,9 @@ cdef class Memcg:
     @property
     def stat(self):
         """Bytes of this group alone, by kind. cgroup v2: ``memory.stat``."""
-        cdef mem_cgroup_stat stat = self.read()
+        cdef mem_cgroup_stat stat
+        mem_cgroup_collect(self.c)
+        stat = self.read()
         return dict(zip(STAT, (stat.slab_private, stat.slab_shared, stat.page_runs, stat.external,
                                stat.overdraft)))
 
@@ -888,9 +909,9 @@ def release_workers():
     worker_release()
 
 
-def wait_worker():
-    """Wait until no native worker is at work."""
-    worker_wait()
+def wait_worker(double within=-1):
+    """Wait until no native worker is at work, or `within` seconds; tell whether none is."""
+    return bool(worker_wait(within))
 
 
 def set_promote_bytes(size_t n):

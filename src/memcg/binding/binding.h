@@ -169,7 +169,8 @@ void worker_run(enum worker_kind kind);  /* GIL held */
 void worker_wake(enum worker_kind kind); /* any context */
 bool worker_is_starting(enum worker_kind kind); /* it was woken and has not begun */
 bool worker_is_held(void);
-void worker_wait(void);    /* until no worker is at work; releases the GIL */
+bool worker_wait(double seconds); /* until no worker is at work, at most so long (below 0:
+                                     for ever): true; releases the GIL */
 void worker_hold(void);    /* no worker starts until worker_release by this thread */
 void worker_release(void); /* GIL held */
 void worker_stop(void);    /* worker_hold for ever; then as worker_wait */

@@ -52,6 +52,7 @@ cdef extern from "memcg.h" nogil:
         int64_t slab_private, slab_shared, page_runs, external, overdraft
         uint64_t events[7]
         uint64_t events_local[7]
+    void mem_cgroup_collect(mem_cgroup *memcg)
     void mem_cgroup_read_stat(mem_cgroup *memcg, mem_cgroup_stat *stat)
     void mem_cgroup_reset_watermark(mem_cgroup *memcg)
     void mem_cgroup_count_event(mem_cgroup *memcg, mem_cgroup_event_item item)
@@ -189,7 +190,7 @@ cdef extern from "binding.h":
     void worker_run(worker_kind kind)
     void worker_ended()
     void worker_wake(worker_kind kind) noexcept nogil
-    void worker_wait()
+    bint worker_wait(double seconds)
     void worker_stop()
     void worker_hold()
     void worker_release()

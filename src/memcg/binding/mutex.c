@@ -8,17 +8,25 @@
  * time, so while one is on its way a release wakes nobody.  If it comes in vain, who comes anew
  * waits behind the sleepers until one of them has had the mutex.
  *
- * The GIL protects every field.  A free mutex with sleepers has one awake, and one that is overdue
- * has a waiter.
+ * Who holds one may lend it: keep it as long as nobody else needs it for LENT_MS.  So a fork keeps
+ * others out of what the child is to find whole, and is no link in a chain of threads that wait for
+ * each other: it waits, after it has taken ours, for locks of the program's own.
+ *
+ * The GIL protects every field.  A free mutex with sleepers has one awake, one that is overdue has a
+ * waiter, and of those who wait for one that is lent one at least counts the time.
  *
  * Kernel: kernel/locking/mutex.c (overdue: MUTEX_FLAG_HANDOFF).  Where we differ: it may be taken
  * again by who holds it, as a lock of CPython's may.
  */
+#include <errno.h>
 #include <semaphore.h>
+#include <time.h>
 
 #include "binding.h"
 
 #include <structmember.h>
+
+#define LENT_MS 20 /* four of CPython's switch intervals: a thread that can go on has gone on */
 
 extern int _PyOS_IsMainThread(void); /* GIL held */
 
@@ -36,6 +44,7 @@ struct gil_mutex {
     struct waiter *asleep;  /* who waits and was not woken */
     bool awake;             /* one was woken and did not have the GIL yet */
     bool overdue;           /* one came in vain */
+    bool lent;              /* by the owner, while depth is 1 */
     struct gil_mutex *next; /* of all_mutexes */
 };
 
@@ -78,28 +87,56 @@ static void unlist(struct gil_mutex *mutex, struct waiter *waiter)
     *link = waiter->next;
 }
 
+static bool is_lent(const struct gil_mutex *mutex)
+{
+    return mutex->lent && mutex->depth == 1;
+}
+
+static struct timespec after_ms(long ms)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_REALTIME, &time); /* sem_timedwait()'s */
+    time.tv_sec += ms / 1000;
+    time.tv_nsec += ms % 1000 * 1000000;
+    if (time.tv_nsec >= 1000000000) {
+        time.tv_sec++;
+        time.tv_nsec -= 1000000000;
+    }
+    return time;
+}
+
+static bool is_past(const struct timespec *end)
+{
+    struct timespec now = after_ms(0);
+
+    return now.tv_sec > end->tv_sec || (now.tv_sec == end->tv_sec && now.tv_nsec >= end->tv_nsec);
+}
+
 /*
  * 0, or -1 with what a signal handler raised.  Signals are the main thread's: any other that went
  * on after one might find the interpreter ending, and with the thread would go a waiter on the list.
+ * It ends at `end` too, if that is not NULL.
  */
-static int sleep_for(struct gil_mutex *mutex, bool in_vain)
+static int sleep_for(struct gil_mutex *mutex, bool in_vain, const struct timespec *end)
 {
     struct waiter me = {.asleep = true};
-    bool interrupted, is_main = _PyOS_IsMainThread();
+    bool interrupted, late = false, is_main = _PyOS_IsMainThread();
 
     sem_init(&me.woken, 0, 0);
     enlist(mutex, &me, in_vain);
     Py_BEGIN_ALLOW_THREADS
-    do
-        interrupted = sem_wait(&me.woken);
-    while (interrupted && !is_main);
+    do {
+        interrupted = end ? sem_timedwait(&me.woken, end) : sem_wait(&me.woken);
+        late = interrupted && errno == ETIMEDOUT;
+    } while (interrupted && !late && !is_main);
     Py_END_ALLOW_THREADS
     sem_destroy(&me.woken);
     if (me.asleep)
         unlist(mutex, &me);
     else
         mutex->awake = false;
-    if (!interrupted)
+    if (!interrupted || late)
         return 0;
     mutex->overdue = false;
     if (!mutex->depth)
@@ -117,21 +154,64 @@ static bool is_finalizing(void)
 #endif
 }
 
-static PyObject *mutex_acquire(PyObject *self, PyObject *Py_UNUSED(ignored))
+/* 1: it is taken; 0: `end` came first; -1 with what a signal handler raised. */
+static int take(struct gil_mutex *mutex, const struct timespec *end)
 {
-    struct gil_mutex *mutex = (struct gil_mutex *)self;
     bool in_vain = false;
 
     if (!is_held(mutex) && (mutex->depth || (mutex->overdue && !is_finalizing()))) {
         do {
-            if (sleep_for(mutex, in_vain))
-                return NULL;
-            in_vain = mutex->overdue = mutex->depth;
+            bool lent = is_lent(mutex);
+            struct timespec lent_end = after_ms(lent ? LENT_MS : 0);
+
+            if (sleep_for(mutex, in_vain, lent ? &lent_end : end))
+                return -1;
+            if (lent && is_lent(mutex) && is_past(&lent_end))
+                mutex->depth = 0; /* it is nobody's, for the lender knows that it may lose it */
+            in_vain = mutex->depth;
+            if (in_vain && end && is_past(end)) {
+                mutex->overdue = false; /* who is the next that comes has slept, or is new */
+                return 0;
+            }
+            mutex->overdue = in_vain;
         } while (in_vain);
     }
     mutex->owner = PyThread_get_thread_ident();
-    mutex->depth++;
+    if (!mutex->depth++)
+        mutex->lent = false;
+    return 1;
+}
+
+static PyObject *mutex_acquire(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (take((struct gil_mutex *)self, NULL) < 0)
+        return NULL;
     Py_RETURN_TRUE;
+}
+
+static PyObject *mutex_acquire_within(PyObject *self, PyObject *seconds)
+{
+    double s = PyFloat_AsDouble(seconds);
+    struct timespec end;
+    int taken;
+
+    if (s == -1 && PyErr_Occurred())
+        return NULL;
+    end = after_ms(s > 0 ? (long)(s * 1000) : 0);
+    taken = take((struct gil_mutex *)self, &end);
+    return taken < 0 ? NULL : PyBool_FromLong(taken);
+}
+
+/* Who counted no time yet begins to. */
+static PyObject *mutex_lend(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    struct gil_mutex *mutex = (struct gil_mutex *)self;
+
+    if (!is_held(mutex))
+        return PyErr_Format(PyExc_RuntimeError, "%U is not held by this thread", mutex->name);
+    mutex->lent = true;
+    wake_one(mutex);
+    Py_RETURN_NONE;
 }
 
 static PyObject *mutex_release(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -215,6 +295,8 @@ static PyMemberDef members[] = {
 static PyMethodDef methods[] = {
     {"acquire", mutex_acquire, METH_NOARGS, NULL},
     {"__enter__", mutex_acquire, METH_NOARGS, NULL},
+    {"acquire_within", mutex_acquire_within, METH_O, NULL},
+    {"lend", mutex_lend, METH_NOARGS, NULL},
     {"release", mutex_release, METH_NOARGS, NULL},
     {"__exit__", (PyCFunction)(void (*)(void))mutex_exit, METH_FASTCALL, NULL},
     {"held", mutex_held, METH_NOARGS, NULL},

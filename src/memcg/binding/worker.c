@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <time.h>
 
 #include "binding.h"
 
@@ -215,14 +216,24 @@ bool worker_is_starting(enum worker_kind kind)
 
 bool worker_is_held(void) { return __atomic_load_n(&nr_holds, __ATOMIC_SEQ_CST); }
 
-void worker_wait(void)
+/* For `seconds`, or below 0 for ever. */
+bool worker_wait(double seconds)
 {
+    struct timespec begin, now;
+    bool late = false;
+
     if (is_worker)
-        return;
+        return true;
     Py_BEGIN_ALLOW_THREADS
-    while (__atomic_load_n(&nr_workers, __ATOMIC_SEQ_CST))
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    while (__atomic_load_n(&nr_workers, __ATOMIC_SEQ_CST) && !late) {
         sched_yield();
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        late = seconds >= 0 && (double)(now.tv_sec - begin.tv_sec) +
+                               (double)(now.tv_nsec - begin.tv_nsec) / 1e9 > seconds;
+    }
     Py_END_ALLOW_THREADS
+    return !late;
 }
 
 void worker_hold(void)
@@ -248,7 +259,7 @@ void worker_release(void)
 void worker_stop(void)
 {
     worker_hold();
-    worker_wait();
+    worker_wait(-1);
 }
 
 void worker_after_fork(void)

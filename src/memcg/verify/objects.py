@@ -60,6 +60,7 @@ class Mutex(Sync):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._owner: Task | str | None = None
+        self._lent = False
 
     def _state(self) -> Any:
         return self._owner
@@ -82,11 +83,39 @@ class Mutex(Sync):
         task = run.current
         if self._owner is task and not run.abandoned:
             run.fail(LockError(f"{task.name} takes {self.name} twice"))
-        if run.step("acquire", self, ACQUIRE, self._is_free):
+        if run.step("acquire", self, ACQUIRE, self._is_free, late=self._can_be_taken):
             run.access(self, ACQUIRE)
-        self._owner = task
-        task.held.append(self)
+        if isinstance(self._owner, Task):  # who has lent it
+            self._owner.held.remove(self)
+        self._take(task)
         return True
+
+    def _take(self, task: Task) -> None:
+        self._owner, self._lent = task, False
+        task.held.append(self)
+
+    def _can_be_taken(self) -> bool:
+        return self._lent
+
+    def acquire_within(self, seconds: float) -> bool:
+        """As `acquire`, but gives up when no task can go on."""
+        run = self._in(runtime.active)
+        if run is None or run.quiet or run.current is self._owner:
+            return self.acquire()
+        if run.step("acquire", self, ACQUIRE, self._is_free, late=lambda: True):
+            if self._owner is not None:
+                return False
+            run.access(self, ACQUIRE)
+        self._take(run.current)
+        return True
+
+    def lend(self) -> None:
+        """Hold it on, until another task needs it to go on."""
+        self._lent = True
+
+    def forget_holder(self) -> None:
+        """In the child of a fork: whoever held it is gone."""
+        self._owner, self._lent = None, False
 
     def release(self) -> None:
         run = self._in(runtime.active)
@@ -103,7 +132,7 @@ class Mutex(Sync):
         if run.options.forks and not run.abandoned:
             run.step("release", self, 0)  # a fork notices who holds what
         task.held.remove(self)
-        self._owner = None
+        self._owner, self._lent = None, False
         if run.abandoned:
             return
         if not run.options.forks:
@@ -144,7 +173,7 @@ def check_quietly(run: Run, check: Callable[[], object]) -> None:
 
 
 class Event(Sync):
-    """An event with a name; a wait has no timeout."""
+    """An event with a name."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -175,14 +204,16 @@ class Event(Sync):
             run.access(self, WRITE if self._set else READ)
         self._set = False
 
-    def wait(self) -> bool:
+    def wait(self, within: float = -1) -> bool:
+        """Block until it is set; with a time, until then or until no task can go on."""
         run = self._in(runtime.active)
+        late = (lambda: True) if within >= 0 else None
         if run is None:
             if not self._set:
                 raise VerifyError(f"a wait for {self.name} outside an exploration never ends")
-        elif run.step("wait", self, READ | BLOCK, lambda: self._set):
+        elif run.step("wait", self, READ | BLOCK, lambda: self._set, late=late) and self._set:
             run.access(self, READ | BLOCK)
-        return True
+        return self._set
 
 
 class Section(Sync):

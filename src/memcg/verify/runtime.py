@@ -201,6 +201,8 @@ class Run:
                     offer = task.offer()
                     if offer is not None:
                         enabled[task.id] = offer
+        if not enabled:  # all wait: now, and not before, a time is over
+            enabled = {t.id: t.operation for t in self.stuck() if t.late is not None and t.late()}
         if not enabled:
             if self.stuck():
                 self.failure = self._deadlock()
@@ -260,9 +262,14 @@ class Run:
 
     def step(
         self, kind: str, obj: Sync | None, use: int, ready: Callable[[], bool] | None = None,
-        choices: int = 1, detail: str = "",
+        choices: int = 1, detail: str = "", late: Callable[[], bool] | None = None,
     ) -> bool:  # fmt: skip
         """Announce an operation and wait for the turn to do it.
+
+        Parameters
+        ----------
+        late : callable, optional
+            Whether it may be done, ready or not, when no task can go on: a wait with a time.
 
         Returns
         -------
@@ -296,11 +303,15 @@ class Run:
         picks = tuple(range(choices))
         if task.interrupts and choices == 1 and not self._in_data_plane():
             picks += tuple(-1 - i for i in task.interrupts)
-        task.announce(Operation(kind, key, use, picks), ready)
+        task.announce(Operation(kind, key, use, picks), ready, late)
         task.waiting = line
         self._next(task)
         if self.abandoned:
             raise Abandoned
+        if late is not None and self.pick >= 0 and ready is not None and not ready():
+            # No task could go on: it could not have come earlier.
+            for other in self.tasks:
+                join(task.clock, other.clock)
         self._begin(task)
         if self.pick == STUCK:
             self.waiting = [task]

@@ -27,7 +27,7 @@ class Task:
 
     __slots__ = (
         "_ready", "blocked", "clock", "context", "done", "fn", "held", "id", "interrupts", "key",
-        "made", "name", "operation", "run", "spawned", "started", "vanished",
+        "late", "made", "name", "operation", "run", "spawned", "started", "vanished",
         "waiting", "worker",
     )  # fmt: skip
 
@@ -42,6 +42,7 @@ class Task:
         self.operation = Operation("start", "", 0, (0,))
         self.blocked: Operation | None = None  # instead of `operation` while it is not ready
         self._ready: Callable[[], bool] | None = None
+        self.late: Callable[[], bool] | None = None  # instead of `_ready` when all tasks wait
         self.waiting: Line | None = None
         self.clock: list[int] = []
         self.held: list[Any] = []
@@ -54,11 +55,15 @@ class Task:
     def __repr__(self) -> str:
         return f"<task {self.id} {self.name}>"
 
-    def announce(self, operation: Operation, ready: Callable[[], bool] | None) -> None:
+    def announce(
+        self, operation: Operation, ready: Callable[[], bool] | None,
+        late: Callable[[], bool] | None = None,
+    ) -> None:  # fmt: skip
         self.operation = operation
         self._ready = ready
-        late = tuple(p for p in operation.picks if p < 0)
-        self.blocked = operation._replace(picks=late) if late else None
+        self.late = late
+        interrupts = tuple(p for p in operation.picks if p < 0)
+        self.blocked = operation._replace(picks=interrupts) if interrupts else None
 
     def offer(self) -> Operation | None:
         """What the task can do now, if anything."""

@@ -166,3 +166,146 @@ def worker_exit_waiting() -> None:
         s.frames.free(other)
 
     seam.parallel(end)
+
+
+class _Own(seam.Mutex):
+    """A lock of the program's own: its order is not ours to know, so lockdep does not see it."""
+
+    acquire, release = seam.Mutex.acquire, seam.Mutex.release
+
+
+def _fork_under(s: System, lock: _Own, child: Callable[[], object]) -> None:
+    """A fork in a program whose own lock has fork hooks that run after ours: it takes it last."""
+    s.cgroup._before_fork()
+    lock.acquire()
+    seam.fork()
+    lock.release()
+    s.cgroup._after_fork_in_child()
+    s.cgroup._after_fork()
+    child()
+
+
+@scenario("a fork takes a program's own lock after our mutexes x a thread makes a group under it",
+          forks=True)  # fmt: skip
+def fork_foreign_lock() -> None:
+    s = System()
+    lock = _Own("the program's own")
+
+    def make() -> None:
+        with lock:
+            s.mkdir("b")
+
+    def fork() -> None:
+        _fork_under(s, lock, lambda: s.mkdir("c"))
+        seam.quietly(s.check_end)
+
+    seam.parallel(make, fork)
+
+
+@scenario("the parent of such a fork: its handlers, and who works under the lock, come to an end")
+def fork_foreign_lock_parent() -> None:
+    s = System()
+    lock = _Own("the program's own")
+
+    def close() -> None:
+        with lock:
+            s.close()
+
+    def fork() -> None:
+        s.cgroup._before_fork()
+        lock.acquire()
+        lock.release()
+        s.cgroup._after_fork()
+
+    seam.parallel(close, fork)
+    s.finish()
+
+
+@scenario("a fork takes a program's own lock before our mutexes x a finalizer that has interrupted "
+          "our own work takes it", forks=True)  # fmt: skip
+def fork_foreign_lock_finalizer() -> None:
+    s = System()
+    lock = _Own("the program's own")
+
+    def make() -> None:
+        with s.cgroup.cgroup_mutex, lock:
+            pass
+        s.mkdir("b")
+
+    def fork() -> None:
+        lock.acquire()
+        s.cgroup._before_fork()
+        seam.fork()
+        s.cgroup._after_fork_in_child()
+        s.cgroup._after_fork()
+        lock.release()
+        s.mkdir("c")
+        seam.quietly(s.check_end)
+
+    seam.parallel(make, fork)
+
+
+def _fork_at_once(s: System, child: Callable[[], object]) -> None:
+    """A fork whose patience is over: others may be anywhere in our own work."""
+    s.cgroup._nested_forks.add(seam.current_task())
+    s.core.hold_workers()
+    seam.fork()
+    s.cgroup._after_fork_in_child()
+    s.cgroup._after_fork()
+    child()
+    s.workqueue.flush()
+
+
+@scenario("a fork that waits for nobody x a closing: the child closes the group", forks=True)
+def fork_impatient_close() -> None:
+    s = System()
+    s.serve_empty(s.a)
+
+    def in_child() -> None:
+        if "a" in s.children():
+            s.rmdir(s.a)
+        s.mkdir("a")
+        assert s.destroy(s.frames)
+
+    seam.parallel(s.close, lambda: _fork_at_once(s, in_child))
+
+
+@scenario("a fork that waits for nobody x the making of a group: the child makes it", forks=True)
+def fork_impatient_mkdir() -> None:
+    s = System()
+
+    def make() -> None:
+        s.mkdir("b")
+
+    seam.parallel(make, lambda: _fork_at_once(s, lambda: s.rmdir(s.mkdir("b"))))
+
+
+@scenario("a fork that waits for nobody x the worker's creation: the child's worker goes on",
+          forks=True)  # fmt: skip
+def fork_impatient_worker() -> None:
+    s = System()
+    s.start_worker()
+
+    def in_child() -> None:
+        s.use()
+        s.workqueue.flush()
+        s.rmdir(s.a)
+
+    seam.parallel(s.use, lambda: _fork_at_once(s, in_child))
+
+
+@scenario("a fork that waits for nobody x a root's destruction: the child destroys it", forks=True)
+def fork_impatient_destroy() -> None:
+    s = System()
+    s.serve_empty(s.a)
+
+    def in_child() -> None:
+        if s.has(s.frames) and not s.frames.frozen:
+            s.use()
+            s.work()
+            assert s.child(s.a) is not None  # the root is not dying: who destroyed it is gone
+        if s.has(s.frames):
+            assert s.destroy(s.frames)
+        s.rmdir(s.a)
+
+    seam.parallel(s.destroy_frames, lambda: _fork_at_once(s, in_child))
