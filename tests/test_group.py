@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import contextlib
+import contextvars
+
 import pytest
 
 
@@ -197,3 +200,67 @@ def test_slabinfo_of_a_group_that_does_not_exist_says_how_to_make_it(door):
     with pytest.raises(door.errors.MemcgError, match=r"memcg.group\('no'\)"):
         door.group.slabinfo("no")
     assert "frames" in door.group.slabinfo()
+
+
+def test_scopes_of_one_name_count_on_and_take_numbers_that_are_free_again(door):
+    with contextlib.ExitStack() as stack:
+        paths = [stack.enter_context(door.group.scope("t/request")).path for _ in range(9)]
+        assert paths == ["t/request", *(f"t/request-{n}" for n in range(2, 10))]
+        stack.enter_context(door.group.scope("t/other"))
+        with door.group.scope("t/request-2") as g:  # a name may look like that
+            assert g.path == "t/request-2-2"
+    with door.group.scope("t/request") as g:
+        assert g.path == "t/request"
+
+
+@pytest.mark.parametrize("gaps", [(), (0,), (1, 3, 4), range(0, 700, 2), range(10, 700)])
+def test_a_scope_looks_at_few_numbers_however_many_are_open(door, gaps):
+    looked = 0
+
+    class Watched(dict):
+        def __contains__(self, name):
+            nonlocal looked
+            looked += 1
+            return super().__contains__(name)
+
+        def get(self, name):
+            nonlocal looked
+            looked += 1
+            return super().get(name)
+
+    t = door.group.group("t")
+    t.children = Watched()
+    groups = []
+    for _ in range(700):
+        scope = door.group.scope("t/a")
+        groups.append(scope.__enter__())
+        door.group.core.leave(groups[-1])  # as where its task is suspended
+    assert len({g.path for g in groups}) == 700
+    for n in gaps:
+        groups[n].close()
+    looked = 0
+    made = []
+    for _ in range(100):
+        made.append(door.group.scope("t/a").__enter__())
+        door.group.core.leave(made[-1])
+    assert len({g.path for g in made}) == 100
+    assert looked <= 100 * (1 + 2 * 11)  # 2**10 is past them all
+
+
+def test_a_scope_that_two_contexts_are_in_at_once_leaves_each_its_own(door):
+    scope = door.group.scope("t")
+    contexts = [contextvars.copy_context() for _ in range(3)]
+    groups = [context.run(scope.__enter__) for context in contexts]
+    for context, g in zip(contexts, groups, strict=True):
+        context.run(scope.__exit__, None, None, None)
+        assert not g.online
+        assert context.run(door.group.current) is door.group.root
+    assert not door.group.root.children
+
+
+def test_a_scope_that_was_left_already_is_an_error(door):
+    scope = door.group.scope("t")
+    with scope:
+        pass
+    with pytest.raises(door.errors.MemcgError, match="scope 't' is left"):
+        scope.__exit__(None, None, None)

@@ -30,7 +30,7 @@ from .slab_common import slab_mutex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Container, Hashable
     from typing import TypeVar
 
     G = TypeVar("G", bound="cgroup")
@@ -117,10 +117,10 @@ def split_path(path: str) -> list[str]:
 def cgroup_mkdir(root: G, path: str, *, exclusive: bool = False) -> G:
     """Get the group at `path`, making it and its parents as needed.
 
+    With `exclusive` it is a new group: the last part of a path that is taken gets a number.
+
     Raises
     ------
-    FileExistsError
-        `exclusive` was asked for and the group exists.
     OfflineError
         `root` is closed.
 
@@ -134,20 +134,19 @@ def cgroup_mkdir(root: G, path: str, *, exclusive: bool = False) -> G:
     with cgroup_mutex:
         if not root.online:
             raise OfflineError("the root group is closed")
-        made = False
         group: G = root
         for depth, part in enumerate(parts, 1):
             child = group.children.get(part)
             if child is not None and not child.online:  # its closing was interrupted
                 __unlink(child, group)
                 child = None
+            if child is not None and exclusive and depth == len(parts):
+                parts[-1] = _free_name(group.children, part)
+                child = None
             if child is None:
-                made = True
                 __check_hierarchy_limits(group, "/".join(parts[:depth]))
                 child = __link(type(root)("/".join(parts[:depth]), group), group)
             group = child  # type: ignore[assignment]
-        if exclusive and not made:
-            raise FileExistsError(f"group {path!r} exists already; pick another name")
         return group
 
 
@@ -187,6 +186,20 @@ def __descendants(group: cgroup) -> int:
         if len(groups) > most:
             break
     return min(len(groups) - 1, most)
+
+
+def _free_name(taken: Container[str], name: str) -> str:
+    """`name` with a number so that it is not taken; looks only as often as the number has bits."""
+    last, free = 1, 2
+    while f"{name}-{free}" in taken:
+        last, free = free, 2 * free
+    while free - last > 1:
+        middle = (last + free) // 2
+        if f"{name}-{middle}" in taken:
+            last = middle
+        else:
+            free = middle
+    return f"{name}-{free}"
 
 
 def __existing(root: G, path: str, parts: list[str], exclusive: bool) -> G:

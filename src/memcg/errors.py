@@ -12,7 +12,7 @@ class MemcgError(Exception):
     """The base of memcg's own errors."""
 
 
-class MemcgOOM(MemcgError, MemoryError):
+class MemcgOOM(MemoryError, MemcgError):  # in this order: the other has a `__new__` that raises
     """A group met its ``memory.max``; raised in the offender only."""
 
     describe: ClassVar[Callable[[], str | None]] = lambda: None  # for one raised as a bare class

@@ -330,6 +330,13 @@ root = Group("", None)
 _put_off: list[tuple[Group, bool]] = []  # closings that wait for what they interrupted
 
 
+def _now() -> core.Memcg | None:
+    try:
+        return core.current()
+    except MemcgError:  # the ContextVar holds a value of others
+        return None
+
+
 def _catch_up() -> None:
     while _put_off and not is_nested():
         group, recursive = _put_off.pop()
@@ -395,7 +402,7 @@ def _max_above(path: str) -> int:
 class scope:
     """Enter a new group and close it at the end; a taken name gets a number.
 
-    As a decorator: a new group for each call.
+    As a decorator: a new group for each call. Threads and tasks may use one object at a time.
 
     Raises
     ------
@@ -406,43 +413,54 @@ class scope:
     def __init__(self, name: str, **limits: Size) -> None:
         self._name = name
         self._limits = _checked(name, limits)
-        self._groups: list[Group] = []
+        self._groups: dict[Group, None] = {}  # entered and not left, in whatever context
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         return _wrap(fn, lambda: self)
 
     def __enter__(self) -> Group:
         _catch_up()
-        path, n = self._name, 1
-        while True:
-            try:
-                g = cgroup_mkdir(root, path, exclusive=True)
-                break
-            except FileExistsError:
-                n += 1
-                path = f"{self._name}-{n}"
+        g = cgroup_mkdir(root, self._name, exclusive=True)
         try:
             for which, size in self._limits.items():
                 g.write_limit(which, size)
             core.enter(g)
-            self._groups.append(g)
+            self._groups[g] = None
             return g
         except BaseException:
-            if core.current() is g:  # it was entered
+            if _now() is g:  # it was entered
                 core.leave(g)
             g.close(recursive=True)
             raise
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        g = self._groups.pop()
+        g = self._innermost()
+        del self._groups[g]
         try:
             core.leave(g, error)  # not a call that needs a tuple: there may be no memory for it
         finally:
             g.close(recursive=True)
 
+    def _innermost(self) -> Group:
+        innermost = _now()
+        if isinstance(innermost, Group) and innermost in self._groups:
+            return innermost
+        if not self._groups:
+            raise MemcgError(
+                f"scope {self._name!r} is left, but it was not entered, or was left already; enter "
+                "it once for each time that it is left"
+            )
+        return next(reversed(self._groups))
+
 
 def current() -> Group:
-    """The innermost group of the running context."""
+    """The innermost group of the running context.
+
+    Raises
+    ------
+    MemcgError
+        Others have set memcg's ContextVar to a value of their own.
+    """
     memcg = core.current()
     return memcg if isinstance(memcg, Group) else root
 
@@ -452,7 +470,14 @@ def shield() -> core.Shield:
 
     For code that must not be cut in two, as when it holds a lock that is shared with others:
     like KeyboardInterrupt, `MemcgOOM` can come between any two steps of a group's Python code.
-    What is refused at once (64 KiB and more, `KmemCache`) is refused here too.
+    What is refused at once (64 KiB and more, `KmemCache`) is refused here too. It may be left in
+    another context than it was entered in, and ends in all that have a copy of it.
+
+    Raises
+    ------
+    MemcgError
+        It is left more often than it was entered, or others have set memcg's ContextVar to a value
+        of their own.
     """
     return core.Shield()
 

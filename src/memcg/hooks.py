@@ -86,25 +86,21 @@ def _hook_libraries(inherit: bool) -> None:
     files = dict.fromkeys(_NUMPY, "numpy")
     if inherit:
         files |= dict.fromkeys(_THREADING, "threading")
-    for name, file in files.items():
+    _waiting.update(files)
+    sys.meta_path.insert(0, core.ModuleFinder(_waiting, _find_spec))
+    for name in files:
         if sys.modules.get(name):
-            _hook(file, __import__(name, fromlist=("",)))  # waits for who is importing it now
-        else:
-            _waiting[name] = file
-    if _waiting:
-        sys.meta_path.insert(0, core.ModuleFinder(_waiting, _find_spec))
+            _hook(name, __import__(name, fromlist=("",)))  # waits for who is importing it now
 
 
 def _find_spec(
     name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
 ) -> ModuleSpec | None:
     """Have what waits for the module hook it, once, right after the module ran."""
-    file = _waiting.pop(name)
     for finder in sys.meta_path:
         if type(finder) is not core.ModuleFinder and (spec := finder.find_spec(name, path, target)):
             break
     else:
-        _waiting[name] = file
         return None
     loader = spec.loader
     assert loader is not None
@@ -113,15 +109,26 @@ def _find_spec(
     def exec_module(module: ModuleType) -> None:
         execute(module)
         if module.__name__ == name:  # a loader of several has this for them all
-            _hook(file, module)
+            _hook(name, module)
 
     loader.exec_module = exec_module  # type: ignore[method-assign]
     return spec
 
 
-def _hook(file: str, module: ModuleType) -> None:
+def _hook(name: str, module: ModuleType) -> None:
+    """Hook a module, unless that was done before."""
+    file = _waiting.pop(name, None)
+    if file is None:
+        return
+    if name in _NUMPY:  # it has one of the two; the other is an alias, if it is there at all
+        for other in _NUMPY:
+            _waiting.pop(other, None)
     core.stop_account()  # it happens to the group that imports the module first
     try:
         __import__(f"{__package__}.integrations.{file}", fromlist=("hook",)).hook(module)
     finally:
         core.resume_account()
+        if not _waiting:
+            for finder in sys.meta_path:
+                if type(finder) is core.ModuleFinder:
+                    finder.leave()

@@ -6,6 +6,7 @@ Every method is one call that no asynchronous exception can cut in two.
 
 import gc
 import os
+import sys
 import time
 
 cimport cython
@@ -28,6 +29,22 @@ from .sizes import format_size
 name = "native"
 LOCKS = ()  # for fork; ours have handlers of their own (pthread_atfork)
 Mutex = mutex_type()
+
+
+
+cdef extern from *:
+    """
+    static PyObject *refuse_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+        return PyErr_Format(PyExc_TypeError, "%s: objects of this class are made by memcg alone; they "
+                            "cannot be made by a call, a copy or __new__()", type->tp_name);
+    }
+    /* This file makes them by a call of a C function, not by way of the type. */
+    static void made_here_only(PyTypeObject *type) {
+        type->tp_new = refuse_new;
+        type->tp_vectorcall = NULL;
+    }
+    """
+    void made_here_only(PyTypeObject *type)
 
 
 # -- injected faults
@@ -63,12 +80,16 @@ cdef class Faults:
         self.c.this_thread = this_thread
 
     def __enter__(self):
+        if self.attr is None:
+            raise MemcgError("faults that were not initialized cannot be armed; use memcg.faults.inject()")
         if memcg_arm_faults(&self.c):
             raise MemcgError("faults are armed already, by MEMCG_FAIL or another inject()")
         self.armed = True
         return self
 
     def __exit__(self, type, value, traceback):  # in C: no frame that a fault would refuse
+        if not self.armed:
+            raise MemcgError("faults are disarmed, but these are not armed; disarm them once")
         memcg_disarm_faults()
         self.last = memcg_fault_count()
         self.armed = False
@@ -148,6 +169,7 @@ cdef class Memcg:
     cdef bint activated
     cdef readonly long nr_inside
     cdef long nr_entries  # that are alive, in whatever context
+    cdef opened_table opened  # where it was entered and not left
     cdef str _path
 
     def __cinit__(self, *args, **kwargs):
@@ -163,7 +185,7 @@ cdef class Memcg:
             Py_INCREF(self)  # the root never ends
             self.activated = True
         else:
-            self.c = mem_cgroup_alloc(parent.c)
+            self.c = mem_cgroup_alloc(parent.get())
             if self.c is NULL:
                 if memcg_last_failure(&failure):
                     raise MemcgOOM(describe(&failure))
@@ -173,12 +195,18 @@ cdef class Memcg:
         mem_cgroup_set_owner(self.c, <void *>self)
 
     def __dealloc__(self):
+        opened_clear(&self.opened)
         if self.c is NULL or self.parent is None:
             return
         alarm_forget(self.c)
         if not self.activated:  # dropped before it was linked
             css_put(self.parent.c)
         mem_cgroup_free(self.c)
+
+    cdef mem_cgroup *get(self) except NULL:
+        if self.c is NULL:
+            raise MemcgError("a group that was not initialized has no figures; memcg.group() makes one")
+        return self.c
 
     @property
     def path(self):
@@ -187,41 +215,41 @@ cdef class Memcg:
 
     @path.setter
     def path(self, str path):
-        mem_cgroup_set_path(self.c, PyUnicode_AsUTF8(path))
+        mem_cgroup_set_path(self.get(), PyUnicode_AsUTF8(path))
         self._path = path
 
     @property
     def online(self):
-        return mem_cgroup_online(self.c)
+        return mem_cgroup_online(self.get())
 
     @property
     def kmemcg_id(self):
-        return mem_cgroup_id(self.c)
+        return mem_cgroup_id(self.get())
 
     @kmemcg_id.setter
     def kmemcg_id(self, int kmemcg_id):
         if not self.activated:
             self.activated = True
             Py_INCREF(self)  # dropped with the `release` event
-        mem_cgroup_set_id(self.c, kmemcg_id)
+        mem_cgroup_set_id(self.get(), kmemcg_id)
 
     @property
     def css_refs(self):
-        return css_refs(self.c)
+        return css_refs(self.get())
 
     def css_tryget(self):
         """Take a reference unless the group is offline or gone."""
-        return css_tryget(self.c)
+        return css_tryget(self.get())
 
     def css_get(self):
         """Take one more reference; the caller already holds one."""
-        css_get(self.c)
+        css_get(self.get())
 
     def css_put(self):
         """Drop a reference; the last one posts ``release``."""
-        if css_refs(self.c) <= 0:
+        if css_refs(self.get()) <= 0:
             raise AssertionError("css reference count fell below zero")
-        css_put(self.c)
+        css_put(self.get())
 
     def offline(self):
         """Take no new references, unless something is inside; tell whether it is done.
@@ -235,7 +263,8 @@ cdef class Memcg:
             if self.nr_entries:
                 return False
             self.nr_inside = 0  # who was inside is gone, context and all, and never left
-        mem_cgroup_offline(self.c)
+            opened_clear(&self.opened)
+        mem_cgroup_offline(self.get())
         current_forget(<PyObject *>self)
         return True
 
@@ -252,7 +281,7 @@ cdef class Memcg:
 
     cdef mem_cgroup_stat read(self):
         cdef mem_cgroup_stat stat
-        mem_cgroup_read_stat(self.c, &stat)
+        mem_cgroup_read_stat(self.get(), &stat)
         return stat
 
     @property
@@ -271,20 +300,20 @@ cdef class Memcg:
 
     def get_limit(self, str which):
         """``max``, ``high``, ``reserve`` or ``overdraft`` in bytes."""
-        return mem_cgroup_get_limit(self.c, LIMITS[which])
+        return mem_cgroup_get_limit(self.get(), LIMITS[which])
 
     def set_limit(self, str which, int64_t n):
         """Store a limit in bytes; a negative reserve or overdraft: the default."""
-        mem_cgroup_set_limit(self.c, LIMITS[which], n)
+        mem_cgroup_set_limit(self.get(), LIMITS[which], n)
 
     @property
     def oom_group(self):
         """The process ends when the group goes on at its ceiling. cgroup v2: ``memory.oom.group``."""
-        return mem_cgroup_oom_group(self.c)
+        return mem_cgroup_oom_group(self.get())
 
     @oom_group.setter
     def oom_group(self, bint on):
-        mem_cgroup_set_oom_group(self.c, on)
+        mem_cgroup_set_oom_group(self.get(), on)
 
     @property
     def events(self):
@@ -321,7 +350,7 @@ cdef class Memcg:
 
         While another thread collects none can begin: then it is waited for, 1 s at most.
         """
-        cdef int64_t before = mem_cgroup_usage(self.c)
+        cdef int64_t before = mem_cgroup_usage(self.get())
         if not collection_is_due(self.c):
             return
         for _ in range(1000):
@@ -334,16 +363,16 @@ cdef class Memcg:
 
     def high_done(self):
         """The receiver of ``high`` has reclaimed."""
-        mem_cgroup_high_done(self.c)
+        mem_cgroup_high_done(self.get())
 
     def reset_peak(self):
         """Start `peak` again at the usage of now."""
-        mem_cgroup_reset_watermark(self.c)
+        mem_cgroup_reset_watermark(self.get())
 
     def try_charge(self, size_t n):
         """Charge `n` bytes here and above, or nothing and return the group that refused."""
         cdef memcg_failure failure
-        if mem_cgroup_try_charge(self.c, n) == 0:
+        if mem_cgroup_try_charge(self.get(), n) == 0:
             return None
         if memcg_last_failure(&failure):
             return <Memcg>mem_cgroup_owner(failure.limited)
@@ -351,16 +380,16 @@ cdef class Memcg:
 
     def charge(self, size_t n):
         """Charge `n` bytes by force."""
-        mem_cgroup_charge(self.c, n)
+        mem_cgroup_charge(self.get(), n)
 
     def uncharge(self, size_t n):
         """Give `n` bytes back here and above."""
-        mem_cgroup_uncharge(self.c, n)
+        mem_cgroup_uncharge(self.get(), n)
 
     def drain(self):
         """Drop empty slabs and stock here and below; return bytes given back."""
         current_forget(NULL)
-        return mem_cgroup_reclaim(self.c)
+        return mem_cgroup_reclaim(self.get())
 
 
 # -- caches
@@ -389,6 +418,7 @@ cdef class Cache:
 
     def __cinit__(self, *args, **kwargs):
         self._name = ""
+        self.frozen = True  # until it is initialized
 
     def __init__(self, size_t object_size, size_t align=16, *, Memcg memcg=None, Cache root=None,
                  ctor=None, int kmalloc=-1):
@@ -403,8 +433,10 @@ cdef class Cache:
             PyObject_GC_UnTrack(<void *>self)  # it never ends, so nothing to collect hangs on it
         elif root is None:
             self.c = kmem_cache_create_root(object_size + pad, align, KMEM_CACHE_ZERO if pad else 0)
+        elif memcg is None:
+            raise TypeError("a child cache needs its group")
         else:
-            self.c = kmem_cache_create_child(memcg.c, root.c)
+            self.c = kmem_cache_create_child(memcg.get(), root.get())
         if self.c is NULL:
             raise MemoryError(f"no memory for a cache of {object_size}-byte objects")
         self.object_size = object_size
@@ -412,11 +444,17 @@ cdef class Cache:
         self.size = kmem_cache_size(self.c)
         self.memcg = memcg
         self.root_cache = root
+        self.frozen = False
         kmem_cache_set_owner(self.c, <void *>self)
 
     def __dealloc__(self):
         if self.c is not NULL and not self.boot and kmem_cache_nr_pages(self.c) == 0:
             kmem_cache_free_struct(self.c)
+
+    cdef kmem_cache *get(self) except NULL:
+        if self.c is NULL:
+            raise MemcgError("a cache that was not initialized has no objects; memcg.KmemCache() makes one")
+        return self.c
 
     @property
     def name(self):
@@ -425,46 +463,46 @@ cdef class Cache:
 
     @name.setter
     def name(self, str name):
-        kmem_cache_set_name(self.c, PyUnicode_AsUTF8(name))
+        kmem_cache_set_name(self.get(), PyUnicode_AsUTF8(name))
         self._name = name
 
     @property
     def nr_pages(self):
-        return kmem_cache_nr_pages(self.c)
+        return kmem_cache_nr_pages(self.get())
 
     # -- memcg_caches
 
     @property
     def array_size(self):
-        return memcg_cache_array_size(self.c)
+        return memcg_cache_array_size(self.get())
 
     def update_array(self, int nr_slots):
         """Grow the array to `nr_slots`, keeping every slot."""
-        if nr_slots and memcg_update_cache_size(self.c, nr_slots):
+        if nr_slots and memcg_update_cache_size(self.get(), nr_slots):
             raise MemoryError(f"no memory for {nr_slots} slots")
 
-    def publish(self, int kmemcg_id, Cache child, dict listed):
+    def publish(self, int kmemcg_id, Cache child not None, dict listed):
         """Put a complete child on its group's list and in its slot."""
-        if cache_from_memcg_idx(self.c, kmemcg_id) is not NULL:
+        if cache_from_memcg_idx(self.get(), kmemcg_id) is not NULL:
             raise AssertionError("the slot of a child to be published is taken")
         listed[child] = None
-        memcg_cache_publish(self.c, kmemcg_id, child.c)
+        memcg_cache_publish(self.get(), kmemcg_id, child.get())
 
-    def unpublish(self, int kmemcg_id, Cache child, dict listed):
+    def unpublish(self, int kmemcg_id, Cache child not None, dict listed):
         """Take a child out of its slot and off its group's list."""
-        if cache_from_memcg_idx(self.c, kmemcg_id) is not child.c:
+        if cache_from_memcg_idx(self.get(), kmemcg_id) is not child.get():
             raise AssertionError("the child to be unpublished is not in its slot")
-        memcg_cache_publish(self.c, kmemcg_id, NULL)
+        memcg_cache_publish(self.get(), kmemcg_id, NULL)
         del listed[child]
 
     def from_memcg_idx(self, int kmemcg_id):
         """Load the child of a group."""
-        cdef kmem_cache *c = cache_from_memcg_idx(self.c, kmemcg_id)
+        cdef kmem_cache *c = cache_from_memcg_idx(self.get(), kmemcg_id)
         return None if c is NULL else <Cache>kmem_cache_owner(c)
 
-    def create_done(self, Memcg memcg):
+    def create_done(self, Memcg memcg not None):
         """Let the pair (root, group) be asked for again."""
-        memcg_create_done(self.c, memcg.c)
+        memcg_create_done(self.get(), memcg.get())
 
     # -- objects
 
@@ -478,11 +516,11 @@ cdef class Cache:
             raise MemcgError("the cache was destroyed; make a new one")
         current_refresh()
         if memcg is None:
-            p = kmem_cache_alloc(self.c)
+            p = kmem_cache_alloc(self.get())
         else:
             before = memcg_get_current()
-            memcg_set_current(memcg.c)
-            p = kmem_cache_alloc(self.c)
+            memcg_set_current(memcg.get())
+            p = kmem_cache_alloc(self.get())
             memcg_set_current(before)
         if p is NULL:
             raise_oom(self.object_size)
@@ -490,7 +528,7 @@ cdef class Cache:
 
     def free(self, uintptr_t address):
         """Free an object of this root or of any child of it; the owner is credited."""
-        cdef int error = kmem_cache_free(self.c, <void *>address)
+        cdef int error = kmem_cache_free(self.get(), <void *>address)
         if error:
             raise_bad_free(self.c, address)
 
@@ -529,15 +567,15 @@ cdef class Cache:
 
     def shrink(self):
         """Drop empty slabs; return how many pages went."""
-        return kmem_cache_shrink(self.c)
+        return kmem_cache_shrink(self.get())
 
     def set_dead(self):
         """Keep no empty slab; the free that empties the cache posts ``empty``."""
-        kmem_cache_set_dead(self.c)
+        kmem_cache_set_dead(self.get())
 
     def shutdown(self):
         """Serve nothing from now on, or raise `CacheBusy` and go on as before."""
-        if kmem_cache_shutdown(self.c):
+        if kmem_cache_shutdown(self.get()):
             n = self.info().active_objs
             raise CacheBusy(f"cache {self.name!r} still has {n} objects; free them first")
         self.frozen = True
@@ -545,7 +583,7 @@ cdef class Cache:
     def info(self):
         """Count slabs and objects."""
         cdef kmem_cache_info i
-        kmem_cache_read_info(self.c, &i)
+        kmem_cache_read_info(self.get(), &i)
         return CacheInfo(i.active_objs, i.num_objs, i.objsize, i.objperslab, i.pagesperslab,
                          i.active_slabs, i.num_slabs)
 
@@ -588,6 +626,7 @@ cdef void free_and_end(PyObject *buffer) noexcept:
 
 
 (<PyTypeObject *>Buffer).tp_dealloc = free_and_end
+made_here_only(<PyTypeObject *>Buffer)
 
 
 @cython.no_gc
@@ -605,6 +644,9 @@ cdef class Constructed:
 
     def __releasebuffer__(self, Py_buffer *view):
         self.buffer.exports -= 1
+
+
+made_here_only(<PyTypeObject *>Constructed)
 
 
 cdef construct(Buffer buffer, char *p):
@@ -697,9 +739,6 @@ cdef raise_oom(size_t size):
 
 # -- the current group
 
-cdef object entry_var = PyContextVar_New("memcg_current", <PyObject *>None)
-
-
 @cython.no_gc
 @cython.final
 cdef class Entry:
@@ -708,7 +747,7 @@ cdef class Entry:
     cdef Memcg memcg
     cdef Entry previous
     cdef mem_cgroup *c
-    cdef int shielded
+    cdef shield_state shield
     cdef int slot
 
     def __dealloc__(self):
@@ -722,19 +761,37 @@ cdef class Entry:
             before = None
 
 
-cdef Entry new_entry(Memcg memcg, Entry previous, int shielded):
+made_here_only(<PyTypeObject *>Entry)
+cdef object entry_var = current_init(
+    PyContextVar_New("memcg_current", <PyObject *>None), <PyTypeObject *>Entry
+)
+
+
+cdef Entry new_entry(Memcg memcg, Entry previous, shield_state shield):
     cdef Entry entry = Entry.__new__(Entry)
+    while previous is not None and previous.shield == SHIELD_LEFT:  # left in another context
+        previous = previous.previous
     memcg.nr_entries += 1
     entry.memcg = memcg
     entry.c = memcg.c
     entry.previous = previous
-    entry.shielded = shielded
+    entry.shield = shield
     return entry
 
 
 cdef Entry entry_now():
     cdef c_entry *now = current_entry_now()
-    return None if now is NULL else <Entry><PyObject *>now
+    cdef PyObject *foreign
+    if now is not NULL:
+        return <Entry><PyObject *>now
+    foreign = current_foreign_value()
+    if foreign is not NULL:
+        raise MemcgError(
+            f"the ContextVar {entry_var.name!r} holds a value of type {type(<object>foreign).__name__}, "
+            "which memcg did not set; this context is in no group until what set it puts back what "
+            "was there, or None"
+        )
+    return None
 
 
 cdef c_entry *c_entry_of(Entry entry):
@@ -769,58 +826,13 @@ cdef class Bound:
     def __call__(self, *args, **kwargs):
         cdef Entry before = entry_now()
         cdef int index
-        if before is self.entry:
+        if before is self.entry or self.entry is None:
             return self.fn(*args, **kwargs)
         index = current_enter_bound(c_entry_of(self.entry))
         try:
             return self.fn(*args, **kwargs)
         finally:
             current_leave_bound(c_entry_of(self.entry), index, c_entry_of(before))
-
-
-cpdef enter(Memcg memcg):
-    """Make `memcg` the context's group."""
-    cdef Entry previous
-    if not mem_cgroup_online(memcg.c):
-        raise OfflineError(f"group {memcg.path!r} is closed; memcg.group() makes a new one")
-    if not current_enter_again(<PyObject *>memcg):
-        previous = entry_now()
-        set_entry(
-            new_entry(memcg, previous, 0 if previous is None else previous.shielded), ENTER_GROUP
-        )
-    memcg.nr_inside += 1
-
-
-def collect_garbage():
-    """Run the collector; tell whether it ran: while a collection is under way none begins."""
-    before = gc.get_stats()[2]["collections"]
-    gc.collect()
-    return gc.get_stats()[2]["collections"] != before
-
-
-cpdef leave(Memcg memcg, error=None):
-    """Go back to the group before; restores by setting, never by deleting the variable.
-
-    An alarm of the group that was not raised yet is raised here, unless reclaim makes it
-    needless. If `error` is a plain MemoryError that memcg caused, it gets the account as a note.
-    """
-    cdef c_entry *now = current_entry_now()
-    cdef memcg_failure failure
-    cdef bint alarmed
-    if now is NULL or (<Entry><PyObject *>now).memcg is not memcg:
-        raise MemcgError(
-            f"group {memcg.path!r} is left, but it is not the innermost group of this context; leave "
-            "it where it was entered, and in generators use group.iterate()"
-        )
-    alarmed = alarm_take(memcg.c, &failure)
-    current_leave()
-    memcg.nr_inside -= 1
-    if alarmed:
-        raise MemcgOOM(describe(&failure))
-    if error is not None and isinstance(error, MemoryError) and not isinstance(error, MemcgOOM):
-        text = last_failure()
-        if text is not None:
-            error.add_note(text)
 
 
 cdef extern from *:
@@ -830,18 +842,132 @@ cdef extern from *:
     PyObject *context_now()
 
 
+cpdef enter(Memcg memcg):
+    """Make `memcg` the context's group."""
+    if memcg is None:
+        raise TypeError("None is not a group")
+    if not mem_cgroup_online(memcg.get()):
+        raise OfflineError(f"group {memcg.path!r} is closed; memcg.group() makes a new one")
+    if not current_enter_again(<PyObject *>memcg):
+        set_entry(new_entry(memcg, entry_now(), NO_SHIELD), ENTER_GROUP)
+    memcg.nr_inside += 1
+    opened_add(&memcg.opened, context_now())
+
+
+def collect_garbage():
+    """Run the collector; tell whether it ran: while a collection is under way none begins."""
+    before = gc.get_stats()[2]["collections"]
+    gc.collect()
+    return gc.get_stats()[2]["collections"] != before
+
+
+cdef Entry without(Memcg memcg, Entry top):
+    """The chain that begins with `top`, without the innermost entry into `memcg`."""
+    cdef Entry entry = top
+    cdef list above = []
+    while entry is not None and (entry.memcg is not memcg or entry.shield != NO_SHIELD):
+        if entry.shield == NO_SHIELD:
+            above.append(entry.memcg)
+        entry = entry.previous
+    if entry is None:
+        return top
+    entry = entry.previous
+    while above:
+        entry = new_entry(above.pop(), entry, NO_SHIELD)
+    return entry
+
+
+cdef bint may_leave(Memcg memcg, Entry top):
+    """Tell whether nothing is inside but what others have set the variable to."""
+    cdef PyObject *context = context_now()
+    cdef Entry entry = top
+    cdef bint is_innermost = True, entered_above = False
+    while entry is not None and (entry.memcg is not memcg or entry.shield != NO_SHIELD):
+        if entry.shield == NO_SHIELD:
+            is_innermost = False
+            entered_above |= opened_has(&entry.memcg.opened, context)
+        entry = entry.previous
+    if entry is not None and is_innermost:  # but for shields
+        return True
+    return opened_has(&memcg.opened, context) and (entry is None or not entered_above)
+
+
+cpdef leave(Memcg memcg, error=None):
+    """Go back to the group before; restores by setting, never by deleting the variable.
+
+    What others have set the variable to meanwhile stays. An alarm of the group that was not
+    raised yet is raised here, unless reclaim makes it needless. If `error` is a plain MemoryError
+    that memcg caused, it gets the account as a note.
+    """
+    cdef c_entry *now = current_entry_now()
+    cdef Entry top = None if now is NULL else <Entry><PyObject *>now
+    cdef memcg_failure failure
+    cdef bint alarmed, plain
+    if memcg is None:
+        raise TypeError("None is not a group")
+    plain = top is not None and top.memcg is memcg and top.shield == NO_SHIELD
+    if not plain and not may_leave(memcg, top):
+        raise MemcgError(
+            f"group {memcg.path!r} is left, but it is not the innermost group of this context; leave "
+            "it where it was entered, and in generators use group.iterate()"
+        )
+    alarmed = alarm_take(memcg.c, &failure)
+    if plain:
+        current_leave()
+    else:
+        set_entry(without(memcg, top), ENTER_NOT)
+    memcg.nr_inside -= 1
+    if memcg.nr_inside > 0:
+        opened_remove(&memcg.opened, context_now())
+    else:
+        opened_clear(&memcg.opened)
+    if alarmed:
+        raise MemcgOOM(describe(&failure))
+    if error is not None and isinstance(error, MemoryError) and not isinstance(error, MemcgOOM):
+        text = last_failure()
+        if text is not None:
+            error.add_note(text)
+
+
+@cython.no_gc
 cdef class Shield:
-    """See `memcg.shield`."""
+    """See `memcg.shield`. It is left for all contexts that its entry was copied to."""
+
+    cdef Entry entry  # the last
+    cdef list others  # those before it, where it was entered again, or by several threads or tasks
 
     def __enter__(self):
         cdef Entry previous = entry_now()
         cdef Memcg memcg = (<Memcg>mem_cgroup_owner(mem_cgroup_root()) if previous is None
                             else previous.memcg)
-        set_entry(new_entry(memcg, previous, 1), ENTER_NOT)
+        cdef Entry entry = new_entry(memcg, previous, SHIELD_UP)
+        if self.others is None and self.entry is not None:
+            self.others = []
+        set_entry(entry, ENTER_NOT)
+        if self.entry is not None:
+            self.others.append(self.entry)
+        self.entry = entry
         return self
 
     def __exit__(self, *exc):
-        set_entry(entry_now().previous, ENTER_NOT)
+        cdef c_entry *now = current_entry_now()
+        cdef Entry top = None if now is NULL else <Entry><PyObject *>now
+        cdef Entry entry = self.entry
+        if entry is None:
+            raise MemcgError(
+                "a shield is left, but it was not entered, or was left already; enter it once for each "
+                "time that it is left"
+            )
+        if not self.others:
+            self.entry = None
+        elif top is not None and top in self.others:
+            entry = top
+            self.others.remove(top)
+        else:
+            self.entry = self.others.pop()
+        entry.shield = SHIELD_LEFT
+        if top is entry:
+            set_entry(entry.previous, ENTER_NOT)
         alarm_resume(context_now())
 
 
@@ -969,7 +1095,7 @@ cdef int note_block(void *arg, void *start, size_t size, kmem_cache *cache) noex
     return 0
 
 
-def live_blocks(Memcg memcg):
+def live_blocks(Memcg memcg not None):
     """List (address, size in bytes, cache or None) of what is charged to the group itself.
 
     Of a group that is offline: what was charged to it. Threads stand still meanwhile.
@@ -978,7 +1104,7 @@ def live_blocks(Memcg memcg):
     try:
         while True:
             found.n = 0
-            mem_cgroup_for_each_block(memcg.c, note_block, &found)
+            mem_cgroup_for_each_block(memcg.get(), note_block, &found)
             if found.n <= found.room:
                 break
             libc_free(found.blocks)
@@ -1034,18 +1160,23 @@ cdef class ModuleFinder:
     """An import finder (PEP 451) for a few names; for others no Python frame, which a
     program's tracer would see."""
     cdef object names, find
+    cdef dict __dict__  # some programs wrap `find_spec` of each finder that they see
 
     def __init__(self, names, find):
         self.names = names
         self.find = find
-
-    @property
-    def __module__(self):
-        """By which programs tell finders apart; an object of a C class has none."""
-        return "memcg.hooks"
+        self.__module__ = "memcg.hooks"  # by which programs tell finders apart
 
     def find_spec(self, name, path=None, target=None):
         return self.find(name, path, target) if name in self.names else None
+
+    def leave(self):
+        """Leave ``sys.meta_path`` for a new list: other threads may be going through this one."""
+        cdef list others = []
+        for finder in sys.meta_path:
+            if finder is not self:
+                others.append(finder)
+        sys.meta_path = others  # no thread came in between: a loop in C has no check
 
 
 def install_numpy(array_api):
@@ -1076,5 +1207,3 @@ def after_fork_in_child():
     worker_after_fork()
     mutex_after_fork()
 
-
-current_init(entry_var)

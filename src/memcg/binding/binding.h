@@ -20,9 +20,21 @@ struct entry {
     PyObject *memcg;         /* the group */
     PyObject *previous;      /* the entry before it, or None */
     struct mem_cgroup *c;    /* of memcg */
-    int shielded;            /* depth of memcg.shield() */
+    enum shield_state { NO_SHIELD, SHIELD_UP, SHIELD_LEFT } shield; /* of memcg.shield(), in memcg */
     int slot;                /* where the context maps with and without it may be kept */
 };
+
+/* The ContextVar of entries: CPython's PyContextVar, with its cache used by us; see current.c. */
+struct context_var {
+    uintptr_t gc_head[2];
+    PyObject object;
+    PyObject *name, *default_value;
+    uint64_t loaded_ver; /* the context's version when a thread last loaded its entry; or an object,
+                          * or NULL: the variable was read, set or reset since */
+    uint64_t cached_tsid, cached_tsver;
+    Py_hash_t hash;
+};
+extern struct context_var entry_var MEMCG_HIDDEN;
 
 /* What the thread's group was read from; see current_refresh(). */
 struct current_key {
@@ -30,12 +42,16 @@ struct current_key {
     uint64_t context_ver;
     PyObject *context;   /* borrowed, for comparison only */
     struct entry *entry; /* borrowed from the context; NULL: none */
+    bool is_foreign;     /* the variable holds what is no entry */
 };
 extern __thread struct current_key current_key MEMCG_TLS_MODEL;
 
-/* var: the ContextVar of entries. Called once, GIL held. */
-void current_init(PyObject *var);
+/* var: a ContextVar that the one of entries becomes a copy of; type: of entries. Returns the copy, a
+ * new reference, or NULL with an exception. Called once, GIL held. */
+PyObject *current_init(PyObject *var, PyTypeObject *type);
 void current_reload(PyThreadState *tstate);
+/* What others have set the variable to, if that is no entry; borrowed. After current_refresh(). */
+PyObject *current_foreign_value(void);
 /* This context's entry; borrowed, NULL: none. */
 struct entry *current_entry_now(void);
 /* Enter memcg again as it was entered from this very context map before; false: not known. */
@@ -74,7 +90,7 @@ static inline bool current_is_fresh(void)
 #endif
 
     return likely(tstate == current_key.tstate) &&
-           likely(tstate->context_ver == current_key.context_ver);
+           likely(tstate->context_ver == entry_var.loaded_ver);
 }
 
 static inline void current_refresh(void)
@@ -97,6 +113,22 @@ static inline bool current_holds_gil(void)
 
 /* Whether the context is in memcg or below it. Runs no Python code. */
 bool context_is_below(PyObject *context, struct mem_cgroup *memcg);
+
+/* ---- opened.c: the contexts that a group was entered in ------------------- */
+struct opened {
+    PyObject *context; /* borrowed, for comparison only */
+    long n;            /* times that it was entered there and not left there */
+};
+/* All 0 at first.  GIL held. */
+struct opened_table {
+    struct opened first;        /* most groups are entered in one context at a time */
+    struct opened *more;        /* a hash table of `size`, with `nr_used` places that are not new */
+    unsigned int nr_used, size; /* size is 0 or a power of two */
+};
+void opened_add(struct opened_table *table, PyObject *context);
+void opened_remove(struct opened_table *table, PyObject *context); /* if it is there */
+bool opened_has(const struct opened_table *table, PyObject *context);
+void opened_clear(struct opened_table *table);
 
 /* ---- hooks.c: CPython's allocators and NumPy's ---------------------------- */
 /* The file whose hooks stand in CPython's allocators before ours are in; NULL: nobody's. */

@@ -6,6 +6,12 @@
  * context may have changed.  RAW calls use what was last loaded: without the GIL the
  * thread state is not ours to read.
  *
+ * Anybody may set the variable: copy_context() lists it, and asgiref puts a thread's changes back
+ * by ContextVar.set().  That moves no version of the context.  But it writes the variable's cache, as
+ * get() does, and reset() empties it; and so we keep the version there that the pointer was loaded
+ * at.  It is no object: CPython does not use the cache of a thread state that does not exist.  So
+ * the variable is a static object of ours, for its address has to be known to the compiler.
+ *
  * A context is an object with an immutable map (PEP 567).  Entering a group by setting the
  * variable makes a new map each time; so the maps without and with an entry are kept, and
  * entering the same group from the same map again, and leaving, is an exchange of the two.
@@ -13,6 +19,8 @@
  */
 #define Py_BUILD_CORE 1
 #include "binding.h"
+
+#include <internal/pycore_context.h>
 
 #if PY_VERSION_HEX < 0x030c0000 /* later it is thread-local, and not for us to see */
 #include <internal/pycore_runtime.h>
@@ -39,7 +47,8 @@ static void find_tstate(void) {}
 
 static PyThreadState nobody;
 __thread struct current_key current_key MEMCG_TLS_MODEL = { .tstate = &nobody };
-static PyObject *entry_var;
+struct context_var entry_var __attribute__((aligned(64)));
+static PyTypeObject *entry_type;
 static PyInterpreterState *interpreter;
 static size_t map_offset; /* of a context's map; 0: not as we know it, then without exchange */
 
@@ -74,55 +83,111 @@ static size_t find_map(void)
     return offset;
 }
 
-void current_init(PyObject *var)
+#define VAR ((PyObject *)&entry_var.object)
+#define SAME_PLACE(ours, theirs)                                                                  \
+    _Static_assert(offsetof(struct context_var, ours) - offsetof(struct context_var, object) ==   \
+                       offsetof(PyContextVar, theirs), "the ContextVar of another CPython")
+SAME_PLACE(loaded_ver, var_cached);
+SAME_PLACE(cached_tsid, var_cached_tsid);
+SAME_PLACE(cached_tsver, var_cached_tsver);
+SAME_PLACE(hash, var_hash);
+
+PyObject *current_init(PyObject *var, PyTypeObject *type)
 {
-    Py_INCREF(var);
-    interpreter = PyThreadState_Get()->interp;
-    map_offset = find_map();
+    if (Py_TYPE(var)->tp_basicsize != sizeof(PyContextVar)) {
+        PyErr_SetString(PyExc_ImportError, "memcg: built for another CPython; install it again");
+        return NULL;
+    }
+    Py_INCREF(var); /* what it refers to is the copy's now */
+    memcpy(VAR, var, sizeof(PyContextVar));
+    Py_INCREF(type);
+    entry_type = type;
     find_tstate();
-    entry_var = var;
+    map_offset = find_map();
+    interpreter = PyThreadState_Get()->interp;
+    return Py_NewRef(VAR);
 }
 
 /*
  * A version starts at 1 in each thread state and counts the changes of its context.  The first time
  * that we see it, its upper half becomes a number that no other has: so it tells thread states
- * apart, too, of which one may come to lie where another was.
+ * apart, too, of which one may come to lie where another was.  The top bit, which no address has,
+ * tells it from what CPython keeps in the variable's cache.
  */
 static void make_unique(uint64_t *context_ver)
 {
     static uint32_t nr_numbers; /* atomic: interpreters may have a GIL each */
 
-    if (unlikely(*context_ver >> 32 == 0 || (uint32_t)*context_ver > INT32_MAX))
-        *context_ver = (uint64_t)__atomic_add_fetch(&nr_numbers, 1, __ATOMIC_RELAXED) << 32;
+    if (unlikely(*context_ver >> 63 == 0 || (uint32_t)*context_ver > INT32_MAX))
+        *context_ver = (uint64_t)__atomic_add_fetch(&nr_numbers, 1, __ATOMIC_RELAXED) << 32 |
+                       (uint64_t)1 << 63;
 }
 
+/* The variable is the main interpreter's, and its cache is written with that one's GIL held. */
 static void set_key(PyThreadState *tstate, struct entry *entry)
 {
     make_unique(&tstate->context_ver);
-    current_key = (struct current_key){ tstate, tstate->context_ver, tstate->context, entry };
+    current_key = (struct current_key){ tstate, tstate->context_ver, tstate->context, entry, false };
     memcg_set_current(entry ? entry->c : NULL);
+    if (tstate->interp == interpreter) {
+        entry_var.cached_tsid = UINT64_MAX;
+        entry_var.loaded_ver = tstate->context_ver;
+    }
 }
 
-/* PyContextVar_Get finds keys by identity, but a lookup at the edge of the C stack can raise. */
-static struct entry *get_entry(void)
+static struct entry *entry_of(PyObject *value)
 {
-    PyObject *entry = NULL, *type, *value, *traceback;
-
-    PyErr_Fetch(&type, &value, &traceback);
-    if (PyContextVar_Get(entry_var, NULL, &entry) < 0)
-        PyErr_Clear();
-    PyErr_Restore(type, value, traceback);
-    Py_XDECREF(entry); /* the context keeps it */
-    return entry == Py_None ? NULL : (struct entry *)entry;
+    return value && Py_TYPE(value) == entry_type ? (struct entry *)value : NULL;
 }
+
+/* Borrowed from the context, or NULL.  PyContextVar_Get finds keys by identity, but a lookup at the
+ * edge of the C stack can raise. */
+static PyObject *get_value(void)
+{
+    PyObject *value = NULL, *type, *error, *traceback;
+
+    PyErr_Fetch(&type, &error, &traceback);
+    if (PyContextVar_Get(VAR, NULL, &value) < 0)
+        PyErr_Clear();
+    PyErr_Restore(type, error, traceback);
+    Py_XDECREF(value);
+    return value;
+}
+
+/*
+ * set() and reset() empty the cache first, then allocate, then change the context.  set() writes the
+ * cache in the end; reset() to no value does not.  So what is loaded while the cache is empty is
+ * good for one request, until there were more than such a reset makes: a node for each of 8 levels
+ * and the map.  Racy on purpose: if a collection begins within it, and finalizers make more requests
+ * or another thread does, what follows is charged as before until the context changes.
+ */
+#define RESET_ALLOCS 32
+static unsigned int nr_unset; /* loads in a row; the main interpreter's GIL */
 
 void current_reload(PyThreadState *tstate)
 {
-    if (!entry_var || !tstate)
+    struct current_key before = current_key;
+    bool is_unset = !entry_var.loaded_ver;
+    PyObject *value;
+
+    if (!interpreter || !tstate)
         return;
-    /* the variable is the main interpreter's */
-    set_key(tstate, tstate->interp == interpreter ? get_entry() : NULL);
-    alarm_resume(tstate->context);
+    value = tstate->interp == interpreter ? get_value() : NULL;
+    set_key(tstate, entry_of(value));
+    current_key.is_foreign = value && value != Py_None && !current_key.entry;
+    if (tstate->interp == interpreter) {
+        nr_unset = is_unset ? nr_unset + 1 : 0;
+        if (is_unset && nr_unset <= RESET_ALLOCS)
+            entry_var.loaded_ver = 0;
+    }
+    /* else another thread had the GIL, or the variable was read */
+    if (before.context_ver != current_key.context_ver || before.entry != current_key.entry)
+        alarm_resume(tstate->context);
+}
+
+PyObject *current_foreign_value(void)
+{
+    return current_key.is_foreign ? get_value() : NULL;
 }
 
 struct entry *current_entry_now(void)
@@ -182,7 +247,7 @@ int current_set_entry(struct entry *entry, enum entering enter)
     int index;
 
     Py_XINCREF(without);
-    token = PyContextVar_Set(entry_var, entry ? (PyObject *)entry : Py_None);
+    token = PyContextVar_Set(VAR, entry ? (PyObject *)entry : Py_None);
     if (!token) {
         Py_XDECREF(without);
         return -1;
@@ -254,33 +319,33 @@ void current_forget(PyObject *memcg)
 
 bool context_is_below(PyObject *context, struct mem_cgroup *memcg)
 {
-    struct mem_cgroup *current = mem_cgroup_root();
-    PyObject *object = NULL;
+    struct entry *entry = NULL;
+    PyObject *value;
 
-    if (context && PySequence_Contains(context, entry_var) == 1)
-        object = PyObject_GetItem(context, entry_var);
-    if (object && object != Py_None)
-        current = ((struct entry *)object)->c;
-    Py_XDECREF(object); /* the context keeps it */
-    return mem_cgroup_is_descendant(current, memcg);
+    if (context && PySequence_Contains(context, VAR) == 1 && (value = PyObject_GetItem(context, VAR))) {
+        entry = entry_of(value);
+        Py_DECREF(value); /* the context keeps it */
+    }
+    return mem_cgroup_is_descendant(entry ? entry->c : mem_cgroup_root(), memcg);
 }
 
 /* Runs no Python code: the variable is found by identity. */
 enum entry_state entry_state_of(PyObject *context, struct mem_cgroup *memcg)
 {
     enum entry_state inside = memcg == mem_cgroup_root() ? ENTRY_INSIDE : ENTRY_LEFT;
-    PyObject *object;
+    PyObject *value;
 
-    if (!context || PySequence_Contains(context, entry_var) != 1)
+    if (!context || PySequence_Contains(context, VAR) != 1)
         return inside;
-    object = PyObject_GetItem(context, entry_var);
-    if (!object)
+    value = PyObject_GetItem(context, VAR);
+    if (!value)
         return inside;
-    Py_DECREF(object); /* the context keeps it */
-    if (object != Py_None && ((struct entry *)object)->shielded)
-        return ENTRY_SHIELDED;
-    for (; object != Py_None && inside == ENTRY_LEFT; object = ((struct entry *)object)->previous)
-        if (((struct entry *)object)->c == memcg)
+    Py_DECREF(value); /* the context keeps it */
+    for (struct entry *entry = entry_of(value); entry; entry = entry_of(entry->previous)) {
+        if (entry->shield == SHIELD_UP)
+            return ENTRY_SHIELDED;
+        if (entry->c == memcg)
             inside = ENTRY_INSIDE;
+    }
     return inside;
 }

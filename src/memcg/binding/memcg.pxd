@@ -1,4 +1,5 @@
 # The data plane's interface, as declared in native/memcg.h and binding.h.
+from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
@@ -156,7 +157,12 @@ cdef extern from "binding.h":
     void caller(char *text, size_t n) nogil
     struct entry:
         pass
-    void current_init(object var)
+    enum shield_state:
+        NO_SHIELD
+        SHIELD_UP
+        SHIELD_LEFT
+    object current_init(object var, PyTypeObject *type)
+    PyObject *current_foreign_value()
     entry *current_entry_now()
     bint current_enter_again(PyObject *memcg)
     enum entering:
@@ -167,6 +173,12 @@ cdef extern from "binding.h":
     int current_leave_bound(entry *entry, int index, entry *before) except -1
     int current_leave() except -1
     void current_forget(PyObject *memcg)
+    struct opened_table:
+        pass
+    void opened_add(opened_table *table, PyObject *context)
+    void opened_remove(opened_table *table, PyObject *context)
+    bint opened_has(const opened_table *table, PyObject *context)
+    void opened_clear(opened_table *table)
     void alarm_init(object exception, object gc_collect, object modules, object functions)
     bint alarm_take(mem_cgroup *memcg, memcg_failure *failure)
     void alarm_stop()

@@ -1,0 +1,95 @@
+/*
+ * opened.c - the contexts that a group was entered in and not left.
+ *
+ * The ContextVar of a context says which group is entered; but anybody may set it.  A group that is
+ * left and is not there any more was entered in this context, and the variable was set by others, or
+ * it was entered elsewhere, and the program is wrong.  This tells which.
+ *
+ * Racy on purpose: where no memory is left an entry is not noted; and a context that ended inside
+ * the group stays noted until nobody is inside, so another at its address may be taken for it.  Both
+ * change only whether a wrong program gets an exception.
+ */
+#include <stdlib.h>
+
+#include "binding.h"
+
+#define MIN_SIZE 8
+
+/* The place of context, or the new place where it would go.  The table is never full. */
+static struct opened *find(struct opened *places, unsigned int size, const PyObject *context)
+{
+    unsigned int i = (unsigned int)((uintptr_t)context >> 4 ^ (uintptr_t)context >> 12);
+
+    while (places[i & (size - 1)].context && places[i & (size - 1)].context != context)
+        i++;
+    return &places[i & (size - 1)];
+}
+
+/* Forgets places that are used by nobody. */
+static bool grow(struct opened_table *table)
+{
+    unsigned int size = MIN_SIZE, nr_used = 0;
+    struct opened *more;
+
+    for (unsigned int i = 0; i < table->size; i++)
+        nr_used += table->more[i].n != 0;
+    while (size < 4 * nr_used)
+        size *= 2;
+    more = calloc(size, sizeof(*more));
+    if (!more)
+        return false;
+    for (unsigned int i = 0; i < table->size; i++)
+        if (table->more[i].n)
+            *find(more, size, table->more[i].context) = table->more[i];
+    free(table->more);
+    table->more = more;
+    table->nr_used = nr_used;
+    table->size = size;
+    return true;
+}
+
+void opened_add(struct opened_table *table, PyObject *context)
+{
+    struct opened *place = &table->first;
+
+    if (place->n && place->context != context) {
+        if (table->nr_used >= table->size / 2 && !grow(table))
+            return;
+        place = find(table->more, table->size, context);
+        table->nr_used += !place->context;
+    }
+    place->context = context;
+    place->n++;
+}
+
+static struct opened *find_open(const struct opened_table *table, PyObject *context)
+{
+    struct opened *place = (struct opened *)&table->first;
+
+    if ((!place->n || place->context != context) && table->size)
+        place = find(table->more, table->size, context);
+    return place->n && place->context == context ? place : NULL;
+}
+
+void opened_remove(struct opened_table *table, PyObject *context)
+{
+    struct opened *place = find_open(table, context);
+
+    if (place)
+        place->n--;
+}
+
+bool opened_has(const struct opened_table *table, PyObject *context)
+{
+    return find_open(table, context) != NULL;
+}
+
+void opened_clear(struct opened_table *table)
+{
+    table->first.n = 0;
+    if (!table->size)
+        return;
+    free(table->more);
+    table->more = NULL;
+    table->nr_used = table->size = 0;
+}
