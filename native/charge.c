@@ -17,6 +17,7 @@
 
 static memcg_alarm_fn alarm_fn;
 static memcg_refusal_fn refusal_fn;
+static memcg_requester_fn requester_fn;
 
 void memcg_set_alarm(memcg_alarm_fn alarm)
 {
@@ -26,6 +27,11 @@ void memcg_set_alarm(memcg_alarm_fn alarm)
 void memcg_set_refusal(memcg_refusal_fn refusal)
 {
     __atomic_store_n(&refusal_fn, refusal, __ATOMIC_RELEASE);
+}
+
+void memcg_set_requester(memcg_requester_fn requester)
+{
+    __atomic_store_n(&requester_fn, requester, __ATOMIC_RELEASE);
 }
 
 void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind kind, int64_t bytes)
@@ -120,6 +126,14 @@ static bool may_refuse(struct mem_cgroup *memcg, struct request *req)
     return req->bytes > MEMCG_SMALL_SIZE || (refusal && refusal(memcg));
 }
 
+/* Of the request that is about to be refused. */
+static enum memcg_requester requester(void)
+{
+    memcg_requester_fn requester = __atomic_load_n(&requester_fn, __ATOMIC_ACQUIRE);
+
+    return requester ? requester() : MEMCG_REQUESTER_ANY;
+}
+
 /* With `bytes` more charged by force: the group furthest past its reserve, and by how much. */
 static int64_t past_reserve(struct mem_cgroup *memcg, size_t bytes, struct mem_cgroup **worst)
 {
@@ -144,14 +158,22 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
 {
     int64_t over, highest;
 
-    bool large = req->bytes >= MEMCG_REFUSE_SIZE;
+    bool large = req->bytes >= MEMCG_REFUSE_SIZE, spared = false;
 
+    if (req->kind == CHARGE_OBJECT)
+        return refuse(memcg, limited, req->bytes);
     /* Garbage may be what fills the group: while it is being collected the reserve helps out. */
-    if (req->kind == CHARGE_OBJECT || (large && !mem_cgroup_high_pending(limited)))
-        return refuse(memcg, limited, req->bytes);
+    if (large && !mem_cgroup_high_pending(limited)) {
+        spared = requester() != MEMCG_REQUESTER_ANY;
+        if (!spared)
+            return refuse(memcg, limited, req->bytes);
+    }
     over = past_reserve(memcg, bytes, &limited);
-    if (over > 0 && may_refuse(memcg, req))
-        return refuse(memcg, limited, req->bytes);
+    if (over > 0 && may_refuse(memcg, req)) {
+        spared = requester() == MEMCG_REQUESTER_FRAGILE;
+        if (!spared)
+            return refuse(memcg, limited, req->bytes);
+    }
     page_counter_charge(&memcg->counter, (int64_t)bytes);
     if (over > 0) {
         highest = __atomic_load_n(&limited->overdraft, __ATOMIC_RELAXED);
@@ -162,7 +184,7 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
     }
     mem_cgroup_count_event(limited, over > 0 ? MEMCG_EV_OVERDRAFT : MEMCG_EV_RESERVE);
     mem_cgroup_count_event(limited, MEMCG_EV_OOM);
-    if (!large) /* a large one is refused next time, if it still has to be */
+    if (!large || spared) /* any other large one is refused next time, if it still has to be */
         call_alarm(memcg, limited, req->bytes, false);
     return 0;
 }

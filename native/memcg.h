@@ -216,6 +216,14 @@ void memcg_set_alarm(memcg_alarm_fn alarm);
  * charged by force: true refuses it. */
 typedef bool (*memcg_refusal_fn)(struct mem_cgroup *memcg);
 void memcg_set_refusal(memcg_refusal_fn refusal);
+/* Called there too, before a request is refused: whether the code that makes it can be refused. */
+enum memcg_requester {
+    MEMCG_REQUESTER_ANY,
+    MEMCG_REQUESTER_UNHEARD, /* it may swallow the error: it has the reserve first */
+    MEMCG_REQUESTER_FRAGILE, /* it ends the process: it is charged by force */
+};
+typedef enum memcg_requester (*memcg_requester_fn)(void);
+void memcg_set_requester(memcg_requester_fn requester);
 
 /* ---- injected faults (fault.c) ---------------------------------------- */
 enum fault_point {

@@ -10,7 +10,7 @@ import os
 cimport cython
 from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
 from cpython.contextvars cimport PyContextVar_New
-from cpython.object cimport PyTypeObject, destructor
+from cpython.object cimport PyObject_TypeCheck, PyTypeObject, destructor
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT, PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8
@@ -749,14 +749,55 @@ def collect_garbage():
     return gc.get_stats()[2]["collections"] != before
 
 
+cdef bint came_through(error, uintptr_t code, int lasti):
+    """Tell whether `error` was raised at an instruction, or in what that called."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        if <uintptr_t><PyObject *>traceback.tb_frame.f_code == code and traceback.tb_lasti == lasti:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def find_memory_error(uintptr_t code, int lasti):
+    """Tell whether a MemoryError is alive that was raised there, or that does not say where."""
+    memcg_stop_kmem_account()
+    try:
+        for found in gc.get_objects():
+            if PyObject_TypeCheck(found, <PyTypeObject *>MemoryError) and (
+                found.__traceback__ is None or came_through(found, code, lasti)
+            ):
+                return True
+        return False
+    finally:
+        memcg_resume_kmem_account()
+
+
+cdef bint is_other_error(error, caller_line *line):
+    """Tell whether `error` is what code made of a refusal there in place of a MemoryError."""
+    cdef set seen = set()
+    cdef bint found = False
+    if not isinstance(error, Exception):  # somebody wants to end
+        return False
+    while error is not None and id(error) not in seen:
+        if isinstance(error, MemoryError):
+            return False
+        seen.add(id(error))
+        found |= came_through(error, <uintptr_t>line.code, line.lasti)
+        error = error.__cause__ or error.__context__
+    return found
+
+
 cpdef leave(Memcg memcg, error=None):
     """Go back to the group before; restores by setting, never by deleting the variable.
 
     An alarm of the group that was not raised yet is raised here, unless reclaim makes it
-    needless. If `error` is a plain MemoryError that memcg caused, it gets the account as a note.
+    needless; so is a refusal that became no MemoryError, unless `error` has nothing to do with it.
+    If `error` is a plain MemoryError that memcg caused, it gets the account as a note.
     """
     cdef c_entry *now = current_entry_now()
     cdef memcg_failure failure
+    cdef caller_line line
     cdef bint alarmed
     if now is NULL or (<Entry><PyObject *>now).memcg is not memcg:
         raise MemcgError(
@@ -768,6 +809,12 @@ cpdef leave(Memcg memcg, error=None):
     memcg.nr_inside -= 1
     if alarmed:
         raise MemcgOOM(describe(&failure))
+    if (
+        refusal_take(memcg.c, &failure, &line)
+        and (error is None or is_other_error(error, &line))
+        and not find_memory_error(<uintptr_t>line.code, line.lasti)
+    ):
+        raise MemcgOOM(describe(&failure)) from error
     if error is not None and isinstance(error, MemoryError) and not isinstance(error, MemcgOOM):
         text = last_failure()
         if text is not None:
@@ -966,7 +1013,8 @@ GUARDED_FUNCTIONS = frozenset(("__aexit__", "__del__", "__enter__", "__aenter__"
 
 def install():
     """Put the hooks in; again is nothing. Context: the main thread, where alarms are quickest."""
-    alarm_init(MemcgOOM, collect_garbage, GUARDED_MODULES, GUARDED_FUNCTIONS)
+    refusal_init(GUARDED_MODULES)
+    alarm_init(MemcgOOM, collect_garbage, find_memory_error, GUARDED_FUNCTIONS)
     hooks_install()
 
 

@@ -163,7 +163,12 @@ cdef extern from "binding.h":
     int current_leave_bound(entry *entry, int index, entry *before) except -1
     int current_leave() except -1
     void current_forget(PyObject *memcg)
-    void alarm_init(object exception, object gc_collect, object modules, object functions)
+    struct caller_line:
+        PyObject *code
+        int lasti
+    int refusal_init(object modules) except -1
+    bint refusal_take(mem_cgroup *memcg, memcg_failure *failure, caller_line *line)
+    void alarm_init(object exception, object gc_collect, object find_error, object functions)
     bint alarm_take(mem_cgroup *memcg, memcg_failure *failure)
     bint alarm_last(memcg_failure *failure)
     void alarm_forget(mem_cgroup *memcg)
