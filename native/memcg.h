@@ -220,7 +220,7 @@ void memcg_set_refusal(memcg_refusal_fn refusal);
 enum memcg_requester {
     MEMCG_REQUESTER_ANY,
     MEMCG_REQUESTER_UNHEARD, /* it may swallow the error: it has the reserve first */
-    MEMCG_REQUESTER_FRAGILE, /* it ends the process: it is charged by force */
+    MEMCG_REQUESTER_FRAGILE, /* it crashes, or loses data: it is charged by force */
 };
 typedef enum memcg_requester (*memcg_requester_fn)(void);
 void memcg_set_requester(memcg_requester_fn requester);

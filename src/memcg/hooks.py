@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _installed = False
 
 _NUMPY = ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath")  # since 2.0, before
-_PIPES = ("asyncio.unix_events",)
+_STREAMS = ("asyncio.streams", "asyncio.unix_events")
 _THREADING = ("threading", "concurrent.futures.thread", "multiprocessing.pool")
 _waiting: dict[str, str] = {}  # module -> the file of `integrations` whose `hook` takes it
 
@@ -83,8 +83,8 @@ def installed() -> bool:
 
 
 def _hook_libraries(inherit: bool) -> None:
-    """Have arrays charged and pipes end on a refusal, and with `inherit` threads and jobs keep the group they come from."""
-    files = dict.fromkeys(_NUMPY, "numpy") | dict.fromkeys(_PIPES, "asyncio_pipes")
+    """Have arrays charged and refused streams end, and with `inherit` threads and jobs keep the group they come from."""
+    files = dict.fromkeys(_NUMPY, "numpy") | dict.fromkeys(_STREAMS, "asyncio_streams")
     if inherit:
         files |= dict.fromkeys(_THREADING, "threading")
     for name, file in files.items():

@@ -777,13 +777,15 @@ cdef bint is_other_error(error, caller_line *line):
     """Tell whether `error` is what code made of a refusal there in place of a MemoryError."""
     cdef set seen = set()
     cdef bint found = False
-    if not isinstance(error, Exception):  # somebody wants to end
+    if isinstance(error, (GeneratorExit, KeyboardInterrupt, SystemExit)):
         return False
     while error is not None and id(error) not in seen:
         if isinstance(error, MemoryError):
             return False
         seen.add(id(error))
         found |= came_through(error, <uintptr_t>line.code, line.lasti)
+        if not isinstance(error, Exception):  # Rust's panics come so; and cancellation, from elsewhere
+            break
         error = error.__cause__ or error.__context__
     return found
 

@@ -31,6 +31,7 @@
 #define NR_ALARMS 256
 #define LEAVING_WAITS 100 /* ms for a collection of another thread */
 #define ATTEMPTS 400 /* about 4 s of tries, then it is parked */
+#define SWITCHES 16 /* a greenlet may be back before it allocates: its only check may be there */
 #define NEAR_FRAMES 16
 #define FUTILE (128 << 10)             /* a collection that frees less need not be repeated */
 #define REARM_STEP ((int64_t)1 << 20) /* growth past the limit before it is raised again */
@@ -287,7 +288,7 @@ static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool
     enum place place;
 
     if (alarm->context && alarm->context != tstate->context)
-        return VERDICT_PARK; /* the task is suspended */
+        return alarm->attempts < SWITCHES ? VERDICT_RETRY : VERDICT_PARK; /* the task is suspended */
     state = entry_state_of(tstate->context, alarm->failure.memcg);
     if (state == ENTRY_LEFT)
         return alarm->context ? VERDICT_DROP : VERDICT_PARK;

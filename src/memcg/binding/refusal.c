@@ -4,7 +4,7 @@
  * A refused request is a NULL to C code.  Most code turns it into a MemoryError at the line
  * that called it.  Two kinds of code do not:
  *
- *   - fragile libraries crash or end the process.  Their requests are charged by force, and an
+ *   - fragile libraries crash, end the process or lose data.  Their requests are charged by force, and an
  *     alarm is posted.
  *   - modules that run other people's callbacks (the alarm's guarded modules) catch the error or
  *     log it: the code whose memory it is never sees it.  Their requests use up the reserve first.
@@ -37,6 +37,7 @@ static const struct fragile_name {
     { "/msgspec/_core.", false }, /* uses the bytes that it did not get: SIGSEGV */
     { "/orjson.", true },         /* the same, of all objects */
     { "/ormsgpack.", false },     /* the same: SIGILL, abort */
+    { "/uvloop/loop.", false },   /* logs the error, and goes on without the data that it read */
 };
 
 #define NR_FRAGILE 16 /* bottleneck has four */
@@ -215,13 +216,6 @@ bool refusal_is_unheard(void)
     return globals && refusal_is_guarded(globals);
 }
 
-static enum memcg_requester requester(void)
-{
-    if (fragile_loaded() && is_fragile())
-        return MEMCG_REQUESTER_FRAGILE;
-    return refusal_is_unheard() ? MEMCG_REQUESTER_UNHEARD : MEMCG_REQUESTER_ANY;
-}
-
 /* ---- refusals that became no MemoryError --------------------------------------- */
 
 static __thread struct {
@@ -229,6 +223,7 @@ static __thread struct {
     uint64_t nr_died;
     struct caller_line line; /* code NULL: there was no refusal */
     struct memcg_failure failure;
+    bool is_asked; /* requester() was; for KmemCache's objects it is not, whose errors are ours */
 } last MEMCG_TLS_MODEL;
 static uint64_t nr_died;          /* MemoryErrors; GIL */
 static destructor end_of_memory_error;
@@ -254,9 +249,10 @@ static bool is_in_doubt(void)
 bool refusal_note(const struct memcg_failure *failure, struct caller_line *before)
 {
     PyThreadState *tstate;
-    bool again;
+    bool again, is_asked = last.is_asked;
 
-    if (!PyGILState_Check())
+    last.is_asked = false;
+    if (!is_asked || !PyGILState_Check())
         return false;
     tstate = tstate_get();
     again = is_last_of(tstate->context, failure->memcg) && is_in_doubt();
@@ -277,6 +273,14 @@ bool refusal_take(struct mem_cgroup *memcg, struct memcg_failure *failure,
     *line = last.line;
     last.line.code = NULL;
     return is_in_doubt();
+}
+
+static enum memcg_requester requester(void)
+{
+    last.is_asked = true;
+    if (fragile_loaded() && is_fragile())
+        return MEMCG_REQUESTER_FRAGILE;
+    return refusal_is_unheard() ? MEMCG_REQUESTER_UNHEARD : MEMCG_REQUESTER_ANY;
 }
 
 int refusal_init(PyObject *modules)
