@@ -83,7 +83,8 @@ def installed() -> bool:
 
 
 def _hook_libraries(inherit: bool) -> None:
-    """Have arrays charged and refused streams end, and with `inherit` threads and jobs keep the group they come from."""
+    """Have arrays charged, and refused streams end; with `inherit` threads and jobs keep the group
+    they come from."""
     files = dict.fromkeys(_NUMPY, "numpy") | dict.fromkeys(_STREAMS, "asyncio_streams")
     if inherit:
         files |= dict.fromkeys(_THREADING, "threading")

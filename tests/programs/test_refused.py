@@ -21,11 +21,10 @@ QUIET = "import logging; logging.getLogger('asyncio').disabled = True\n"
 @needs("greenlet")
 @WHERE
 def test_a_greenlet_that_meets_its_limit_gets_the_error_and_the_process_goes_on(run_program, where):
+    """Its loop has no check between what it allocates and the switch."""
     run_program(f"""
         import greenlet
-        g = memcg.group("hog", max="8MiB", reserve="1MiB")
-        def more(rows):
-            return [rows, bytes(1000)]
+        g = memcg.group("hog", max="2MiB", reserve="256KiB")
         def main():
             main, out = greenlet.getcurrent(), []
             def hog():
@@ -33,7 +32,7 @@ def test_a_greenlet_that_meets_its_limit_gets_the_error_and_the_process_goes_on(
                     with g:
                         rows = None
                         while True:
-                            rows = more(rows)
+                            rows = [rows, 1]
                             main.switch()
                 except MemoryError as error:
                     out.append(type(error))
@@ -265,7 +264,7 @@ def test_an_import_at_the_limit_is_not_cut_in_two(run_program, tmp_path):
     (tmp_path / "large.py").write_text(f"text = {'x' * 300_000!r}\n")
     run_program(f"""
         sys.path.insert(0, {str(tmp_path)!r})
-        g = memcg.group("t", max="8MiB")
+        g = memcg.group("t", max="8MiB", high="max")
         keep, imported = [], False
         try:
             with g:

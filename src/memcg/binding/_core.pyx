@@ -760,12 +760,17 @@ cdef bint came_through(error, uintptr_t code, int lasti):
 
 
 def find_memory_error(uintptr_t code, int lasti):
-    """Tell whether a MemoryError is alive that was raised there, or that does not say where."""
+    """Tell whether a MemoryError is alive that came through there, or does not say where."""
+    return is_memory_error_alive(code, lasti, True)
+
+
+cdef bint is_memory_error_alive(uintptr_t code, int lasti, bint without_traceback):
     memcg_stop_kmem_account()
     try:
         for found in gc.get_objects():
             if PyObject_TypeCheck(found, <PyTypeObject *>MemoryError) and (
-                found.__traceback__ is None or came_through(found, code, lasti)
+                without_traceback if found.__traceback__ is None
+                else came_through(found, code, lasti)
             ):
                 return True
         return False
@@ -780,7 +785,7 @@ cdef bint is_other_error(error, caller_line *line):
     if isinstance(error, (GeneratorExit, KeyboardInterrupt, SystemExit)):
         return False
     while error is not None and id(error) not in seen:
-        if isinstance(error, MemoryError):
+        if isinstance(error, MemoryError) and error.__traceback__ is not None:
             return False
         seen.add(id(error))
         found |= came_through(error, <uintptr_t>line.code, line.lasti)
@@ -800,6 +805,7 @@ cpdef leave(Memcg memcg, error=None):
     cdef c_entry *now = current_entry_now()
     cdef memcg_failure failure
     cdef caller_line line
+    cdef refusal_doubt doubt
     cdef bint alarmed
     if now is NULL or (<Entry><PyObject *>now).memcg is not memcg:
         raise MemcgError(
@@ -811,10 +817,11 @@ cpdef leave(Memcg memcg, error=None):
     memcg.nr_inside -= 1
     if alarmed:
         raise MemcgOOM(describe(&failure))
+    doubt = refusal_take(memcg.c, &failure, &line)
     if (
-        refusal_take(memcg.c, &failure, &line)
-        and (error is None or is_other_error(error, &line))
-        and not find_memory_error(<uintptr_t>line.code, line.lasti)
+        doubt != REFUSAL_HEARD
+        and (doubt == REFUSAL_SILENT if error is None else is_other_error(error, &line))
+        and not is_memory_error_alive(<uintptr_t>line.code, line.lasti, error is None)
     ):
         raise MemcgOOM(describe(&failure)) from error
     if error is not None and isinstance(error, MemoryError) and not isinstance(error, MemcgOOM):

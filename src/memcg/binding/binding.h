@@ -118,9 +118,12 @@ bool refusal_is_unheard(void); /* in a hook: a guarded module's code asks */
 /* In a hook: a request was refused. true: so was one before, here in this context, and no
  * MemoryError has gone since; *before: where. */
 bool refusal_note(const struct memcg_failure *failure, struct caller_line *before);
-/* Take the running context's last refusal in memcg, unless a MemoryError has gone since. GIL held. */
-bool refusal_take(struct mem_cgroup *memcg, struct memcg_failure *failure,
-                  struct caller_line *line);
+/* Whether a refusal became a MemoryError: it did, for Python code; perhaps, and C code dropped it; it
+ * did not. */
+enum refusal_doubt { REFUSAL_HEARD, REFUSAL_HIDDEN, REFUSAL_SILENT };
+/* Take the running context's last refusal in memcg. GIL held. */
+enum refusal_doubt refusal_take(struct mem_cgroup *memcg, struct memcg_failure *failure,
+                                struct caller_line *line);
 
 /* ---- alarm.c: MemcgOOM in the offender ------------------------------------ */
 /* What a context is to a group: outside it, inside, inside under memcg.shield(). */

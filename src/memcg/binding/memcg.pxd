@@ -167,7 +167,10 @@ cdef extern from "binding.h":
         PyObject *code
         int lasti
     int refusal_init(object modules) except -1
-    bint refusal_take(mem_cgroup *memcg, memcg_failure *failure, caller_line *line)
+    enum refusal_doubt:
+        REFUSAL_HEARD
+        REFUSAL_SILENT
+    refusal_doubt refusal_take(mem_cgroup *memcg, memcg_failure *failure, caller_line *line)
     void alarm_init(object exception, object gc_collect, object find_error, object functions)
     bint alarm_take(mem_cgroup *memcg, memcg_failure *failure)
     bint alarm_last(memcg_failure *failure)

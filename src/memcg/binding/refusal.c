@@ -14,7 +14,7 @@
  *
  * And some code answers with another exception, or with none (a parser: "bad JSON").  Whoever is
  * refused so has to learn it too: the last refusal of a context is kept with its line, until a
- * MemoryError dies, which must be the one that it became, or the group is left.
+ * MemoryError that a Python frame has seen dies, or the group is left.
  *
  * Locks: none.  Runs in hooks, with and without the GIL; takes no memory from Python or libc.
  */
@@ -220,18 +220,19 @@ bool refusal_is_unheard(void)
 
 static __thread struct {
     PyObject *context; /* for comparison only */
-    uint64_t nr_died;
+    uint64_t nr_died, nr_heard;
     struct caller_line line; /* code NULL: there was no refusal */
     struct memcg_failure failure;
     bool is_asked; /* requester() was; for KmemCache's objects it is not, whose errors are ours */
 } last MEMCG_TLS_MODEL;
-static uint64_t nr_died;          /* MemoryErrors; GIL */
+static uint64_t nr_died, nr_heard; /* MemoryErrors, and those that a Python frame has seen; GIL */
 static destructor end_of_memory_error;
 
 /* Every MemoryError ends here, of subclasses too. */
 static void count_death(PyObject *error)
 {
     nr_died++;
+    nr_heard += ((PyBaseExceptionObject *)error)->traceback != NULL;
     end_of_memory_error(error);
 }
 
@@ -241,9 +242,12 @@ static bool is_last_of(PyObject *context, struct mem_cgroup *memcg)
 }
 
 /* Past max an alarm is on its way, or was raised. */
-static bool is_in_doubt(void)
+static enum refusal_doubt doubt(void)
 {
-    return last.nr_died == nr_died && last.failure.current <= last.failure.max;
+    if (last.nr_heard != nr_heard)
+        return REFUSAL_HEARD;
+    return last.nr_died == nr_died && last.failure.current <= last.failure.max ? REFUSAL_SILENT
+                                                                               : REFUSAL_HIDDEN;
 }
 
 bool refusal_note(const struct memcg_failure *failure, struct caller_line *before)
@@ -255,24 +259,25 @@ bool refusal_note(const struct memcg_failure *failure, struct caller_line *befor
     if (!is_asked || !PyGILState_Check())
         return false;
     tstate = tstate_get();
-    again = is_last_of(tstate->context, failure->memcg) && is_in_doubt();
+    again = is_last_of(tstate->context, failure->memcg) && doubt() == REFUSAL_SILENT;
     *before = last.line;
     last.context = tstate->context;
     last.nr_died = nr_died;
+    last.nr_heard = nr_heard;
     last.line = caller_line(tstate);
     last.failure = *failure;
     return again;
 }
 
-bool refusal_take(struct mem_cgroup *memcg, struct memcg_failure *failure,
-                  struct caller_line *line)
+enum refusal_doubt refusal_take(struct mem_cgroup *memcg, struct memcg_failure *failure,
+                                struct caller_line *line)
 {
     if (likely(!last.line.code) || !is_last_of(tstate_get()->context, memcg))
-        return false;
+        return REFUSAL_HEARD;
     *failure = last.failure;
     *line = last.line;
     last.line.code = NULL;
-    return is_in_doubt();
+    return doubt();
 }
 
 static enum memcg_requester requester(void)
