@@ -803,7 +803,7 @@ cpdef leave(Memcg memcg, error=None):
     If `error` is a plain MemoryError that memcg caused, it gets the account as a note.
     """
     cdef c_entry *now = current_entry_now()
-    cdef memcg_failure failure
+    cdef memcg_failure failure, refused
     cdef caller_line line
     cdef refusal_doubt doubt
     cdef bint alarmed
@@ -815,15 +815,15 @@ cpdef leave(Memcg memcg, error=None):
     alarmed = alarm_take(memcg.c, &failure)
     current_leave()
     memcg.nr_inside -= 1
+    doubt = refusal_take(memcg.c, &refused, &line)
     if alarmed:
         raise MemcgOOM(describe(&failure))
-    doubt = refusal_take(memcg.c, &failure, &line)
     if (
         doubt != REFUSAL_HEARD
         and (doubt == REFUSAL_SILENT if error is None else is_other_error(error, &line))
         and not is_memory_error_alive(<uintptr_t>line.code, line.lasti, error is None)
     ):
-        raise MemcgOOM(describe(&failure)) from error
+        raise MemcgOOM(describe(&refused)) from error
     if error is not None and isinstance(error, MemoryError) and not isinstance(error, MemcgOOM):
         text = last_failure()
         if text is not None:

@@ -41,7 +41,7 @@ struct alarm {
     enum alarm_state state;
     int attempts;
     unsigned long thread_id;
-    PyObject *context; /* borrowed, for comparison only; NULL: whichever of the thread is in the group */
+    PyObject *context; /* borrowed, for comparison only; NULL: any of the thread's in the group */
     struct memcg_failure failure;
     struct caller_line doubt; /* code not NULL: its refusal may have become a MemoryError */
     int64_t rearm_usage;
@@ -674,9 +674,9 @@ void alarm_after_fork(void)
 
 void alarm_init(PyObject *exception, PyObject *collect_now, PyObject *find, PyObject *functions)
 {
+    Py_INCREF(exception);
     Py_INCREF(find);
     find_error = find;
-    Py_INCREF(exception);
     Py_INCREF(collect_now);
     collect = collect_now;
     Py_INCREF(functions);

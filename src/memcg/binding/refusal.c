@@ -4,8 +4,8 @@
  * A refused request is a NULL to C code.  Most code turns it into a MemoryError at the line
  * that called it.  Two kinds of code do not:
  *
- *   - fragile libraries crash, end the process or lose data.  Their requests are charged by force, and an
- *     alarm is posted.
+ *   - fragile libraries crash, end the process or lose data.  Their requests are charged by force,
+ *     and an alarm is posted.
  *   - modules that run other people's callbacks (the alarm's guarded modules) catch the error or
  *     log it: the code whose memory it is never sees it.  Their requests use up the reserve first.
  *
@@ -25,8 +25,8 @@
 
 /* ---- fragile libraries -------------------------------------------------------- */
 
-/* How the ends of their paths begin, and what they do with a NULL.  Found by refusing each request of
- * real wheels in turn (memcg.faults.inject); tests/programs/test_refused.py. */
+/* How the ends of their paths begin, and what they do with a NULL.  Found by refusing each request
+ * of real wheels in turn (memcg.faults.inject); tests/programs/test_refused.py. */
 static const struct fragile_name {
     const char *name;
     bool checks_own; /* it bears a refusal of its own PyMem_Malloc(), but not of an object */
@@ -48,8 +48,8 @@ struct library {
 };
 static struct library fragile[NR_FRAGILE];
 static uintptr_t own_start, own_end; /* of this library */
-static int nr_fragile;             /* atomic; how many entries are taken */
-static unsigned long long nr_seen; /* atomic: dlpi_adds when all objects were last looked at */
+static int nr_fragile;               /* atomic; how many entries are taken */
+static unsigned long long nr_seen;   /* atomic: dlpi_adds when all objects were last looked at */
 
 static const struct fragile_name *find_name(const char *path)
 {
@@ -137,7 +137,7 @@ static bool fragile_loaded(void)
 struct search {
     uintptr_t end; /* of the stack that is looked at */
     int left;      /* C frames */
-    bool indirect; /* a function stands between, that makes an object say */
+    bool indirect; /* a function stands between: one that makes an object, say */
     bool found;
 };
 
@@ -161,7 +161,8 @@ static bool is_fragile(void)
 {
     /* Its own, whether it holds the GIL or not: the frame that it runs is nobody else's to change. */
     PyThreadState *tstate = PyGILState_GetThisThreadState();
-    struct search search = { tstate ? caller_stack(tstate) : UINTPTR_MAX, NR_C_FRAMES, false, false };
+    struct search search = { .end = tstate ? caller_stack(tstate) : UINTPTR_MAX,
+                             .left = NR_C_FRAMES };
 
     _Unwind_Backtrace(look_at_frame, &search);
     return search.found;
@@ -223,7 +224,7 @@ static __thread struct {
     uint64_t nr_died, nr_heard;
     struct caller_line line; /* code NULL: there was no refusal */
     struct memcg_failure failure;
-    bool is_asked; /* requester() was; for KmemCache's objects it is not, whose errors are ours */
+    bool is_next; /* requester() has let it be refused; of KmemCache's objects it is not asked */
 } last MEMCG_TLS_MODEL;
 static uint64_t nr_died, nr_heard; /* MemoryErrors, and those that a Python frame has seen; GIL */
 static destructor end_of_memory_error;
@@ -253,10 +254,10 @@ static enum refusal_doubt doubt(void)
 bool refusal_note(const struct memcg_failure *failure, struct caller_line *before)
 {
     PyThreadState *tstate;
-    bool again, is_asked = last.is_asked;
+    bool again, is_next = last.is_next;
 
-    last.is_asked = false;
-    if (!is_asked || !PyGILState_Check())
+    last.is_next = false;
+    if (!is_next || !PyGILState_Check())
         return false;
     tstate = tstate_get();
     again = is_last_of(tstate->context, failure->memcg) && doubt() == REFUSAL_SILENT;
@@ -282,10 +283,12 @@ enum refusal_doubt refusal_take(struct mem_cgroup *memcg, struct memcg_failure *
 
 static enum memcg_requester requester(void)
 {
-    last.is_asked = true;
-    if (fragile_loaded() && is_fragile())
-        return MEMCG_REQUESTER_FRAGILE;
-    return refusal_is_unheard() ? MEMCG_REQUESTER_UNHEARD : MEMCG_REQUESTER_ANY;
+    enum memcg_requester who = fragile_loaded() && is_fragile() ? MEMCG_REQUESTER_FRAGILE
+                               : refusal_is_unheard()           ? MEMCG_REQUESTER_UNHEARD
+                                                                : MEMCG_REQUESTER_ANY;
+
+    last.is_next = who == MEMCG_REQUESTER_ANY;
+    return who;
 }
 
 int refusal_init(PyObject *modules)
@@ -295,7 +298,8 @@ int refusal_init(PyObject *modules)
     guarded_modules = PySequence_Tuple(modules);
     if (!guarded_modules)
         return -1;
-    end_of_memory_error = memory_error->tp_dealloc;
+    if (memory_error->tp_dealloc != count_death)
+        end_of_memory_error = memory_error->tp_dealloc;
     memory_error->tp_dealloc = count_death;
     memcg_set_requester(requester);
     return 0;
