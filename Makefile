@@ -10,9 +10,11 @@ SOURCES := $(wildcard native/*.[ch] src/memcg/binding/*) meson.build
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
+# They crash when they are refused memory: tests/programs/test_refused.py.
+FRAGILE := bottleneck greenlet msgspec opencv-python-headless orjson ormsgpack
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pytest>=8' hypothesis numpy mypy ruff meson ninja 'cython>=3.1' uvloop memray asgiref tblib
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pytest>=8' hypothesis numpy mypy ruff meson ninja 'cython>=3.1' uvloop memray asgiref tblib $(FRAGILE)
 	touch $@
 
 # The extension beside the sources, where PYTHONPATH=src finds it.

@@ -21,6 +21,7 @@ static memcg_refusal_fn refusal_fn;
 static void (*collector_called)(void);
 static memcg_collector_fn collector_fn;
 static memcg_oom_group_fn oom_group_fn;
+static memcg_requester_fn requester_fn;
 
 void memcg_set_alarm(memcg_alarm_fn alarm)
 {
@@ -41,6 +42,11 @@ void memcg_set_collector(void (*called)(void), memcg_collector_fn can_run)
 void memcg_set_oom_group_fn(memcg_oom_group_fn end)
 {
     __atomic_store_n(&oom_group_fn, end, __ATOMIC_RELEASE);
+}
+
+void memcg_set_requester(memcg_requester_fn requester)
+{
+    __atomic_store_n(&requester_fn, requester, __ATOMIC_RELEASE);
 }
 
 void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind kind, int64_t bytes)
@@ -174,6 +180,14 @@ static bool may_refuse(struct mem_cgroup *memcg, const struct request *req, enum
     return bound != MEMCG_AT_RESERVE || req->bytes > MEMCG_SMALL_SIZE;
 }
 
+/* Of the request that is about to be refused. */
+static enum memcg_requester requester(void)
+{
+    memcg_requester_fn requester = __atomic_load_n(&requester_fn, __ATOMIC_ACQUIRE);
+
+    return requester ? requester() : MEMCG_REQUESTER_ANY;
+}
+
 /* With `bytes` more charged by force: the group furthest past its reserve, and by how much; and one
  * that is past its overdraft, or NULL. */
 static int64_t past_reserve(struct mem_cgroup *memcg, size_t bytes, struct mem_cgroup **worst,
@@ -212,12 +226,12 @@ static bool refuses_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limi
     if (!self->heaps) /* the orphan's caller */
         return false;
     if (req->bytes > MEMCG_SMALL_SIZE) /* no grant is for those */
-        return may_refuse(memcg, req, MEMCG_AT_CEILING);
+        return may_refuse(memcg, req, MEMCG_AT_CEILING) && requester() != MEMCG_REQUESTER_FRAGILE;
     if (self->granted_by == limited && self->grant > 0) {
         self->grant -= (int64_t)bytes;
         return false;
     }
-    if (!may_refuse(memcg, req, MEMCG_AT_CEILING))
+    if (!may_refuse(memcg, req, MEMCG_AT_CEILING) || requester() == MEMCG_REQUESTER_FRAGILE)
         return false;
     refusals = __atomic_load_n(&limited->refusals, __ATOMIC_RELAXED);
     self->granted_by = limited;
@@ -237,17 +251,24 @@ static bool collector_can_run(struct mem_cgroup *limited)
 static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
                            struct request *req)
 {
-    bool large = req->bytes >= MEMCG_REFUSE_SIZE && req->kind != CHARGE_STACK;
+    bool large = req->bytes >= MEMCG_REFUSE_SIZE && req->kind != CHARGE_STACK, spared = false;
     struct mem_cgroup *at_ceiling;
     int64_t over, highest;
 
+    if (req->kind == CHARGE_OBJECT)
+        return refuse(memcg, limited, req->bytes, MEMCG_REFUSED);
     /* Garbage may be what fills the group: while it is being collected the reserve helps out. */
-    if (req->kind == CHARGE_OBJECT ||
-        (large && !collector_can_run(limited) && may_refuse(memcg, req, MEMCG_AT_MAX)))
-        return refuse(memcg, limited, req->bytes, MEMCG_REFUSED);
+    if (large && !collector_can_run(limited) && may_refuse(memcg, req, MEMCG_AT_MAX)) {
+        spared = requester() != MEMCG_REQUESTER_ANY;
+        if (!spared)
+            return refuse(memcg, limited, req->bytes, MEMCG_REFUSED);
+    }
     over = past_reserve(memcg, bytes, &limited, &at_ceiling);
-    if (over > 0 && may_refuse(memcg, req, MEMCG_AT_RESERVE))
-        return refuse(memcg, limited, req->bytes, MEMCG_REFUSED);
+    if (over > 0 && may_refuse(memcg, req, MEMCG_AT_RESERVE)) {
+        spared = requester() == MEMCG_REQUESTER_FRAGILE;
+        if (!spared)
+            return refuse(memcg, limited, req->bytes, MEMCG_REFUSED);
+    }
     if (at_ceiling && refuses_at_ceiling(memcg, at_ceiling, bytes, req))
         return refuse(memcg, at_ceiling, req->bytes, MEMCG_REFUSED_AT_CEILING);
     page_counter_charge(&memcg->counter, (int64_t)bytes);
@@ -260,7 +281,7 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
     }
     mem_cgroup_count_event(limited, over > 0 ? MEMCG_EV_OVERDRAFT : MEMCG_EV_RESERVE);
     mem_cgroup_count_event(limited, MEMCG_EV_OOM);
-    if (!large) /* a large one is refused next time, if it still has to be */
+    if (!large || spared) /* any other large one is refused next time, if it still has to be */
         call_alarm(memcg, limited, req->bytes, MEMCG_CHARGED, 0);
     return 0;
 }

@@ -250,6 +250,14 @@ void memcg_set_collector(void (*called)(void), memcg_collector_fn can_run);
 typedef void (*memcg_oom_group_fn)(struct mem_cgroup *memcg, struct mem_cgroup *limited,
                                    unsigned refusals);
 void memcg_set_oom_group_fn(memcg_oom_group_fn end);
+/* Called there too, before a request is refused: whether the code that makes it can be refused. */
+enum memcg_requester {
+    MEMCG_REQUESTER_ANY,
+    MEMCG_REQUESTER_UNHEARD, /* it may swallow the error: it has the reserve first */
+    MEMCG_REQUESTER_FRAGILE, /* it crashes, or loses data: it is charged by force */
+};
+typedef enum memcg_requester (*memcg_requester_fn)(void);
+void memcg_set_requester(memcg_requester_fn requester);
 
 /* ---- injected faults (fault.c) ---------------------------------------- */
 enum fault_point {

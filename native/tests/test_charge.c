@@ -220,6 +220,42 @@ static void at_the_ceiling_one_is_refused_and_then_a_grant_is_given(void)
     check_nothing_is_left();
 }
 
+static enum memcg_requester who;
+
+static enum memcg_requester asks(void) { return who; }
+
+/* The unheard have the reserve, the fragile all they ask for; both get the alarm. */
+static void who_asks_decides_what_becomes_of_a_refusal(void)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+    struct memcg_failure failure;
+    void *p[3] = { NULL };
+
+    mem_cgroup_set_limit(g, MEMCG_MAX, 100000);
+    mem_cgroup_set_limit(g, MEMCG_RESERVE, 200000);
+    memcg_set_current(g);
+    alarms = 0;
+    memcg_set_alarm(on_alarm);
+    memcg_set_requester(asks);
+    who = MEMCG_REQUESTER_ANY;
+    CHECK(!memcg_malloc(150000) && memcg_last_failure(&failure) && alarms == 0);
+    who = MEMCG_REQUESTER_UNHEARD;
+    CHECK((p[0] = memcg_malloc(150000)) && alarms == 1);
+    CHECK(!memcg_malloc(200000) && memcg_last_failure(&failure) && alarms == 1);
+    who = MEMCG_REQUESTER_FRAGILE;
+    CHECK((p[1] = memcg_malloc(200000)) && alarms == 2 && !memcg_last_failure(&failure));
+    CHECK((p[2] = memcg_malloc(20000)) && alarms == 3); /* not large, past the reserve */
+    CHECK(stat_of(g).events[MEMCG_EV_OVERDRAFT] == 2 && stat_of(g).events[MEMCG_EV_FAIL] == 2);
+    CHECK(stat_of(g).usage > 370000);
+    for (int i = 0; i < 3; i++)
+        memcg_free(p[i]);
+    memcg_set_requester(NULL);
+    memcg_set_alarm(NULL);
+    memcg_set_current(NULL);
+    group_close(g);
+    check_nothing_is_left();
+}
+
 /* Stock and empty slabs of other threads give way before an alarm, also many times in a row. */
 static int stage;
 
@@ -329,5 +365,6 @@ int main(void)
     RUN(current_leaves_stock_out_and_usage_never_says_less);
     RUN(lowering_max_reclaims_what_it_can);
     RUN(who_is_refused_and_who_is_forced);
+    RUN(who_asks_decides_what_becomes_of_a_refusal);
     return DONE();
 }

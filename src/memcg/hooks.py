@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _installed = False
 
 _NUMPY = ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath")  # since 2.0, before
+_STREAMS = ("asyncio.streams", "asyncio.unix_events")
 _THREADING = ("threading", "concurrent.futures.thread", "multiprocessing.pool")
 _waiting: dict[str, str] = {}  # module -> the file of `integrations` whose `hook` takes it
 
@@ -82,8 +83,9 @@ def installed() -> bool:
 
 
 def _hook_libraries(inherit: bool) -> None:
-    """Have arrays charged, and with `inherit` threads and jobs keep the group they come from."""
-    files = dict.fromkeys(_NUMPY, "numpy")
+    """Have arrays charged, and refused streams end; with `inherit` threads and jobs keep the group
+    they come from."""
+    files = dict.fromkeys(_NUMPY, "numpy") | dict.fromkeys(_STREAMS, "asyncio_streams")
     if inherit:
         files |= dict.fromkeys(_THREADING, "threading")
     _waiting.update(files)

@@ -43,6 +43,8 @@ NOT_MODELLED = {
     ("charge.c", "call_alarm"): "the same",
     ("charge.c", "memcg_set_refusal"): "the same",
     ("charge.c", "may_refuse"): "the same",
+    ("charge.c", "memcg_set_requester"): "the same",
+    ("charge.c", "requester"): "the same",
     ("charge.c", "check_high"): "high_pending: a flag that only admits a charge",
     ("memcontrol.c", "mem_cgroup_high_pending"): "the same",
     ("memcontrol.c", "mem_cgroup_high_done"): "the same",

@@ -12,7 +12,7 @@ import time
 cimport cython
 from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
 from cpython.contextvars cimport PyContextVar_New
-from cpython.object cimport PyTypeObject, destructor
+from cpython.object cimport PyObject_TypeCheck, PyTypeObject, destructor
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT, PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8
@@ -892,16 +892,65 @@ cdef bint may_leave(Memcg memcg, Entry top):
     return opened_has(&memcg.opened, context) and (entry is None or not entered_above)
 
 
+cdef bint came_through(error, uintptr_t code, int lasti):
+    """Tell whether `error` was raised at an instruction, or in what that called."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        if <uintptr_t><PyObject *>traceback.tb_frame.f_code == code and traceback.tb_lasti == lasti:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def find_memory_error(uintptr_t code, int lasti):
+    """Tell whether a MemoryError is alive that came through there, or does not say where."""
+    return is_memory_error_alive(code, lasti, True)
+
+
+cdef bint is_memory_error_alive(uintptr_t code, int lasti, bint without_traceback):
+    memcg_stop_kmem_account()
+    try:
+        for found in gc.get_objects():
+            if PyObject_TypeCheck(found, <PyTypeObject *>MemoryError) and (
+                without_traceback if found.__traceback__ is None
+                else came_through(found, code, lasti)
+            ):
+                return True
+        return False
+    finally:
+        memcg_resume_kmem_account()
+
+
+cdef bint is_other_error(error, caller_line *line):
+    """Tell whether `error` is what code made of a refusal there in place of a MemoryError."""
+    cdef set seen = set()
+    cdef bint found = False
+    if isinstance(error, (GeneratorExit, KeyboardInterrupt, SystemExit)):
+        return False
+    while error is not None and id(error) not in seen:
+        if isinstance(error, MemoryError) and error.__traceback__ is not None:
+            return False
+        seen.add(id(error))
+        found |= came_through(error, <uintptr_t>line.code, line.lasti)
+        if not isinstance(error, Exception):  # Rust's panics come so; and cancellation, from elsewhere
+            break
+        error = error.__cause__ or error.__context__
+    return found
+
+
 cpdef leave(Memcg memcg, error=None):
     """Go back to the group before; restores by setting, never by deleting the variable.
 
     What others have set the variable to meanwhile stays. An alarm of the group that was not
-    raised yet is raised here, unless reclaim makes it needless. If `error` is a plain MemoryError
-    that memcg caused, it gets the account as a note.
+    raised yet is raised here, unless reclaim makes it needless; so is a refusal that became no
+    MemoryError, unless `error` has nothing to do with it. If `error` is a plain MemoryError that
+    memcg caused, it gets the account as a note.
     """
     cdef c_entry *now = current_entry_now()
     cdef Entry top = None if now is NULL else <Entry><PyObject *>now
-    cdef memcg_failure failure
+    cdef memcg_failure failure, refused
+    cdef caller_line line
+    cdef refusal_doubt doubt
     cdef bint alarmed, plain
     if memcg is None:
         raise TypeError("None is not a group")
@@ -921,8 +970,15 @@ cpdef leave(Memcg memcg, error=None):
         opened_remove(&memcg.opened, context_now())
     else:
         opened_clear(&memcg.opened)
+    doubt = refusal_take(memcg.c, &refused, &line)
     if alarmed:
         raise MemcgOOM(describe(&failure))
+    if (
+        doubt != REFUSAL_HEARD
+        and (doubt == REFUSAL_SILENT if error is None else is_other_error(error, &line))
+        and not is_memory_error_alive(<uintptr_t>line.code, line.lasti, error is None)
+    ):
+        raise MemcgOOM(describe(&refused)) from error
     if error is not None and isinstance(error, MemoryError) and not isinstance(error, MemcgOOM):
         text = last_failure()
         if text is not None:
@@ -1141,7 +1197,8 @@ GUARDED_FUNCTIONS = frozenset(("__aexit__", "__del__", "__enter__", "__aenter__"
 
 def install():
     """Put the hooks in; again is nothing. Context: the main thread, where alarms are quickest."""
-    alarm_init(MemcgOOM, collect_garbage, GUARDED_MODULES, GUARDED_FUNCTIONS)
+    refusal_init(GUARDED_MODULES)
+    alarm_init(MemcgOOM, collect_garbage, find_memory_error, GUARDED_FUNCTIONS)
     hooks_install()
 
 

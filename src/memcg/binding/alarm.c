@@ -34,6 +34,7 @@
 #define NR_ALARMS 256
 #define LEAVING_WAITS 100 /* ms for a collection of another thread */
 #define ATTEMPTS 400 /* about 4 s of tries, then it is parked */
+#define SWITCHES 16 /* a greenlet may be back before it allocates: its only check may be there */
 #define NEAR_FRAMES 16
 #define FUTILE (128 << 10)             /* a collection that frees less need not be repeated */
 #define VAIN_FREE 2  /* collections in vain in a row without a pause */
@@ -47,8 +48,9 @@ struct alarm {
     enum alarm_state state;
     int attempts;
     unsigned long thread_id;
-    PyObject *context; /* borrowed, for comparison only; NULL: a thread without one */
+    PyObject *context; /* borrowed, for comparison only; NULL: any of the thread's in the group */
     struct memcg_failure failure;
+    struct caller_line doubt; /* code not NULL: its refusal may have become a MemoryError */
     int64_t rearm_usage;
     uint64_t posted;    /* a count of all posts: which is older */
     uint64_t delivered; /* 0: never; else a count of all deliveries */
@@ -64,7 +66,7 @@ static uint64_t nr_changes;      /* atomic: of any entry; written under alarm_lo
 static int stopped;              /* atomic */
 static int pending_call;         /* atomic: a call is on its way to the main thread */
 static unsigned long main_thread;
-static PyObject *oom_class, *guarded_modules, *guarded_functions, *collect;
+static PyObject *oom_class, *guarded_functions, *collect, *find_error;
 static PyObject *unraisable_hook; /* the code of sys.unraisablehook; for comparison only */
 
 static unsigned long this_thread(void) { return (unsigned long)pthread_self(); }
@@ -89,6 +91,15 @@ static struct alarm *find_alarm(unsigned long thread_id, PyObject *context,
             alarm->context == context && (context || alarm->thread_id == thread_id))
             return alarm;
     return NULL;
+}
+
+/* The context's, else the thread's. */
+static struct alarm *find_either(unsigned long thread_id, PyObject *context,
+                                 struct mem_cgroup *memcg)
+{
+    struct alarm *alarm = find_alarm(thread_id, context, memcg);
+
+    return alarm ? alarm : find_alarm(thread_id, NULL, memcg);
 }
 
 /* Its context does not run: parked, or about to be, for this thread runs another. */
@@ -209,7 +220,10 @@ static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
     unsigned long me = this_thread();
     PyObject *context = current_key.context;
     int64_t usage = mem_cgroup_usage(limited);
-    bool refused = outcome != MEMCG_CHARGED, due = false, is_posted = true;
+    struct memcg_failure failure = { memcg, limited, bytes, usage,
+                                     mem_cgroup_get_limit(limited, MEMCG_MAX) };
+    struct caller_line doubt = { 0 };
+    bool refused = outcome != MEMCG_CHARGED, doubtful, due = false, is_posted = true;
     struct alarm *alarm;
 
     if (__atomic_load_n(&stopped, __ATOMIC_RELAXED))
@@ -218,23 +232,26 @@ static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
         throttle_owe(limited, refusals);
     if (unlikely(throttle_is_due()))
         alarm_ask_check();
-    if (refused || !is_like_last_post(memcg, context, usage)) {
+    doubtful = refused && refusal_note(&failure, &doubt);
+    refused &= !doubtful;
+    if (refused || doubtful || !is_like_last_post(memcg, context, usage)) {
         pthread_mutex_lock(&alarm_lock);
-        alarm = find_alarm(me, context, memcg);
+        alarm = find_either(me, context, memcg);
         is_posted = alarm && alarm->state == ALARM_POSTED;
-        due = !alarm || alarm->state == ALARM_PARKED ||
+        due = doubtful || !alarm || alarm->state == ALARM_PARKED ||
               (alarm->state == ALARM_DELIVERED &&
                (mem_cgroup_alarmed(memcg) != MEMCG_ALARMED || usage >= alarm->rearm_usage));
         if (!alarm && (alarm = new_alarm(me, context)))
             alarm->delivered = 0;
         if (alarm && (due || refused)) { /* no alarm: hundreds wait; the next charge tries again */
-            alarm->again = has_grown(alarm, usage);
+            alarm->again = !doubtful && has_grown(alarm, usage);
             alarm->unseen &= alarm->again;
             alarm->thread_id = me;
-            alarm->context = context;
+            /* A callback's context may run nothing but the library's code. */
+            alarm->context = refusal_is_unheard() ? NULL : context;
             alarm->posted = ++nr_posts;
-            alarm->failure = (struct memcg_failure){ memcg, limited, bytes, usage,
-                                                     mem_cgroup_get_limit(limited, MEMCG_MAX) };
+            alarm->failure = failure;
+            alarm->doubt = doubtful ? doubt : (struct caller_line){ 0 };
             if (refused) /* the MemoryError at this line says it; there is room to handle it */
                 mark_delivered(alarm);
             else
@@ -264,6 +281,16 @@ void alarm_ask_check(void)
         call_for_delivery(this_thread());
 }
 
+static bool is_inside(struct mem_cgroup *memcg)
+{
+    PyObject *entry = (PyObject *)current_key.entry;
+
+    for (; entry && entry != Py_None; entry = ((struct entry *)entry)->previous)
+        if (((struct entry *)entry)->c == memcg)
+            return true;
+    return memcg == mem_cgroup_root();
+}
+
 void alarm_resume(PyObject *context)
 {
     unsigned long me = this_thread();
@@ -273,7 +300,9 @@ void alarm_resume(PyObject *context)
         return;
     pthread_mutex_lock(&alarm_lock);
     for (struct alarm *alarm = alarms; alarm < alarms + NR_ALARMS; alarm++)
-        if (alarm->state == ALARM_PARKED && alarm->context == context) {
+        if (alarm->state == ALARM_PARKED &&
+            (alarm->context ? alarm->context == context
+                            : alarm->thread_id == me && is_inside(alarm->failure.memcg))) {
             alarm->thread_id = me;
             set_state(alarm, ALARM_POSTED);
             call = true;
@@ -307,15 +336,8 @@ static bool is_guarded(PyFrameObject *frame, bool innermost)
 
     if (innermost && !guarded) {
         PyObject *globals = PyFrame_GetGlobals(frame);
-        PyObject *name = PyDict_GetItemString(globals, "__name__");
 
-        if (name && PyUnicode_Check(name)) {
-            Py_ssize_t dot = PyUnicode_FindChar(name, '.', 0, PyUnicode_GET_LENGTH(name), 1);
-            PyObject *top = PyUnicode_Substring(name, 0, dot < 0 ? PY_SSIZE_T_MAX : dot);
-
-            guarded = !top || PySet_Contains(guarded_modules, top) == 1;
-            Py_XDECREF(top);
-        }
+        guarded = refusal_is_guarded(globals);
         Py_DECREF(globals);
     }
     Py_DECREF(code);
@@ -404,10 +426,10 @@ static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool
     enum place place;
 
     if (alarm->context && alarm->context != tstate->context)
-        return VERDICT_PARK; /* the task is suspended */
+        return alarm->attempts < SWITCHES ? VERDICT_RETRY : VERDICT_PARK; /* the task is suspended */
     state = entry_state_of(tstate->context, alarm->failure.memcg);
     if (state == ENTRY_LEFT)
-        return VERDICT_DROP;
+        return alarm->context ? VERDICT_DROP : VERDICT_PARK;
     if (state == ENTRY_SHIELDED)
         return VERDICT_PARK; /* the end of the shield posts it again */
     if (tstate->async_exc || tstate->tracing)
@@ -494,11 +516,31 @@ static bool collect_garbage(const struct alarm *alarm)
     return true;
 }
 
+/* Whether a refusal became a MemoryError that somebody keeps. As collect_garbage(). */
+static bool was_heard(const struct caller_line *line)
+{
+    PyObject *type, *value, *traceback, *found;
+    bool heard;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    memcg_stop_kmem_account();
+    found = PyObject_CallFunction(find_error, "Ni", PyLong_FromVoidPtr(line->code), line->lasti);
+    heard = found != Py_False;
+    if (!found)
+        PyErr_WriteUnraisable(find_error);
+    Py_XDECREF(found);
+    memcg_resume_kmem_account();
+    PyErr_Restore(type, value, traceback);
+    return heard;
+}
+
 /* Reclaim may make the alarm needless.  A group without memory.high has asked for none. */
 static enum verdict reclaim(const struct alarm *alarm)
 {
     struct mem_cgroup *limited = alarm->failure.limited;
 
+    if (alarm->doubt.code) /* what was refused was not charged: usage says nothing */
+        return was_heard(&alarm->doubt) ? VERDICT_DROP : VERDICT_DELIVER;
     if (mem_cgroup_get_limit(limited, MEMCG_HIGH) == PAGE_COUNTER_MAX)
         return VERDICT_DELIVER;
     if ((mem_cgroup_high_pending(limited) ||
@@ -872,9 +914,7 @@ bool alarm_take(struct mem_cgroup *memcg, struct memcg_failure *failure)
         return false;
     tstate = PyThreadState_Get();
     pthread_mutex_lock(&alarm_lock);
-    alarm = find_alarm(me, tstate->context, memcg);
-    if (!alarm)
-        alarm = find_alarm(me, NULL, memcg);
+    alarm = find_either(me, tstate->context, memcg);
     if (alarm) {
         undelivered = alarm->state == ALARM_DELIVERED && tstate->async_exc == oom_class;
         raise = undelivered || (alarm->state != ALARM_DELIVERED && !alarm->again);
@@ -937,15 +977,15 @@ void alarm_after_fork(void)
     main_thread = this_thread();
 }
 
-void alarm_init(PyObject *exception, PyObject *collect_now, PyObject *modules, PyObject *functions)
+void alarm_init(PyObject *exception, PyObject *collect_now, PyObject *find, PyObject *functions)
 {
     Py_INCREF(exception);
+    Py_INCREF(find);
+    find_error = find;
     Py_INCREF(collect_now);
     collect = collect_now;
-    Py_INCREF(modules);
     Py_INCREF(functions);
     oom_class = exception;
-    guarded_modules = modules;
     guarded_functions = functions;
     main_thread = PyThread_get_thread_ident();
     memcg_set_alarm(alarm_post);

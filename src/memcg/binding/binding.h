@@ -143,14 +143,47 @@ void hooks_exiting(void);
 /* array_api: NumPy's _ARRAY_API capsule.  0, or -1 with an exception. */
 int hooks_numpy(PyObject *array_api);
 
+/* ---- caller.c: the innermost Python frame, without allocating ------------------- */
+void caller(char *text, size_t n); /* "file:line in function"; a memcg_caller_fn */
+void *caller_frame(PyThreadState *tstate); /* for comparison only */
+/* In a hook, GIL held: whether a frame object of the innermost frame, or of the one before it, takes so
+ * many bytes. */
+bool caller_frame_takes(size_t bytes);
+PyObject *caller_globals(PyThreadState *tstate); /* borrowed; NULL: no frame */
+struct caller_line {
+    PyObject *code; /* borrowed, for comparison only; NULL: no frame */
+    int lasti;      /* as a traceback's tb_lasti */
+};
+struct caller_line caller_line(PyThreadState *tstate);
+/* An address in the C frame that runs it; the highest address of all: not known. */
+uintptr_t caller_stack(PyThreadState *tstate);
+
+/* ---- refusal.c: requests that must not be refused ----------------------------- */
+/* modules: the names of those that are guarded. 0, or -1 with an exception. */
+int refusal_init(PyObject *modules);
+/* Whether code of one of them runs whose frame has these globals. GIL held; runs no Python code
+ * and allocates nothing. */
+bool refusal_is_guarded(PyObject *globals);
+bool refusal_is_unheard(void); /* in a hook: a guarded module's code asks */
+/* In a hook: a request was refused. true: so was one before, here in this context, and no
+ * MemoryError has gone since; *before: where. */
+bool refusal_note(const struct memcg_failure *failure, struct caller_line *before);
+/* Whether a refusal became a MemoryError: it did, for Python code; perhaps, and C code dropped it; it
+ * did not. */
+enum refusal_doubt { REFUSAL_HEARD, REFUSAL_HIDDEN, REFUSAL_SILENT };
+/* Take the running context's last refusal in memcg. GIL held. */
+enum refusal_doubt refusal_take(struct mem_cgroup *memcg, struct memcg_failure *failure,
+                                struct caller_line *line);
+
 /* ---- alarm.c: MemcgOOM in the offender ------------------------------------ */
 /* What a context is to a group: outside it, inside, inside under memcg.shield(). */
 enum entry_state { ENTRY_LEFT, ENTRY_INSIDE, ENTRY_SHIELDED };
 enum entry_state entry_state_of(PyObject *context, struct mem_cgroup *memcg);
 
-/* exception: a class; collect: collects, or returns False; modules, functions: frozensets of names
- * whose frames are left alone. On the main thread. */
-void alarm_init(PyObject *exception, PyObject *collect, PyObject *modules, PyObject *functions);
+/* exception: a class; collect: collects, or returns False; find(code's address, lasti): whether a
+ * MemoryError is alive that was raised there; functions: a frozenset of names whose frames are left
+ * alone, as those of guarded modules are. On the main thread, after refusal_init. */
+void alarm_init(PyObject *exception, PyObject *collect, PyObject *find, PyObject *functions);
 void alarm_work(void); /* GIL held: until nothing is left to be tried again */
 void alarm_resume(PyObject *context); /* in a hook: the context runs, in this thread */
 /* Leaving memcg: true if an alarm was not raised yet and reclaim does not make it needless; it is
@@ -178,14 +211,6 @@ void throttle_after_fork(void);
 /* PLACE_JUMP: not here, but in the loop's body. at_check: CPython is checking at this moment. */
 enum place { PLACE_NO, PLACE_JUMP, PLACE_OK };
 enum place instruction_place(PyFrameObject *frame, bool at_check);
-
-/* ---- caller.c: for MEMCG_DEBUG=U -------------------------------------------- */
-void caller(char *text, size_t n); /* "file:line in function"; a memcg_caller_fn */
-void *caller_frame(PyThreadState *tstate); /* the innermost, for comparison only */
-
-/* In a hook, GIL held: whether a frame object of the innermost frame, or of the one before it, takes so
- * many bytes. */
-bool caller_frame_takes(size_t bytes);
 
 /* ---- mutex.c: the control plane's mutexes ----------------------------------- */
 PyObject *mutex_type(void); /* the class: a new reference, or NULL with an exception */

@@ -1,5 +1,5 @@
 /*
- * caller.c - which line of Python asks for memory, for MEMCG_DEBUG=U.
+ * caller.c - which line of Python asks for memory: for MEMCG_DEBUG=U, alarms and refusals.
  *
  * Reads the running frame as tracemalloc does (Modules/_tracemalloc.c), for frames of
  * PyFrameObject would have to be allocated.
@@ -9,6 +9,8 @@
 
 #include <internal/pycore_frame.h>
 #include <internal/pycore_object.h>
+
+#define NR_LOOKED_AT 4096 /* frames of Python functions that call each other without C between */
 
 static _PyInterpreterFrame *running_frame(PyThreadState *tstate)
 {
@@ -24,6 +26,27 @@ static _PyInterpreterFrame *running_frame(PyThreadState *tstate)
 }
 
 void *caller_frame(PyThreadState *tstate) { return running_frame(tstate); }
+
+PyObject *caller_globals(PyThreadState *tstate)
+{
+    _PyInterpreterFrame *frame = running_frame(tstate);
+
+    return frame ? frame->f_globals : NULL;
+}
+
+uintptr_t caller_stack(PyThreadState *tstate)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    _PyInterpreterFrame *frame = tstate->current_frame;
+
+    for (int i = 0; frame && i < NR_LOOKED_AT; i++, frame = frame->previous)
+        if (frame->owner == FRAME_OWNED_BY_CSTACK)
+            return (uintptr_t)frame;
+    return UINTPTR_MAX;
+#else
+    return (uintptr_t)tstate->cframe;
+#endif
+}
 
 static PyCodeObject *code_of(_PyInterpreterFrame *frame)
 {
@@ -69,6 +92,19 @@ static size_t put(char *text, size_t n, size_t at, PyObject *string)
     return at;
 }
 
+static int lasti_of(_PyInterpreterFrame *frame)
+{
+    return _PyInterpreterFrame_LASTI(frame) * (int)sizeof(_Py_CODEUNIT);
+}
+
+struct caller_line caller_line(PyThreadState *tstate)
+{
+    _PyInterpreterFrame *frame = running_frame(tstate);
+
+    return frame ? (struct caller_line){ (PyObject *)code_of(frame), lasti_of(frame) }
+                 : (struct caller_line){ 0 };
+}
+
 void caller(char *text, size_t n)
 {
     _PyInterpreterFrame *frame;
@@ -80,8 +116,7 @@ void caller(char *text, size_t n)
     code = code_of(frame);
     at = put(text, n - 1, 0, code->co_filename);
     at += (size_t)snprintf(text + at, n - at, ":%d in ",
-                           PyCode_Addr2Line(code, _PyInterpreterFrame_LASTI(frame) *
-                                                      (int)sizeof(_Py_CODEUNIT)));
+                           PyCode_Addr2Line(code, lasti_of(frame)));
     if (at < n)
         put(text, n, at, code->co_name);
 }

@@ -179,7 +179,15 @@ cdef extern from "binding.h":
     void opened_remove(opened_table *table, PyObject *context)
     bint opened_has(const opened_table *table, PyObject *context)
     void opened_clear(opened_table *table)
-    void alarm_init(object exception, object gc_collect, object modules, object functions)
+    struct caller_line:
+        PyObject *code
+        int lasti
+    int refusal_init(object modules) except -1
+    enum refusal_doubt:
+        REFUSAL_HEARD
+        REFUSAL_SILENT
+    refusal_doubt refusal_take(mem_cgroup *memcg, memcg_failure *failure, caller_line *line)
+    void alarm_init(object exception, object gc_collect, object find_error, object functions)
     bint alarm_take(mem_cgroup *memcg, memcg_failure *failure)
     void alarm_stop()
     bint collection_is_due(mem_cgroup *limited)

@@ -1,0 +1,306 @@
+/*
+ * refusal.c - requests that must not be refused, by the code that makes them.
+ *
+ * A refused request is a NULL to C code.  Most code turns it into a MemoryError at the line
+ * that called it.  Two kinds of code do not:
+ *
+ *   - fragile libraries crash, end the process or lose data.  Their requests are charged by force,
+ *     and an alarm is posted.
+ *   - modules that run other people's callbacks (the alarm's guarded modules) catch the error or
+ *     log it: the code whose memory it is never sees it.  Their requests use up the reserve first.
+ *
+ * A fragile library makes a request if a function of it stands on the C stack above the innermost
+ * Python frame: the stack is unwound only at the limit, and only if such a library is loaded.
+ *
+ * And some code answers with another exception, or with none (a parser: "bad JSON").  Whoever is
+ * refused so has to learn it too: the last refusal of a context is kept with its line, until a
+ * MemoryError that a Python frame has seen dies, or the group is left.
+ *
+ * Locks: none.  Runs in hooks, with and without the GIL; takes no memory from Python or libc.
+ */
+#include "binding.h"
+
+#include <link.h>
+#include <unwind.h>
+
+/* ---- fragile libraries -------------------------------------------------------- */
+
+/* How the ends of their paths begin, and what they do with a NULL.  Found by refusing each request
+ * of real wheels in turn (memcg.faults.inject); tests/programs/test_refused.py. */
+static const struct fragile_name {
+    const char *name;
+    bool checks_own; /* it bears a refusal of its own PyMem_Malloc(), but not of an object */
+} fragile_names[] = {
+    { "/_greenlet.", false },     /* saves stacks: "Failed low-level slp_switch()", abort */
+    { "/bottleneck/", false },    /* uses the array that it did not get: SIGSEGV */
+    { "/cv2.", false },           /* the same */
+    { "/msgspec/_core.", false }, /* uses the bytes that it did not get: SIGSEGV */
+    { "/orjson.", true },         /* the same, of all objects */
+    { "/ormsgpack.", false },     /* the same: SIGILL, abort */
+    { "/uvloop/loop.", false },   /* logs the error, and goes on without the data that it read */
+};
+
+#define NR_FRAGILE 16 /* bottleneck has four */
+#define NR_C_FRAMES 64
+struct library {
+    uintptr_t start, end; /* atomic; start 0: none. Written once */
+    bool checks_own;
+};
+static struct library fragile[NR_FRAGILE];
+static uintptr_t own_start, own_end; /* of this library */
+static int nr_fragile;               /* atomic; how many entries are taken */
+static unsigned long long nr_seen;   /* atomic: dlpi_adds when all objects were last looked at */
+
+static const struct fragile_name *find_name(const char *path)
+{
+    for (size_t i = 0; i < sizeof(fragile_names) / sizeof(*fragile_names); i++) {
+        const struct fragile_name *name = &fragile_names[i];
+
+        for (const char *at = path; (at = strstr(at, name->name)); at++)
+            if (!strchr(at + strlen(name->name), '/'))
+                return name;
+    }
+    return NULL;
+}
+
+static struct library *find_fragile(uintptr_t address)
+{
+    for (int i = 0; i < NR_FRAGILE; i++) {
+        uintptr_t start = __atomic_load_n(&fragile[i].start, __ATOMIC_ACQUIRE);
+
+        if (start && address >= start && address < fragile[i].end)
+            return &fragile[i];
+    }
+    return NULL;
+}
+
+/* From the first to the last of its code. */
+static void find_code(const struct dl_phdr_info *object, uintptr_t *start, uintptr_t *end)
+{
+    *start = UINTPTR_MAX;
+    *end = 0;
+    for (int i = 0; i < object->dlpi_phnum; i++) {
+        const ElfW(Phdr) *segment = &object->dlpi_phdr[i];
+        uintptr_t at = object->dlpi_addr + segment->p_vaddr;
+
+        if (segment->p_type != PT_LOAD || !(segment->p_flags & PF_X))
+            continue;
+        *start = at < *start ? at : *start;
+        *end = at + segment->p_memsz > *end ? at + segment->p_memsz : *end;
+    }
+}
+
+static void add_fragile(const struct fragile_name *name, uintptr_t start, uintptr_t end)
+{
+    int i;
+
+    if (find_fragile(start))
+        return;
+    i = __atomic_fetch_add(&nr_fragile, 1, __ATOMIC_RELAXED);
+    if (i >= NR_FRAGILE)
+        return;
+    fragile[i].end = end;
+    fragile[i].checks_own = name->checks_own;
+    __atomic_store_n(&fragile[i].start, start, __ATOMIC_RELEASE);
+}
+
+static int look_at_object(struct dl_phdr_info *object, size_t size, void *arg)
+{
+    unsigned long long *nr_adds = arg;
+    const struct fragile_name *name;
+    uintptr_t start, end, here = (uintptr_t)look_at_object;
+
+    (void)size;
+    if (object->dlpi_adds == __atomic_load_n(&nr_seen, __ATOMIC_ACQUIRE))
+        return 1; /* nothing was loaded since */
+    *nr_adds = object->dlpi_adds;
+    find_code(object, &start, &end);
+    name = find_name(object->dlpi_name);
+    if (name && start < end)
+        add_fragile(name, start, end);
+    if (here >= start && here < end) {
+        own_end = end;
+        own_start = start;
+    }
+    return 0;
+}
+
+static bool fragile_loaded(void)
+{
+    unsigned long long nr_adds = 0;
+
+    if (!dl_iterate_phdr(look_at_object, &nr_adds))
+        __atomic_store_n(&nr_seen, nr_adds, __ATOMIC_RELEASE);
+    return __atomic_load_n(&nr_fragile, __ATOMIC_RELAXED) > 0;
+}
+
+struct search {
+    uintptr_t end; /* of the stack that is looked at */
+    int left;      /* C frames */
+    bool indirect; /* a function stands between: one that makes an object, say */
+    bool found;
+};
+
+static _Unwind_Reason_Code look_at_frame(struct _Unwind_Context *frame, void *arg)
+{
+    struct search *search = arg;
+    uintptr_t address = _Unwind_GetIP(frame);
+    const struct library *library = find_fragile(address);
+
+    if (_Unwind_GetCFA(frame) > search->end || !search->left--)
+        return _URC_END_OF_STACK;
+    if (library && (search->indirect || !library->checks_own))
+        search->found = true;
+    search->indirect |= !(address >= own_start && address < own_end) &&
+                        _Unwind_GetRegionStart(frame) != (uintptr_t)PyMem_Malloc &&
+                        _Unwind_GetRegionStart(frame) != (uintptr_t)PyMem_Realloc;
+    return library ? _URC_END_OF_STACK : _URC_NO_REASON;
+}
+
+static bool is_fragile(void)
+{
+    /* Its own, whether it holds the GIL or not: the frame that it runs is nobody else's to change. */
+    PyThreadState *tstate = PyGILState_GetThisThreadState();
+    struct search search = { .end = tstate ? caller_stack(tstate) : UINTPTR_MAX,
+                             .left = NR_C_FRAMES };
+
+    _Unwind_Backtrace(look_at_frame, &search);
+    return search.found;
+}
+
+/* ---- guarded modules ---------------------------------------------------------- */
+
+#define NR_KEYS 16 /* CPython puts __name__ first in a module's dict */
+static PyObject *guarded_modules; /* a tuple of ASCII names */
+
+static bool begins_with(const char *name, Py_ssize_t n, PyObject *top)
+{
+    Py_ssize_t length = PyUnicode_GET_LENGTH(top);
+
+    return n >= length && !memcmp(name, PyUnicode_1BYTE_DATA(top), (size_t)length) &&
+           (n == length || name[length] == '.');
+}
+
+static bool is_guarded_name(PyObject *name)
+{
+    if (!PyUnicode_Check(name) || !PyUnicode_IS_ASCII(name))
+        return false;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(guarded_modules); i++)
+        if (begins_with((const char *)PyUnicode_1BYTE_DATA(name), PyUnicode_GET_LENGTH(name),
+                        PyTuple_GET_ITEM(guarded_modules, i)))
+            return true;
+    return false;
+}
+
+/* A look-up could call a key's __eq__. */
+bool refusal_is_guarded(PyObject *globals)
+{
+    static const char name[] = "__name__";
+    PyObject *key, *value;
+    Py_ssize_t at = 0;
+
+    for (int i = 0; i < NR_KEYS && PyDict_Next(globals, &at, &key, &value); i++)
+        if (PyUnicode_CheckExact(key) && PyUnicode_IS_ASCII(key) &&
+            PyUnicode_GET_LENGTH(key) == sizeof(name) - 1 &&
+            !memcmp(PyUnicode_1BYTE_DATA(key), name, sizeof(name) - 1))
+            return is_guarded_name(value);
+    return false;
+}
+
+bool refusal_is_unheard(void)
+{
+    PyObject *globals;
+
+    if (!PyGILState_Check()) /* a RAW request: its frame's module may be changed meanwhile */
+        return false;
+    globals = caller_globals(tstate_get());
+    return globals && refusal_is_guarded(globals);
+}
+
+/* ---- refusals that became no MemoryError --------------------------------------- */
+
+static __thread struct {
+    PyObject *context; /* for comparison only */
+    uint64_t nr_died, nr_heard;
+    struct caller_line line; /* code NULL: there was no refusal */
+    struct memcg_failure failure;
+    bool is_next; /* requester() has let it be refused; of KmemCache's objects it is not asked */
+} last MEMCG_TLS_MODEL;
+static uint64_t nr_died, nr_heard; /* MemoryErrors, and those that a Python frame has seen; GIL */
+static destructor end_of_memory_error;
+
+/* Every MemoryError ends here, of subclasses too. */
+static void count_death(PyObject *error)
+{
+    nr_died++;
+    nr_heard += ((PyBaseExceptionObject *)error)->traceback != NULL;
+    end_of_memory_error(error);
+}
+
+static bool is_last_of(PyObject *context, struct mem_cgroup *memcg)
+{
+    return last.line.code && last.failure.memcg == memcg && last.context == context;
+}
+
+/* Past max an alarm is on its way, or was raised. */
+static enum refusal_doubt doubt(void)
+{
+    if (last.nr_heard != nr_heard)
+        return REFUSAL_HEARD;
+    return last.nr_died == nr_died && last.failure.current <= last.failure.max ? REFUSAL_SILENT
+                                                                               : REFUSAL_HIDDEN;
+}
+
+bool refusal_note(const struct memcg_failure *failure, struct caller_line *before)
+{
+    PyThreadState *tstate;
+    bool again, is_next = last.is_next;
+
+    last.is_next = false;
+    if (!is_next || !PyGILState_Check())
+        return false;
+    tstate = tstate_get();
+    again = is_last_of(tstate->context, failure->memcg) && doubt() == REFUSAL_SILENT;
+    *before = last.line;
+    last.context = tstate->context;
+    last.nr_died = nr_died;
+    last.nr_heard = nr_heard;
+    last.line = caller_line(tstate);
+    last.failure = *failure;
+    return again;
+}
+
+enum refusal_doubt refusal_take(struct mem_cgroup *memcg, struct memcg_failure *failure,
+                                struct caller_line *line)
+{
+    if (likely(!last.line.code) || !is_last_of(tstate_get()->context, memcg))
+        return REFUSAL_HEARD;
+    *failure = last.failure;
+    *line = last.line;
+    last.line.code = NULL;
+    return doubt();
+}
+
+static enum memcg_requester requester(void)
+{
+    enum memcg_requester who = fragile_loaded() && is_fragile() ? MEMCG_REQUESTER_FRAGILE
+                               : refusal_is_unheard()           ? MEMCG_REQUESTER_UNHEARD
+                                                                : MEMCG_REQUESTER_ANY;
+
+    last.is_next = who == MEMCG_REQUESTER_ANY;
+    return who;
+}
+
+int refusal_init(PyObject *modules)
+{
+    PyTypeObject *memory_error = (PyTypeObject *)PyExc_MemoryError;
+
+    guarded_modules = PySequence_Tuple(modules);
+    if (!guarded_modules)
+        return -1;
+    if (memory_error->tp_dealloc != count_death)
+        end_of_memory_error = memory_error->tp_dealloc;
+    memory_error->tp_dealloc = count_death;
+    memcg_set_requester(requester);
+    return 0;
+}
