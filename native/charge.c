@@ -108,6 +108,7 @@ static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t b
 {
     mem_cgroup_count_event(limited, MEMCG_EV_OOM);
     mem_cgroup_count_event(limited, MEMCG_EV_FAIL);
+    mem_cgroup_note_oom(memcg, limited, bytes, true);
     set_failure(memcg, limited, bytes);
     call_alarm(memcg, limited, bytes, true);
     return -ENOMEM;
@@ -162,6 +163,7 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
     }
     mem_cgroup_count_event(limited, over > 0 ? MEMCG_EV_OVERDRAFT : MEMCG_EV_RESERVE);
     mem_cgroup_count_event(limited, MEMCG_EV_OOM);
+    mem_cgroup_note_oom(memcg, limited, req->bytes, false);
     if (!large) /* a large one is refused next time, if it still has to be */
         call_alarm(memcg, limited, req->bytes, false);
     return 0;

@@ -197,6 +197,7 @@ def start(args: list[str], system: _system.System | None = None) -> int:
         from .report import at_exit
 
         at_exit(system, [target.name, *options.args], options.report, options.json)
+    system.explain_in_threads()
     system.set_limits(options.max, options.high)
 
     def uncaught(error: BaseException, show: Callable[[], None]) -> int | None:
