@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import threading
 import time
 
@@ -359,3 +360,15 @@ def test_a_stream_that_is_no_generator_is_not_closed(door):
         assert not stream.closed
 
     asyncio.run(main())
+
+
+def test_a_report_names_buffers_by_their_cache(door):
+    a = door.group.group("a")
+    with a:
+        kept = [door.frames.alloc() for _ in range(3)]
+    lines = a.report().splitlines()
+    assert lines[0].startswith("a: current ")
+    assert lines[1].startswith("held by a itself: ")
+    assert any(re.fullmatch(r"\s+\S+ KiB +3 x buffer of 'frames'", line) for line in lines), lines
+    assert re.fullmatch(r"took 0\.\d\d s for \d+ blocks", lines[-1])
+    del kept
