@@ -8,6 +8,7 @@
  *   cache->lock  the slabs without an owner, and the list of all slabs of a cache
  *   groups_lock  the group tree and the lists of stubs
  *   runs_lock    the list of page runs
+ *   oom_lock     the last refusal of every group (oom.c); a leaf
  *   walker_mutex who may steal; the thread list.  Never taken inside a section.
  *
  * Every lock but walker_mutex is taken inside a section, or by a walker that has

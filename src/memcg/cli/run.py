@@ -39,7 +39,8 @@ limits of the root group, which holds all others:
                 of --max, as 75%; default 7/8 of --max
 account:
   --report      at the end, after atexit handlers, write to stderr: the groups,
-                current, peak, limits, events, biggest caches, share of the RSS
+                current, peak, limits, events, biggest caches and objects, share of
+                the RSS
   --json FILE   write the same to FILE for machines, whole or not at all
   -h, --help    show this and exit
 
