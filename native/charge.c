@@ -154,6 +154,7 @@ static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t b
 
     mem_cgroup_count_event(limited, MEMCG_EV_OOM);
     mem_cgroup_count_event(limited, MEMCG_EV_FAIL);
+    mem_cgroup_note_oom(memcg, limited, bytes, true);
     set_failure(memcg, limited, bytes);
     if (outcome == MEMCG_REFUSED_AT_CEILING) {
         mem_cgroup_set_alarmed(memcg, MEMCG_ALARMED); /* has below_max() called */
@@ -281,6 +282,7 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
     }
     mem_cgroup_count_event(limited, over > 0 ? MEMCG_EV_OVERDRAFT : MEMCG_EV_RESERVE);
     mem_cgroup_count_event(limited, MEMCG_EV_OOM);
+    mem_cgroup_note_oom(memcg, limited, req->bytes, false);
     if (!large || spared) /* any other large one is refused next time, if it still has to be */
         call_alarm(memcg, limited, req->bytes, MEMCG_CHARGED, 0);
     return 0;

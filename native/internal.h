@@ -8,6 +8,7 @@
  *   cache->lock  the slabs without an owner, and the list of all slabs of a cache
  *   groups_lock  the group tree, the lists of stubs, and those of a group's heaps
  *   runs_lock    the list of page runs
+ *   oom_lock     the last refusal of every group (oom.c); a leaf
  *   walker_mutex who may steal; the thread list.  Never taken inside a section.
  *
  * Every lock but walker_mutex is taken inside a section, or by a walker that has
@@ -217,6 +218,16 @@ struct obj_cgroup {
 
 enum mem_cgroup_kind { STAT_PRIVATE, STAT_SHARED, STAT_RUNS, STAT_EXTERNAL, NR_STAT };
 
+/* See oom.c. */
+struct last_oom {
+    struct mem_cgroup *memcg, *limited; /* NULL: it is gone, and was at the path below */
+    char *memcg_path, *limited_path;    /* ours */
+    size_t bytes;
+    int64_t current, max;
+    int64_t time_ns; /* 0: never */
+    bool refused;
+};
+
 struct mem_cgroup {
     struct page_counter counter; /* atomic inside */
     struct mem_cgroup *parent;   /* fixed */
@@ -243,6 +254,8 @@ struct mem_cgroup {
     int64_t collect_after;       /* atomic; ns */
     int vain;                    /* atomic: collections in a row that freed nothing */
     struct event_node high_event, release_event;
+    struct last_oom last_oom;    /* oom_lock */
+    int64_t oom_tick;            /* atomic: of the coarse clock, when an alarm was noted last */
 
     /* groups_lock */
     struct mem_cgroup *children, *sibling_prev, *sibling_next;
@@ -276,6 +289,10 @@ void memcg_uncharge(struct mem_cgroup *memcg, size_t bytes);
 /* Stock: charges only where no max is within two of it; nobody is told of a failure. */
 bool memcg_charge_ahead(struct mem_cgroup *memcg, size_t bytes);
 void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind kind, int64_t bytes);
+/* In a section: limited has refused memcg's request, or an alarm is due. */
+void mem_cgroup_note_oom(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
+                         bool refused);
+void mem_cgroup_leave_oom(struct mem_cgroup *memcg);
 struct obj_cgroup *objcg_alloc(struct mem_cgroup *memcg);
 void objcg_get(struct obj_cgroup *objcg);
 void objcg_put(struct obj_cgroup *objcg);

@@ -140,6 +140,15 @@ struct memcg_failure {
     int64_t current, max;       /* of `limited`, when it happened */
 };
 bool memcg_last_failure(struct memcg_failure *failure);
+/* The last refusal or alarm of the limit of memcg or of a group below it; false: never. */
+struct memcg_oom {
+    char *memcg, *limited; /* paths, of groups that may be gone; "": the root; the caller frees both */
+    size_t bytes;          /* and the rest as in memcg_failure */
+    int64_t current, max;
+    int64_t time_ns;       /* CLOCK_REALTIME */
+    bool refused;          /* false: an alarm */
+};
+bool mem_cgroup_last_oom(struct mem_cgroup *memcg, struct memcg_oom *oom);
 
 /* ---- this thread ------------------------------------------------------ */
 /* NULL means root. An offline group means its nearest online ancestor. */

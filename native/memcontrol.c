@@ -197,6 +197,7 @@ void mem_cgroup_free(struct mem_cgroup *memcg)
             t->has_failure = false;
     thread_release_all();
     self = thread_enter();
+    mem_cgroup_leave_oom(memcg);
     mutex_lock(&groups_lock);
     if (memcg->sibling_prev)
         memcg->sibling_prev->sibling_next = memcg->sibling_next;

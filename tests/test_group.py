@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
+import re
+import threading
+import time
 
 import pytest
 
@@ -264,3 +268,172 @@ def test_a_scope_that_was_left_already_is_an_error(door):
         pass
     with pytest.raises(door.errors.MemcgError, match="scope 't' is left"):
         scope.__exit__(None, None, None)
+
+
+def test_walk_lists_parents_first_and_siblings_by_name(door):
+    for path in ("b/z", "a/b", "a-1", "a/a/x"):
+        door.group.group(path)
+    paths = [g.path for g in door.group.walk()]
+    assert paths == ["", "a", "a/a", "a/a/x", "a/b", "a-1", "b", "b/z"]
+    assert [g.path for g in door.group.walk("a/a")] == ["a/a", "a/a/x"]
+    with pytest.raises(door.errors.MemcgError, match="there is no group 'c'"):
+        door.group.walk("c")
+
+
+def test_walk_is_right_while_others_make_and_close_groups(door):
+    stop, failed = threading.Event(), []
+
+    def churn(n):
+        try:
+            while not stop.is_set():
+                for name in ("a", "b"):
+                    door.group.group(f"t/{n}/{name}/low")
+                door.group.group(f"t/{n}").close(recursive=True)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=churn, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(300):
+        paths = [g.path for g in door.group.walk()]
+        assert paths == sorted(set(paths), key=lambda path: path.split("/"))
+        assert all(path.rpartition("/")[0] in paths for path in paths)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
+def test_the_last_refusal_is_known_at_the_limit_and_above(door):
+    a = door.group.group("t/a", max=8192)
+    low = door.group.group("t/a/low")
+    assert a.last_oom is None
+    before = time.time()
+    with pytest.raises(MemoryError) as caught, low:
+        [door.frames.alloc() for _ in range(100)]
+    oom = a.last_oom
+    assert str(oom) == str(caught.value)
+    assert before <= oom.time <= time.time()
+    assert (oom.owner, oom.group, oom.limit, oom.refused) == ("t/a", "t/a/low", 8192, True)
+    assert a.parent.last_oom == door.root.last_oom == oom
+    assert low.last_oom is None
+
+
+def test_async_steps_run_inside_and_their_consumer_outside(door):
+    g, seen = door.group.group("a"), []
+
+    async def rows():
+        try:
+            for n in range(3):
+                seen.append(door.group.current())
+                await asyncio.sleep(0)
+                yield n
+        finally:
+            await asyncio.sleep(0)
+            seen.append(door.group.current())
+
+    async def main():
+        async for n in g.iterate(rows()):
+            seen.append(n)
+            assert door.group.current() is door.root
+
+    asyncio.run(main())
+    assert seen == [g, 0, g, 1, g, 2, g]
+    assert g.nr_inside == 0
+
+
+def test_closing_async_steps_early_closes_the_generator_inside(door):
+    g, seen = door.group.group("a"), []
+
+    async def rows():
+        try:
+            yield 1
+        finally:
+            await asyncio.sleep(0)
+            seen.append(door.group.current())
+
+    async def main():
+        async with contextlib.aclosing(g.iterate(rows())) as steps:
+            async for _ in steps:
+                break
+        assert seen == [g]
+        steps = g.iterate(rows())
+        await anext(steps)
+        g.close()
+        await steps.aclose()  # the group is gone, the generator is closed all the same
+        assert seen == [g, door.root]
+
+    asyncio.run(main())
+
+
+def test_what_async_steps_raise_and_a_cancellation_come_through(door):
+    g, seen = door.group.group("a"), []
+
+    async def rows():
+        yield 1
+        raise KeyError("mine")
+
+    async def waits():
+        try:
+            await asyncio.Event().wait()
+            yield 1
+        except asyncio.CancelledError:
+            seen.append(door.group.current())
+            raise
+
+    async def consume(rows):
+        async for _ in g.iterate(rows):
+            pass
+
+    async def main():
+        with pytest.raises(KeyError, match="mine"):
+            await consume(rows())
+        task = asyncio.create_task(consume(waits()))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert seen == [g]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(consume(waits()), 0.001)
+
+    asyncio.run(main())
+    assert seen == [g, g]
+    assert g.nr_inside == 0
+
+
+def test_a_stream_that_is_no_generator_is_not_closed(door):
+    g = door.group.group("a")
+
+    class Stream:
+        closed = False
+
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            return 1
+
+        async def aclose(self):
+            self.closed = True
+
+    async def main():
+        stream = Stream()
+        async with contextlib.aclosing(g.iterate(stream)) as steps:
+            assert await anext(steps) == 1
+        assert not stream.closed
+
+    asyncio.run(main())
+
+
+def test_a_report_names_buffers_by_their_cache(door):
+    a = door.group.group("a")
+    with a:
+        kept = [door.frames.alloc() for _ in range(3)]
+    lines = a.report().splitlines()
+    assert lines[0].startswith("a: current ")
+    assert lines[1].startswith("held by a itself: ")
+    assert any(re.fullmatch(r"\s+\S+ KiB +3 x buffer of 'frames'", line) for line in lines), lines
+    assert re.fullmatch(r"took 0\.\d\d s for \d+ blocks", lines[-1])
+    del kept

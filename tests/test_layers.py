@@ -21,7 +21,7 @@ LAYERS = [  # bottom to top; modules of one row may import each other
     {"workqueue", "faults"},
     {"memcontrol", "slab_common"},
     {"cgroup"},
-    {"holders"},
+    {"holders", "names", "oom"},
     {"group"},
     {"cache"},
     {"integrations"},

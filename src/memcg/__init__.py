@@ -10,35 +10,37 @@ from __future__ import annotations
 
 from .slab_common import create_kmalloc_caches as _create_kmalloc_caches  # isort: skip
 from .errors import CacheBusy, GroupBusy, MemcgError, MemcgOOM, OfflineError
-from .group import Group, current, group, root, scope, shield, slabinfo
+from .group import Group, current, group, root, scope, shield, slabinfo, walk
 from .hooks import install
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .cache import KmemCache
+    from .names import escape, unescape
 
 __version__ = "0.1.0"
 __all__ = [
     "CacheBusy", "Group", "GroupBusy", "KmemCache", "MemcgError", "MemcgOOM", "OfflineError",
-    "current", "group", "install", "root", "scope",
-    "shield", "slabinfo",
+    "current", "escape", "group", "install", "root", "scope",
+    "shield", "slabinfo", "unescape", "walk",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:
+    _RARE = {"KmemCache": "cache", "escape": "names", "unescape": "names"}
 
     def __getattr__(name: str) -> object:
-        """Read the file of `KmemCache`, which few programs use, with its first use."""
-        if name != "KmemCache":
+        """Read the file of what few programs use with its first use."""
+        if name not in _RARE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from . import core
 
         core.stop_account()  # it happens to the group that uses it first
         try:
-            from .cache import KmemCache
+            found = getattr(__import__(f"{__name__}.{_RARE[name]}", fromlist=(name,)), name)
         finally:
             core.resume_account()
-        globals()[name] = KmemCache
-        return KmemCache
+        globals()[name] = found
+        return found
 
 
 _create_kmalloc_caches()

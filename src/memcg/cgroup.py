@@ -297,13 +297,13 @@ def __cgroup_rmdir(
         return True
 
 
-def subtree(group: cgroup) -> list[cgroup]:
+def subtree(group: G) -> list[G]:
     """The group and everything below it, parents first. Context: takes `cgroup_mutex`."""
     refuse_nested(group.path)
     with cgroup_mutex:
         groups = [group]
         for g in groups:
-            groups += g.children.values()
+            groups += g.children.values()  # type: ignore[arg-type]
         return groups
 
 

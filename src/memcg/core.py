@@ -17,13 +17,14 @@ from .dataplane import Event as Event
 
 _BOTH = (
     "KMALLOC_SIZES", "LOCKS", "Bound", "Cache", "Memcg", "Shield", "after_fork_in_child",
-    "block_header", "current", "current_entry", "enter", "hold_workers", "leave", "live_blocks",
-    "name", "next_event", "release_workers", "resume_account", "set_promote_bytes", "set_waker",
-    "stop_account", "synchronize", "view", "wait_worker", "word_at",
+    "current", "current_entry", "enter", "hold_workers", "leave", "live_blocks", "name",
+    "next_event", "release_workers", "resume_account", "set_promote_bytes", "set_waker",
+    "stop_account", "synchronize", "view", "wait_worker",
 )  # fmt: skip
 _NATIVE = (
-    "Faults", "ModuleFinder", "exiting", "forget_alarms", "global_stat", "install", "install_numpy",
-    "is_traced", "last_alarm", "last_failure", "stranger", "trim",
+    "Faults", "ModuleFinder", "exiting", "explain", "forget_alarms", "global_stat", "install",
+    "install_numpy", "is_traced", "last_alarm", "last_failure", "scan", "stranger",
+    "trim",
 )  # fmt: skip
 why_not_native = ""
 

@@ -21,8 +21,10 @@ from .sizes import format_size, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
-    from typing import ParamSpec, TypeVar
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
+    from typing import ParamSpec, TypeVar, overload
+
+    from .oom import Oom
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -99,11 +101,36 @@ class Group(cgroup):
         """Return a function that calls `fn` inside the group."""
         return _wrap(fn, lambda: self)
 
-    def iterate(self, iterable: Iterable[R]) -> Generator[R, None, None]:
+    if TYPE_CHECKING:
+
+        @overload
+        def iterate(self, iterable: Iterable[R]) -> Generator[R, None, None]: ...
+        @overload
+        def iterate(self, iterable: AsyncIterable[R]) -> AsyncGenerator[R, None]: ...
+
+    def iterate(
+        self, iterable: Iterable[R] | AsyncIterable[R]
+    ) -> Generator[R, None, None] | AsyncGenerator[R, None]:
         """Run each step of an iterator inside the group, its consumer outside.
 
         A ``with group:`` in the generator itself would leak into the consumer.
+
+        Parameters
+        ----------
+        iterable : iterable or async iterable
+            What is both is taken as the first.
+
+        Returns
+        -------
+        generator or async generator
+            As `iterable` is. To close the latter early closes an async generator under it, inside
+            the group.
         """
+        if hasattr(type(iterable), "__aiter__") and not hasattr(type(iterable), "__iter__"):
+            return self._iterate_async(iterable)  # type: ignore[arg-type]
+        return self._iterate(iterable)  # type: ignore[arg-type]
+
+    def _iterate(self, iterable: Iterable[R]) -> Generator[R, None, None]:
         steps = iter(iterable)
         while True:
             with self:
@@ -112,6 +139,24 @@ class Group(cgroup):
                 except StopIteration:
                     return
             yield item
+
+    async def _iterate_async(self, iterable: AsyncIterable[R]) -> AsyncGenerator[R, None]:
+        steps = aiter(iterable)
+        try:
+            while True:
+                with self:
+                    try:
+                        item = await anext(steps)
+                    except StopAsyncIteration:
+                        return
+                yield item
+        finally:
+            if hasattr(type(steps), "athrow"):  # a generator; a stream is not ours to close
+                if self.online:
+                    with self:
+                        await steps.aclose()  # type: ignore[attr-defined]
+                else:  # closed by the consumer
+                    await steps.aclose()  # type: ignore[attr-defined]
 
     # -- limits
 
@@ -265,6 +310,25 @@ class Group(cgroup):
             try_to_free(self, parse_size(size, bare_is_binary=True))
         else:
             self.write_limit(file.removeprefix("memory."), size, bare_is_binary=True)
+
+    @property
+    def last_oom(self) -> Oom | None:
+        """The last refusal or alarm of this group's limit or of one below; None: never.
+
+        For an error that has no text, or was caught and dropped. Its attributes are ``bytes``,
+        ``limit``, ``owner`` and ``group`` (paths: whose limit it was, who asked), ``current``,
+        ``refused`` and ``time``; its text is the error's. It stays when groups are closed.
+        """
+        found = self.last_oom_fields
+        if found is None:
+            return None
+        core.stop_account()  # the first import happens to be in the group
+        try:
+            from .oom import Oom
+
+            return Oom(*found)
+        finally:
+            core.resume_account()
 
     @property
     def nr_dying(self) -> int:
@@ -463,6 +527,29 @@ def current() -> Group:
     """
     memcg = core.current()
     return memcg if isinstance(memcg, Group) else root
+
+
+def walk(path: str = "") -> list[Group]:
+    """List the group at `path` and all below it: parents first, siblings by name.
+
+    Parameters
+    ----------
+    path : str
+        Where to begin; the root for ``""``.
+
+    Returns
+    -------
+    list of Group
+        As they were at one moment: others may be closed, or new, when it is read.
+
+    Raises
+    ------
+    MemcgError
+        There is no such group; or a finalizer or signal handler calls that has interrupted memcg's
+        own work.
+    """
+    top = cgroup_find(root, path) if path else root
+    return sorted(subtree(top), key=lambda g: g.path.split("/"))
 
 
 def shield() -> core.Shield:

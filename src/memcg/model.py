@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import gc
 import mmap
+import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from typing import Any, NamedTuple, Self
 from .dataplane import EVENTS, PAGE_COUNTER_MAX, PAGE_SIZE, STAT, CacheInfo, Event
 from .errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
 from .locking import Atomic, Mutex, Published, ReadSide, current_task, shared
-from .sizes import format_size
+from .sizes import oom_text
 
 name = "model"
 KMALLOC_SIZES = (64, 256, 1024, 4096)
@@ -146,6 +147,7 @@ class Memcg:
     path = ""  # for error texts
     parent: Memcg | None = None
     kmemcg_id = -1
+    last_oom_fields: tuple[Any, ...] | None = None  # of the last refusal here or below; one store
 
     def __init__(self, parent: Memcg | None) -> None:
         global _root
@@ -302,9 +304,15 @@ class Memcg:
                     if undo is memcg:
                         break
                 memcg.events["max"] += 1
+                self._note_oom(memcg, n)
                 return memcg
         self._charged()
         return None
+
+    def _note_oom(self, limited: Memcg, n: int) -> None:
+        limit, current, now = limited.get_limit("max"), limited.usage.get(), time.time()
+        for memcg in limited.ancestry():
+            memcg.last_oom_fields = (n, limit, limited.path, self.path, current, True, now)
 
     def charge(self, n: int) -> None:
         """Charge `n` bytes by force."""
@@ -659,11 +667,8 @@ def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
     limited = memcg.try_charge(n)
     if limited is not None:
         limited.events["oom"] += 1
-        raise MemcgOOM(
-            f"group {memcg.path or '/'!r}: charge of {format_size(n)} is over memory.max (current "
-            f"{format_size(limited.usage.get())}, max {format_size(limited.get_limit('max'))}, set "
-            f"on {(owner := limited.path or '/')!r}); raise memory.max or free memory in {owner!r}"
-        )
+        current, limit = limited.usage.get(), limited.get_limit("max")
+        raise MemcgOOM(oom_text(memcg.path, n, current, limit, limited.path))
 
 
 def _charged_group(memcg: Memcg) -> Memcg:
@@ -714,16 +719,6 @@ def live_blocks(memcg: Memcg) -> list[tuple[int, int, Cache | None]]:
         for address, owner in slab.live.items()
         if (objcg := owner or slab.objcg) and (objcg is memcg.objcg or objcg.memcg.load() is memcg)
     ]
-
-
-def block_header() -> int:
-    """Bytes between a block's start and what is in it: CPython's debug hooks have nothing here."""
-    return 0
-
-
-def word_at(address: int) -> int:
-    """Nothing here is a Python object."""
-    return 0
 
 
 def stop_account() -> None:

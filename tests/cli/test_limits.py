@@ -165,3 +165,25 @@ def test_beside_other_allocator_hooks_it_limits_and_ends_cleanly(cli, flags, env
     assert (shown.out, shown.err, shown.status) == ("10000\n", "", 0)
     cli.write({"hog.py": "kept = bytearray(100 << 20)"})
     assert cli.memcg("run", "--max", "64MiB", "hog.py", flags=flags).status == 137
+
+
+def test_a_thread_of_the_root_that_ends_in_a_memory_error_shows_the_account(cli):
+    code = "import threading\nthreading.Thread(target=bytes, args=(99 << 20,)).start()"
+    cli.write({"prog.py": code})
+    shown = cli.memcg("run", "--max", "64MiB", "prog.py")
+    assert shown.status == 0
+    account = r"^MemoryError: group '/': charge of 99.0 MiB is over memory.max"
+    assert re.search(account, shown.err, re.M), shown.err
+
+
+def test_the_report_names_what_is_held_at_the_end(cli):
+    cli.write({"prog.py": "kept = bytearray(5 << 20)\nrows = [[n] for n in range(20_000)]"})
+    shown = cli.memcg("run", "--report", "--json", "a.json", "prog.py")
+    assert re.search(r"^bytearray +5\.0 MiB +1$", shown.err, re.M), shown.err
+    who = ": global 'kept' of module __main__"
+    assert re.search(rf"^bytearray of 5,242,880, 5\.0 MiB .*{who}$", shown.err, re.M), shown.err
+    account = json.loads((cli.directory / "a.json").read_text())
+    held = account["held"][0]
+    assert (held["kind"], held["objects"]) == ("bytearray", 1)
+    assert 5 << 20 <= held["nbytes"] < (5 << 20) + 8192
+    assert account["biggest"][0].startswith("bytearray of 5,242,880, 5.0 MiB ")

@@ -83,7 +83,7 @@ for i, g in enumerate(groups):
     assert live <= 64 * 1024, (i, g.report())
     assert not [s for _, s, cache in blocks if cache is None or cache.name.startswith("frame")], (
         i, g.report())  # arrays of this size are runs of pages, kmem_cache objects frames
-    named = sum(h.nbytes for h in holders.holders(g))
+    named = sum(h.nbytes for h in holders.holders(g).kinds)
     assert named == live, (named, live)
 for g in groups: g.close()
 memcg.workqueue.flush()

@@ -24,7 +24,7 @@ from memcg cimport entry as c_entry
 
 from .dataplane import EVENTS, PAGE_COUNTER_MAX, PAGE_SIZE, STAT, CacheInfo, Event
 from .errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
-from .sizes import format_size
+from .sizes import oom_text
 
 name = "native"
 LOCKS = ()  # for fork; ours have handlers of their own (pthread_atfork)
@@ -151,6 +151,10 @@ KMALLOC_SIZES = tuple([kmem_cache_object_size(kmalloc_cache(i))
 
 
 # -- groups
+
+cdef path_of(char *path):
+    return "?" if path is NULL else path.decode()  # there was no memory for a copy
+
 
 LIMITS = {
     "max": MEMCG_MAX, "high": MEMCG_HIGH, "reserve": MEMCG_RESERVE, "overdraft": MEMCG_OVERDRAFT,
@@ -326,6 +330,20 @@ cdef class Memcg:
         """As `events`, of this group's own limit."""
         cdef mem_cgroup_stat stat = self.read()
         return {EVENTS[i]: stat.events_local[i] for i in range(len(EVENTS))}
+
+    @property
+    def last_oom_fields(self):
+        """Bytes, limit, owner, group, current, refused and time of the last refusal or alarm of this
+        group's limit or of one below; None: never."""
+        cdef memcg_oom oom
+        if not mem_cgroup_last_oom(self.c, &oom):
+            return None
+        try:
+            return (oom.bytes, oom.max, path_of(oom.limited), path_of(oom.memcg), oom.current,
+                    bool(oom.refused), oom.time_ns / 1e9)
+        finally:
+            libc_free(oom.memcg)
+            libc_free(oom.limited)
 
     def ancestry(self):
         """The group, its parent, and so on up to the root."""
@@ -711,11 +729,7 @@ def view(uintptr_t address, Py_ssize_t size):
 cdef str describe(memcg_failure *failure):
     memcg = <Memcg>mem_cgroup_owner(failure.memcg)
     limited = <Memcg>mem_cgroup_owner(failure.limited)
-    return (
-        f"group {memcg.path or '/'!r}: charge of {format_size(failure.bytes)} is over memory.max (current "
-        f"{format_size(failure.current)}, max {format_size(failure.max)}, set on {limited.path or '/'!r}); "
-        f"raise memory.max or free memory in {limited.path or '/'!r}"
-    )
+    return oom_text(memcg.path, failure.bytes, failure.current, failure.max, limited.path)
 
 
 def last_failure():
@@ -831,6 +845,9 @@ cdef class Bound:
         index = current_enter_bound(c_entry_of(self.entry))
         try:
             return self.fn(*args, **kwargs)
+        except MemoryError as error:  # no `with` is left here
+            explain(error)
+            raise
         finally:
             current_leave_bound(c_entry_of(self.entry), index, c_entry_of(before))
 
@@ -944,7 +961,7 @@ cpdef leave(Memcg memcg, error=None):
     What others have set the variable to meanwhile stays. An alarm of the group that was not
     raised yet is raised here, unless reclaim makes it needless; so is a refusal that became no
     MemoryError, unless `error` has nothing to do with it. If `error` is a plain MemoryError that
-    memcg caused, it gets the account as a note.
+    memcg caused, it gets the account.
     """
     cdef c_entry *now = current_entry_now()
     cdef Entry top = None if now is NULL else <Entry><PyObject *>now
@@ -979,9 +996,31 @@ cpdef leave(Memcg memcg, error=None):
         and not is_memory_error_alive(<uintptr_t>line.code, line.lasti, error is None)
     ):
         raise MemcgOOM(describe(&refused)) from error
-    if error is not None and isinstance(error, MemoryError) and not isinstance(error, MemcgOOM):
+    if error is not None:
+        explain(error)
+
+
+cpdef explain(error):
+    """Give a plain MemoryError the account of this thread's last refusal: as its text, if it has
+    none, else as a note. Of an exception group, each that has no text."""
+    if isinstance(error, BaseExceptionGroup) or is_plain(error):
         text = last_failure()
         if text is not None:
+            add_account(error, text)
+
+
+cdef bint is_plain(error):
+    return isinstance(error, MemoryError) and not isinstance(error, MemcgOOM)
+
+
+cdef add_account(error, str text):
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            add_account(inner, text)
+    elif is_plain(error):
+        if type(error) is MemoryError and not error.args:
+            error.args = (text,)
+        else:
             error.add_note(text)
 
 
@@ -1179,9 +1218,14 @@ def live_blocks(Memcg memcg not None):
         libc_free(found.blocks)
 
 
-def word_at(uintptr_t address):
-    """Read a machine word of a live block: a guess at its type is made from it."""
-    return (<uintptr_t *>address)[0]
+def scan(Memcg memcg, list types):
+    """Tell whose the memory of the group itself is: (blocks, kinds, biggest); `types` is every type.
+
+    Of kinds, (kind, number of objects, bytes with what belongs to them), where a kind is a type, a
+    Cache, or None for what nobody owns up to. Of the ten biggest objects, (object, kind, bytes,
+    guessed, path); see binding.h.
+    """
+    return holders_scan(memcg.c, types, gc.get_objects(), gc.get_freeze_count())
 
 
 # -- hooks
@@ -1239,11 +1283,6 @@ cdef class ModuleFinder:
 def install_numpy(array_api):
     """Put the hooks of NumPy before 2.5 in; `array_api` is its ``_ARRAY_API``."""
     hooks_numpy(array_api)
-
-
-def block_header():
-    """Bytes that CPython's debug hooks put between a block's start and what is in it."""
-    return hooks_header()
 
 
 def exiting():

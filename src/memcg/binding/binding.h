@@ -216,6 +216,13 @@ enum place instruction_place(PyFrameObject *frame, bool at_check);
 PyObject *mutex_type(void); /* the class: a new reference, or NULL with an exception */
 void mutex_after_fork(void); /* in the child: who waited is gone */
 
+/* ---- holders.c: what the memory of a group is ------------------------------- */
+/* types: a list of every type; tracked: of what the collector tracks now; frozen: gc.freeze() hides
+ * some of it. (number of blocks, [(kind, objects, bytes)], [(object, kind, bytes, guessed, path)]),
+ * the last of the biggest, biggest first. kind: a type, a user's Cache, or None. guessed: object is one
+ * that points to it. object and path (of object, see referrers()): None if there is none. */
+PyObject *holders_scan(struct mem_cgroup *memcg, PyObject *types, PyObject *tracked, int frozen);
+
 /* ---- worker.c: a thread when the data plane has events --------------------- */
 /* work: called in the thread, GIL held. run_worker(kind): calls worker_run, then worker_ended.
  * traced: tracemalloc is tracing. */

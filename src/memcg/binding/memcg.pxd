@@ -69,6 +69,13 @@ cdef extern from "memcg.h" nogil:
         size_t bytes
         int64_t current, max
     bint memcg_last_failure(memcg_failure *failure)
+    struct memcg_oom:
+        char *memcg
+        char *limited
+        size_t bytes
+        int64_t current, max, time_ns
+        bint refused
+    bint mem_cgroup_last_oom(mem_cgroup *memcg, memcg_oom *oom)
 
     void memcg_set_current(mem_cgroup *memcg)
     mem_cgroup *memcg_get_current()
@@ -199,9 +206,9 @@ cdef extern from "binding.h":
     const char *hooks_stranger()
     int hooks_install() except -1
     int hooks_installed()
-    int hooks_header()
     void hooks_exiting()
     int hooks_numpy(object array_api) except -1
+    object holders_scan(mem_cgroup *memcg, object types, object tracked, bint frozen)
     object mutex_type()
     void mutex_after_fork()
     enum worker_kind:

@@ -127,6 +127,27 @@ class System:
             f"max {format_size(group.max)}); raise memory.max or free memory in {name}"
         )
 
+    def explain_in_threads(self) -> None:
+        """Have the report of a thread that ends with a MemoryError give its account.
+
+        A thread of the root leaves no group that would do it. Before ``threading`` is imported,
+        which takes its ``excepthook`` from here.
+        """
+        if core.name != "native":
+            return
+        import _thread
+
+        show = _thread._excepthook
+
+        def excepthook(args: Any, /) -> None:
+            core.explain(args.exc_value)
+            show(args)
+
+        _thread._excepthook = excepthook
+        threading: Any = sys.modules.get("threading")
+        if threading and threading.excepthook is show:
+            threading.excepthook = threading.__excepthook__ = excepthook
+
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """Hold the root's alarms back and forget them at the end: the program is over."""
@@ -225,7 +246,7 @@ def parse_slabinfo(group: str, text: str) -> list[CacheLine]:
 
 def _noted(error: BaseException) -> str | None:
     # Leaving a group puts the account on the exception, and takes it from the thread.
-    for note in getattr(error, "__notes__", ()):
+    for note in (*error.args[:1], *getattr(error, "__notes__", ())):
         if isinstance(note, str) and note.startswith("group ") and "memory.max" in note:
             return _one_line(note)
     return None

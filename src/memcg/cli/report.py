@@ -8,8 +8,12 @@ import stat
 import sys
 from typing import TYPE_CHECKING, Any
 
-from memcg import __version__
+from memcg import __version__, root
 from memcg.dataplane import PAGE_COUNTER_MAX
+
+# Before the program: named tuples are made by eval(), and once that has run CPython does not know
+# any more that a KeyboardInterrupt ended the program.
+from memcg.holders import holders
 from memcg.sizes import format_size
 
 from ._system import resident
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
 GROUPS_SHOWN = 40  # with the caches, two screens
 CACHES_SHOWN = 10
+KINDS_SHOWN = 10
 
 
 def at_exit(system: System, program: list[str], to_stderr: bool, json_path: str | None) -> None:
@@ -50,6 +55,7 @@ def collect(system: System, program: list[str]) -> dict[str, Any]:
     """Read the account; sizes in bytes, limits None where there is none."""
     groups = [_read_group(system, group) for group in system.groups()]
     rss, rss_peak = resident()
+    held = holders(root)
     return {
         "memcg": __version__,
         "python": sys.version.split()[0],
@@ -61,6 +67,8 @@ def collect(system: System, program: list[str]) -> dict[str, Any]:
         "charged_peak": groups[0]["peak"],
         "groups": groups,
         "caches": [cache._asdict() for cache in system.caches()],
+        "held": [holder._asdict() for holder in held.kinds],
+        "biggest": held.biggest,
     }
 
 
@@ -119,6 +127,14 @@ def render(account: dict[str, Any]) -> str:
         if len(caches) > CACHES_SHOWN:
             rest = sum(c["size"] for c in caches[CACHES_SHOWN:])
             lines.append(f"... and {format_size(rest)} in {len(caches) - CACHES_SHOWN} more")
+    if held := account.get("held"):
+        rows = [("held by / itself", "size", "objects")]
+        rows += [
+            (h["kind"], format_size(h["nbytes"]), f"{h['objects']:,}") for h in held[:KINDS_SHOWN]
+        ]
+        lines += _table(rows, "<>>")
+    if biggest := account.get("biggest"):
+        lines += ["biggest objects, and who refers to them", *biggest]
     return "\n".join(lines) + "\n"
 
 

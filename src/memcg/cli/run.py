@@ -41,7 +41,8 @@ limits of the root group, which holds all others:
                 on at the limit, catching what it gets; default: it is slowed down
 account:
   --report      at the end, after atexit handlers, write to stderr: the groups,
-                current, peak, limits, events, biggest caches, share of the RSS
+                current, peak, limits, events, biggest caches and objects, share of
+                the RSS
   --json FILE   write the same to FILE for machines, whole or not at all
   -h, --help    show this and exit
 
@@ -202,6 +203,7 @@ def start(args: list[str], system: _system.System | None = None) -> int:
         from .report import at_exit
 
         at_exit(system, [target.name, *options.args], options.report, options.json)
+    system.explain_in_threads()
     system.set_limits(options.max, options.high, options.oom_group)
 
     def uncaught(error: BaseException, show: Callable[[], None]) -> int | None:

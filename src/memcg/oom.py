@@ -1,0 +1,29 @@
+"""The last refusal or alarm of a limit, as `Group.last_oom` tells it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .sizes import oom_text
+
+
+class Oom(NamedTuple):
+    """A request that met a limit. As a text: what the error says.
+
+    Examples
+    --------
+    >>> print(Oom(2 << 20, 1 << 20, "a", "a/b", 4096, True, 0.0))
+    group 'a/b': charge of 2.0 MiB is over memory.max (current 4.0 KiB, max 1.0 MiB, set on 'a'); \
+raise memory.max or free memory in 'a'
+    """
+
+    bytes: int  # asked for
+    limit: int  # memory.max of `owner`, in bytes
+    owner: str  # path of the group whose limit it was; "": the root
+    group: str  # path of the group that asked: `owner` or one below it
+    current: int  # usage of `owner` in bytes, before the request, or with what an alarm let through
+    refused: bool  # False: an alarm, for the request was granted from the reserve
+    time: float  # seconds since the epoch, as `time.time` has them
+
+    def __str__(self) -> str:
+        return oom_text(self.group, self.bytes, self.current, self.limit, self.owner)
