@@ -97,7 +97,9 @@ static void slot_alloc(struct worker *w, struct slot *slot)
               : r & 1    ? memcg_malloc_fast(slot->size)
                          : memcg_calloc(slot->size);
     if (!slot->p) {
-        CHECK(slot->user || slot->size > MEMCG_SMALL_SIZE); /* the small are never refused */
+        struct memcg_failure failure;
+
+        CHECK(memcg_last_failure(&failure)); /* by a limit; the small at a ceiling only */
         __atomic_fetch_add(&refused, 1, __ATOMIC_RELAXED);
         return;
     }
@@ -132,7 +134,9 @@ static void slot_resize(struct worker *w, struct slot *slot)
         return;
     p = memcg_realloc(slot->p, size);
     if (!p) {
-        CHECK(size > slot->size && size > MEMCG_SMALL_SIZE);
+        struct memcg_failure failure;
+
+        CHECK(size > slot->size && memcg_last_failure(&failure));
         __atomic_fetch_add(&refused, 1, __ATOMIC_RELAXED);
         return;
     }
