@@ -96,6 +96,31 @@ int arena_init(size_t wish)
     return -ENOMEM;
 }
 
+/* Whole pages of a table that nobody looks anything up in any more. */
+static void give_back_tail(void *table, size_t nr, size_t nr_before, size_t entry)
+{
+    uintptr_t start = ALIGN_UP((uintptr_t)table + nr * entry, PAGE_SIZE);
+    uintptr_t end = ((uintptr_t)table + nr_before * entry) / PAGE_SIZE * PAGE_SIZE;
+
+    if (start < end)
+        munmap((void *)start, end - start);
+}
+
+void arena_fit(size_t space)
+{
+    size_t step = COMMIT_STEP * PAGE_SIZE, bytes = space / 3 * 2 / step * step;
+    size_t least = ALIGN_UP(arena.nr_committed << PAGE_SHIFT, step), before = arena.bytes;
+
+    if (bytes < least)
+        bytes = least;
+    if (bytes >= before)
+        return;
+    __atomic_store_n(&arena.bytes, bytes, __ATOMIC_RELEASE); /* first: what comes there is not ours */
+    munmap(arena.base + bytes, before - bytes);
+    give_back_tail(arena.page_slab, bytes >> PAGE_SHIFT, before >> PAGE_SHIFT, sizeof(*arena.page_slab));
+    give_back_tail(arena.page_tag, bytes >> PAGE_SHIFT, before >> PAGE_SHIFT, sizeof(*arena.page_tag));
+}
+
 static int make_readable(size_t nr_pages)
 {
     return mprotect(arena.base + (arena.nr_committed << PAGE_SHIFT),

@@ -1,10 +1,11 @@
 /*
  * arena.h - the address range all our pages come from, and what is known of each page.
  *
- * One range is reserved PROT_NONE and made readable upward, never unmapped. "Is this
- * pointer ours" is one compare; "which slab" is an index into a table beside the range.
+ * One range is reserved PROT_NONE and made readable upward, never unmapped but for what is not readable
+ * yet (arena_fit). "Is this pointer ours" is one compare; "which slab" is an index into a table beside
+ * the range.
  *
- * The range's bounds are written once, by arena_init.  arena_commit is called with
+ * The range's start is written once, by arena_init.  arena_commit and arena_fit are called with
  * pages_lock held.  page_slab[] entries are written by whoever owns the pages, with a
  * release; page_tag[] by page_alloc.c alone.
  */
@@ -26,6 +27,7 @@ extern struct arena arena MEMCG_HIDDEN;
 
 int arena_init(size_t wish); /* 0: 64 GiB; halved until it fits; -ENOMEM */
 int arena_commit(size_t nr_pages); /* grow nr_committed to at least this; -ENOMEM */
+void arena_fit(size_t space); /* two thirds of so many bytes, or what is committed; never grows */
 
 static inline bool arena_contains(const void *p)
 {

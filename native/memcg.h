@@ -305,6 +305,9 @@ struct memcg_global_stat {
     size_t nr_threads, nr_slabs, slab_shared_bytes, slab_shared_used;
 };
 void memcg_read_global_stat(struct memcg_global_stat *stat);
+/* The process is to have so many bytes of address space: give back what is reserved beyond two thirds
+ * of it and not in use. */
+void memcg_fit(size_t space);
 size_t memcg_trim(void); /* give idle pages back to the system; bytes given back */
 
 #endif

@@ -378,6 +378,13 @@ void free_pages(void *p, size_t nr_pages)
     mutex_unlock(&pages_lock);
 }
 
+void memcg_fit(size_t space)
+{
+    mutex_lock(&pages_lock);
+    arena_fit(space);
+    mutex_unlock(&pages_lock);
+}
+
 size_t page_trim(size_t keep_bytes)
 {
     size_t n;

@@ -22,7 +22,7 @@ _BOTH = (
     "stop_account", "synchronize", "view", "wait_worker",
 )  # fmt: skip
 _NATIVE = (
-    "Faults", "ModuleFinder", "exiting", "explain", "forget_alarms", "global_stat", "install",
+    "Faults", "ModuleFinder", "fit", "exiting", "explain", "forget_alarms", "global_stat", "install",
     "install_numpy", "is_traced", "last_alarm", "last_failure", "scan", "stranger",
     "trim",
 )  # fmt: skip

@@ -53,3 +53,19 @@ def test_the_error_names_the_limit_that_is_set(native, limit, named):
     )  # fmt: skip
     assert f"no address space for the arena; raise `{named}`, which is 1000000 KiB" in shown.stdout
     assert shown.stdout.count("ulimit") == 1
+
+
+@pytest.mark.parametrize("mib", [1024, 2048, 8192])
+@pytest.mark.parametrize("before", [True, False], ids=["imported first", "imported later"])
+def test_a_program_may_limit_its_own_address_space(program, mib, before):
+    program(f"""
+    {"" if before else "import threading"}
+    import resource
+    kept = [bytes(1 << 16) for _ in range(1000)]
+    resource.setrlimit(resource.RLIMIT_AS, ({mib} << 20, {mib} << 20))
+    import threading
+    for _ in range(3):
+        thread = threading.Thread(target=int); thread.start(); thread.join()
+    more = [bytes(1 << 16) for _ in range(1000)]
+    assert all(not any(block[::4096]) for block in kept + more)
+    """)

@@ -1170,6 +1170,11 @@ def trim():
     return memcg_trim()
 
 
+def fit(size_t space):
+    """Make do with two thirds of `space` bytes of address space, or with what is in use."""
+    memcg_fit(space)
+
+
 # -- what holds memory
 
 cdef struct block:

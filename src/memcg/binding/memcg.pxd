@@ -157,6 +157,7 @@ cdef extern from "memcg.h" nogil:
         size_t nr_threads, nr_slabs, slab_shared_bytes, slab_shared_used
     void memcg_read_global_stat(memcg_global_stat *stat)
     size_t memcg_trim()
+    void memcg_fit(size_t space)
 
 cdef extern from "binding.h":
     void *kmem_cache_alloc_fast(kmem_cache *s)
