@@ -12,7 +12,7 @@ help: ## list the targets
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pytest>=8' hypothesis numpy mypy ruff meson ninja 'cython>=3.1' uvloop memray
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pytest>=8' hypothesis numpy mypy ruff meson ninja 'cython>=3.1' uvloop memray sentry-sdk uvicorn h11 httptools
 	touch $@
 
 # The extension beside the sources, where PYTHONPATH=src finds it.

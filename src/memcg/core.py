@@ -22,8 +22,8 @@ _BOTH = (
     "stop_account", "synchronize", "view", "wait_worker", "word_at",
 )  # fmt: skip
 _NATIVE = (
-    "Faults", "ModuleFinder", "exiting", "forget_alarms", "global_stat", "install", "install_numpy",
-    "is_traced", "last_alarm", "last_failure", "stranger", "trim",
+    "Faults", "ModuleFinder", "Started", "exiting", "forget_alarms", "global_stat", "install",
+    "install_numpy", "is_traced", "last_alarm", "last_failure", "stranger", "trim",
 )  # fmt: skip
 why_not_native = ""
 

@@ -708,12 +708,15 @@ def current_entry():
 
 
 cdef class Bound:
-    """A callable that runs in an entry of another context, as `fn` runs in this one."""
+    """A callable that runs in an entry of another context, as `fn` runs in this one.
+
+    None is an entry too: the root, in no group.
+    """
 
     cdef Entry entry
     cdef object fn
 
-    def __init__(self, Entry entry not None, fn):
+    def __init__(self, Entry entry, fn):
         self.entry = entry
         self.fn = fn
 
@@ -727,6 +730,54 @@ cdef class Bound:
             return self.fn(*args, **kwargs)
         finally:
             current_leave_bound(c_entry_of(self.entry), index, c_entry_of(before))
+
+
+cdef extern from *:
+    """
+    static void show_error_of_thread(PyObject *fn, PyObject *error) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    #if PY_VERSION_HEX >= 0x030d0000
+        PyErr_FormatUnraisable("Exception ignored in thread started by %R", fn);
+    #else
+        _PyErr_WriteUnraisableMsg("in thread started by", fn);
+    #endif
+    }
+    """
+    void show_error_of_thread(object fn, object error)
+
+
+cdef class Started:
+    """What a new thread runs: `fn` in `entry`; None: in the root, and so are copies of its context.
+
+    An error is shown as CPython shows that of `fn`, outside the group.
+    """
+
+    cdef Entry entry
+    cdef object fn
+
+    def __init__(self, Entry entry, fn):
+        self.entry = entry
+        self.fn = fn
+
+    def __call__(self, *args, **kwargs):
+        try:
+            if self.entry is None:
+                enter_root()
+                self.fn(*args, **kwargs)
+            else:
+                Bound(self.entry, self.fn)(*args, **kwargs)
+        except SystemExit:
+            pass
+        except BaseException as error:
+            show_error_of_thread(self.fn, error)
+
+
+cdef enter_root():
+    """Say that the context is in the root, where it says nothing; without memory it says nothing."""
+    try:
+        current_set_entry(NULL, ENTER_NOT)
+    except MemoryError:
+        pass
 
 
 cpdef enter(Memcg memcg):
@@ -968,6 +1019,8 @@ def install():
     """Put the hooks in; again is nothing. Context: the main thread, where alarms are quickest."""
     alarm_init(MemcgOOM, collect_garbage, GUARDED_MODULES, GUARDED_FUNCTIONS)
     hooks_install()
+    if entry_now() is None:
+        enter_root()
 
 
 def stranger():

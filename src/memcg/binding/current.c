@@ -56,21 +56,36 @@ static PyObject **map_of(PyObject *context)
     return context && map_offset ? (PyObject **)((char *)context + map_offset) : NULL;
 }
 
-/* In CPython 3.11 to 3.13: the head, the context before it, the map. */
+/* The context that runs this one, while it does; borrowed. */
+static PyObject *runner_of(PyObject *context)
+{
+    return map_offset ? *(PyObject **)((char *)context + sizeof(PyObject)) : NULL;
+}
+
+/* In CPython 3.11 to 3.13: the head, the context that runs it, the map. */
 static size_t find_map(void)
 {
     size_t offset = sizeof(PyObject) + sizeof(void *);
-    PyObject *context = PyContext_New(), *map;
+    PyObject *runner = PyContext_New(), *context = PyContext_New(), *map;
+    PyObject **before;
 
-    if (!context) {
-        PyErr_Clear();
-        return 0;
+    if (runner && context && PyContext_Enter(runner) == 0) {
+        if (PyContext_Enter(context) == 0) {
+            before = (PyObject **)((char *)context + sizeof(PyObject));
+            map = *(PyObject **)((char *)context + offset);
+            if (Py_TYPE(context)->tp_basicsize < (Py_ssize_t)(offset + sizeof(map)) ||
+                *before != runner || !map || strcmp(Py_TYPE(map)->tp_name, "hamt") != 0)
+                offset = 0;
+            PyContext_Exit(context);
+        }
+        PyContext_Exit(runner);
     }
-    map = *(PyObject **)((char *)context + offset);
-    if (Py_TYPE(context)->tp_basicsize < (Py_ssize_t)(offset + sizeof(map)) || !map ||
-        strcmp(Py_TYPE(map)->tp_name, "hamt") != 0)
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
         offset = 0;
-    Py_DECREF(context);
+    }
+    Py_XDECREF(runner);
+    Py_XDECREF(context);
     return offset;
 }
 
@@ -103,14 +118,30 @@ static void set_key(PyThreadState *tstate, struct entry *entry)
     memcg_set_current(entry ? entry->c : NULL);
 }
 
-/* PyContextVar_Get finds keys by identity, but a lookup at the edge of the C stack can raise. */
-static struct entry *get_entry(void)
+/*
+ * The context, or the nearest of those that run it, that knows its group: contextvars.Context() knows
+ * none.  NULL: none does.  That a context left its last group it knows, as None.
+ */
+static PyObject *knowing_context(PyObject *context)
 {
-    PyObject *entry = NULL, *type, *value, *traceback;
+    while (context && PySequence_Contains(context, entry_var) != 1)
+        context = runner_of(context);
+    return context;
+}
+
+/* PyContextVar_Get finds keys by identity, but a lookup at the edge of the C stack can raise. */
+static struct entry *get_entry(PyThreadState *tstate)
+{
+    PyObject *entry = NULL, *type, *value, *traceback, *context;
 
     PyErr_Fetch(&type, &value, &traceback);
-    if (PyContextVar_Get(entry_var, NULL, &entry) < 0)
+    if (PyContextVar_Get(entry_var, entry_var, &entry) < 0)
         PyErr_Clear();
+    if (entry == entry_var) { /* the default */
+        Py_DECREF(entry);
+        context = knowing_context(tstate->context);
+        entry = context ? PyObject_GetItem(context, entry_var) : NULL;
+    }
     PyErr_Restore(type, value, traceback);
     Py_XDECREF(entry); /* the context keeps it */
     return entry == Py_None ? NULL : (struct entry *)entry;
@@ -121,7 +152,7 @@ void current_reload(PyThreadState *tstate)
     if (!entry_var || !tstate)
         return;
     /* the variable is the main interpreter's */
-    set_key(tstate, tstate->interp == interpreter ? get_entry() : NULL);
+    set_key(tstate, tstate->interp == interpreter ? get_entry(tstate) : NULL);
     alarm_resume(tstate->context);
 }
 
@@ -151,13 +182,15 @@ static int slot_of(const void *what, PyObject *map)
 int current_enter_again(PyObject *memcg)
 {
     PyThreadState *tstate = tstate_get();
-    PyObject **map = map_of(tstate->context);
+    PyObject **map = map_of(tstate->context), *now = (PyObject *)current_entry_now();
     struct slot *slot;
 
     if (!map)
         return 0;
     slot = &slots[slot_of(memcg, *map)];
     if (slot->without != *map || slot->entry->memcg != memcg)
+        return 0;
+    if (slot->entry->previous != (now ? now : Py_None)) /* the map knows no group: its runner's */
         return 0;
     exchange(tstate, map, slot->with, slot->entry);
     return 1;
@@ -207,8 +240,8 @@ int current_enter_bound(struct entry *entry)
     PyObject **map = map_of(tstate->context);
     int index = map ? NR_SLOTS + slot_of(entry, *map) : 0;
 
-    if (!map || slots[index].without != *map || slots[index].entry != entry)
-        return current_set_entry(entry, ENTER_BOUND);
+    if (!map || !entry || slots[index].without != *map || slots[index].entry != entry)
+        return current_set_entry(entry, entry ? ENTER_BOUND : ENTER_NOT);
     exchange(tstate, map, slots[index].with, entry);
     return index;
 }
@@ -258,9 +291,8 @@ enum entry_state entry_state_of(PyObject *context, struct mem_cgroup *memcg)
     enum entry_state inside = memcg == mem_cgroup_root() ? ENTRY_INSIDE : ENTRY_LEFT;
     PyObject *object;
 
-    if (!context || PySequence_Contains(context, entry_var) != 1)
-        return inside;
-    object = PyObject_GetItem(context, entry_var);
+    context = knowing_context(context);
+    object = context ? PyObject_GetItem(context, entry_var) : NULL;
     if (!object)
         return inside;
     Py_DECREF(object); /* the context keeps it */
