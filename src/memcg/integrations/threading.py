@@ -1,7 +1,7 @@
 """New threads, and jobs of thread pools, are in the group of whoever started or submitted them.
 
 A thread that serves everybody is in the root, whoever came first and had it started: those of the
-standard library, named in `_SERVICES`, and those that `memcg.service` was called with. The places in
+standard library, named in `_SERVICES`, and those that `memcg.service` was called with. Places in
 ``Lib/`` of CPython 3.11 to 3.13 that start a thread, on Linux:
 
 ===========================================  ====================================================
