@@ -269,7 +269,8 @@ def test_every_module_of_the_standard_library_that_starts_threads_is_judged():
 @pytest.mark.parametrize(
     ("source", "starts"),
     [("threading.Thread(target=f)", True), ("class A(Thread): pass", True),
-     ("_thread.start_new_thread(f, ())", True), ("thread: Thread", False), ("import threading  # Thread()", False)],
+     ("_thread.start_new_thread(f, ())", True), ("thread: Thread", False),
+     ("import threading  # Thread()", False)],
 )  # fmt: skip
 def test_what_starts_threads_is_seen(source, starts):
     assert starts_threads(source) is starts

@@ -1006,11 +1006,13 @@ def word_at(uintptr_t address):
 
 # -- hooks
 
-# Libraries that hold locks of their own or drive other people's tasks, and code that must end.
+# Libraries that hold locks of their own, drive other people's tasks or hold the state of their
+# connections, and code that must end. A named tuple's constructor is a module of its own.
 GUARDED_MODULES = frozenset((
     "_frozen_importlib", "_frozen_importlib_external", "_weakrefset", "anyio", "asyncio", "atexit",
-    "concurrent", "contextlib", "gevent", "importlib", "logging", "memcg", "multiprocessing",
-    "queue", "sched", "selectors", "tempfile", "threading", "trio", "uvloop", "weakref",
+    "concurrent", "contextlib", "gevent", "h11", "importlib", "logging", "memcg",
+    "multiprocessing", "namedtuple_SelectorKey", "queue", "sched", "selectors", "socket", "ssl",
+    "subprocess", "tempfile", "threading", "trio", "uvicorn", "uvloop", "weakref",
 ))
 GUARDED_FUNCTIONS = frozenset(("__aexit__", "__del__", "__enter__", "__aenter__", "__exit__"))
 
