@@ -80,7 +80,7 @@ async def serve(host):
     async def pause_and_resume():  # flow control of what comes in
         transport.pause_reading()
         writer.write(b"x" * 1000)
-        await writer.drain()
+        for _ in range(20): await asyncio.sleep(0)  # TLS reads it, and keeps it
         transport.resume_reading()
     async def write_much():  # and of what goes out
         transport.set_write_buffer_limits(high=1000)

@@ -1,28 +1,8 @@
 """New threads, and jobs of thread pools, are in the group of whoever started or submitted them.
 
 A thread that serves everybody is in the root, whoever came first and had it started: those of the
-standard library, named in `_SERVICES`, and those that `memcg.service` was called with. Places in
-``Lib/`` of CPython 3.11 to 3.13 that start a thread, on Linux:
-
-===========================================  ====================================================
-asyncio: the end of the default executor      the root: one that waits for all jobs
-asyncio: waits for a child process            the root (`_process_exited`: `integrations.asyncio`)
-asyncio: the REPL                             inherits
-concurrent.futures.process: the manager       the root
-concurrent.futures.thread: workers            the root; each job brings its group
-logging.config.listen                         the root
-logging.handlers.QueueListener                the root
-multiprocessing.dummy.Process                 inherits
-multiprocessing.managers: a server's threads  inherit: they are whose who serves
-multiprocessing.pool: the three handlers      the root; what `imap` iterates over brings its group
-multiprocessing.pool: workers of ThreadPool   the root; each job brings its group
-multiprocessing.Queue: the feeder             the root
-multiprocessing.resource_sharer               the root
-pydoc: the server                             the root
-socketserver.ThreadingMixIn: a request        inherits: it is whose who serves
-telnetlib.mt_interact (until 3.12)            inherits
-threading.Thread, Timer; _thread              inherit
-===========================================  ====================================================
+standard library (docs/coverage.md has a table of all that it starts), and those that
+`memcg.service` was called with.
 """
 
 from __future__ import annotations
