@@ -14,7 +14,7 @@ help: ## list the targets
 FRAGILE := bottleneck greenlet msgspec opencv-python-headless orjson ormsgpack
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pytest>=8' hypothesis numpy mypy ruff meson ninja 'cython>=3.1' uvloop memray asgiref tblib $(FRAGILE)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pytest>=8' hypothesis numpy mypy ruff meson ninja 'cython>=3.1' uvloop memray asgiref tblib sentry-sdk uvicorn h11 httptools $(FRAGILE)
 	touch $@
 
 # The extension beside the sources, where PYTHONPATH=src finds it.

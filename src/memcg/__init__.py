@@ -12,6 +12,7 @@ from .slab_common import create_kmalloc_caches as _create_kmalloc_caches  # isor
 from .errors import CacheBusy, GroupBusy, MemcgError, MemcgOOM, OfflineError
 from .group import Group, current, group, root, scope, shield, slabinfo, walk
 from .hooks import install
+from .integrations.threading import service
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CacheBusy", "Group", "GroupBusy", "KmemCache", "MemcgError", "MemcgOOM", "OfflineError",
     "current", "escape", "group", "install", "root", "scope",
-    "shield", "slabinfo", "unescape", "walk",
+    "service", "shield", "slabinfo", "unescape", "walk",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:

@@ -22,9 +22,9 @@ _BOTH = (
     "stop_account", "synchronize", "view", "wait_worker",
 )  # fmt: skip
 _NATIVE = (
-    "Faults", "ModuleFinder", "fit", "exiting", "explain", "forget_alarms", "global_stat", "install",
-    "install_numpy", "is_traced", "last_alarm", "last_failure", "scan", "stranger",
-    "trim",
+    "Faults", "ModuleFinder", "Started", "exiting", "explain", "fit", "forget_alarms",
+    "global_stat", "install", "install_numpy", "is_traced", "last_alarm", "last_failure", "scan",
+    "stranger", "trim",
 )  # fmt: skip
 why_not_native = ""
 

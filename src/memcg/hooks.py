@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 _installed = False
 
 _NUMPY = ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath")  # since 2.0, before
-_STREAMS = ("asyncio.streams", "asyncio.unix_events")
-_THREADING = ("threading", "concurrent.futures.thread", "multiprocessing.pool")
+_ASYNCIO = (
+    "asyncio.base_subprocess", "asyncio.selector_events", "asyncio.sslproto", "asyncio.unix_events",
+)  # fmt: skip
+_UVICORN = ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl")
+_THREADING = ("_thread", "threading", "concurrent.futures.thread", "multiprocessing.pool")
 _waiting: dict[str, str] = {}  # module -> the file of `integrations` whose `hook` takes it
 
 
@@ -44,7 +47,8 @@ def install(*, inherit: bool = True) -> None:
     Parameters
     ----------
     inherit : bool
-        New threads and jobs of thread pools are in the group of who started or submitted them.
+        New threads and jobs of thread pools are in the group of who started or submitted them;
+        but see `memcg.service`.
 
     Raises
     ------
@@ -83,9 +87,17 @@ def installed() -> bool:
 
 
 def _hook_libraries(inherit: bool) -> None:
-    """Have arrays charged, and refused streams end; with `inherit` threads and jobs keep the group
-    they come from."""
-    files = dict.fromkeys(_NUMPY, "numpy") | dict.fromkeys(_STREAMS, "asyncio_streams")
+    """Have arrays charged, and what is called later be in the group that it belongs to.
+
+    With `inherit` threads and jobs are in the group that they come from.
+    """
+    files = dict.fromkeys(_NUMPY, "numpy") | dict.fromkeys(_ASYNCIO, "asyncio")
+    files |= dict.fromkeys(_UVICORN, "uvicorn")
+    files |= {
+        "asyncio.streams": "asyncio_streams",
+        "multiprocessing.process": "multiprocessing",
+        "resource": "resource",
+    }
     if inherit:
         files |= dict.fromkeys(_THREADING, "threading")
     _waiting.update(files)

@@ -248,6 +248,212 @@ assert where() == "" and b.current > 10**6
     )
 
 
+def test_threads_of_every_origin_are_in_the_group_of_who_starts_them(run_program):
+    run_program(
+        WHERE
+        + """
+import _thread
+from contextvars import Context
+out = queue.SimpleQueue()
+def run(*args, **kwargs): out.put((where(), Context().run(where), args, kwargs))
+ways = [_thread.start_new_thread, _thread.start_new]
+if hasattr(_thread, "start_joinable_thread"):
+    ways.append(lambda f, *args: _thread.start_joinable_thread(function=f) and None)
+for start in ways:
+    given = ((1,), {"function": 2}) if start is ways[0] else ((),)
+    for group, path in ((a, "a"), (b, "b"), (memcg.root, "")):
+        with group: start(run, *given)
+        assert out.get(timeout=9)[:2] == (path, path)
+    start(run, *given)
+    got = out.get(timeout=9)
+    assert got == ("", "", *(given if len(given) == 2 else ((), {}))), got
+with a:
+    def starts(): _thread.start_new_thread(b.wrap(lambda: _thread.start_new_thread(run, ())), ())
+    _thread.start_new_thread(starts, ())
+    assert out.get(timeout=9)[0] == "b"
+    for wrong in ((), (1, ()), (run,), (run, 1)):
+        try: _thread.start_new_thread(*wrong)
+        except TypeError: pass
+        else: raise SystemExit(wrong)
+assert (a.nr_inside, b.nr_inside) == (0, 0)
+"""
+    )
+
+
+def test_an_error_of_a_thread_is_shown_as_cpython_shows_it(run_program):
+    run_program(
+        WHERE
+        + """
+import _thread
+shown = []
+def fails(): raise KeyError
+def ends(): raise SystemExit
+def show(seen):
+    shown.append((seen.exc_type, seen.err_msg, seen.object, where()))
+    done.release()
+sys.unraisablehook = show
+done = _thread.allocate_lock(); done.acquire()
+def one(): _thread.start_new_thread(fails, ()); assert done.acquire(timeout=9)
+one()
+a.run(one)
+assert shown[0] == shown[1] and shown[0][0] is KeyError, shown
+def ending():
+    thread = _thread.start_new_thread(ends, ())
+    for _ in range(3): one()  # its own error, if it had one, came ahead of these
+a.run(ending)
+assert {kind for kind, *_ in shown} == {KeyError}
+"""
+    )
+
+
+def test_a_threads_own_run_attribute_runs_and_stays(run_program):
+    run_program(
+        WHERE
+        + """
+def make(thread=None):
+    out, thread = [], thread or threading.Thread()
+    thread.run = own = lambda: out.append((where(), thread.run is own))
+    return thread, own, out
+for group, path in ((a, "a"), (memcg.root, "")):
+    thread, own, out = make()
+    with group: thread.start(); thread.join()
+    assert out == [(path, True)] and vars(thread)["run"] is own, out
+# a wrapper around what was there, as profilers and error reporters put it in
+class Own(threading.Thread):
+    def run(self): self.seen = where()
+thread = Own()
+thread.run = a.wrap(thread.run)
+with b: thread.start(); thread.join()
+assert thread.seen == "a"
+# none of its own: none stays; one that is set meanwhile stays
+with a: thread = Own(); thread.start(); thread.join()
+assert thread.seen == "a" and "run" not in vars(thread)
+class Slow(threading.Thread):
+    def _bootstrap(self):
+        self.run = b.wrap(self.later)
+        super()._bootstrap()
+    def later(self): self.seen = where()
+with a: thread = Slow(); thread.start(); thread.join()
+assert thread.seen == "b" and "run" in vars(thread)
+# a property, with which an attribute of the instance is not found
+class Property(threading.Thread):
+    def _run(self): self.seen = where()
+    run = property(lambda self: self._run, lambda self, run: None)
+with a: thread = Property(); thread.start(); thread.join()
+assert thread.seen == "a"
+# threads that cannot start, and then can; since 3.13 they never can
+for thread, own, out in (make(), (Own(), None, None)):
+    with a:
+        stack = threading.stack_size(1 << 46)  # no such room
+        try: thread.start()
+        except RuntimeError: pass
+        else: raise SystemExit("a stack of 64 TiB")
+        finally: threading.stack_size(stack)
+        assert vars(thread).get("run") is own
+    if sys.version_info < (3, 13):
+        with b: thread.start(); thread.join()
+        assert out in (None, [("b", True)])
+        assert vars(thread).get("run") is own
+"""
+    )
+
+
+def test_threads_that_sentry_has_wrapped_run_in_their_group(run_program):
+    pytest.importorskip("sentry_sdk", reason="sentry-sdk is not installed")
+    run_program(
+        WHERE
+        + """
+import sentry_sdk
+from concurrent.futures import ThreadPoolExecutor
+from sentry_sdk.integrations.threading import ThreadingIntegration
+sentry_sdk.init(
+    dsn=None, default_integrations=False, integrations=[ThreadingIntegration()],
+    auto_enabling_integrations=False,
+)
+class Own(threading.Thread):
+    def run(self): self.seen = where()
+for group, path in ((a, "a"), (memcg.root, ""), (b, "b")):
+    with group:
+        assert in_thread(where) == path
+        thread = Own(); thread.start(); thread.join()
+        with ThreadPoolExecutor(1) as pool: assert pool.submit(where).result() == path
+    assert thread.seen == path
+    assert vars(thread)["run"].__wrapped__ is Own.run  # sentry's, and not ours
+"""
+    )
+
+
+def test_a_context_that_knows_no_group_is_in_that_of_who_runs_it(run_program):
+    run_program(
+        WHERE
+        + """
+import contextvars
+from contextvars import Context
+c = memcg.group("c", max="8MiB", high="max")
+outside = contextvars.copy_context()
+def inside_b():
+    with b: seen = where()
+    return seen, where()
+def charged(g):
+    before = g.current
+    held = [bytes(1000) for _ in range(1000)]
+    return g.current - before > 900_000
+assert Context().run(where) == Context().run(Context().run, where) == ""
+for group, path in ((a, "a"), (c, "c")) * 3:  # each map without a group is one and the same
+    with group:
+        assert Context().run(where) == Context().run(Context().run, where) == path
+        assert Context().run(inside_b) == ("b", path)
+        assert Context().run(inside_b) == ("b", path)
+        assert Context().run(charged, group)
+        assert outside.run(where) == ""  # it was copied where no group was
+        assert in_thread(lambda: (where(), Context().run(where))) == (path, path)
+        kept = Context()
+        kept.run(group.__enter__)
+        assert kept.run(where) == path
+        kept.run(group.__exit__, None, None, None)
+    assert Context().run(where) == Context().run(inside_b)[1] == ""
+    kept = Context()
+    with group: assert kept.run(where) == path
+    with b: assert kept.run(where) == "b"
+    assert kept.run(where) == ""
+    thread_context = in_thread(contextvars.copy_context)
+    with group: assert thread_context.run(where) == ""
+assert (a.nr_inside, b.nr_inside, c.nr_inside) == (0, 0, 0)
+# its alarm comes in it
+def hog():
+    rows = []
+    for _ in range(10**6): rows.append(bytes(1000))
+try:
+    with c: Context().run(hog)
+except memcg.MemcgOOM as error: assert "'c'" in str(error)
+else: raise SystemExit("1 GB in 8 MiB")
+def shielded():
+    with memcg.shield(): Context().run(fill)
+    shown.append("after the shield")
+def fill():
+    for n in range(len(rows)): rows[n] = bytes(1000)
+    shown.append("filled")
+rows, shown = [None] * 9000, []
+try:
+    with c: shielded()
+except memcg.MemcgOOM: assert shown == ["filled"]
+else: raise SystemExit("9 MB in 8 MiB")
+# tasks that a server gives an empty context are the server's, in a group and outside
+async def serve():
+    async def request():
+        seen = [where()]
+        with b: await asyncio.sleep(0); seen.append(where())
+        await asyncio.sleep(0)
+        return [*seen, where()]
+    def begin(): return asyncio.create_task(request(), context=Context())
+    with b: tasks = [begin(), begin()]
+    return await asyncio.gather(*tasks)
+assert asyncio.run(serve()) == [["", "b", ""]] * 2
+with a: assert asyncio.run(serve()) == [["a", "b", "a"]] * 2
+"""
+    )
+
+
 def test_no_inheritance_when_it_is_opted_out_of(run_program):
     run_program(
         """

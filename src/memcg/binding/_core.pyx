@@ -828,12 +828,15 @@ def current_entry():
 
 
 cdef class Bound:
-    """A callable that runs in an entry of another context, as `fn` runs in this one."""
+    """A callable that runs in an entry of another context, as `fn` runs in this one.
+
+    None is an entry too: the root, in no group.
+    """
 
     cdef Entry entry
     cdef object fn
 
-    def __init__(self, Entry entry not None, fn):
+    def __init__(self, Entry entry, fn):
         self.entry = entry
         self.fn = fn
 
@@ -850,6 +853,54 @@ cdef class Bound:
             raise
         finally:
             current_leave_bound(c_entry_of(self.entry), index, c_entry_of(before))
+
+
+cdef extern from *:
+    """
+    static void show_error_of_thread(PyObject *fn, PyObject *error) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    #if PY_VERSION_HEX >= 0x030d0000
+        PyErr_FormatUnraisable("Exception ignored in thread started by %R", fn);
+    #else
+        _PyErr_WriteUnraisableMsg("in thread started by", fn);
+    #endif
+    }
+    """
+    void show_error_of_thread(object fn, object error)
+
+
+cdef class Started:
+    """What a new thread runs: `fn` in `entry`; None: in the root, and so are copies of its context.
+
+    An error is shown as CPython shows that of `fn`, outside the group.
+    """
+
+    cdef Entry entry
+    cdef object fn
+
+    def __init__(self, Entry entry, fn):
+        self.entry = entry
+        self.fn = fn
+
+    def __call__(self, *args, **kwargs):
+        try:
+            if self.entry is None:
+                enter_root()
+                self.fn(*args, **kwargs)
+            else:
+                Bound(self.entry, self.fn)(*args, **kwargs)
+        except SystemExit:
+            pass
+        except BaseException as error:
+            show_error_of_thread(self.fn, error)
+
+
+cdef enter_root():
+    """Say that the context is in the root, where it says nothing; without memory it says nothing."""
+    try:
+        current_set_entry(NULL, ENTER_NOT)
+    except MemoryError:
+        pass
 
 
 cdef extern from *:
@@ -1235,11 +1286,13 @@ def scan(Memcg memcg, list types):
 
 # -- hooks
 
-# Libraries that hold locks of their own or drive other people's tasks, and code that must end.
+# Libraries that hold locks of their own, drive other people's tasks or hold the state of their
+# connections, and code that must end. A named tuple's constructor is a module of its own.
 GUARDED_MODULES = frozenset((
     "_frozen_importlib", "_frozen_importlib_external", "_weakrefset", "anyio", "asyncio", "atexit",
-    "concurrent", "contextlib", "gevent", "importlib", "logging", "memcg", "multiprocessing",
-    "queue", "sched", "selectors", "tempfile", "threading", "trio", "uvloop", "weakref",
+    "concurrent", "contextlib", "gevent", "h11", "importlib", "logging", "memcg",
+    "multiprocessing", "namedtuple_SelectorKey", "queue", "sched", "selectors", "socket", "ssl",
+    "subprocess", "tempfile", "threading", "trio", "uvicorn", "uvloop", "weakref",
 ))
 GUARDED_FUNCTIONS = frozenset(("__aexit__", "__del__", "__enter__", "__aenter__", "__exit__"))
 
@@ -1249,6 +1302,8 @@ def install():
     refusal_init(GUARDED_MODULES)
     alarm_init(MemcgOOM, collect_garbage, find_memory_error, GUARDED_FUNCTIONS)
     hooks_install()
+    if entry_now() is None:
+        enter_root()
 
 
 def stranger():

@@ -65,21 +65,36 @@ static PyObject **map_of(PyObject *context)
     return context && map_offset ? (PyObject **)((char *)context + map_offset) : NULL;
 }
 
-/* In CPython 3.11 to 3.13: the head, the context before it, the map. */
+/* The context that runs this one, while it does; borrowed. */
+static PyObject *runner_of(PyObject *context)
+{
+    return map_offset ? *(PyObject **)((char *)context + sizeof(PyObject)) : NULL;
+}
+
+/* In CPython 3.11 to 3.13: the head, the context that runs it, the map. */
 static size_t find_map(void)
 {
     size_t offset = sizeof(PyObject) + sizeof(void *);
-    PyObject *context = PyContext_New(), *map;
+    PyObject *runner = PyContext_New(), *context = PyContext_New(), *map;
+    PyObject **before;
 
-    if (!context) {
-        PyErr_Clear();
-        return 0;
+    if (runner && context && PyContext_Enter(runner) == 0) {
+        if (PyContext_Enter(context) == 0) {
+            before = (PyObject **)((char *)context + sizeof(PyObject));
+            map = *(PyObject **)((char *)context + offset);
+            if (Py_TYPE(context)->tp_basicsize < (Py_ssize_t)(offset + sizeof(map)) ||
+                *before != runner || !map || strcmp(Py_TYPE(map)->tp_name, "hamt") != 0)
+                offset = 0;
+            PyContext_Exit(context);
+        }
+        PyContext_Exit(runner);
     }
-    map = *(PyObject **)((char *)context + offset);
-    if (Py_TYPE(context)->tp_basicsize < (Py_ssize_t)(offset + sizeof(map)) || !map ||
-        strcmp(Py_TYPE(map)->tp_name, "hamt") != 0)
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
         offset = 0;
-    Py_DECREF(context);
+    }
+    Py_XDECREF(runner);
+    Py_XDECREF(context);
     return offset;
 }
 
@@ -135,6 +150,17 @@ static void set_key(PyThreadState *tstate, struct entry *entry)
     }
 }
 
+/*
+ * The context, or the nearest of those that run it, that knows its group: contextvars.Context() knows
+ * none.  NULL: none does.  That a context left its last group it knows, as None.
+ */
+static PyObject *knowing_context(PyObject *context)
+{
+    while (context && PySequence_Contains(context, VAR) != 1)
+        context = runner_of(context);
+    return context;
+}
+
 static struct entry *entry_of(PyObject *value)
 {
     return value && Py_TYPE(value) == entry_type ? (struct entry *)value : NULL;
@@ -142,13 +168,18 @@ static struct entry *entry_of(PyObject *value)
 
 /* Borrowed from the context, or NULL.  PyContextVar_Get finds keys by identity, but a lookup at the
  * edge of the C stack can raise. */
-static PyObject *get_value(void)
+static PyObject *get_value(PyThreadState *tstate)
 {
-    PyObject *value = NULL, *type, *error, *traceback;
+    PyObject *value = NULL, *type, *error, *traceback, *context;
 
     PyErr_Fetch(&type, &error, &traceback);
-    if (PyContextVar_Get(VAR, NULL, &value) < 0)
+    if (PyContextVar_Get(VAR, VAR, &value) < 0)
         PyErr_Clear();
+    if (value == VAR) { /* the default */
+        Py_DECREF(value);
+        context = knowing_context(tstate->context);
+        value = context ? PyObject_GetItem(context, VAR) : NULL;
+    }
     PyErr_Restore(type, error, traceback);
     Py_XDECREF(value);
     return value;
@@ -172,7 +203,7 @@ void current_reload(PyThreadState *tstate)
 
     if (!interpreter || !tstate)
         return;
-    value = tstate->interp == interpreter ? get_value() : NULL;
+    value = tstate->interp == interpreter ? get_value(tstate) : NULL;
     set_key(tstate, entry_of(value));
     current_key.is_foreign = value && value != Py_None && !current_key.entry;
     if (tstate->interp == interpreter) {
@@ -187,7 +218,7 @@ void current_reload(PyThreadState *tstate)
 
 PyObject *current_foreign_value(void)
 {
-    return current_key.is_foreign ? get_value() : NULL;
+    return current_key.is_foreign ? get_value(tstate_get()) : NULL;
 }
 
 struct entry *current_entry_now(void)
@@ -216,13 +247,15 @@ static int slot_of(const void *what, PyObject *map)
 int current_enter_again(PyObject *memcg)
 {
     PyThreadState *tstate = tstate_get();
-    PyObject **map = map_of(tstate->context);
+    PyObject **map = map_of(tstate->context), *now = (PyObject *)current_entry_now();
     struct slot *slot;
 
     if (!map)
         return 0;
     slot = &slots[slot_of(memcg, *map)];
     if (slot->without != *map || slot->entry->memcg != memcg)
+        return 0;
+    if (slot->entry->previous != (now ? now : Py_None)) /* the map knows no group: its runner's */
         return 0;
     exchange(tstate, map, slot->with, slot->entry);
     return 1;
@@ -272,8 +305,8 @@ int current_enter_bound(struct entry *entry)
     PyObject **map = map_of(tstate->context);
     int index = map ? NR_SLOTS + slot_of(entry, *map) : 0;
 
-    if (!map || slots[index].without != *map || slots[index].entry != entry)
-        return current_set_entry(entry, ENTER_BOUND);
+    if (!map || !entry || slots[index].without != *map || slots[index].entry != entry)
+        return current_set_entry(entry, entry ? ENTER_BOUND : ENTER_NOT);
     exchange(tstate, map, slots[index].with, entry);
     return index;
 }
@@ -322,7 +355,8 @@ bool context_is_below(PyObject *context, struct mem_cgroup *memcg)
     struct entry *entry = NULL;
     PyObject *value;
 
-    if (context && PySequence_Contains(context, VAR) == 1 && (value = PyObject_GetItem(context, VAR))) {
+    context = knowing_context(context);
+    if (context && (value = PyObject_GetItem(context, VAR))) {
         entry = entry_of(value);
         Py_DECREF(value); /* the context keeps it */
     }
@@ -335,9 +369,8 @@ enum entry_state entry_state_of(PyObject *context, struct mem_cgroup *memcg)
     enum entry_state inside = memcg == mem_cgroup_root() ? ENTRY_INSIDE : ENTRY_LEFT;
     PyObject *value;
 
-    if (!context || PySequence_Contains(context, VAR) != 1)
-        return inside;
-    value = PyObject_GetItem(context, VAR);
+    context = knowing_context(context);
+    value = context ? PyObject_GetItem(context, VAR) : NULL;
     if (!value)
         return inside;
     Py_DECREF(value); /* the context keeps it */

@@ -1,70 +1,176 @@
-"""New threads, and jobs of thread pools, are in the group of who started or submitted them."""
+"""New threads, and jobs of thread pools, are in the group of whoever started or submitted them.
+
+A thread that serves everybody is in the root, whoever came first and had it started: those of the
+standard library (docs/coverage.md has a table of all that it starts), and those that
+`memcg.service` was called with.
+"""
 
 from __future__ import annotations
 
-import functools
+from _weakref import ref  # weakref's own, which would be read from a file
 
 from .. import core
+from ..group import root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from types import ModuleType
-    from typing import Any
+    from typing import Any, TypeVar
 
-# Pools by module: what their threads run, the class, and where its methods take a job. Of what a
+    T = TypeVar("T")
+
+# By module: targets, and classes, of threads and processes that serve everybody.
+_SERVICES = {
+    "asyncio.base_events": {"BaseEventLoop._do_shutdown"},
+    "asyncio.unix_events": {"ThreadedChildWatcher._do_waitpid"},
+    "concurrent.futures.process": {"_ExecutorManagerThread", "_process_worker"},
+    "concurrent.futures.thread": {"_worker"},
+    "logging.config": {"listen.<locals>.Server"},
+    "logging.handlers": {"QueueListener._monitor"},
+    "memcg.workqueue": {"_worker", "uninterrupted.<locals>.run"},
+    "multiprocessing.managers": {"BaseManager._run_server"},
+    "multiprocessing.pool": {
+        "Pool._handle_results", "Pool._handle_tasks", "Pool._handle_workers", "worker",
+    },
+    "multiprocessing.queues": {"Queue._feed"},
+    "multiprocessing.resource_sharer": {"_ResourceSharer._serve"},
+    "pydoc": {"_start_server.<locals>.ServerThread"},
+}  # fmt: skip
+# Classes of pools by module, and where their methods take what is to be called. Of what a
 # multiprocessing pool maps, a whole chunk is a job.
 _POOLS = {
-    "concurrent.futures.thread": ("_worker", "ThreadPoolExecutor", {"submit": 0}),
-    "multiprocessing.pool": (
-        "worker", "ThreadPool", {"apply_async": 0, "_guarded_task_generation": 1},
-    ),
-}  # fmt: skip
+    "concurrent.futures.thread": ("ThreadPoolExecutor", {"submit": 0}),
+    "multiprocessing.pool": ("ThreadPool", {"apply_async": 0, "_guarded_task_generation": 1}),
+}
+_services: dict[int, ref[Any]] = {}  # by id: what `service` was called with, while it lives
+_starters: list[Callable[..., Any]] = []  # ours, in place of CPython's
+
+
+def service(fn: T, /) -> T:
+    """Have threads and processes that run `fn` belong to the root, whoever starts them.
+
+    For what serves everybody, and is started by whoever comes first: a thread that sends metrics or
+    reports errors. Else it works for, and at the limit of, the group that it was started in.
+
+    Parameters
+    ----------
+    fn : callable or class
+        A function or method that is a thread's or process's target, or a subclass of ``Thread`` or
+        ``Process``. A method: of all instances.
+
+    Returns
+    -------
+    callable or class
+        `fn`, so that this is a decorator too. It is not wrapped: called elsewhere, it runs in the
+        caller's group. ``memcg.root.wrap(fn)`` runs in the root wherever it is called.
+
+    Raises
+    ------
+    TypeError
+        `fn` cannot be called.
+
+    Notes
+    -----
+    Threads and forked pools of the standard library that serve everybody belong to the root anyhow.
+    A library's: ``memcg.service(library.Sender._loop)``, before it starts the thread.
+    """
+    if not callable(fn):
+        raise TypeError(
+            f"memcg.service() takes a function or a class of threads or processes, not {fn!r}; "
+            "give it what the thread runs"
+        )
+    function = getattr(fn, "__func__", fn)
+    key = id(function)
+    _services[key] = ref(function, lambda _: _services.pop(key, None))
+    return fn
+
+
+def serves_all(thread: object, target: object) -> bool:
+    """Tell whether a thread or process serves everybody; `thread` None: it is not an object."""
+    if type(target).__name__ == "partial":
+        target = getattr(target, "func", target)
+    function = getattr(target, "__func__", target)
+    kind = type(thread)
+    run = getattr(kind, "run", None)
+    if _services and any(id(thing) in _services for thing in (function, run, *kind.__mro__)):
+        return True
+    names = [(c.__module__, c.__qualname__) for c in kind.__mro__]
+    names.append((getattr(function, "__module__", ""), getattr(function, "__qualname__", "")))
+    if function is not target:  # a method: of a subclass, it may be
+        owner = getattr(target, "__self__", None)
+        mro = (owner if isinstance(owner, type) else type(owner)).__mro__
+        name = getattr(function, "__name__", "")
+        names += [(c.__module__, f"{c.__qualname__}.{name}") for c in mro]
+    return any(name in _SERVICES.get(module, ()) for module, name in names)
 
 
 class _Run:
-    """In place of a thread's ``run``, once: calls it in the group of who started the thread.
+    """In place of a thread's ``run``, once: calls it in the group of whoever started the thread.
 
-    Not around the thread's own beginning: who started it waits for that.
+    Not around the thread's own beginning: whoever started it waits for that.
     """
 
     def __init__(self, entry: object, thread: Any) -> None:
         self.entry = entry
         self.thread = thread
+        own = vars(thread)
+        self.before = {"run": own["run"]} if "run" in own else {}
+        own["run"] = self
+
+    def put_back(self) -> None:
+        own = vars(self.thread)
+        if own.get("run") is self:
+            del own["run"]
+            own.update(self.before)
 
     def __call__(self) -> None:
-        thread = self.thread
-        del thread.run, self.thread
-        core.Bound(self.entry, thread.run)()
+        self.put_back()
+        run = self.thread.run
+        del self.thread, self.before
+        core.Bound(self.entry, run)()
 
 
 def _starter(start: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(start)
-    def start_thread(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        entry = core.current_entry()
-        thread = getattr(function, "__self__", None)
-        target = getattr(thread, "_target", None)
-        # A pool's threads serve whoever submits: each job brings its group.
-        if entry is not None and thread and not _serves_a_pool(target):
-            thread.run = _Run(entry, thread)
-        return start(function, *args, **kwargs)
+    def start_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        entry = None if core.current() is root else core.current_entry()
+        thread = None
+        if getattr(function, "__name__", "") == "_bootstrap":
+            thread = getattr(function, "__self__", None)
+        if entry is not None and serves_all(thread, getattr(thread, "_target", function)):
+            entry = None
+        if thread is None:
+            if entry is not None and callable(function):
+                function = core.Started(entry, function)
+            return start(function, *args, **kwargs)
+        if hasattr(getattr(type(thread), "run", None), "__set__"):  # which an instance's is not
+            return start(core.Started(entry, function), *args, **kwargs)
+        function = core.Started(None, function)
+        if entry is None:
+            return start(function, *args, **kwargs)
+        run = _Run(entry, thread)
+        try:
+            return start(function, *args, **kwargs)
+        except Exception:
+            run.put_back()
+            raise
 
+    for attribute in ("__module__", "__name__", "__qualname__", "__doc__", "__text_signature__"):
+        setattr(start_thread, attribute, getattr(start, attribute, None))
+    _starters.append(start_thread)
     return start_thread
 
 
-def _serves_a_pool(target: Any) -> bool:
-    worker, *_ = _POOLS.get(getattr(target, "__module__", ""), (None,))
-    return worker is not None and getattr(target, "__name__", "") == worker
-
-
 def _hook_pool(module: ModuleType) -> None:
-    _, name, methods = _POOLS[module.__name__]
+    name, methods = _POOLS[module.__name__]
     pool = getattr(module, name)
     for method, at in methods.items():
         setattr(pool, method, _job_taker(getattr(pool, method), at))
 
 
 def _job_taker(method: Callable[..., Any], at: int) -> Callable[..., Any]:
+    import functools
+
     @functools.wraps(method)
     def take_bound(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         entry = core.current_entry()
@@ -77,13 +183,42 @@ def _job_taker(method: Callable[..., Any], at: int) -> Callable[..., Any]:
     return take_bound
 
 
+def _steps(entry: object, iterable: Iterable[Any]) -> Iterator[Any]:
+    """Iterate in the entry: a pool's handler goes through what a caller of ``imap`` gave it."""
+    step = core.Bound(entry, core.Bound(entry, iter)(iterable).__next__)
+    while True:
+        try:
+            item = step()
+        except StopIteration:
+            return
+        yield item
+
+
+def _hook_tasks(pool: Any) -> None:
+    """Have what a multiprocessing pool's handler iterates over do so in the caller's group."""
+    generate = pool._guarded_task_generation
+
+    def guarded_task_generation(self: Any, job: object, func: object, iterable: Any) -> Any:
+        entry = core.current_entry()
+        if entry is not None:
+            iterable = _steps(entry, iterable)
+        return generate(self, job, func, iterable)
+
+    pool._guarded_task_generation = guarded_task_generation
+
+
 def hook(module: ModuleType) -> None:
     """Have threads started, or jobs submitted, from now on inherit the group."""
+    if module.__name__ == "multiprocessing.pool":
+        _hook_tasks(module.Pool)
     if module.__name__ in _POOLS:
         _hook_pool(module)
         return
-    # 3.13 renamed it; both take the function first.
-    for name in ("_start_joinable_thread", "_start_new_thread"):
-        if hasattr(module, name):
-            setattr(module, name, _starter(getattr(module, name)))
-            break
+    # 3.13 renamed what `threading` calls; all take the function first.
+    for name in (
+        "start_new_thread", "start_new", "start_joinable_thread",
+        "_start_new_thread", "_start_joinable_thread",
+    ):  # fmt: skip
+        start = getattr(module, name, None)
+        if start is not None and start not in _starters:
+            setattr(module, name, _starter(start))
