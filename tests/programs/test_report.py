@@ -256,9 +256,12 @@ def test_a_report_is_right_under_debug_hooks_and_tracing(report):
     code = """
 with g:
     made = [bytearray(MIB), np.ones(100_000), list(range(100_000)), {n: n for n in range(10_000)}]
+    hidden = np.empty(1, object)  # shows the collector nothing: what is in it is guessed
+    hidden[0] = b"x" * MIB
 "tracemalloc" in sys.modules or check_sums()  # it has a block for each object that is made
 assert line("ndarray 100000 float64").endswith("item 1 of list, global 'made' of module __main__")
 assert line("bytearray of 1,048,576, 1.0 MiB") and line("list of 100,000, ") and line("dict of")
+assert line("bytes, 1.0 MiB") == "bytes, 1.0 MiB: C code"
 """
     report(code, PYTHONMALLOC="debug")
     report(code, MEMCG_DEBUG="FZPU")

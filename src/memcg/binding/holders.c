@@ -326,7 +326,7 @@ static int see(PyObject *op, void *arg)
     bool is_new = !block || !(block->flags & OBJECT), is_gc = PyObject_IS_GC(op);
     PyObject *base;
 
-    if (block && is_new && !(block->flags & IGNORED)) {
+    if (block && is_new) {
         block->flags = OBJECT;
         block->owner = (uintptr_t)op;
         block->kind = Py_TYPE(op);
@@ -483,14 +483,12 @@ static bool add_up(struct scan *s)
 
 /* ---- the whole ------------------------------------------------------------- */
 
-static void ignore(struct scan *s, PyObject *list)
+static void ignore_items(struct scan *s, PyObject *list)
 {
-    struct block *own[] = { find(s, (uintptr_t)list),
-                            find(s, (uintptr_t)((PyListObject *)list)->ob_item) };
+    struct block *items = find(s, (uintptr_t)((PyListObject *)list)->ob_item);
 
-    for (int i = 0; i < 2; i++)
-        if (own[i])
-            own[i]->flags = IGNORED;
+    if (items)
+        items->flags = IGNORED;
 }
 
 static bool know_types(struct scan *s, PyObject *types)
@@ -563,8 +561,8 @@ static PyObject *scan(struct scan *s, struct mem_cgroup *memcg, PyObject *types,
 
     if (!know_types(s, types) || !list_blocks(s, memcg) || !sort_blocks(s))
         return PyErr_NoMemory();
-    ignore(s, tracked);
-    ignore(s, types);
+    ignore_items(s, tracked);
+    ignore_items(s, types);
     if (!see_all(s) || !add_up(s))
         return PyErr_NoMemory();
     kinds = kinds_list(s);
