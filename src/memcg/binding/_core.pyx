@@ -843,7 +843,7 @@ cdef class Bound:
     def __call__(self, *args, **kwargs):
         cdef Entry before = entry_now()
         cdef int index
-        if before is self.entry or self.entry is None:
+        if before is self.entry:
             return self.fn(*args, **kwargs)
         index = current_enter_bound(c_entry_of(self.entry))
         try:
