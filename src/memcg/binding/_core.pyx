@@ -12,7 +12,7 @@ import time
 cimport cython
 from cpython.buffer cimport PyBUF_WRITE, PyBuffer_FillInfo
 from cpython.contextvars cimport PyContextVar_New
-from cpython.object cimport PyObject_TypeCheck, PyTypeObject, destructor
+from cpython.object cimport PyObject_Call, PyObject_TypeCheck, PyTypeObject, destructor
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT, PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8
@@ -847,7 +847,7 @@ cdef class Bound:
             return self.fn(*args, **kwargs)
         index = current_enter_bound(c_entry_of(self.entry))
         try:
-            return self.fn(*args, **kwargs)
+            return PyObject_Call(self.fn, args, kwargs)  # without a copy, which would be charged
         except MemoryError as error:  # no `with` is left here
             explain(error)
             raise

@@ -126,9 +126,16 @@ class _Run:
 
     def __call__(self) -> None:
         self.put_back()
-        run = self.thread.run
+        thread, entry = self.thread, self.entry
         del self.thread, self.before
-        core.Bound(self.entry, run)()
+        run = thread.run
+        names = getattr(run, "__module__", ""), getattr(run, "__qualname__", "")
+        if names == ("threading", "Thread.run") and thread._target is not None:
+            # `Thread.run` asks for some itself: the alarm would come ahead of the target's `try`.
+            thread._target = core.Bound(entry, thread._target)
+            run()
+        else:
+            core.Bound(entry, run)()
 
 
 def _starter(start: Callable[..., Any]) -> Callable[..., Any]:
