@@ -79,10 +79,10 @@ def test_a_group_is_charged_to_its_parent_until_it_is_gone(native):
     assert mid.stat["external"] == 101 * one
     for g in made:
         g.close()
-    memcg.core.wait_worker()
+    memcg.workqueue.flush()
     assert mid.current == 101 * one  # whoever holds a closed group holds its structure
     del g, made
-    memcg.core.wait_worker()
+    memcg.workqueue.flush()
     assert mid.current == one
     kept.css_get()  # as what is charged to it would
     kept.close()
@@ -90,7 +90,7 @@ def test_a_group_is_charged_to_its_parent_until_it_is_gone(native):
     assert top.current == 2 * one
     kept.css_put()
     del kept, mid
-    memcg.core.wait_worker()
+    memcg.workqueue.flush()
     assert top.current == 0
 
 
@@ -115,7 +115,7 @@ def test_a_fork_has_the_charge_on_both_sides(native):
     one = top.current
     if not (pid := os.fork()):
         memcg.group("top/a").close()
-        memcg.core.wait_worker()
+        memcg.workqueue.flush()
         os._exit(top.current != 0)
     assert os.waitpid(pid, 0)[1] == 0
     assert top.current == one

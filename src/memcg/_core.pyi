@@ -10,6 +10,7 @@ from .dataplane import CacheInfo, Event
 from .fault_attr import FaultAttr
 
 KMALLOC_SIZES: tuple[int, ...]
+GROUP_BYTES: int
 name: str
 LOCKS: tuple[locking.Mutex, ...]
 

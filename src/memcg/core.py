@@ -16,7 +16,8 @@ from .dataplane import CacheInfo as CacheInfo
 from .dataplane import Event as Event
 
 _BOTH = (
-    "KMALLOC_SIZES", "LOCKS", "Bound", "Cache", "Memcg", "Shield", "after_fork_in_child",
+    "GROUP_BYTES", "KMALLOC_SIZES", "LOCKS", "Bound", "Cache", "Memcg", "Shield",
+    "after_fork_in_child",
     "current", "current_entry", "enter", "hold_workers", "leave", "live_blocks", "name",
     "next_event", "release_workers", "resume_account", "set_promote_bytes", "set_waker",
     "stop_account", "synchronize", "view", "wait_worker",

@@ -35,6 +35,7 @@ from .sizes import oom_text
 
 name = "model"
 KMALLOC_SIZES = (64, 256, 1024, 4096)
+GROUP_BYTES = 0  # a group's structures are Python's here
 _ARENA_PAGES = 1 << 16
 _SHARED = 0  # the serial of shared slabs' pages: cleared when a group takes them over
 
@@ -254,9 +255,7 @@ class Memcg:
         """As `events`: they are counted at the limit's group alone here."""
         return self.events
 
-    def collect(self) -> None:
-        """Collect garbage."""
-        gc.collect()
+    collect = staticmethod(gc.collect)
 
     def high_done(self) -> None:
         """The receiver of ``high`` has reclaimed."""
@@ -606,18 +605,12 @@ class Cache:
         BufferError
             An array or view of the buffer is still in use; nothing changed.
         """
-        entry = self._buffers.get(id(buffer))
+        entry, name = self._buffers.get(id(buffer)), f"cache {self.name!r}"
         if entry is None or entry[1] is not buffer:
-            raise ValueError(
-                f"cache {self.name!r}: not a live buffer of this cache; each buffer is freed once, "
-                "to the cache it came from"
-            )
+            raise ValueError(f"{name}: not a live buffer of this cache; each buffer is freed once")
         buffer.release()
         if entry[2]() is not None:
-            raise BufferError(
-                f"cache {self.name!r}: an array or view of the buffer is still in use; "
-                "drop it and free the buffer again"
-            )
+            raise BufferError(f"{name}: an array or view of the buffer is still in use; drop it first")
         del self._buffers[id(buffer)]
         self.free(entry[0])
 

@@ -27,6 +27,7 @@ from .errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
 from .sizes import oom_text
 
 name = "native"
+GROUP_BYTES = MEMCG_GROUP_BYTES  # what a group costs its parent
 LOCKS = ()  # for fork; ours have handlers of their own (pthread_atfork)
 Mutex = mutex_type()
 
@@ -294,7 +295,7 @@ cdef class Memcg:
 
         What was freed, in whatever thread, is collected first.
         """
-        mem_cgroup_collect(self.c)
+        mem_cgroup_collect(self.get())
         return self.read().current
 
     @property
@@ -336,7 +337,7 @@ cdef class Memcg:
         """Bytes, limit, owner, group, current, refused and time of the last refusal or alarm of this
         group's limit or of one below; None: never."""
         cdef memcg_oom oom
-        if not mem_cgroup_last_oom(self.c, &oom):
+        if not mem_cgroup_last_oom(self.get(), &oom):
             return None
         try:
             return (oom.bytes, oom.max, path_of(oom.limited), path_of(oom.memcg), oom.current,
@@ -358,7 +359,7 @@ cdef class Memcg:
     def stat(self):
         """Bytes of this group alone, by kind. cgroup v2: ``memory.stat``."""
         cdef mem_cgroup_stat stat
-        mem_cgroup_collect(self.c)
+        mem_cgroup_collect(self.get())
         stat = self.read()
         return dict(zip(STAT, (stat.slab_private, stat.slab_shared, stat.page_runs, stat.external,
                                stat.overdraft)))
@@ -1274,14 +1275,14 @@ def live_blocks(Memcg memcg not None):
         libc_free(found.blocks)
 
 
-def scan(Memcg memcg, list types):
+def scan(Memcg memcg not None, list types not None):
     """Tell whose the memory of the group itself is: (blocks, kinds, biggest); `types` is every type.
 
     Of kinds, (kind, number of objects, bytes with what belongs to them), where a kind is a type, a
     Cache, or None for what nobody owns up to. Of the ten biggest objects, (object, kind, bytes,
     guessed, path); see binding.h.
     """
-    return holders_scan(memcg.c, types, gc.get_objects(), gc.get_freeze_count())
+    return holders_scan(memcg.get(), types, gc.get_objects(), gc.get_freeze_count())
 
 
 # -- hooks

@@ -29,6 +29,7 @@ cdef extern from "memcg.h" nogil:
     void mem_cgroup_offline(mem_cgroup *memcg)
     void mem_cgroup_set_path(mem_cgroup *memcg, const char *path)
     bint mem_cgroup_online(const mem_cgroup *memcg)
+    size_t MEMCG_GROUP_BYTES
     bint css_tryget(mem_cgroup *memcg)
     void css_get(mem_cgroup *memcg)
     void css_put(mem_cgroup *memcg)
