@@ -89,7 +89,7 @@ def test_opencv_gets_its_array_and_the_line_after_it_the_error(run_program, wher
                 with g:
                     while True:
                         keep.append(cv2.add(image, image))
-            except memcg.MemcgOOM:
+            except MemoryError:  # the alarm; or the next line's refusal, which is at the ceiling
                 assert g.peak < 60e6 + 3 * image.nbytes, g.peak
             else:
                 raise AssertionError

@@ -884,6 +884,8 @@ cdef class Started:
         self.fn = fn
 
     def __call__(self, *args, **kwargs):
+        if self.fn is None:
+            raise TypeError("a Started that was never initialized cannot be called")
         try:
             if self.entry is None:
                 enter_root()
@@ -1151,7 +1153,7 @@ def run_worker(int kind):
     try:
         worker_run(<worker_kind>kind)
     finally:
-        worker_ended()
+        worker_ended(<worker_kind>kind)
 
 
 def set_waker(wake, work=None):

@@ -718,8 +718,10 @@ static void watch_for_lost(void)
     if (done)
         return;
     done = true;
+    memcg_stop_kmem_account();
     if (PySys_AddAuditHook(audit, NULL) < 0)
         PyErr_WriteUnraisable(NULL); /* another audit hook forbids it: what is lost is raised with growth */
+    memcg_resume_kmem_account();
 }
 
 /* Whether this thread still stands where delivery was refused. CPython makes calls that are

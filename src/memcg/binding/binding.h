@@ -227,8 +227,8 @@ PyObject *holders_scan(struct mem_cgroup *memcg, PyObject *types, PyObject *trac
 /* work: called in the thread, GIL held. run_worker(kind): calls worker_run, then worker_ended.
  * traced: tracemalloc is tracing. */
 void worker_init(PyObject *work, PyObject *run_worker, int traced);
-void worker_ended(void);
 enum worker_kind { WORKER_EVENTS, WORKER_ALARM, NR_WORKERS };
+void worker_ended(enum worker_kind kind);
 void worker_run(enum worker_kind kind);  /* GIL held */
 void worker_wake(enum worker_kind kind); /* any context */
 bool worker_is_starting(enum worker_kind kind); /* it was woken and has not begun */
@@ -237,7 +237,7 @@ bool worker_wait(double seconds); /* until no worker is at work, at most so long
                                      for ever): true; releases the GIL */
 void worker_hold(void);    /* no worker starts until worker_release by this thread */
 void worker_release(void); /* GIL held */
-void worker_stop(void);    /* worker_hold for ever; then as worker_wait */
+void worker_stop(void);    /* worker_hold for ever; then as worker_wait, but not for the alarm's */
 void worker_after_fork(void);
 
 #endif

@@ -217,7 +217,7 @@ cdef extern from "binding.h":
         WORKER_EVENTS
     void worker_init(object work, object run_worker, bint traced)
     void worker_run(worker_kind kind)
-    void worker_ended()
+    void worker_ended(worker_kind kind)
     void worker_wake(worker_kind kind) noexcept nogil
     bint worker_wait(double seconds)
     void worker_stop()

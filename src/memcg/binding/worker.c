@@ -16,7 +16,8 @@
 static PyObject *work, *thread_main;
 static PyMemAllocatorEx first_raw; /* the RAW allocator before anybody traced; or zero */
 static int starting[NR_WORKERS]; /* atomic: a thread is on its way and has not begun */
-static int nr_workers; /* atomic: started and not yet gone */
+static int nr_workers[NR_WORKERS]; /* atomic: started and not yet gone */
+static int ending; /* atomic: the interpreter is, which waits for no alarm */
 static int nr_holds;   /* atomic: who lets no worker start: forks, and the end of the interpreter */
 static int missed[NR_WORKERS]; /* atomic: it was to start while held */
 static __thread int my_holds;
@@ -84,20 +85,20 @@ void worker_run(enum worker_kind kind)
     }
 }
 
-void worker_ended(void)
+void worker_ended(enum worker_kind kind)
 {
-    __atomic_sub_fetch(&nr_workers, 1, __ATOMIC_SEQ_CST);
+    __atomic_sub_fetch(&nr_workers[kind], 1, __ATOMIC_SEQ_CST);
 }
 
 /* Counts a worker that starts now; unless workers are held: the last hold's end starts it. */
 static bool worker_begins(enum worker_kind kind)
 {
     do {
-        __atomic_add_fetch(&nr_workers, 1, __ATOMIC_SEQ_CST);
+        __atomic_add_fetch(&nr_workers[kind], 1, __ATOMIC_SEQ_CST);
         if (!__atomic_load_n(&nr_holds, __ATOMIC_SEQ_CST))
             return true;
         __atomic_store_n(&missed[kind], 1, __ATOMIC_SEQ_CST);
-        worker_ended();
+        worker_ended(kind);
     } while (!__atomic_load_n(&nr_holds, __ATOMIC_SEQ_CST) &&
              __atomic_exchange_n(&missed[kind], 0, __ATOMIC_SEQ_CST));
     return false;
@@ -129,7 +130,7 @@ static int start_python_thread(void *argument)
     if (!ident) { /* no thread to be had, or the interpreter ends */
         PyErr_Clear();
         not_started(kind);
-        worker_ended();
+        worker_ended(kind);
     }
     Py_XDECREF(ident);
     Py_XDECREF(module);
@@ -168,7 +169,7 @@ static void *worker_main(void *argument)
     memcg_stop_kmem_account();
     if (raw_is_covered()) { /* since we were started */
         ask_main_thread(kind);
-        worker_ended();
+        worker_ended(kind);
         return NULL;
     }
     tstate = new_state();
@@ -180,7 +181,7 @@ static void *worker_main(void *argument)
     } else {
         not_started(kind);
     }
-    worker_ended();
+    worker_ended(kind);
     return NULL;
 }
 
@@ -203,7 +204,7 @@ void worker_wake(enum worker_kind kind)
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     if (create_thread(&attributes, worker_main, (void *)(intptr_t)kind)) {
         not_started(kind);
-        worker_ended();
+        worker_ended(kind);
     }
     pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -216,17 +217,25 @@ bool worker_is_starting(enum worker_kind kind)
 
 bool worker_is_held(void) { return __atomic_load_n(&nr_holds, __ATOMIC_SEQ_CST); }
 
+/* The alarm's holds no lock of the control plane. */
+static bool at_work(void)
+{
+    return __atomic_load_n(&nr_workers[WORKER_EVENTS], __ATOMIC_SEQ_CST) ||
+           (__atomic_load_n(&nr_workers[WORKER_ALARM], __ATOMIC_SEQ_CST) &&
+            !__atomic_load_n(&ending, __ATOMIC_SEQ_CST));
+}
+
 /* For `seconds`, or below 0 for ever. */
 bool worker_wait(double seconds)
 {
     struct timespec begin, now;
     bool late = false;
 
-    if (is_worker)
+    if (is_worker || !at_work())
         return true;
     Py_BEGIN_ALLOW_THREADS
     clock_gettime(CLOCK_MONOTONIC, &begin);
-    while (__atomic_load_n(&nr_workers, __ATOMIC_SEQ_CST) && !late) {
+    while (at_work() && !late) {
         sched_yield();
         clock_gettime(CLOCK_MONOTONIC, &now);
         late = seconds >= 0 && (double)(now.tv_sec - begin.tv_sec) +
@@ -259,6 +268,7 @@ void worker_release(void)
 void worker_stop(void)
 {
     worker_hold();
+    __atomic_store_n(&ending, 1, __ATOMIC_SEQ_CST);
     worker_wait(-1);
 }
 
@@ -266,7 +276,7 @@ void worker_after_fork(void)
 {
     memset(starting, 0, sizeof(starting));
     memset(missed, 0, sizeof(missed)); /* the next post wakes */
-    nr_workers = 0;
+    memset(nr_workers, 0, sizeof(nr_workers));
     nr_holds = my_holds;
     alarm_after_fork();
 }
