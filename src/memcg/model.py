@@ -610,7 +610,7 @@ class Cache:
             raise ValueError(f"{name}: not a live buffer of this cache; each buffer is freed once")
         buffer.release()
         if entry[2]() is not None:
-            raise BufferError(f"{name}: an array or view of the buffer is still in use; drop it first")
+            raise BufferError(f"{name}: an array or view of the buffer is in use; drop it first")
         del self._buffers[id(buffer)]
         self.free(entry[0])
 

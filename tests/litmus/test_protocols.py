@@ -49,7 +49,7 @@ NOT_MODELLED = {
     ("charge.c", "memcg_set_oom_group_fn"): "the same",
     ("charge.c", "refuse"): "the same",
     ("charge.c", "collector_can_run"): "the same",
-    ("arena.c", "arena_fit"): "before munmap, which orders more: what is mapped there later is not ours",
+    ("arena.c", "arena_fit"): "before munmap, which orders more",
     ("charge.c", "check_high"): "high_pending: a flag that only admits a charge",
     ("memcontrol.c", "mem_cgroup_high_pending"): "the same",
     ("memcontrol.c", "mem_cgroup_high_done"): "the same",

@@ -114,7 +114,7 @@ def test_s58_charges_of_nested_closed_groups_reach_the_nearest_group_alive(schem
     child, address = child_of(memcg)
     for path in ("p/q/r", "p/q", "p"):
         scheme.cgroup.cgroup_rmdir(scheme.cgroup.cgroup_find(scheme.root, path))
-    of_groups = 3 * scheme.core.GROUP_BYTES  # while anybody holds the lowest, which holds the others
+    of_groups = 3 * scheme.core.GROUP_BYTES  # the lowest holds the others
     pages = child.nr_pages * scheme.core.PAGE_SIZE
     assert scheme.root.current == scheme.before + pages + of_groups
     scheme.frames.free(address)
