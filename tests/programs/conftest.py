@@ -34,6 +34,11 @@ def in_thread(fn):
     return out[0][0]
 def in_main(fn):
     return fn()
+def in_task(fn):
+    async def main():
+        async def task(): return fn()
+        return await asyncio.create_task(task())
+    return asyncio.run(main())
 def show(**figures):
     print(json.dumps(figures))
 """

@@ -14,12 +14,6 @@ RATE = 64 << 10  # bytes a second, for an offender that catches what it gets and
 BESIDE = """
 import collections, itertools, operator, functools, io, pickle, csv, re, struct, weakref
 from itertools import count, repeat
-def in_task(fn):
-    async def main():
-        async def task():
-            return fn()
-        return await asyncio.create_task(task())
-    return asyncio.run(main())
 g = memcg.group("hog", max="64MiB")
 """
 

@@ -51,11 +51,6 @@ def another():
         try: hog()
         except MemoryError as error: raise ValueError from error
     except ValueError: return said()
-def in_task(fn):
-    async def main():
-        async def task(): return fn()
-        return await asyncio.create_task(task())
-    return asyncio.run(main())
 def all_handlers(limit, which):
     found = {}
     for handler in which:

@@ -100,7 +100,7 @@ show(seen=seen, peak=peak, events=events, left=left)
 """
 
 
-@pytest.mark.parametrize("where", ["in_main", "in_thread"])
+@pytest.mark.parametrize("where", ["in_main", "in_thread", "in_task"])
 @pytest.mark.parametrize("kind", HOGS)
 def test_a_hog_that_is_caught_lets_go_and_the_program_finishes(
     run_program, record_property, kind, where
