@@ -54,6 +54,7 @@ struct alarm {
     int64_t rearm_usage;
     uint64_t posted;    /* a count of all posts: which is older */
     uint64_t delivered; /* 0: never; else a count of all deliveries */
+    bool shielded; /* parked until the shield ends: charges meanwhile are no news */
     bool again;  /* posted for growth since it was delivered */
     bool unseen; /* delivered, and the thread was at no check since: it may be unwinding still */
 };
@@ -186,14 +187,15 @@ static __thread struct {
     struct mem_cgroup *memcg;
     PyObject *context;
     int64_t due_at; /* bytes of usage */
-    bool is_posted;
+    bool is_posted, is_shielded;
 } last_post;
 
 static bool is_like_last_post(struct mem_cgroup *memcg, PyObject *context, int64_t usage)
 {
     return last_post.changes == __atomic_load_n(&nr_changes, __ATOMIC_ACQUIRE) &&
            last_post.memcg == memcg && last_post.context == context && usage < last_post.due_at &&
-           (last_post.is_posted || mem_cgroup_alarmed(memcg) == MEMCG_ALARMED);
+           (last_post.is_posted || last_post.is_shielded ||
+            mem_cgroup_alarmed(memcg) == MEMCG_ALARMED);
 }
 
 static bool has_grown(const struct alarm *alarm, int64_t usage)
@@ -208,7 +210,8 @@ static void remember_post(struct mem_cgroup *memcg, PyObject *context, const str
     last_post.memcg = memcg;
     last_post.context = context;
     last_post.is_posted = alarm && alarm->state == ALARM_POSTED;
-    last_post.due_at = last_post.is_posted                       ? INT64_MAX
+    last_post.is_shielded = alarm && alarm->state == ALARM_PARKED && alarm->shielded;
+    last_post.due_at = last_post.is_posted || last_post.is_shielded ? INT64_MAX
                        : alarm && alarm->state == ALARM_DELIVERED ? alarm->rearm_usage
                                                                   : INT64_MIN;
 }
@@ -238,7 +241,7 @@ static void alarm_post(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
         pthread_mutex_lock(&alarm_lock);
         alarm = find_either(me, context, memcg);
         is_posted = alarm && alarm->state == ALARM_POSTED;
-        due = doubtful || !alarm || alarm->state == ALARM_PARKED ||
+        due = doubtful || !alarm || (alarm->state == ALARM_PARKED && !alarm->shielded) ||
               (alarm->state == ALARM_DELIVERED &&
                (mem_cgroup_alarmed(memcg) != MEMCG_ALARMED || usage >= alarm->rearm_usage));
         if (!alarm && (alarm = new_alarm(me, context)))
@@ -416,6 +419,7 @@ enum verdict {
     VERDICT_REFUSE,
     VERDICT_RETRY,
     VERDICT_PARK,
+    VERDICT_SHIELDED, /* parked too, until the shield ends */
     VERDICT_DROP,
     VERDICT_HANDLED
 };
@@ -431,7 +435,7 @@ static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool
     if (state == ENTRY_LEFT)
         return alarm->context ? VERDICT_DROP : VERDICT_PARK;
     if (state == ENTRY_SHIELDED)
-        return VERDICT_PARK; /* the end of the shield posts it again */
+        return VERDICT_SHIELDED;
     if (tstate->async_exc || tstate->tracing)
         return VERDICT_RETRY;
     if ((alarm->again && alarm->unseen) || (alarm->delivered && handles_memory_error(tstate)))
@@ -479,7 +483,9 @@ bool collection_is_due(struct mem_cgroup *limited)
 
 void collection_ended(struct mem_cgroup *limited, int64_t freed, int64_t ns)
 {
-    int vain = freed < FUTILE ? mem_cgroup_vain(limited) + 1 : 0;
+    int64_t max = mem_cgroup_get_limit(limited, MEMCG_MAX);
+    bool helped = freed >= FUTILE || mem_cgroup_usage(limited) < max - max / 8; /* or one just before */
+    int vain = helped ? 0 : mem_cgroup_vain(limited) + 1;
 
     mem_cgroup_set_collect_after(limited, vain > VAIN_FREE ? monotonic_ns() + VAIN_PAUSE * ns : 0, vain);
 }
@@ -599,7 +605,8 @@ static bool is_spared_frame(size_t bytes)
 
 /*
  * In a hook, inside the data plane.  A handler may have what it asks for up to the ceiling, a growing
- * list say.  So may a trace or profile function, which CPython takes out when it fails.  At the ceiling only who has the GIL is refused: without it CPython starts threads, say.
+ * list say.  So may a trace or profile function, which CPython takes out when it fails.  At the ceiling
+ * only a thread that has the GIL is refused: without it CPython starts threads, say.
  */
 static bool refuses(struct mem_cgroup *memcg, size_t bytes, enum memcg_bound bound)
 {
@@ -643,7 +650,9 @@ static bool settle(const struct alarm *copy, struct alarm *alarm, enum verdict v
         mark_handled(alarm);
     } else if (same && verdict == VERDICT_DROP) {
         set_state(alarm, ALARM_FREE);
-    } else if (same && (verdict == VERDICT_PARK || ++alarm->attempts > ATTEMPTS)) {
+    } else if (same && (verdict == VERDICT_PARK || verdict == VERDICT_SHIELDED ||
+                        ++alarm->attempts > ATTEMPTS)) {
+        alarm->shielded = verdict == VERDICT_SHIELDED;
         set_state(alarm, ALARM_PARKED);
     }
     pthread_mutex_unlock(&alarm_lock);
@@ -806,7 +815,7 @@ static enum verdict judge_for(const struct alarm *alarm, PyThreadState *tstate)
 {
     enum verdict verdict = judge_quietly(alarm, tstate, false);
 
-    if (verdict == VERDICT_PARK || verdict == VERDICT_DROP)
+    if (verdict == VERDICT_PARK || verdict == VERDICT_SHIELDED || verdict == VERDICT_DROP)
         return verdict;
     ask_all_threads(); /* the thread itself settles it; it may be missed, so try again */
     return VERDICT_RETRY;
@@ -868,8 +877,10 @@ void alarm_work(void)
 static bool reclaimed(const struct alarm *alarm)
 {
     struct timespec pause = { 0, 1000 * 1000 };
-    enum verdict verdict = reclaim(alarm);
+    enum verdict verdict;
 
+    mem_cgroup_set_collect_after(alarm->failure.limited, 0, mem_cgroup_vain(alarm->failure.limited));
+    verdict = reclaim(alarm); /* whatever was in vain before: this is the last chance */
     for (int i = 0; i < LEAVING_WAITS && verdict == VERDICT_RETRY; i++) {
         Py_BEGIN_ALLOW_THREADS
         nanosleep(&pause, NULL);
