@@ -1,13 +1,10 @@
-"""`cgroup.max.descendants`, `cgroup.max.depth`, and what a group costs its parent."""
+"""`cgroup.max.descendants` and `cgroup.max.depth`."""
 
 from __future__ import annotations
-
-import gc
 
 import pytest
 
 import memcg
-from memcg import core
 
 
 @pytest.fixture
@@ -63,69 +60,3 @@ def test_no_group_is_too_deep_for_any_group_above(top):
     top["cgroup.max.depth"] = 0
     with pytest.raises(memcg.MemcgError, match=r"cgroup.max.depth \(1, max 0, set on 'top'\)"):
         memcg.group("top/f")
-
-
-@pytest.fixture
-def native(native, top):
-    return top
-
-
-def settle():
-    """Have what was asked for done, by whichever worker the data plane wakes in these tests."""
-    gc.collect()
-    memcg.workqueue.flush()
-    memcg.core.wait_worker()
-    memcg.workqueue.flush()
-
-
-def test_a_group_is_charged_to_its_parent_until_it_is_gone(native):
-    top, mid = native, memcg.group("top/mid")
-    one = top.current
-    assert 0 < one < 4096
-    kept = memcg.group("top/mid/kept")
-    made = [memcg.group(f"top/mid/g{i}") for i in range(100)]
-    assert mid.current == 101 * one
-    assert top.current == 102 * one
-    assert mid.stat["external"] == 101 * one
-    for g in made:
-        g.close()
-    settle()
-    assert mid.current == 101 * one  # whoever holds a closed group holds its structure
-    del g, made
-    settle()
-    assert mid.current == one
-    kept.css_get()  # as what is charged to it would
-    kept.close()
-    mid.close()  # what it was charged is its parent's
-    assert top.current == 2 * one
-    kept.css_put()
-    del kept, mid
-    settle()
-    assert top.current == 0
-
-
-def test_a_parent_at_its_limit_gets_no_more_groups(native):
-    top = native
-    top.max, top.reserve = "64KiB", 0
-    with pytest.raises(memcg.MemcgOOM, match=r"max 64\.0 KiB, set on 'top'"):
-        for i in range(1000):
-            memcg.group(f"top/g{i}")
-    n = top["cgroup.stat"]["nr_descendants"]
-    assert 10 < n < 100
-    assert top.current <= top.max
-    top.close(recursive=True)
-    assert core.global_stat()["metadata"] > 0
-
-
-def test_a_fork_has_the_charge_on_both_sides(native):
-    import os
-
-    top, one = native, 0
-    memcg.group("top/a")
-    one = top.current
-    if not (pid := os.fork()):
-        memcg.group("top/a").close()
-        settle()
-        os._exit(top.current != 0)
-    assert os.waitpid(pid, 0)[1] == 0
-    assert top.current == one

@@ -1,0 +1,78 @@
+"""What a group costs is its parent's charge."""
+
+from __future__ import annotations
+
+SETTLE = """
+import gc
+top = memcg.group("top")
+def settle():
+    gc.collect()
+    memcg.workqueue.flush()
+    memcg.core.wait_worker()
+"""
+
+
+def test_a_group_is_charged_to_its_parent_until_it_is_gone(program):
+    program(
+        SETTLE
+        + """
+mid = memcg.group("top/mid")
+one = top.current
+assert 0 < one == memcg.core.GROUP_BYTES < 4096
+kept = memcg.group("top/mid/kept")
+made = [memcg.group(f"top/mid/g{i}") for i in range(100)]
+assert mid.current == mid.stat["external"] == 101 * one
+assert top.current == 102 * one
+for g in made:
+    g.close()
+settle()
+assert mid.current == 101 * one  # whoever holds a closed group holds its structure
+del g, made
+settle()
+assert mid.current == one
+kept.css_get()  # as what is charged to it would
+kept.close()
+mid.close()  # what it was charged is its parent's
+assert top.current == 2 * one
+kept.css_put()
+del kept, mid
+settle()
+assert top.current == 0
+"""
+    )
+
+
+def test_a_parent_at_its_limit_gets_no_more_groups(program):
+    program(
+        SETTLE
+        + """
+top.max, top.reserve = "64KiB", 0
+try:
+    for i in range(1000):
+        memcg.group(f"top/g{i}")
+except memcg.MemcgOOM as error:
+    assert "max 64.0 KiB, set on 'top'" in str(error)
+else:
+    raise SystemExit("not refused")
+assert 10 < top["cgroup.stat"]["nr_descendants"] < 100
+assert top.current <= top.max
+top.close(recursive=True)
+"""
+    )
+
+
+def test_a_fork_has_the_charge_on_both_sides(program):
+    program(
+        SETTLE
+        + """
+import os
+memcg.group("top/a")
+one = top.current
+if not (pid := os.fork()):
+    memcg.group("top/a").close()
+    settle()
+    os._exit(top.current != 0)
+assert os.waitpid(pid, 0)[1] == 0
+assert top.current == one
+"""
+    )
