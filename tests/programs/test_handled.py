@@ -179,5 +179,5 @@ def test_a_process_ends_beside_daemons_at_their_limit(run_program):
     for _ in range(8): begun.acquire()
     while not g.events["oom"]: pass
     show(ends=True)
-    """)
+    """, expects=("",))  # whatever CPython shows of threads that it ends at their limit
     assert shown["ends"]

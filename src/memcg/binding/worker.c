@@ -231,8 +231,8 @@ bool worker_wait(double seconds)
     struct timespec begin, now;
     bool late = false;
 
-    if (is_worker || !at_work())
-        return true;
+    if (is_worker || (__atomic_load_n(&ending, __ATOMIC_SEQ_CST) && !at_work()))
+        return true; /* before a fork a worker that has just ended is given time to be gone */
     Py_BEGIN_ALLOW_THREADS
     clock_gettime(CLOCK_MONOTONIC, &begin);
     while (at_work() && !late) {
