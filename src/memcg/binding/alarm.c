@@ -859,7 +859,11 @@ void alarm_work(void)
 
     while (deliver_all()) {
         if (worker_is_held()) { /* a fork, or the end of the interpreter, waits for us */
-            worker_wake(WORKER_ALARM);
+#if PY_VERSION_HEX < 0x030c0000
+            worker_wake(WORKER_ALARM); /* when it is over */
+#else
+            ask_all_threads(); /* they look for themselves: one of us right after a fork makes it warn */
+#endif
             return;
         }
         Py_BEGIN_ALLOW_THREADS
