@@ -244,6 +244,34 @@ print("ended")
 """
 
 
+BARE = "import gc, json, os, threading\ndef show(**figures): print(json.dumps(figures))\n"
+
+
+def test_a_worker_that_is_wanted_while_the_program_forks_starts_after_the_fork(run_program):
+    # Since 3.13 os.fork() counts threads after all handlers, and warns if there are several.
+    assert run_program("""
+    kept, collected = [], threading.Event()
+    def past_high():
+        with high:
+            kept.append([bytes(500) for _ in range(400)])
+    os.register_at_fork(before=past_high)
+    import memcg; memcg.install()
+    os.register_at_fork(after_in_parent=lambda: [str(i) for i in range(100)])
+    gc.disable()  # the worker's collection only
+    gc.callbacks.append(lambda phase, info: collected.set())
+    high = memcg.group("high", high="64KiB")
+    for _ in range(20):
+        collected.clear()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert collected.wait(10)
+        kept.clear()
+    show(result=high.events["high"])
+    """, prelude=BARE)["result"] == 20  # fmt: skip
+
+
 def test_a_fork_at_rest_warns_no_more_than_plain_python(run_program):
     for which in ("plain", "memcg"):
         assert run_program(WARNS, which, prelude="", options=["-W", "error"]) == "ended\n"

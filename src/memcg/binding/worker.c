@@ -251,18 +251,101 @@ void worker_hold(void)
     __atomic_add_fetch(&nr_holds, 1, __ATOMIC_SEQ_CST);
 }
 
-void worker_release(void)
+static bool any_missed(void)
 {
     enum worker_kind kind;
 
-    my_holds--;
-    if (__atomic_sub_fetch(&nr_holds, 1, __ATOMIC_SEQ_CST))
-        return;
+    for (kind = 0; kind < NR_WORKERS; kind++)
+        if (__atomic_load_n(&missed[kind], __ATOMIC_SEQ_CST))
+            return true;
+    return false;
+}
+
+static void start_missed(void)
+{
+    enum worker_kind kind;
+
     for (kind = 0; kind < NR_WORKERS; kind++)
         if (__atomic_exchange_n(&missed[kind], 0, __ATOMIC_SEQ_CST)) {
             __atomic_store_n(&starting[kind], 0, __ATOMIC_SEQ_CST);
             worker_wake(kind);
         }
+}
+
+/* The frame that forks, at the instruction `lasti`, while its thread runs the fork's handlers. */
+struct forker {
+    PyFrameObject *frame;
+    int lasti;
+};
+
+/* In the handler that ended the hold: below it stands the frame that forks. */
+static struct forker *forker_new(void)
+{
+    struct forker *forker = PyMem_RawMalloc(sizeof(*forker));
+    PyFrameObject *handler = PyEval_GetFrame();
+
+    if (forker) {
+        forker->frame = handler ? PyFrame_GetBack(handler) : NULL;
+        forker->lasti = forker->frame ? PyFrame_GetLasti(forker->frame) : -1;
+    }
+    return forker;
+}
+
+static bool still_forks(const struct forker *forker)
+{
+    PyFrameObject *frame = PyEval_GetFrame(), *back;
+    bool found;
+
+    if (!forker->frame || frame == forker->frame || PyFrame_GetLasti(forker->frame) != forker->lasti)
+        return false;
+    for (Py_XINCREF(frame); frame && frame != forker->frame; frame = back) {
+        back = PyFrame_GetBack(frame);
+        Py_DECREF(frame);
+    }
+    found = frame;
+    Py_XDECREF(frame);
+    return found;
+}
+
+/* A pending call of the main thread: it may come between the fork's other handlers. */
+static int start_missed_past_fork(void *argument)
+{
+    struct forker *forker = argument;
+
+    if (!still_forks(forker)) {
+        Py_XDECREF(forker->frame);
+        PyMem_RawFree(forker);
+        if (!worker_is_held())
+            start_missed();
+    } else if (Py_AddPendingCall(start_missed_past_fork, forker)) {
+        Py_XDECREF(forker->frame);
+        PyMem_RawFree(forker);
+        start_missed();
+    }
+    return 0;
+}
+
+/*
+ * Since 3.13 os.fork() counts the threads of the process after the handlers have run, and warns if
+ * there are several.  The main thread, which may be the only one, therefore starts what was missed
+ * when it is back from the fork.  In any other thread the warning comes anyway.
+ */
+void worker_release(void)
+{
+    struct forker *forker;
+
+    my_holds--;
+    if (__atomic_sub_fetch(&nr_holds, 1, __ATOMIC_SEQ_CST))
+        return;
+    if (!any_missed())
+        return;
+    forker = _PyOS_IsMainThread() ? forker_new() : NULL;
+    if (!forker || Py_AddPendingCall(start_missed_past_fork, forker)) {
+        if (forker)
+            Py_XDECREF(forker->frame);
+        PyMem_RawFree(forker);
+        start_missed();
+    }
 }
 
 void worker_stop(void)
