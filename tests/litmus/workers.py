@@ -1,0 +1,172 @@
+"""How a reader collects what others freed, and how forks and the end hold the native workers.
+
+As `protocols`, but the workers' sites stand in the binding's ``worker.c``.
+"""
+
+from __future__ import annotations
+
+from litmus.memory_model import (
+    Result,
+    Thread,
+    add,
+    exchange,
+    explore,
+    join,
+    load,
+    read,
+    store,
+    write,
+)
+from litmus.protocols import (
+    ENTER,
+    REMOTE,
+    SECTION,
+    Orders,
+    Protocol,
+    Site,
+    heap_collect,
+    push,
+    release_all,
+    steal_all,
+    thread_enter,
+    thread_leave,
+)
+
+# -- a figure is read: memcontrol.c, mem_cgroup_collect()
+
+
+def _collect(o: Orders, *, owner_collects: bool) -> list[Result]:
+    """One thread frees another's object and reads; its owner collects, or frees one of its own."""
+    o = ENTER | {name: REMOTE[name].order for name in REMOTE} | o
+
+    def uncharge(found: tuple[str, ...]) -> Thread:
+        yield write("usage", (yield read("usage")) - len(found))
+
+    def owner() -> Thread:
+        yield from thread_enter(o, 0)
+        if not owner_collects:
+            yield from uncharge(("b",))
+        elif (yield load("o.remote_slabs")) is not None:
+            yield from uncharge((yield from heap_collect(o, "o")))
+        yield from thread_leave(o, 0)
+
+    def reader() -> Thread:
+        yield from push(o, "s", "a", "o")
+        stolen = (yield load("o.remote_slabs", o["look"])) is not None
+        if stolen:
+            yield from steal_all(o, 0)
+            yield from uncharge((yield from heap_collect(o, "o")))
+            yield from release_all(o, 0)
+        yield join(0)  # the owner may be giving back at this moment
+        return (yield read("usage")), stolen
+
+    def check(last, ends):
+        usage, stolen = ends[1]
+        assert usage == 0, f"all objects were freed, and {usage} is read"
+        assert owner_collects or stolen, "a thread that does not collect keeps what was freed"
+
+    initial = {
+        "busy0": 0,
+        "stolen0": 0,
+        "usage": 1 if owner_collects else 2,
+        "o.remote_slabs": None,
+        "a.next": "in use",
+    }
+    initial |= {"s.remote": None, "s.next_remote": None}
+    return [explore(initial, owner, reader, check=check)]
+
+
+collect = Protocol(
+    "collect",
+    {
+        "look": Site(
+            "memcontrol.c", "thread_holds_free", "__atomic_load_n(&t->remote_slabs, {})", "RELAXED"
+        ),
+        "membarrier": SECTION["membarrier"],
+    },
+    lambda o: _collect(o, owner_collects=False) + _collect(o, owner_collects=True),
+)
+
+
+# -- a fork, or the end of the interpreter, holds the workers: worker.c
+
+HOLD = {
+    "count": Site(
+        "worker.c", "worker_begins", "__atomic_add_fetch(&nr_workers[kind], 1, {})", "SEQ_CST"
+    ),
+    "see_hold": Site(
+        "worker.c", "worker_begins", "if (!__atomic_load_n(&nr_holds, {}))", "SEQ_CST"
+    ),
+    "miss": Site("worker.c", "worker_begins", "__atomic_store_n(&missed[kind], 1, {})", "SEQ_CST"),
+    "hold_ended": Site(
+        "worker.c", "worker_begins", "while (!__atomic_load_n(&nr_holds, {})", "SEQ_CST"
+    ),
+    "take_back": Site(
+        "worker.c", "worker_begins", "__atomic_exchange_n(&missed[kind], 0, {})", "SEQ_CST"
+    ),
+    "gone": Site(
+        "worker.c", "worker_ended", "__atomic_sub_fetch(&nr_workers[kind], 1, {})", "SEQ_CST"
+    ),
+    "hold": Site("worker.c", "worker_hold", "__atomic_add_fetch(&nr_holds, 1, {})", "SEQ_CST"),
+    "see_worker": Site(
+        "worker.c", "at_work", "__atomic_load_n(&nr_workers[WORKER_EVENTS], {})", "SEQ_CST"
+    ),
+    "release": Site(
+        "worker.c", "worker_release", "__atomic_sub_fetch(&nr_holds, 1, {})", "SEQ_CST"
+    ),
+    "any_missed": Site("worker.c", "any_missed", "__atomic_load_n(&missed[kind], {})", "SEQ_CST"),
+    "take_missed": Site(
+        "worker.c", "start_missed", "__atomic_exchange_n(&missed[kind], 0, {})", "SEQ_CST"
+    ),
+}
+
+
+def worker_begins(o: Orders) -> Thread:
+    """Return whether a worker may start; else the last hold's end starts it."""
+    while True:
+        yield add("nr_workers", 1, o["count"])
+        if not (yield load("nr_holds", o["see_hold"])):
+            return True
+        yield store("missed", 1, o["miss"])
+        yield add("nr_workers", -1, o["gone"])
+        if (yield load("nr_holds", o["hold_ended"])) or not (
+            yield exchange("missed", 0, o["take_back"])
+        ):
+            return False
+
+
+def worker_release(o: Orders) -> Thread:
+    """Return whether what was missed starts here."""
+    yield add("nr_holds", -1, o["release"])
+    if not (yield load("missed", o["any_missed"])):
+        return False
+    return bool((yield exchange("missed", 0, o["take_missed"])))
+
+
+def _hold(o: Orders) -> list[Result]:
+    """A worker is wanted while a fork holds them: it runs once, and not during the fork."""
+
+    def waker() -> Thread:
+        if not (yield from worker_begins(o)):
+            return 0
+        yield write("at_work", 1)
+        yield add("nr_workers", -1, o["gone"])
+        return 1
+
+    def fork() -> Thread:
+        yield add("nr_holds", 1, o["hold"])
+        if (yield load("nr_workers", o["see_worker"])):
+            return 0  # it waits for the worker: no more is to be seen than that it knows of it
+        yield write("at_work", 2)  # nobody else is
+        return int((yield from worker_release(o)))
+
+    def check(last, ends):
+        assert sum(ends) == 1 or (last["nr_holds"] and sum(ends) <= 1), f"started {sum(ends)} times"
+
+    initial = {"nr_workers": 0, "nr_holds": 0, "missed": 0, "at_work": 0}
+    return [explore(initial, waker, fork, check=check)]
+
+
+worker_hold = Protocol("worker_hold", HOLD, _hold)
+
+PROTOCOLS = [collect, worker_hold]
