@@ -4,7 +4,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := build/venv-$(VERSION)
 STAMP := $(VENV)/.installed
 EXTENSION := build/extension-$(VERSION)
-SOURCES := $(wildcard native/*.[ch] src/memcg/binding/*) meson.build
+SOURCES := $(wildcard native/*.[ch] src/memcg/core/binding/*) meson.build
 
 .PHONY: help demo test test-all verify mutants locking-doc native-stress soak foreign foreign-limits bench bench-quick lint clean
 help: ## list the targets
@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 $(EXTENSION)/.built: $(STAMP) $(SOURCES)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" meson setup $(EXTENSION) $(if $(wildcard $(EXTENSION)/build.ninja),--reconfigure) >/dev/null
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" meson compile -C $(EXTENSION) >/dev/null
-	install $(EXTENSION)/_core*.so src/memcg/
+	install $(EXTENSION)/_core*.so src/memcg/core/
 	touch $@
 
 demo: $(EXTENSION)/.built ## tenants beside a hog, then the life of one child cache, both live
@@ -73,4 +73,4 @@ lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/mypy
 
 clean: ## remove what was built
-	rm -rf build native/build src/memcg/*.so
+	rm -rf build native/build src/memcg/core/*.so

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import memcg
-from memcg import core, memcontrol, slab_common, workqueue
+from memcg import core
+from memcg.control import memcontrol, slab_common, workqueue
 
 
 def trace_locks() -> list[str]:

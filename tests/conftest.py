@@ -7,7 +7,8 @@ from environment import check_reports
 from world import World
 
 import memcg
-from memcg import lockdep, locking
+from memcg import locking
+from memcg.locking import lockdep
 
 # A shell's background job ignores it, and so would the programs that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-MODULES = ("memcontrol", "slab_common", "cgroup", "workqueue")
+MODULES = ("memcontrol", "slab_common", "cgroup", "vmscan", "fork", "workqueue")
 
 
 class Interrupt:

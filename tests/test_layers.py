@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ast
 import io
+import re
+import shutil
+import subprocess
+import sys
 import tokenize
 from pathlib import Path
 
@@ -12,31 +16,51 @@ import pytest
 import memcg
 
 SOURCE = Path(memcg.__file__).parent
-LAYERS = [  # bottom to top; modules of one row may import each other
-    {"errors", "lockdep", "locking", "lockless", "dataplane"},
-    {"sizes"},
-    {"fault_attr"},
-    {"model"},
+LAYERS = [  # bottom to top; what stands in one row may import each other
+    {"errors", "sizes", "names"},
+    {"locking"},
     {"core"},
-    {"workqueue", "faults"},
-    {"memcontrol", "slab_common"},
-    {"cgroup"},
-    {"holders", "names", "oom"},
-    {"group"},
+    {"faults", "oom"},
+    {"control"},
+    {"report"},
+    {"groups"},
     {"cache"},
     {"integrations"},
     {"hooks"},
     {"__init__"},
+    {"verify"},  # which needs nothing of the rows below, but for `verify/scheme`
     {"cli"},
     {"__main__"},
 ]
-PACKAGES = {"cli", "integrations"}  # one verb per file
-HEIGHT = {module: height for height, row in enumerate(LAYERS) for module in row}
+# The same inside the folders that have an order.
+INSIDE = {
+    "locking": [{"lockdep", "lockless", "__init__"}],
+    "core": [{"dataplane", "fault_attr"}, {"model", "_core"}, {"__init__"}],
+    "control": [
+        {"workqueue"}, {"memcontrol", "slab_common"}, {"cgroup"}, {"vmscan", "fork"}, {"__init__"},
+    ],
+}  # fmt: skip
+HEIGHT = {noun: height for height, row in enumerate(LAYERS) for noun in row}
+DOORS = {"locking", "verify", "cli"}  # `cli` runs programs, and shows what their threads raise
 PRIMITIVES = {"threading", "_thread", "queue", "multiprocessing", "concurrent", "asyncio"}
+FILES = {
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts): path
+    for path in sorted(SOURCE.rglob("*.py"))
+} | {"core._core": SOURCE / "core" / "binding" / "_core.pyx"}
 
 
-def imports(tree: ast.Module) -> set[str]:
-    """Top-level names imported at run time, siblings as ``.name``."""
+def source(module: str) -> str:
+    """Its text; of Cython's its imports of siblings, for the rest is not Python."""
+    text = FILES[module].read_text()
+    if FILES[module].suffix == ".pyx":
+        text = "\n".join(re.findall(r"^ *(from \.+.*)$", text, re.M))
+        assert text
+    return text
+
+
+def imports(module: str, text: str) -> set[str]:
+    """What a module imports at run time: of the package by its path in it, else as ``/name``."""
+    tree = ast.parse(text)
     found = set()
     guarded = {
         id(inner)
@@ -48,44 +72,113 @@ def imports(tree: ast.Module) -> set[str]:
         if id(node) in guarded:
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            found |= {
-                "." + n for n in ([node.module] if node.module else [a.name for a in node.names])
-            }
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
+            found |= {own(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = module.split(".")[: -node.level] if node.level else []
+            name = ".".join([*above, *(node.module or "").split(".")]).strip(".")
+            name = name if node.level else own(name)
+            if name.startswith("/"):
+                found.add(name)
+            else:  # a name in a module, or a module of a folder
+                found |= {
+                    inner if (inner := f"{name}.{a.name}".strip(".")) in FILES
+                    or f"{inner}.__init__" in FILES else name or "__init__"
+                    for a in node.names
+                }  # fmt: skip
     return found
 
 
-def upward(module: str, source: str) -> set[str]:
-    return {
-        name
-        for name in imports(ast.parse(source))
-        if name.startswith(".") and HEIGHT.get(name[1:].split(".")[0], 99) > HEIGHT[module]
-    }
+def own(name: str) -> str:
+    top, _, rest = name.partition(".")
+    return rest or "__init__" if top == "memcg" else f"/{top}"
 
 
-@pytest.mark.parametrize("module", sorted(set(HEIGHT) - PACKAGES))
+def upward(module: str, text: str) -> set[str]:
+    """What a module imports that stands above it."""
+    folder, _, inner = module.rpartition(".")
+    top = module.split(".")[0]
+    found = set()
+    for name in imports(module, text):
+        theirs = name.split(".")[0]
+        if name.startswith("/"):
+            continue
+        if theirs != top:
+            if HEIGHT.get(theirs, 99) > HEIGHT.get(top, -1):
+                found.add(name)
+        elif folder in INSIDE:
+            inside = {noun: height for height, row in enumerate(INSIDE[folder]) for noun in row}
+            if inside[name.removeprefix(folder).lstrip(".") or "__init__"] > inside[inner]:
+                found.add(name)
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(FILES))
 def test_imports_only_point_downward(module):
-    assert upward(module, (SOURCE / f"{module}.py").read_text()) == set()
+    assert upward(module, source(module)) == set()
 
 
 def test_every_module_has_a_layer():
-    assert {p.stem for p in SOURCE.glob("*.py")} == set(HEIGHT) - PACKAGES
+    assert {module.split(".")[0] for module in FILES} == set(HEIGHT)
+    for folder, rows in INSIDE.items():
+        inside = {module.rpartition(".")[::2] for module in FILES}
+        assert {inner for above, inner in inside if above == folder} == set().union(*rows)
 
 
-def test_an_upward_import_is_found():
-    assert upward("model", "from .group import Group") == {".group"}
+@pytest.mark.parametrize(("module", "text", "found"), [
+    ("core.model", "from ..groups import Group", "groups"),
+    ("core.model", "from .. import groups", "groups"),
+    ("core.model", "from memcg.groups import Group", "groups"),
+    ("core.model", "from . import Memcg", "core"),
+    ("control.workqueue", "from . import cgroup", "control.cgroup"),
+    ("control.memcontrol", "def f(): from .cgroup import cgroup", "control.cgroup"),
+    ("locking.__init__", "import memcg.core", "core"),
+    ("control.cgroup", "from ..verify import seam", "verify.seam"),
+    ("cache", "import memcg", "__init__"),
+])  # fmt: skip
+def test_an_upward_import_is_found(module, text, found):
+    assert upward(module, text) == {found}
+    assert upward(module, f"if TYPE_CHECKING:\n    {text}") == set()
 
 
-@pytest.mark.parametrize("module", sorted(set(HEIGHT) - PACKAGES - {"locking", "lockless"}))
+ENGINE = [m for m in FILES if m.startswith("verify.") and not m.startswith("verify.scheme")]
+
+
+@pytest.mark.parametrize("module", ENGINE)
+def test_the_explorer_knows_no_module_of_memcg(module):
+    outside = {n for n in imports(module, source(module)) if not n.startswith(("/", "verify"))}
+    assert outside == set()
+    assert not any(n.startswith("verify.scheme") for n in imports(module, source(module)))
+
+
+def test_the_explorer_explores_without_the_rest_of_memcg(tmp_path):
+    """Its folder alone, under another name, in a process of its own."""
+    folder = shutil.ignore_patterns("scheme", "__pycache__")
+    shutil.copytree(SOURCE / "verify", tmp_path / "explorer", ignore=folder)
+    program = """
+import sys
+from explorer import explore, seam
+def program():
+    counter = seam.Published(0)
+    def increment():
+        counter.store(counter.load() + 1)
+    seam.parallel(increment, increment)
+    assert counter.load() == 2
+assert explore(program).failure.preemptions == 1
+assert not [name for name in sys.modules if name.split(".")[0] == "memcg"]
+"""
+    subprocess.run([sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+                    + program], check=True)  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if m.split(".")[0] not in DOORS])
 def test_only_locking_imports_thread_primitives(module):
-    assert not imports(ast.parse((SOURCE / f"{module}.py").read_text())) & PRIMITIVES
+    found = imports(module, source(module)) & {f"/{noun}" for noun in PRIMITIVES}
+    assert found == set()
 
 
-def test_a_thread_import_is_found():
-    assert imports(ast.parse("import threading")) & PRIMITIVES
+@pytest.mark.parametrize("text", ["import threading", "from concurrent import futures"])
+def test_a_thread_import_is_found(text):
+    assert imports("core.model", text) & {f"/{noun}" for noun in PRIMITIVES}
 
 
 def lines_of_code(source: str) -> int:
@@ -106,7 +199,7 @@ def lines_of_code(source: str) -> int:
 
 
 def test_the_model_core_stays_a_specification():
-    assert lines_of_code((SOURCE / "model.py").read_text()) <= 500
+    assert lines_of_code(source("core.model")) <= 500
 
 
 def test_lines_of_code_are_counted():

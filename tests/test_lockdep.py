@@ -13,9 +13,9 @@ import weakref
 import pytest
 from environment import check_reports, environment
 
-from memcg import lockdep, locking
-from memcg.lockdep import LOCKS, LockClass, Lockdep
-from memcg.locking import Event, Mutex, ReadSide
+from memcg import locking
+from memcg.locking import Event, Mutex, ReadSide, lockdep
+from memcg.locking.lockdep import LOCKS, LockClass, Lockdep
 
 
 @pytest.fixture(autouse=True)
@@ -205,7 +205,7 @@ def test_the_handlers_of_a_fork_under_a_mutex_take_no_outer_one():
     start(
         "import os\n"
         "import memcg\n"
-        "from memcg.slab_common import slab_mutex\n"
+        "from memcg.control.slab_common import slab_mutex\n"
         "with slab_mutex:\n"
         "    if not os.fork(): os._exit(0)\n"
         "os.wait()\n"
@@ -281,8 +281,8 @@ def test_the_environment_turns_it_on_and_reports_go_to_stderr(core):
         "g.close()\n"
         "c.destroy()\n"
         "print('quiet')\n"
-        "from memcg.memcontrol import memcg_slab_mutex\n"
-        "from memcg.slab_common import slab_mutex\n"
+        "from memcg.control.memcontrol import memcg_slab_mutex\n"
+        "from memcg.control.slab_common import slab_mutex\n"
         "with slab_mutex, memcg_slab_mutex: pass\n"
     )
     done = subprocess.run(
@@ -308,8 +308,8 @@ def test_a_report_in_a_process_that_a_test_starts_fails_the_test():
     check_reports()
     start(
         "import os, sys\n"
-        "from memcg.memcontrol import memcg_slab_mutex\n"
-        "from memcg.slab_common import slab_mutex\n"
+        "from memcg.control.memcontrol import memcg_slab_mutex\n"
+        "from memcg.control.slab_common import slab_mutex\n"
         "sys.stderr.close()\n"
         "if not os.fork():\n"
         "    with slab_mutex, memcg_slab_mutex: os._exit(0)\n"
@@ -323,7 +323,7 @@ def test_a_report_in_a_process_that_a_test_starts_fails_the_test():
 def test_the_child_of_a_fork_holds_what_the_thread_that_forked_holds_and_nothing_else():
     start(
         "import os, threading\n"
-        "from memcg import lockdep, locking\n"
+        "from memcg import locking\nfrom memcg.locking import lockdep\n"
         "dep = lockdep.attach_from_environment(locking, '1')\n"
         "mutex, held, done = locking.Mutex('a'), threading.Event(), threading.Event()\n"
         "def hold():\n"
@@ -341,7 +341,7 @@ def test_the_child_of_a_fork_holds_what_the_thread_that_forked_holds_and_nothing
 def test_a_collection_at_the_interpreters_end_interrupts_nobody():
     start(
         "import gc\n"
-        "from memcg import lockdep, locking\n"
+        "from memcg import locking\nfrom memcg.locking import lockdep\n"
         "lockdep.attach(locking, lockdep.Lockdep(), locking.current_task)\n"
         "assert lockdep._on_gc in gc.callbacks\n",
         MEMCG_LOCKDEP="",

@@ -12,8 +12,8 @@ from contextlib import contextmanager, nullcontext, suppress
 
 import pytest
 
-from memcg import cgroup
-from memcg._core import Mutex
+from memcg.control import fork
+from memcg.core._core import Mutex
 from memcg.locking import Event
 
 
@@ -44,7 +44,7 @@ def test_all_who_wait_are_let_go_and_who_comes_later_is_not_held():
 
 
 def test_the_control_plane_has_native_mutexes():
-    assert all(isinstance(mutex, Mutex) for mutex in cgroup._MUTEXES)
+    assert all(isinstance(mutex, Mutex) for mutex in fork._MUTEXES)
 
 
 def test_a_mutex_is_taken_again_by_its_holder_and_released_by_no_other():

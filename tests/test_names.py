@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import memcg
-from memcg.cgroup import split_path
+from memcg.control.cgroup import split_path
 
 # What comes out of escape() goes in again, so that an unescaped name cannot pose as an escaped one.
 PLAIN = st.text(st.characters(exclude_categories=()), max_size=300)

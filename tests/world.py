@@ -24,22 +24,24 @@ class World:
         package.__path__ = [str(Path(memcg.__file__).parent)]
         sys.modules[self.name] = package
         if core == "native":  # one per process: the world must leave it as it was
-            for shared in ("_core", "errors", "dataplane"):
+            for shared in ("core._core", "errors", "core.dataplane"):
                 sys.modules[f"{self.name}.{shared}"] = importlib.import_module(f"memcg.{shared}")
         else:
-            sys.modules[self.name + "._core"] = None
+            sys.modules[self.name + ".core._core"] = None
         if seam is not None:
             sys.modules[self.name + ".locking"] = seam
         load = lambda noun: importlib.import_module(f"{self.name}.{noun}")  # noqa: E731
-        self.slab_common = load("slab_common")
-        self.memcontrol = load("memcontrol")
-        self.cgroup = load("cgroup")
-        self.workqueue = load("workqueue")
+        self.slab_common = load("control.slab_common")
+        self.memcontrol = load("control.memcontrol")
+        self.cgroup = load("control.cgroup")
+        self.vmscan = load("control.vmscan")
+        self.fork = load("control.fork")
+        self.workqueue = load("control.workqueue")
         self.core = load("core")
-        self.model = load("model")
+        self.model = load("core.model")
         self.locking = load("locking")
         self.errors = load("errors")
-        self.group = load("group")
+        self.group = load("groups")
         self.cache = load("cache")
         self.root = self.group.root
         self._spawn, self.workqueue.spawn = self.workqueue.spawn, self._counted

@@ -3,8 +3,8 @@
     python tools/locking_doc.py           write them
     python tools/locking_doc.py --check   status 1 if the page differs from the code
 
-The order is that of `memcg.lockdep.LOCKS`. Statements are those of the tests' names in tests/scheme
-and of `SHOWN`, by the flaws' and scenarios' names.
+The order is that of `memcg.locking.lockdep.LOCKS`. Statements are those of the tests' names in
+tests/scheme and of `SHOWN`, by the flaws' and scenarios' names.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from memcg.lockdep import LOCKS  # noqa: E402
-from memcg.verify.scenarios import SCENARIOS  # noqa: E402
-from memcg.verify.schemes import FLAWS  # noqa: E402
+from memcg.locking.lockdep import LOCKS  # noqa: E402
+from memcg.verify.scheme.scenarios import SCENARIOS  # noqa: E402
+from memcg.verify.scheme.schemes import FLAWS  # noqa: E402
 
 PAGE = ROOT / "docs" / "locking.md"
 SCHEME = ROOT / "tests" / "scheme"

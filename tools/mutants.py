@@ -44,9 +44,9 @@ from watching import NO_LIMIT_S, Ended
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-SOURCE = ROOT / "src" / "memcg"
+SOURCE = ROOT / "src" / "memcg" / "control"
 EQUIVALENT = HERE / "mutants.txt"
-MODULES = ("memcontrol", "slab_common", "cgroup", "workqueue")
+MODULES = ("memcontrol", "slab_common", "cgroup", "vmscan", "fork", "workqueue")
 COPIED = ("src", "tests", "tools", "pyproject.toml")
 CALIBRATION = HERE / "calibration.json"  # in the copy: scenario -> schedules, the cheapest first
 DEAR_TEST = "tests/scheme/test_state_machine.py"
@@ -114,8 +114,8 @@ def explore_all(mutant: Mutant) -> None:
     A mutant may have more schedules than the source; if it has ten times as many, the scenario
     has noticed nothing and the next one is explored.
     """
-    from memcg.verify import world
-    from memcg.verify.scenarios import SCENARIOS
+    from memcg.verify.scheme import world
+    from memcg.verify.scheme.scenarios import SCENARIOS
 
     path = str(SOURCE / f"{mutant.module}.py")
     world._code[mutant.module] = compile(mutant.source, path, "exec")
@@ -185,7 +185,7 @@ def run_tests(mutant: Mutant, limit_s: float) -> Ended:
     """Run the tests in a copy that has the mutant for the module, up to the first that fails."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as directory:
         copy_tree(Path(directory))
-        (Path(directory) / f"src/memcg/{mutant.module}.py").write_text(mutant.source)
+        (Path(directory) / f"src/memcg/control/{mutant.module}.py").write_text(mutant.source)
         return watching.watch(
             [sys.executable, "-m", "pytest", "-x", "-vv", "-p", "no:cacheprovider",
              "-k", "not a_flaw_of_one_core", *test_files()],

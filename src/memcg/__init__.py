@@ -8,9 +8,9 @@
 
 from __future__ import annotations
 
-from .slab_common import create_kmalloc_caches as _create_kmalloc_caches  # isort: skip
+from .control.slab_common import create_kmalloc_caches as _create_kmalloc_caches  # isort: skip
 from .errors import CacheBusy, GroupBusy, MemcgError, MemcgOOM, OfflineError
-from .group import Group, current, group, root, scope, shield, slabinfo, walk
+from .groups import Group, current, group, root, scope, shield, slabinfo, walk
 from .hooks import install
 from .integrations.threading import service
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import slab_common
-from .cgroup import refuse_nested
+from .control import slab_common
+from .control.cgroup import refuse_nested
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ Kernel: Documentation/fault-injection (``failslab``, ``fail-nth``).
 from __future__ import annotations
 
 from . import core
+from .core.fault_attr import make, with_seed
 from .errors import MemcgError
-from .fault_attr import make, with_seed
 
 
 def inject(

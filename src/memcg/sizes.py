@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .dataplane import PAGE_COUNTER_MAX
+PAGE_COUNTER_MAX = 2**63 - 1  # bytes: no limit
 
 _UNITS = {
     "": 1, "b": 1,

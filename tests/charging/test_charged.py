@@ -172,7 +172,7 @@ def test_ten_thousand_groups_share_slabs_and_give_all_back(program):
     for g in groups:
         g.close()
     assert sum(g.current for g in groups) == 0
-    memcg.workqueue.flush()
+    memcg.control.workqueue.flush()
     assert memcg.root.nr_dying <= 1, memcg.root.nr_dying  # ints are made once for all
     """)
     assert float(shown) > 0.3

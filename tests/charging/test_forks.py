@@ -89,7 +89,7 @@ def test_a_lock_that_a_shrinker_takes_while_the_fork_has_it(program):
 def test_a_lock_that_a_finalizer_takes_in_the_middle_of_our_own_work(program):
     program(
         """
-    from memcg.cgroup import cgroup_mutex
+    from memcg.control.cgroup import cgroup_mutex
     inside, forked = threading.Event(), threading.Event()
     def work():
         with cgroup_mutex:

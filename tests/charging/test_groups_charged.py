@@ -7,7 +7,7 @@ import gc
 top = memcg.group("top")
 def settle():
     gc.collect()
-    memcg.workqueue.flush()
+    memcg.control.workqueue.flush()
     memcg.core.wait_worker()
 """
 

@@ -82,16 +82,16 @@ def test_workers_are_held_while_a_fork_is_on_its_way(program):
     program(
         """
     import time
-    from memcg import cgroup
+    from memcg.control import fork
     busy, held = memcg.group("busy"), []
-    cgroup._before_fork()
+    fork._before_fork()
     with busy:
         held.append([[i] for i in range(30_000)])  # asks for child caches
-    cgroup._release_mutexes()  # else a worker would only wait
+    fork._release_mutexes()  # else a worker would only wait
     for _ in range(20):
         memcg.core.wait_worker(); time.sleep(0.005)
         assert not busy.memcg_slab_caches
-    cgroup._after_fork()
+    fork._after_fork()
     memcg.core.wait_worker()
     assert busy.memcg_slab_caches
     """

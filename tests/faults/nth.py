@@ -15,8 +15,10 @@ import time
 from contextlib import ExitStack
 
 import memcg
-from memcg import core, faults, memcontrol, slab_common, workqueue
-from memcg.cgroup import _MUTEXES, subtree
+from memcg import core, faults
+from memcg.control import memcontrol, slab_common, workqueue
+from memcg.control.cgroup import subtree
+from memcg.control.fork import _MUTEXES
 
 CORE = "alloc+metadata+pages+mmap"  # every request of the core's own
 NR_THREADS = 2  # that the core knows at rest: this one, and the one for threads without memory

@@ -12,7 +12,7 @@ from environment import environment
 
 import memcg
 from memcg import faults
-from memcg.fault_attr import FaultAttr, make, parse
+from memcg.core.fault_attr import FaultAttr, make, parse
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def promoted(group, size):
     # from here on the group has a cache of its own for the size
     with group:
         blocks = [hostile.malloc(RAW, size) for _ in range(200_000 // size + 4200)]
-    memcg.workqueue.flush()
+    memcg.control.workqueue.flush()
     for block in blocks:
         hostile.free(RAW, block)
 """

@@ -34,7 +34,7 @@ def test_a_cache_is_destroyed_by_the_worker_itself(survives, how):
     with memcg.shield(), g:
         rows = [bytes(900) for _ in range(7600)]  # past `high`
     assert done.wait(30)
-    memcg.workqueue.flush()
+    memcg.control.workqueue.flush()
     assert worker == [True]
     del rows
     """,
@@ -58,9 +58,9 @@ def test_a_shrinker_closes_its_group_forks_and_reclaims(survives):
     with memcg.shield(), g:
         rows = [bytes(900) for _ in range(7600)]
         while not said: time.sleep(0.001)
-    memcg.workqueue.flush()
+    memcg.control.workqueue.flush()
     del rows
-    assert not memcg.workqueue.failures
+    assert not memcg.control.workqueue.failures
     g.close()
     """,
         "-Wignore::DeprecationWarning",
@@ -72,8 +72,8 @@ def test_a_fork_in_the_middle_of_our_own_work_waits_for_nobody_and_the_child_can
     """As in a finalizer: another thread and the worker wait for what the forking thread holds."""
     survives(
         """
-    from memcg.cgroup import cgroup_mutex
-    from memcg.memcontrol import memcg_slab_mutex
+    from memcg.control.cgroup import cgroup_mutex
+    from memcg.control.memcontrol import memcg_slab_mutex
     busy, held, inside = memcg.group("busy"), [], threading.Event()
     def make():
         with cgroup_mutex:
@@ -84,21 +84,21 @@ def test_a_fork_in_the_middle_of_our_own_work_waits_for_nobody_and_the_child_can
         with busy:
             held.append([[i] for i in range(30_000)])  # the worker is to make child caches
         maker.start(); inside.wait(); time.sleep(0.05)
-        assert not memcg.workqueue._idle.is_set()
+        assert not memcg.control.workqueue._idle.is_set()
         pid = os.fork()
     if pid == 0:
         signal.alarm(20)
         with memcg.scope("child") as child:
             rows = [[i] for i in range(30_000)]
-            memcg.workqueue.flush()
+            memcg.control.workqueue.flush()
             assert child.memcg_slab_caches
         memcg.group("closed").close()
         os._exit(0)
     status = os.waitpid(pid, 0)[1]
     assert status == 0, status
     maker.join()
-    memcg.workqueue.flush()
-    assert busy.memcg_slab_caches and not memcg.cgroup._nested_forks
+    memcg.control.workqueue.flush()
+    assert busy.memcg_slab_caches and not memcg.control.fork._nested_forks
     """,
         "-Wignore::DeprecationWarning",
         **UNWATCHED,

@@ -25,7 +25,7 @@ def test_blocks_are_freed_in_other_threads_and_other_groups(survives):
     thread = threading.Thread(target=lambda: [hostile.free(RAW, p) for p in blocks[2]])
     thread.start(); thread.join()
     del blocks, block  # the list of addresses is a's too
-    memcg.workqueue.flush()
+    memcg.control.workqueue.flush()
     a.reclaim()
     print(a.current, b.current)
     """
@@ -123,7 +123,7 @@ def test_blocks_of_all_sizes_are_resized_to_all_sizes_in_every_domain_and_group(
             hostile.free(domain, p)
         assert all(refused(hostile.malloc, domain, size) for size in HUGE)
     del p, q
-    memcg.workqueue.flush(); memcg.root.reclaim()
+    memcg.control.workqueue.flush(); memcg.root.reclaim()
     print(sum(size for g in (a, b) for _, size, _ in memcg.core.live_blocks(g)))
     """,
         MEMCG_DEBUG=letters,
@@ -333,7 +333,7 @@ rows = [str(i) for i in range(10_000)]
 with memcg.group("own") as g: rows += rows
 g.close()
 with memcg.scope("own"): rows += rows
-memcg.workqueue.flush()
+memcg.control.workqueue.flush()
 """,
 }
 
@@ -370,7 +370,7 @@ def test_interpreters_come_and_go_while_the_main_one_allocates_in_groups(survive
             assert not failures, failures
     stop.append(1)
     for t in threads: t.join()
-    memcg.workqueue.flush(); memcg.root.reclaim()
+    memcg.control.workqueue.flush(); memcg.root.reclaim()
     for i in range(2):
         g = memcg.group(f"g{{i}}")
         assert 0 <= sum(size for _, size, _ in memcg.core.live_blocks(g)) <= g.current < 128 * 1024
@@ -425,7 +425,7 @@ def test_threads_die_with_heaps_full_of_what_others_free(survives, hows):
     blocks = None
     end = time.monotonic() + 10  # a thread's last steps are seen by nobody
     while memcg.core.global_stat()["nr_threads"] > 2 and time.monotonic() < end: time.sleep(0.001)
-    memcg.workqueue.flush(); memcg.root.reclaim()
+    memcg.control.workqueue.flush(); memcg.root.reclaim()
     print(max(sum(size for _, size, _ in memcg.core.live_blocks(g)) for g in groups),
           max(g.current - sum(g.stat.values()) for g in groups))
     """
@@ -464,7 +464,7 @@ def test_switches_at_every_chance_leave_exact_accounts(survives):
     for t in threads: t.start()
     for t in threads: t.join()
     assert not failures and hogs, (failures, hogs)
-    gc.collect(); memcg.workqueue.flush(); memcg.root.reclaim()
+    gc.collect(); memcg.control.workqueue.flush(); memcg.root.reclaim()
     kinds = ("slab_private", "slab_shared", "page_runs", "external")
     def own(g): return sum(g.stat[kind] for kind in kinds)
     for g in [memcg.root, *memcg.root.children.values()]:

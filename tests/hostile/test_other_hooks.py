@@ -27,7 +27,7 @@ class Churn:
 def check():
     import gc
     gc.collect()
-    memcg.workqueue.flush(); memcg.root.reclaim()
+    memcg.control.workqueue.flush(); memcg.root.reclaim()
     g = memcg.group("a")
     live = sum(size for _, size, _ in memcg.core.live_blocks(g))
     assert g.current <= 256 * 1024 and live <= g.current, (g.current, live)

@@ -203,12 +203,12 @@ def soak(seconds: float, seed: int, threads: int) -> None:
     if failures:
         raise failures[0]
     gc.collect()
-    memcg.workqueue.flush()
+    memcg.control.workqueue.flush()
     for child in list(memcg.root.children.values()):
         child.close(recursive=True)
-    memcg.workqueue.flush()
+    memcg.control.workqueue.flush()
     print(f"dying {memcg.root.nr_dying}, root {memcg.root.current / MIB:.1f} MiB, {dict(done)}")
-    assert not memcg.workqueue.failures, memcg.workqueue.failures
+    assert not memcg.control.workqueue.failures, memcg.control.workqueue.failures
     assert memcg.root.current < 64 * MIB, memcg.root.report()
     check_growth(samples)
     check_account()

@@ -285,11 +285,11 @@ assert "s" not in memcg.root.children
 def test_an_object_that_was_never_initialized_raises_and_does_not_crash(run_program):
     shown = run_program(
         """
-import memcg._core as core
+import memcg.core._core as core
 live = memcg.group("a", max="64MiB")
 buffer = memcg.KmemCache("cache", 64).alloc()
 classes = [c for c in vars(core).values() if isinstance(c, type) and c.__module__ == core.__name__]
-classes += [memcg.Group, memcg.slab_common.kmem_cache]
+classes += [memcg.Group, memcg.control.slab_common.kmem_cache]
 made, refused, raised = [], [], 0
 for cls in classes:
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 WARM = """
 import hashlib, re
-from memcg import holders
+from memcg import report as holders
 import numpy as np
 frames = memcg.KmemCache("frame", 5000)
 def innocent(rounds=4):
@@ -65,14 +65,14 @@ warm = [memcg.group(f"warm{i}", max="8MiB" if i % 2 else None) for i in range(20
 threads_of(warm)
 for g in warm: g.close()
 del g, warm
-gc.collect(); memcg.workqueue.flush(); memcg.root.reclaim()
+gc.collect(); memcg.control.workqueue.flush(); memcg.root.reclaim()
 root_before = memcg.root.current
 groups = [memcg.group(f"g{i}", max="8MiB" if i % 2 else None) for i in range(20)]
 results, errors = threads_of(groups)
 assert not errors, errors
 for i in range(20):
     assert results[i] == (4 if i % 2 else expected), (i, results[i])
-gc.collect(); memcg.workqueue.flush(); memcg.root.reclaim()
+gc.collect(); memcg.control.workqueue.flush(); memcg.root.reclaim()
 most = 0
 for i, g in enumerate(groups):
     if i % 2 == 0:
@@ -86,10 +86,10 @@ for i, g in enumerate(groups):
     named = sum(h.nbytes for h in holders.holders(g).kinds)
     assert named == live, (named, live)
 for g in groups: g.close()
-memcg.workqueue.flush()
+memcg.control.workqueue.flush()
 assert all(g.current == 0 for g in groups)
 del groups, g
-gc.collect(); memcg.workqueue.flush(); memcg.root.reclaim()
+gc.collect(); memcg.control.workqueue.flush(); memcg.root.reclaim()
 show(most=most, root=memcg.root.current - root_before, dying=memcg.root.nr_dying)
 """,
     )
@@ -124,7 +124,7 @@ def test_a_thousand_tasks_pay_for_their_own_groups(run_program, record_property)
             coroutines.append(task(i, plan))
         await asyncio.gather(*coroutines)
     asyncio.run(main())
-    gc.collect(); memcg.workqueue.flush(); memcg.root.reclaim()
+    gc.collect(); memcg.control.workqueue.flush(); memcg.root.reclaim()
     out = []
     for i, g in enumerate(groups):
         live = sum(size for _, size, _ in memcg.core.live_blocks(g))
@@ -193,8 +193,8 @@ def test_ten_thousand_groups_of_a_few_objects_each(run_program, record_property)
     for g in groups: g.close()
     g = None
     assert tenants.current <= left + 10_000 * memcg.core.GROUP_BYTES  # `groups` holds them
-    groups.clear(); gc.collect(); memcg.workqueue.flush()
-    tenants.close(); memcg.workqueue.flush(); gc.collect(); memcg.root.reclaim()
+    groups.clear(); gc.collect(); memcg.control.workqueue.flush()
+    tenants.close(); memcg.control.workqueue.flush(); gc.collect(); memcg.root.reclaim()
     show(ratio=charged / classes, left=left, dying=memcg.root.nr_dying,
          root=memcg.root.current - before)
     """)

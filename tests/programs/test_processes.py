@@ -313,7 +313,7 @@ def test_the_child_of_a_run_program_ends_like_its_parent(run_program, tmp_path):
 def test_a_fork_does_not_wait_for_a_control_plane_that_was_set_anew(run_program):
     shown = run_program(
         """
-from memcg import core, workqueue
+from memcg import core; from memcg.control import workqueue
 core.set_waker(workqueue.wake, workqueue.work)
 pid = os.fork()
 if not pid: os._exit(7)

@@ -12,7 +12,7 @@ PRELUDE = """\
 import memcg; memcg.install()
 import array, asyncio, collections, gc, io, sys, threading, time
 import numpy as np
-from memcg.holders import holders
+from memcg.report import holders
 MIB = 1 << 20
 g = memcg.group("g")
 def line(start):

@@ -14,7 +14,7 @@ import pytest
 from interrupt import Interrupt
 from world import World
 
-MODULES = ("memcontrol", "slab_common", "cgroup", "group", "cache")
+MODULES = ("memcontrol", "slab_common", "cgroup", "vmscan", "groups", "cache")
 
 
 def make(world):
@@ -119,22 +119,22 @@ def be_the_worker(queue):
     queue._idle.clear()
 
 
-def fork_nested(cgroup, mutex):
+def fork_nested(fork, mutex):
     """Both sides of a fork while the caller holds the mutex, one after the other."""
     with mutex:
-        cgroup._before_fork()
-        assert [held for held in cgroup._MUTEXES if held.held()] == [mutex]
-        cgroup._after_fork_in_child()
-        cgroup._after_fork()
+        fork._before_fork()
+        assert [held for held in fork._MUTEXES if held.held()] == [mutex]
+        fork._after_fork_in_child()
+        fork._after_fork()
         assert mutex.held()
     assert not mutex.held()
 
 
-def fork(cgroup):
-    cgroup._before_fork()
-    assert all(mutex.held() for mutex in cgroup._MUTEXES)
-    cgroup._after_fork()
-    assert not any(mutex.held() for mutex in cgroup._MUTEXES)
+def fork_and_return(fork):
+    fork._before_fork()
+    assert all(mutex.held() for mutex in fork._MUTEXES)
+    fork._after_fork()
+    assert not any(mutex.held() for mutex in fork._MUTEXES)
 
 
 def test_a_nested_fork_takes_no_mutex_and_its_child_forgets_who_is_gone():
@@ -149,10 +149,10 @@ def test_a_nested_fork_takes_no_mutex_and_its_child_forgets_who_is_gone():
     thread.start()
     thread.join()
     assert not cgroup.cgroup_mutex.acquire(blocking=False)
-    fork_nested(cgroup, world.slab_common.slab_mutex)
+    fork_nested(world.fork, world.slab_common.slab_mutex)
     assert queue._idle.is_set()
     assert not queue._place.running
-    fork(cgroup)
+    fork_and_return(world.fork)
     assert world.group.group("made").online
     world.close()
 
@@ -161,24 +161,24 @@ def test_a_nested_fork_of_the_worker_leaves_the_child_its_place():
     world = World()
     queue = world.workqueue
     be_the_worker(queue)
-    fork_nested(world.cgroup, world.memcontrol.memcg_slab_mutex)
+    fork_nested(world.fork, world.memcontrol.memcg_slab_mutex)
     assert queue._place.running
     queue._drain()
-    fork(world.cgroup)
+    fork_and_return(world.fork)
     world.close()
 
 
 def test_the_child_of_an_ordinary_fork_keeps_its_mutexes_until_the_handlers_end(monkeypatch):
     world = World()
-    cgroup = world.cgroup
+    fork = world.fork
     told = []
     monkeypatch.setattr(world.core, "after_fork_in_child", lambda: told.append("data plane"))
-    cgroup._nested_forks.add("another")  # its thread is gone in the child
-    cgroup._before_fork()
-    cgroup._after_fork_in_child()
-    assert not cgroup._nested_forks
+    fork._nested_forks.add("another")  # its thread is gone in the child
+    fork._before_fork()
+    fork._after_fork_in_child()
+    assert not fork._nested_forks
     assert told == ["data plane"]
-    assert all(mutex.held() for mutex in cgroup._MUTEXES)
-    cgroup._after_fork()
-    assert not any(mutex.held() for mutex in cgroup._MUTEXES)
+    assert all(mutex.held() for mutex in fork._MUTEXES)
+    fork._after_fork()
+    assert not any(mutex.held() for mutex in fork._MUTEXES)
     world.close()

@@ -7,7 +7,7 @@ import itertools
 import pytest
 from scheme.conftest import on_the_model
 
-from memcg import lockdep
+from memcg.locking import lockdep
 
 ORDER = ["cgroup_mutex", "activate_kmem_mutex", "memcg_slab_mutex", "slab_mutex"]
 

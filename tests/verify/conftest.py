@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from memcg import lockdep
+from memcg.locking import lockdep
 from memcg.verify import runtime, seam
 
 

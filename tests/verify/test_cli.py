@@ -10,7 +10,7 @@ import pytest
 from memcg import cli
 from memcg.cli import verify
 from memcg.verify import seam
-from memcg.verify.schemes import FLAWS
+from memcg.verify.scheme.schemes import FLAWS
 
 
 def lost_update():
@@ -139,7 +139,7 @@ def test_a_program_of_the_users_own_is_explored_without_a_compiler(tmp_path):
         "    assert cell.load() == 2, 'lost'\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; sys.modules['memcg._core'] = None\n"
+        [sys.executable, "-c", "import sys; sys.modules['memcg.core._core'] = None\n"
          "from memcg import cli; sys.exit(cli.main(sys.argv[1:]))",
          "verify", f"{program}:program"],
         capture_output=True, text=True, check=False,

@@ -8,8 +8,9 @@ import signal
 
 import pytest
 
-from memcg.verify import errors, explore, seam, world
-from memcg.verify.scenarios import System
+from memcg.verify import errors, explore, seam
+from memcg.verify.scheme import world
+from memcg.verify.scheme.scenarios import System
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_reclaim_asks_each_shrinker_collects_garbage_and_drops_empty_slabs(syste
 
     system.a.shrinkers += [broken, asked.append]
     with pytest.raises(ValueError, match="a shrinker's own"):
-        system.cgroup.try_to_free(system.a, 7)
+        system.vmscan.try_to_free(system.a, 7)
     assert asked == [7]
     assert child.nr_pages == 0
     assert system.a.current == 0
@@ -153,7 +154,7 @@ def test_what_a_shrinker_raises_at_high_is_shown_and_the_reference_dropped(over_
         raise ValueError("a shrinker's own")
 
     shown, told = [], []
-    monkeypatch.setattr(over_high.cgroup, "report_exception", shown.append)
+    monkeypatch.setattr(over_high.vmscan, "report_exception", shown.append)
     over_high.a.shrinkers.append(broken)
     over_high.a.high_done = lambda: told.append(1)
     over_high.work()
@@ -177,13 +178,13 @@ def test_the_fork_handlers_are_registered(monkeypatch):
     registered = []
     monkeypatch.setattr(world._SEAM, "at_fork", lambda *handlers: registered.append(handlers))
     system = System()
-    cgroup = system.cgroup
-    assert registered == [(cgroup._before_fork, cgroup._after_fork, cgroup._after_fork_in_child)]
+    fork = system.fork
+    assert registered == [(fork._before_fork, fork._after_fork, fork._after_fork_in_child)]
 
 
 @pytest.mark.parametrize("after", range(4), ids=lambda n: f"after {n} mutexes")
 def test_an_interrupt_in_the_handlers_of_a_fork_leaves_the_parent_no_mutex(system, after):
-    cgroup, interrupts = system.cgroup, [KeyboardInterrupt]
+    fork, interrupts = system.fork, [KeyboardInterrupt]
 
     class Interrupted(seam.Mutex):
         def acquire_within(self, seconds):
@@ -191,29 +192,29 @@ def test_an_interrupt_in_the_handlers_of_a_fork_leaves_the_parent_no_mutex(syste
                 raise interrupts.pop()
             return super().acquire_within(seconds)
 
-    mutexes = list(cgroup._MUTEXES)
+    mutexes = list(fork._MUTEXES)
     mutexes[after:after] = [Interrupted("interrupted")]
-    cgroup._MUTEXES = mutexes
+    fork._MUTEXES = mutexes
     with pytest.raises(KeyboardInterrupt):
-        cgroup._before_fork()
+        fork._before_fork()
     assert all(mutex.held() for mutex in mutexes)
-    cgroup._after_fork()
+    fork._after_fork()
     assert not any(mutex.held() for mutex in mutexes)
 
 
 def test_no_worker_starts_from_before_a_fork_takes_mutexes_until_it_has_let_go_of_them(
     system, monkeypatch
 ):
-    mutexes, seen = system.cgroup._MUTEXES, []
+    mutexes, seen = system.fork._MUTEXES, []
 
     def note(what):
         seen.append((what, sum(mutex.held() for mutex in mutexes)))
 
     monkeypatch.setattr(system.core, "hold_workers", lambda: note("held"))
     monkeypatch.setattr(system.core, "release_workers", lambda: note("released"))
-    system.cgroup._before_fork()
+    system.fork._before_fork()
     note("forks")
-    system.cgroup._after_fork()
+    system.fork._after_fork()
     assert seen == [("held", 0), ("forks", len(mutexes)), ("released", 0)]
 
 

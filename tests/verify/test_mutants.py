@@ -99,7 +99,7 @@ TREE = {
     "pyproject.toml": '[tool.pytest.ini_options]\naddopts = "-q -ra"\npythonpath = ["src"]\n',
     "tools/mutants.txt": "",
     "src/memcg/__init__.py": "",
-    "src/memcg/memcontrol.py": """
+    "src/memcg/control/memcontrol.py": """
 import os
 def work(group, done):
     group.by_scenario = 1
@@ -111,12 +111,14 @@ def work(group, done):
         os._exit(7)
     done.set()
 """,
-    "src/memcg/slab_common.py": "",
-    "src/memcg/cgroup.py": "",
-    "src/memcg/workqueue.py": "",
+    "src/memcg/control/slab_common.py": "",
+    "src/memcg/control/cgroup.py": "",
+    "src/memcg/control/vmscan.py": "",
+    "src/memcg/control/fork.py": "",
+    "src/memcg/control/workqueue.py": "",
     "src/memcg/verify/__init__.py": "",
-    "src/memcg/verify/world.py": "_code = {}\n",
-    "src/memcg/verify/scenarios.py": """
+    "src/memcg/verify/scheme/world.py": "_code = {}\n",
+    "src/memcg/verify/scheme/scenarios.py": """
 from types import SimpleNamespace
 from . import world
 def explore(minimise, max_schedules):
@@ -130,7 +132,7 @@ SCENARIOS = {"scenario": SimpleNamespace(long=False, explore=explore)}
     "tests/verify/test_control_plane.py": """
 import threading
 from types import SimpleNamespace
-from memcg.memcontrol import work
+from memcg.control.memcontrol import work
 def test_first(): pass
 def test_work():
     group, done = SimpleNamespace(n=3), threading.Event()

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from memcg import lockdep
-from memcg.verify import errors, explore, runtime, seam, world
-from memcg.verify.scenarios import SCENARIOS
+from memcg.locking import lockdep
+from memcg.verify import errors, explore, runtime, seam
+from memcg.verify.scheme import world
+from memcg.verify.scheme.scenarios import SCENARIOS
 
 SOUND = [name for name, s in SCENARIOS.items() if not s.long]
 MANY_SCHEDULES = {  # too slow under lockdep; what they take, others take too
@@ -70,20 +71,20 @@ MUTANTS = [  # scenario, module, text, what it becomes
      "        memcontrol.memcg_update_array_size(num_memcgs)\n        for s in slab_caches:\n"),
     ("failing_pages_offline", "model", "                memcg.uncharge(nbytes)\n            raise MemoryError",
      "                pass\n            raise MemoryError"),
-    ("fork_close", "cgroup", "if not all(mutex.acquire_within(FORK_PATIENCE_S) for mutex in _MUTEXES):",
+    ("fork_close", "fork", "if not all(mutex.acquire_within(FORK_PATIENCE_S) for mutex in _MUTEXES):",
      "if False:"),
-    ("fork_foreign_lock", "cgroup", "                mutex.lend()\n", "                pass\n"),
-    ("fork_foreign_lock_parent", "cgroup", "                mutex.lend()\n", "                pass\n"),
-    ("fork_foreign_lock_finalizer", "cgroup", "all(mutex.acquire_within(FORK_PATIENCE_S) for",
+    ("fork_foreign_lock", "fork", "                mutex.lend()\n", "                pass\n"),
+    ("fork_foreign_lock_parent", "fork", "                mutex.lend()\n", "                pass\n"),
+    ("fork_foreign_lock_finalizer", "fork", "all(mutex.acquire_within(FORK_PATIENCE_S) for",
      "all(mutex.acquire() for"),
-    ("fork_impatient_close", "cgroup", "        mem_cgroup_mend_caches()\n", "        pass\n"),
+    ("fork_impatient_close", "fork", "        mem_cgroup_mend_caches()\n", "        pass\n"),
     ("fork_impatient_worker", "memcontrol",
      "        slab_common.kmem_cache_forget_unpublished(slots)\n", ""),
-    ("fork_impatient_mkdir", "cgroup", "            mutex.forget_holder()\n", "            pass\n"),
+    ("fork_impatient_mkdir", "fork", "            mutex.forget_holder()\n", "            pass\n"),
     ("fork_impatient_destroy", "memcontrol",
      "            s.dying = s.frozen  # nobody is about to destroy it\n", ""),
-    ("fork_growth", "cgroup", "activate_kmem_mutex, memcg_slab_mutex, slab_mutex, *core", "*core"),
-    ("fork_parent", "cgroup", "in reversed(_MUTEXES):", "in _MUTEXES[1:]:"),
+    ("fork_growth", "fork", "activate_kmem_mutex, memcg_slab_mutex, slab_mutex, *core", "*core"),
+    ("fork_parent", "fork", "in reversed(_MUTEXES):", "in _MUTEXES[1:]:"),
     ("worker_exit_waiting", "workqueue", "_idle.wait(within) and core.wait_worker(within)",
      "core.wait_worker(within)"),
     ("interrupted_close_mkdir", "cgroup", "if child is not None and not child.online:", "if False:"),
@@ -99,7 +100,7 @@ MUTANTS = [  # scenario, module, text, what it becomes
 def test_a_mutant_of_the_control_plane_is_killed(name, noun, text, becomes, monkeypatch):
     source = world.source(noun)
     assert source.count(text) == 1, "the mutant does not apply any more"
-    code = compile(source.replace(text, becomes), f"{noun}.py", "exec")
+    code = compile(source.replace(text, becomes), str(world.path(noun)), "exec")
     monkeypatch.setitem(world._code, noun, code)
     failure = SCENARIOS[name].explore(minimise=0).failure
     assert failure is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memcg.verify import explore, replay, seam
-from memcg.verify.schemes import FLAWS, Old, Patch
+from memcg.verify.scheme.schemes import FLAWS, Old, Patch
 
 
 @pytest.mark.parametrize("name", FLAWS)

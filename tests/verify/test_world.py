@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memcg.verify import errors, explore, seam
-from memcg.verify.world import World
+from memcg.verify.scheme.world import World
 
 
 def test_a_guarded_dictionary_is_used_under_its_mutex_or_the_use_is_reported():

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import memcg
 from memcg import core
-from memcg.dataplane import PAGE_COUNTER_MAX, PAGE_SIZE
-from memcg.sizes import format_size
+from memcg.core.dataplane import PAGE_SIZE
+from memcg.sizes import PAGE_COUNTER_MAX, format_size
 
 NO_HOOKS = "this build has no hooks; it holds groups and caches, but charges no Python object"
 
@@ -42,7 +42,7 @@ def core_reason() -> str:
         return f"MEMCG_CORE={wanted}"
     if core_name() == "native":
         return "compiled, in use"
-    return getattr(core, "why_not_native", None) or "no compiled memcg._core for this Python"
+    return getattr(core, "why_not_native", None) or "no compiled memcg.core._core for this Python"
 
 
 def resident() -> tuple[int, int]:
@@ -111,7 +111,7 @@ class System:
         return None
 
     def _last_failure(self) -> str | None:
-        for module in (memcg, core, sys.modules.get("memcg._core")):
+        for module in (memcg, core, sys.modules.get("memcg.core._core")):
             last_failure = getattr(module, "last_failure", None)
             if last_failure is not None:
                 return _one_line(last_failure() or "") or None

@@ -9,12 +9,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from memcg import __version__, root
-from memcg.dataplane import PAGE_COUNTER_MAX
 
 # Before the program: named tuples are made by eval(), and once that has run CPython does not know
 # any more that a KeyboardInterrupt ended the program.
-from memcg.holders import holders
-from memcg.sizes import format_size
+from memcg.report import holders
+from memcg.sizes import PAGE_COUNTER_MAX, format_size
 
 from ._system import resident
 

@@ -119,7 +119,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 def scenarios() -> Iterator[Item]:
     """The scenarios, on the control plane that ships."""
-    from memcg.verify.scenarios import SCENARIOS
+    from memcg.verify.scheme.scenarios import SCENARIOS
 
     for name, s in SCENARIOS.items():
         yield Item(name, "shipped", s.title, s.program, s.options, s.long)
@@ -127,7 +127,7 @@ def scenarios() -> Iterator[Item]:
 
 def flaws() -> Iterator[Item]:
     """The flaws of the other schemes."""
-    from memcg.verify.schemes import FLAWS
+    from memcg.verify.scheme.schemes import FLAWS
 
     for name, f in FLAWS.items():
         yield Item(name, f.scheme, f.title, f.program, f.options, flawed=True)
@@ -153,7 +153,7 @@ def find(args: argparse.Namespace) -> list[Item]:
         options = {"interrupts": [(task, KeyboardInterrupt) for task in args.interrupt],
                    "forks": args.forks}  # fmt: skip
         return [Item(target, "", "", load(target), options)]
-    from memcg.verify.schemes import FLAWS
+    from memcg.verify.scheme.schemes import FLAWS
 
     if target in FLAWS and args.scheme in (None, FLAWS[target].scheme):
         found = [item for item in flaws() if item.name == target]
@@ -193,7 +193,7 @@ def load(target: str) -> Callable[[], Any]:
 
 
 def _list() -> int:
-    from memcg.verify.schemes import FLAWS
+    from memcg.verify.scheme.schemes import FLAWS
 
     width = max(len(item.name) for item in scenarios())
     for item in scenarios():

@@ -10,7 +10,7 @@ from __future__ import annotations
 from _weakref import ref  # weakref's own, which would be read from a file
 
 from .. import core
-from ..group import root
+from ..groups import root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _SERVICES = {
     "concurrent.futures.thread": {"_worker"},
     "logging.config": {"listen.<locals>.Server"},
     "logging.handlers": {"QueueListener._monitor"},
-    "memcg.workqueue": {"_worker", "uninterrupted.<locals>.run"},
+    "memcg.control.workqueue": {"_worker", "uninterrupted.<locals>.run"},
     "multiprocessing.managers": {"BaseManager._run_server"},
     "multiprocessing.pool": {
         "Pool._handle_results", "Pool._handle_tasks", "Pool._handle_workers", "worker",

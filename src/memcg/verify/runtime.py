@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 STUCK = -1000  # the alternative that no interrupt comes, and nobody can go on
 active: Run | None = None  # the execution that runs; the turn protects it
+# Files of what the explored program stands on, and is not itself explored: no interrupt comes
+# there, and a place in one is told with its caller. Who loads such a file adds it.
+beneath: set[str] = set()
 
 
 def running() -> Task | None:
@@ -51,7 +54,6 @@ class Options(NamedTuple):
 
     max_steps: int = 20_000
     interrupts: tuple[tuple[str, type[BaseException]], ...] = ()
-    uninterruptible: tuple[str, ...] = ("model.py",)
     forks: bool = False
 
 
@@ -301,7 +303,7 @@ class Run:
                 self.lines.append(line)
             return False
         picks = tuple(range(choices))
-        if task.interrupts and choices == 1 and not self._in_data_plane():
+        if task.interrupts and choices == 1 and not self._is_beneath():
             picks += tuple(-1 - i for i in task.interrupts)
         task.announce(Operation(kind, key, use, picks), ready, late)
         task.waiting = line
@@ -436,40 +438,28 @@ class Run:
     def _shows(self, key: str) -> bool:
         return not key or not self.known or key in self.known
 
-    def _in_data_plane(self) -> bool:
+    def _is_beneath(self) -> bool:
         frame = sys._getframe(2)
         while frame is not None:
-            if frame.f_code.co_filename.endswith(self.options.uninterruptible):
+            if frame.f_code.co_filename in beneath:
                 return True
             frame = frame.f_back  # type: ignore[assignment]
         return False
 
 
-_HERE = __file__.rsplit("/", 1)[0] + "/"
-_MACHINERY = tuple(
-    _HERE + name
-    for name in (
-        "runtime.py",
-        "task.py",
-        "objects.py",
-        "cells.py",
-        "fields.py",
-        "seam.py",
-        "workers.py",
-    )
-)
+_HERE = __file__.rsplit("/", 1)[0]  # what lies here, but in no folder below, is the explorer
 
 
 def where() -> str:
-    """The place in the program that called us: ``file:line``, with the caller above model.py."""
+    """The place in the program that called us, ``file:line``, and the caller of what is beneath."""
     frame = sys._getframe(1)
     places: list[str] = []
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith(_MACHINERY) and "/contextlib.py" not in name:
-            short = name.rsplit("/", 1)[-1]
+        folder, _, short = name.rpartition("/")
+        if folder != _HERE and short != "contextlib.py":
             places.append(f"{short}:{frame.f_lineno}")
-            if short != "model.py":
+            if name not in beneath:
                 break
         frame = frame.f_back  # type: ignore[assignment]
     return " > ".join([places[-1], places[0]] if len(places) > 1 else places)

@@ -113,7 +113,7 @@ def fork() -> None:
 
 def module() -> ModuleType:
     """Return a module to load in place of ``memcg.locking``."""
-    made = ModuleType("memcg.verify.locking", __doc__)
+    made = ModuleType(f"{__package__}.locking", __doc__)
     for name in __all__:
         if name != "module":
             setattr(made, name, globals()[name])

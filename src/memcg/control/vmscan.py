@@ -1,0 +1,73 @@
+"""Reclaim: shrinkers, garbage, empty slabs and stock, from a group and all below it.
+
+Kernel: mm/vmscan.c (``try_to_free_mem_cgroup_pages``, ``shrink_slab``), and ``high_work_func`` of
+mm/memcontrol.c.
+Where we differ: nothing is written out; what a group does not need is what its shrinkers give back
+and what garbage collection frees.
+
+Locks: none is held, for shrinkers and finalizers are the users' code.
+"""
+
+from __future__ import annotations
+
+import gc
+
+from ..locking import report_exception
+from . import workqueue
+from .cgroup import cgroup, subtree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .. import core
+
+
+def try_to_free(
+    group: cgroup, nbytes: int, collect: Callable[[], object] = gc.collect
+) -> int:
+    """Reclaim from a group and below: shrinkers, garbage, empty slabs, stock.
+
+    Returns
+    -------
+    int
+        Bytes by which `current` fell, 0 if it grew meanwhile.
+
+    Notes
+    -----
+    Context: no mutex held, since shrinkers and finalizers are the users' code. What a shrinker
+    raises is raised when all is done.
+    Kernel: ``try_to_free_mem_cgroup_pages``, ``shrink_slab``.
+    """
+    before = group.current
+    raised: list[Exception] = []
+    for g in subtree(group):
+        for shrink in list(g.shrinkers):
+            try:
+                shrink(nbytes)
+            except Exception as error:
+                raised.append(error)
+    collect()
+    group.drain()
+    if raised:
+        raise raised[0]
+    return max(before - group.current, 0)
+
+
+def mem_cgroup_high_work_func(event: core.Event) -> None:
+    """Reclaim from a group that crossed ``memory.high``, then drop the item's css reference.
+
+    Kernel: ``high_work_func``, ``reclaim_high``.
+    """
+    group = event.memcg
+    try:
+        try_to_free(group, group.current - group.get_limit("high"), group.collect)
+    except Exception as error:  # a shrinker's: its author's to see
+        report_exception(error)
+    finally:
+        workqueue.settled(event)
+        group.high_done()
+        group.css_put()
+
+
+workqueue.register("high", mem_cgroup_high_work_func)

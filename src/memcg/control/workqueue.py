@@ -1,0 +1,263 @@
+"""Work that the data plane asks for, done by a transient worker.
+
+Events wait in the data plane's queue. Waking starts a thread if none is at
+work; it drains the queue and goes, so a process at rest has no thread of ours. One worker
+at a time: creation never exhausts anything.
+
+Kernel: kernel/workqueue.c (``schedule_work``, ``flush_workqueue``).
+Where we differ: no standing worker; a handler's exception is shown and kept for `failures`.
+Locks: `wq_lock` protects the worker's place; innermost, held for a few stores.
+"""
+
+from __future__ import annotations
+
+from .. import core
+from ..locking import (
+    Event,
+    Mutex,
+    assert_held,
+    at_exit,
+    current_task,
+    report_exception,
+    shared,
+    spawn,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+wq_lock = Mutex("wq_lock")
+
+
+@shared(running="wq_lock", stopped="published")
+class _Place:
+    """The worker's place.
+
+    Attributes
+    ----------
+    running : bool
+        Somebody has it; `wq_lock`.
+    stopped : bool
+        Nobody takes it any more; stored under `wq_lock`.
+    """
+
+    def __init__(self) -> None:
+        self.running = False
+        self.stopped = False
+
+
+_place = _Place()
+# Who has the place. Stored by that task, and compared with one's own name only: what another task
+# reads is never its own, whenever it reads. So no order matters, and it is no step to explore.
+_worker_task: Hashable = None
+_idle = Event("wq_idle")
+_idle.set()
+_handlers: dict[str, Callable[[core.Event], None]] = {}
+# Who handles which event. A forked child handles anew what a thread had in hand that is gone.
+_in_hand: list[tuple[Hashable, core.Event]] = []
+_left: list[core.Event] = []
+failures: list[BaseException] = []  # what handlers raised: a defect; the test suite checks it
+
+
+def register(kind: str, handler: Callable[[core.Event], None]) -> None:
+    """Name the function that handles events of one kind."""
+    _handlers[kind] = handler
+
+
+def wake() -> None:
+    """Start the worker unless one is at work. Context: anywhere a thread may be started."""
+    with wq_lock:
+        if _place.running or _place.stopped:
+            return
+        _idle.clear()
+        _place.running = True
+    try:
+        spawn(_worker, "memcg-worker")
+    except BaseException as error:  # the next wake tries again
+        with wq_lock:
+            __rest()
+        if not isinstance(error, (RuntimeError, MemoryError)):  # those: no thread is to be had
+            raise
+
+
+def _worker() -> None:
+    global _worker_task
+    _worker_task = current_task()
+    _drain()
+
+
+def work() -> None:
+    """Be the worker unless one is at work. Context: a thread that the data plane started."""
+    _be_worker()
+
+
+def _be_worker(*, stopped_too: bool = False) -> bool:
+    """Handle all events unless a worker does; tell whether the place was free."""
+    global _worker_task
+    me = current_task()
+    try:
+        with wq_lock:
+            if _place.running or (_place.stopped and not stopped_too):
+                return False
+            _worker_task = me  # first: if interrupted from here on, the place is given back
+            _place.running = True
+            _idle.clear()
+        _drain()
+    except BaseException:  # interrupted: the place is free again
+        with wq_lock:
+            if _worker_task == me:
+                __rest()
+        raise
+    return True
+
+
+def _drain() -> None:
+    while True:
+        with wq_lock:
+            event = __next_event()
+            if event is None:
+                __rest()
+                return
+        _handle(event)
+
+
+def __next_event() -> core.Event | None:
+    return _left.pop() if _left else core.next_event()
+
+
+def __rest() -> None:
+    """No worker is at work. Context: `wq_lock` held."""
+    global _worker_task
+    assert_held(wq_lock)
+    _place.running = False
+    _idle.set()
+    _worker_task = None  # last: a finalizer that forks meanwhile must not wait for itself
+
+
+def uninterrupted(fn: Callable[..., object], *args: object) -> None:
+    """Run `fn` in a thread of its own, where no asynchronous exception reaches it, and wait.
+
+    What it raises is raised here. If the wait is interrupted (KeyboardInterrupt, say), `fn` goes
+    on to its end.
+
+    Notes
+    -----
+    Context: blocks; the caller holds no mutex that `fn` takes.
+    """
+    done = Event("uninterrupted")
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        core.stop_account()
+        try:
+            fn(*args)
+        except BaseException as failure:
+            raised.append(failure)
+        finally:
+            done.set()  # not accounted: nothing is raised before it
+            core.resume_account()
+
+    # At the interpreter's end a thread that starts never runs; the worker, in a shrinker or a
+    # finalizer, would wait for a thread that waits for the worker.
+    if _place.stopped or _worker_task == current_task():
+        run()
+    else:
+        try:
+            spawn(run, "memcg-uninterrupted")
+        except RuntimeError:  # no thread to be had: better open to interrupts than not at all
+            run()
+    done.wait()
+    if raised:
+        try:
+            raise raised[0]
+        finally:
+            raised.clear()  # which its traceback refers to
+
+
+def run_pending() -> None:
+    """Handle queued events in the calling thread until the queue is empty."""
+    while (event := __next_event()) is not None:
+        _handle(event)
+
+
+def settled(event: core.Event) -> None:
+    """Say that nothing is left to do but to drop the item's reference, which is dropped once."""
+    _in_hand[:] = [(task, e) for task, e in _in_hand if e is not event]
+
+
+def _handle(event: core.Event) -> None:
+    _in_hand.append((current_task(), event))
+    core.stop_account()
+    try:
+        _handlers[event.kind](event)
+    except BaseException as failure:
+        failures.append(failure)
+        report_exception(failure)
+    finally:
+        settled(event)
+        core.resume_account()
+
+
+def flush() -> None:
+    """Have all work done that was asked for before the call. Kernel: ``flush_workqueue``.
+
+    That the queue is empty does not tell: a worker may have the last event in hand.
+
+    Notes
+    -----
+    Context: blocks; the caller holds no mutex that a handler takes.
+    """
+    if _worker_task == current_task():  # in a shrinker or a finalizer
+        run_pending()
+        return
+    while not _be_worker(stopped_too=True):
+        _idle.wait()
+
+
+def wait_idle(within: float = -1) -> bool:
+    """Wait until the worker has gone, or for `within` seconds; the worker itself does not wait.
+
+    Returns
+    -------
+    bool
+        Whether no worker is left.
+    """
+    if _worker_task == current_task():
+        return True
+    return _idle.wait(within) and core.wait_worker(within)
+
+
+def is_idle() -> bool:
+    """Tell whether no worker is at work, but for the calling thread. Context: `wq_lock` held."""
+    assert_held(wq_lock)
+    return not _place.running or _worker_task == current_task()
+
+
+def after_fork_in_child() -> None:
+    """A worker that was at work is gone; what it had in hand is the next one's."""
+    me = current_task()
+    _left.extend(event for task, event in _in_hand if task != me)
+    _in_hand[:] = [(task, event) for task, event in _in_hand if task == me]
+    held = wq_lock.held()  # by the fork
+    if not held:
+        wq_lock.acquire()
+    if not is_idle():
+        __rest()
+    if not held:
+        wq_lock.release()
+
+
+core.set_waker(wake, work)
+
+
+def stop() -> None:
+    """Before the interpreter ends: no worker from now on, so none stops with a lock held."""
+    with wq_lock:
+        _place.stopped = True
+    wait_idle()
+    wq_lock.acquire()  # the worker holds it when it says that it is idle
+    wq_lock.release()
+
+
+at_exit(stop)

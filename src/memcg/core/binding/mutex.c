@@ -1,0 +1,326 @@
+/*
+ * mutex.c - a mutex of the control plane, which is taken only with the GIL in hand.
+ *
+ * Who waits for a lock of CPython's takes it first and asks for the GIL then.  Meanwhile the thread
+ * with the GIL comes to want the lock, and so they change places at every release: a convoy.
+ * Here who is woken has nothing yet: it waits for the GIL like any thread, and then sees whether
+ * the mutex is free; others may have taken it in between, many times.  One waiter is awake at a
+ * time, so while one is on its way a release wakes nobody.  If it comes in vain, who comes anew
+ * waits behind the sleepers until one of them has had the mutex.
+ *
+ * Who holds one may lend it: keep it as long as nobody else needs it for LENT_MS.  So a fork keeps
+ * others out of what the child is to find whole, and is no link in a chain of threads that wait for
+ * each other: it waits, after it has taken ours, for locks of the program's own.
+ *
+ * The GIL protects every field.  A free mutex with sleepers has one awake, one that is overdue has a
+ * waiter, and of those who wait for one that is lent one at least counts the time.
+ *
+ * Kernel: kernel/locking/mutex.c (overdue: MUTEX_FLAG_HANDOFF).  Where we differ: it may be taken
+ * again by who holds it, as a lock of CPython's may.
+ */
+#include <errno.h>
+#include <semaphore.h>
+#include <time.h>
+
+#include "binding.h"
+
+#include <structmember.h>
+
+#define LENT_MS 20 /* four of CPython's switch intervals: a thread that can go on has gone on */
+
+extern int _PyOS_IsMainThread(void); /* GIL held */
+
+struct waiter {
+    sem_t woken;
+    bool asleep;         /* on the list */
+    struct waiter *next; /* who has waited less */
+};
+
+struct gil_mutex {
+    PyObject_HEAD
+    PyObject *name;
+    unsigned long owner;    /* who holds it, if depth */
+    int depth;              /* times that it was taken */
+    struct waiter *asleep;  /* who waits and was not woken */
+    bool awake;             /* one was woken and did not have the GIL yet */
+    bool overdue;           /* one came in vain */
+    bool lent;              /* by the owner, while depth is 1 */
+    struct gil_mutex *next; /* of all_mutexes */
+};
+
+static struct gil_mutex *all_mutexes;
+
+static bool is_held(const struct gil_mutex *mutex)
+{
+    return mutex->depth && mutex->owner == PyThread_get_thread_ident();
+}
+
+static void wake_one(struct gil_mutex *mutex)
+{
+    struct waiter *waiter = mutex->asleep;
+
+    if (!waiter || mutex->awake)
+        return;
+    mutex->asleep = waiter->next;
+    mutex->awake = true;
+    waiter->asleep = false;
+    sem_post(&waiter->woken);
+}
+
+/* Who comes in vain is the first of those who sleep, who comes anew the last. */
+static void enlist(struct gil_mutex *mutex, struct waiter *waiter, bool first)
+{
+    struct waiter **link = &mutex->asleep;
+
+    while (!first && *link)
+        link = &(*link)->next;
+    waiter->next = *link;
+    *link = waiter;
+}
+
+static void unlist(struct gil_mutex *mutex, struct waiter *waiter)
+{
+    struct waiter **link = &mutex->asleep;
+
+    while (*link != waiter)
+        link = &(*link)->next;
+    *link = waiter->next;
+}
+
+static bool is_lent(const struct gil_mutex *mutex)
+{
+    return mutex->lent && mutex->depth == 1;
+}
+
+static struct timespec after_ms(long ms)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_REALTIME, &time); /* sem_timedwait()'s */
+    time.tv_sec += ms / 1000;
+    time.tv_nsec += ms % 1000 * 1000000;
+    if (time.tv_nsec >= 1000000000) {
+        time.tv_sec++;
+        time.tv_nsec -= 1000000000;
+    }
+    return time;
+}
+
+static bool is_past(const struct timespec *end)
+{
+    struct timespec now = after_ms(0);
+
+    return now.tv_sec > end->tv_sec || (now.tv_sec == end->tv_sec && now.tv_nsec >= end->tv_nsec);
+}
+
+/*
+ * 0, or -1 with what a signal handler raised.  Signals are the main thread's: any other that went
+ * on after one might find the interpreter ending, and with the thread would go a waiter on the list.
+ * It ends at `end` too, if that is not NULL.
+ */
+static int sleep_for(struct gil_mutex *mutex, bool in_vain, const struct timespec *end)
+{
+    struct waiter me = {.asleep = true};
+    bool interrupted, late = false, is_main = _PyOS_IsMainThread();
+
+    sem_init(&me.woken, 0, 0);
+    enlist(mutex, &me, in_vain);
+    Py_BEGIN_ALLOW_THREADS
+    do {
+        interrupted = end ? sem_timedwait(&me.woken, end) : sem_wait(&me.woken);
+        late = interrupted && errno == ETIMEDOUT;
+    } while (interrupted && !late && !is_main);
+    Py_END_ALLOW_THREADS
+    sem_destroy(&me.woken);
+    if (me.asleep)
+        unlist(mutex, &me);
+    else
+        mutex->awake = false;
+    if (!interrupted || late)
+        return 0;
+    mutex->overdue = false;
+    if (!mutex->depth)
+        wake_one(mutex); /* a handler may take long, or raise */
+    return Py_MakePendingCalls();
+}
+
+/* Daemon threads do not get the GIL then, and so never come for what was kept for them. */
+static bool is_finalizing(void)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    return Py_IsFinalizing();
+#else
+    return _Py_IsFinalizing();
+#endif
+}
+
+/* 1: it is taken; 0: `end` came first; -1 with what a signal handler raised. */
+static int take(struct gil_mutex *mutex, const struct timespec *end)
+{
+    bool in_vain = false;
+
+    if (!is_held(mutex) && (mutex->depth || (mutex->overdue && !is_finalizing()))) {
+        do {
+            bool lent = is_lent(mutex);
+            struct timespec lent_end = after_ms(lent ? LENT_MS : 0);
+
+            if (sleep_for(mutex, in_vain, lent ? &lent_end : end))
+                return -1;
+            if (lent && is_lent(mutex) && is_past(&lent_end))
+                mutex->depth = 0; /* it is nobody's, for the lender knows that it may lose it */
+            in_vain = mutex->depth;
+            if (in_vain && end && is_past(end)) {
+                mutex->overdue = false; /* who is the next that comes has slept, or is new */
+                return 0;
+            }
+            mutex->overdue = in_vain;
+        } while (in_vain);
+    }
+    mutex->owner = PyThread_get_thread_ident();
+    if (!mutex->depth++)
+        mutex->lent = false;
+    return 1;
+}
+
+static PyObject *mutex_acquire(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (take((struct gil_mutex *)self, NULL) < 0)
+        return NULL;
+    Py_RETURN_TRUE;
+}
+
+static PyObject *mutex_acquire_within(PyObject *self, PyObject *seconds)
+{
+    double s = PyFloat_AsDouble(seconds);
+    struct timespec end;
+    int taken;
+
+    if (s == -1 && PyErr_Occurred())
+        return NULL;
+    end = after_ms(s > 0 ? (long)(s * 1000) : 0);
+    taken = take((struct gil_mutex *)self, &end);
+    return taken < 0 ? NULL : PyBool_FromLong(taken);
+}
+
+/* Who counted no time yet begins to. */
+static PyObject *mutex_lend(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    struct gil_mutex *mutex = (struct gil_mutex *)self;
+
+    if (!is_held(mutex))
+        return PyErr_Format(PyExc_RuntimeError, "%U is not held by this thread", mutex->name);
+    mutex->lent = true;
+    wake_one(mutex);
+    Py_RETURN_NONE;
+}
+
+static PyObject *mutex_release(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    struct gil_mutex *mutex = (struct gil_mutex *)self;
+
+    if (!is_held(mutex))
+        return PyErr_Format(PyExc_RuntimeError, "%U is not held by this thread", mutex->name);
+    if (!--mutex->depth)
+        wake_one(mutex);
+    Py_RETURN_NONE;
+}
+
+static PyObject *mutex_exit(PyObject *self, PyObject *const *Py_UNUSED(exc), Py_ssize_t Py_UNUSED(n))
+{
+    return mutex_release(self, NULL);
+}
+
+static PyObject *mutex_held(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(is_held((struct gil_mutex *)self));
+}
+
+static PyObject *mutex_locked(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(((struct gil_mutex *)self)->depth);
+}
+
+/* Of a mutex that is not held by this thread, in the child of a fork: by nobody who is there. */
+static PyObject *mutex_forget_holder(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    ((struct gil_mutex *)self)->depth = 0;
+    Py_RETURN_NONE;
+}
+
+void mutex_after_fork(void)
+{
+    struct gil_mutex *mutex;
+
+    for (mutex = all_mutexes; mutex; mutex = mutex->next) {
+        mutex->asleep = NULL;
+        mutex->awake = mutex->overdue = false;
+    }
+}
+
+static PyObject *mutex_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    struct gil_mutex *mutex;
+    PyObject *name;
+
+    if (!PyArg_ParseTuple(args, "U:Mutex", &name))
+        return NULL;
+    mutex = (struct gil_mutex *)type->tp_alloc(type, 0);
+    if (!mutex)
+        return NULL;
+    mutex->name = Py_NewRef(name);
+    mutex->next = all_mutexes;
+    all_mutexes = mutex;
+    return (PyObject *)mutex;
+}
+
+static void mutex_dealloc(PyObject *self)
+{
+    struct gil_mutex *mutex = (struct gil_mutex *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    struct gil_mutex **link = &all_mutexes;
+
+    while (*link != mutex)
+        link = &(*link)->next;
+    *link = mutex->next;
+    Py_DECREF(mutex->name);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMemberDef members[] = {
+    {"name", T_OBJECT_EX, offsetof(struct gil_mutex, name), READONLY, NULL},
+    {NULL},
+};
+
+static PyMethodDef methods[] = {
+    {"acquire", mutex_acquire, METH_NOARGS, NULL},
+    {"__enter__", mutex_acquire, METH_NOARGS, NULL},
+    {"acquire_within", mutex_acquire_within, METH_O, NULL},
+    {"lend", mutex_lend, METH_NOARGS, NULL},
+    {"release", mutex_release, METH_NOARGS, NULL},
+    {"__exit__", (PyCFunction)(void (*)(void))mutex_exit, METH_FASTCALL, NULL},
+    {"held", mutex_held, METH_NOARGS, NULL},
+    {"locked", mutex_locked, METH_NOARGS, NULL},
+    {"forget_holder", mutex_forget_holder, METH_NOARGS, NULL},
+    {NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, mutex_new},
+    {Py_tp_dealloc, mutex_dealloc},
+    {Py_tp_members, members},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "memcg.core._core.Mutex",
+    .basicsize = sizeof(struct gil_mutex),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = slots,
+};
+
+PyObject *mutex_type(void)
+{
+    return PyType_FromSpec(&spec);
+}

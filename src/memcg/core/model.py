@@ -1,0 +1,803 @@
+"""The data plane in plain Python over mmap: executable specification, real bytes.
+
+A page run belongs to one group at a time and is cleared when it moves to another. A
+*slab* is a page run cut into objects of one cache. A private slab charges its whole pages to its
+group; a shared slab (of a root cache, for groups without a child cache) charges each
+object's size to the owner recorded beside it. The owner is the group's `ObjCgroup`, which
+offline points at the parent.
+
+Every allocation, free and lookup is a read-side section, so a cache that was
+unpublished before `synchronize` is not in use after it.
+
+Kernel: mm/slub.c, mm/page_counter.c, obj_cgroup in mm/memcontrol.c (2020).
+Where we differ: no per-CPU slabs, no NUMA; retired arrays instead of RCU-freed ones.
+
+Locks: ``entry_lock`` (who is inside a group); ``cache_lock`` (the slabs), then ``page_lock`` (the
+arena). Innermost.
+"""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from contextvars import ContextVar
+from typing import Any, NamedTuple, Self
+
+from ..errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
+from ..locking import Atomic, Mutex, Published, ReadSide, current_task, shared
+from ..sizes import PAGE_COUNTER_MAX, oom_text
+from .dataplane import EVENTS, PAGE_SIZE, STAT, CacheInfo, Event
+
+name = "model"
+KMALLOC_SIZES = (64, 256, 1024, 4096)
+GROUP_BYTES = 0  # a group's structures are Python's here
+_ARENA_PAGES = 1 << 16
+_SHARED = 0  # the serial of shared slabs' pages: cleared when a group takes them over
+
+read_side = ReadSide()
+# One of each, so that a fork can take them.
+_entry_lock = Mutex("entry_lock")
+_cache_lock = Mutex("cache_lock")
+
+
+_events: deque[Event] = deque()
+_waker: Callable[[], None] | None = None
+_promote_bytes = 2 * PAGE_SIZE
+_skip_account: Counter[object] = Counter()  # task -> nesting; only that task writes its entry
+
+
+def set_waker(wake: Callable[[], None] | None, work: Callable[[], None] | None = None) -> None:
+    """Have `wake` called when an event was posted; None: nobody.
+
+    `wake` must not wait. The native data plane calls `work` instead, in a thread of its own.
+    """
+    global _waker
+    _waker = wake
+
+
+def _post(event: Event) -> None:
+    _events.append(event)
+    if _waker is not None:
+        _waker()
+
+
+def next_event() -> Event | None:
+    """Take the oldest event, or None."""
+    return _events.popleft() if _events else None
+
+
+def set_promote_bytes(n: int) -> None:
+    """Set how many live shared bytes of one cache ask for a child; 0 asks at once."""
+    global _promote_bytes
+    _promote_bytes = n
+
+
+def synchronize() -> None:
+    """Wait until every allocation, free and lookup that began before has ended."""
+    read_side.synchronize()
+
+
+class _PageAllocator:
+    """First fit over one anonymous mapping. `page_lock` protects all fields."""
+
+    def __init__(self) -> None:
+        self.page_lock = Mutex("page_lock")
+        self.memory: mmap.mmap | None = None
+        self.used = bytearray(_ARENA_PAGES)  # a byte for each page, 0: free
+        self.owner: dict[int, int] = {}  # page -> serial of the group that used it last
+
+    def alloc(self, nr_pages: int, serial: int) -> int:
+        """Return the offset of a run with no bytes of another group than `serial`; -1 when full."""
+        with self.page_lock:
+            if self.memory is None:
+                self.memory = mmap.mmap(-1, _ARENA_PAGES * PAGE_SIZE)
+            start = self.used.find(bytes(nr_pages))
+            if start < 0:
+                return -1
+            self.used[start : start + nr_pages] = b"\1" * nr_pages
+            for page in range(start, start + nr_pages):
+                if self.owner.get(page, serial) != serial:
+                    self.memory[page * PAGE_SIZE : (page + 1) * PAGE_SIZE] = bytes(PAGE_SIZE)
+                self.owner[page] = serial
+            return start * PAGE_SIZE
+
+    def release(self, offset: int, nr_pages: int) -> None:
+        with self.page_lock:
+            self.used[offset // PAGE_SIZE : offset // PAGE_SIZE + nr_pages] = bytes(nr_pages)
+
+
+_pages = _PageAllocator()
+LOCKS = (_entry_lock, _cache_lock, _pages.page_lock)
+
+
+def view(address: int, size: int) -> memoryview:
+    """Return the `size` bytes at `address`, writable, without a copy."""
+    if _pages.memory is None:
+        raise MemcgError(f"address {address:#x}: nothing was allocated yet")
+    import ctypes  # not in a subinterpreter
+
+    return memoryview((ctypes.c_ubyte * size).from_buffer(_pages.memory, address)).cast("B")
+
+
+class ObjCgroup:
+    """What charged objects name: a group, or its parent once it is offline. Kernel: obj_cgroup."""
+
+    __slots__ = ("memcg",)
+
+    def __init__(self, memcg: Memcg) -> None:
+        self.memcg = Published(memcg)
+
+
+_root: Memcg | None = None  # the one without a parent
+
+
+class Memcg:
+    """The data-plane half of a group: page counter, css references, stub.
+
+    ``usage`` counts what is charged here and below. Limits are single stores, read racily by
+    design: a charge sees the old or the new limit. Whatever passes ``max`` is refused here: there
+    are no Python objects to be charged, so no reserve and no overdraft.
+    """
+
+    _serials = 0
+    path = ""  # for error texts
+    parent: Memcg | None = None
+    kmemcg_id = -1
+    last_oom_fields: tuple[Any, ...] | None = None  # of the last refusal here or below; one store
+
+    def __init__(self, parent: Memcg | None) -> None:
+        global _root
+        if parent is None:
+            _root = self
+        Memcg._serials += 1
+        self.serial = Memcg._serials  # never reused, unlike kmemcg_id
+        self.usage = Atomic(0)
+        self.peak = 0
+        self._limits = dict.fromkeys(("max", "high"), PAGE_COUNTER_MAX)
+        self._limits |= dict.fromkeys(("reserve", "overdraft"), 0)
+        self.oom_group = False
+        self.events = dict.fromkeys(EVENTS, 0)
+        self._refs = Atomic(1)
+        self._online = Published(True)
+        self._high_posted = Atomic(0)
+        self._entry_lock = _entry_lock  # who enters comes before offline, or fails
+        self.nr_inside = 0
+        self.objcg = ObjCgroup(self)
+        self._objcgs = [self.objcg]  # stubs that point here; cgroup_mutex protects the list
+        if parent is not None:
+            parent.css_get()
+            self.parent = parent
+
+    def __del__(self) -> None:
+        if self.parent is not None and self.kmemcg_id < 0:  # dropped before it was activated
+            self.parent.css_put()
+
+    # -- css references: what keeps an offline group's state alive
+
+    @property
+    def online(self) -> bool:
+        return self._online.load()
+
+    @property
+    def current(self) -> int:
+        """Bytes charged here and below. cgroup v2: ``memory.current``."""
+        return self.usage.get()
+
+    def __enter__(self) -> Self:
+        enter(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        leave(self)
+
+    @property
+    def css_refs(self) -> int:
+        return self._refs.get()
+
+    def css_tryget(self) -> bool:
+        """Take a reference unless the group is offline or gone."""
+        while self._online.load() and (refs := self._refs.get()) > 0:
+            if self._refs.compare_exchange(refs, refs + 1):
+                return True
+        return False
+
+    def css_get(self) -> None:
+        """Take one more reference; the caller already holds one."""
+        self._refs.add(1)
+
+    def css_put(self) -> None:
+        """Drop a reference; the last one posts ``release``."""
+        refs = self._refs.add(-1)
+        if refs < 0:
+            raise AssertionError("css reference count fell below zero")
+        if refs == 0:
+            _post(Event("release", self, None))
+
+    def offline(self) -> bool:
+        """Take no new references, unless something is inside; tell whether it is done.
+
+        What is still charged here becomes the parent's.
+
+        After the grace period nobody charges or uncharges this group any more, and its
+        ancestors' counters contained its charges already. Again is nothing.
+        Kernel: ``memcg_reparent_objcgs``.
+        """
+        if self.parent is None:
+            raise MemcgError("the root group cannot go offline")
+        with self._entry_lock:
+            if self.nr_inside:
+                return False
+            self._online.store(False)
+        for objcg in self._objcgs:
+            objcg.memcg.store(self.parent)
+        self.parent._objcgs, self._objcgs = self.parent._objcgs + self._objcgs, []
+        synchronize()
+        self.usage.set(0)
+        return True
+
+    # -- limits and figures
+
+    def get_limit(self, which: str) -> int:
+        """``max``, ``high``, ``reserve`` or ``overdraft`` in bytes."""
+        return self._limits[which]
+
+    def set_limit(self, which: str, n: int) -> None:
+        """Store a limit in bytes; a negative reserve or overdraft: the default."""
+        self._limits[which] = n
+
+    @property
+    def events_local(self) -> dict[str, int]:
+        """As `events`: they are counted at the limit's group alone here."""
+        return self.events
+
+    collect = staticmethod(gc.collect)
+
+    def high_done(self) -> None:
+        """The receiver of ``high`` has reclaimed."""
+
+    def reset_peak(self) -> None:
+        """Start `peak` again at the usage of now."""
+        self.peak = self.current
+
+    @property
+    def stat(self) -> dict[str, int]:
+        """Bytes of this group alone, by kind. cgroup v2: ``memory.stat``."""
+        found, mine = dict.fromkeys(STAT, 0), self._objcgs
+        with _cache_lock:
+            for slab in set(_slab_of_page.values()):
+                found["slab_private"] += slab.nr_pages * PAGE_SIZE * (slab.objcg in mine)
+                found["slab_shared"] += slab.cache.size * sum(o in mine for o in slab.live.values())
+        return found
+
+    def drain(self) -> int:
+        """Drop empty slabs here and below; return bytes given back."""
+        before = self.current
+        for cache in {slab.cache for slab in list(_slab_of_page.values())}:
+            if cache.memcg is not None and self in cache.memcg.ancestry():
+                cache.shrink()
+        return before - self.current
+
+    # -- page counter
+
+    def ancestry(self) -> Iterator[Memcg]:
+        """The group, its parent, and so on up to the root."""
+        memcg: Memcg | None = self
+        while memcg is not None:
+            yield memcg
+            memcg = memcg.parent
+
+    def try_charge(self, n: int) -> Memcg | None:
+        """Charge `n` bytes here and above, or nothing and return the group that refused.
+
+        Kernel: ``page_counter_try_charge``.
+        """
+        for memcg in self.ancestry():
+            if memcg.usage.add(n) > memcg._limits["max"]:
+                for undo in self.ancestry():
+                    undo.usage.add(-n)
+                    if undo is memcg:
+                        break
+                memcg.events["max"] += 1
+                self._note_oom(memcg, n)
+                return memcg
+        self._charged()
+        return None
+
+    def _note_oom(self, limited: Memcg, n: int) -> None:
+        limit, current, now = limited.get_limit("max"), limited.usage.get(), time.time()
+        for memcg in limited.ancestry():
+            memcg.last_oom_fields = (n, limit, limited.path, self.path, current, True, now)
+
+    def charge(self, n: int) -> None:
+        """Charge `n` bytes by force."""
+        for memcg in self.ancestry():
+            memcg.usage.add(n)
+        self._charged()
+
+    def _charged(self) -> None:
+        for memcg in self.ancestry():
+            usage = memcg.usage.get()
+            if usage > memcg.peak:  # racy: a lower peak may overwrite a higher one in flight
+                memcg.peak = usage
+            if usage > memcg._limits["high"] and memcg._high_posted.compare_exchange(0, 1):
+                memcg.events["high"] += 1
+                if memcg.css_tryget():
+                    _post(Event("high", memcg, None))
+
+    def uncharge(self, n: int) -> None:
+        """Give `n` bytes back here and above. Kernel: ``page_counter_uncharge``."""
+        for memcg in self.ancestry():
+            usage = memcg.usage.add(-n)
+            if usage < 0:
+                raise AssertionError(f"charge of a group fell below zero by {-usage} bytes")
+            if usage <= memcg._limits["high"]:
+                memcg._high_posted.set(0)
+
+
+class _Slab:
+    """A page run cut into objects. Its cache's `cache_lock` protects all fields."""
+
+    __slots__ = ("cache", "constructed", "free", "live", "nr_pages", "objcg", "offset")
+
+    def __init__(self, cache: Cache, offset: int, nr_pages: int, objcg: ObjCgroup | None) -> None:
+        self.cache = cache
+        self.offset = offset
+        self.nr_pages = nr_pages
+        self.objcg = objcg  # charged with the pages; None: shared, objects name their owner
+        self.free = [offset + i * cache.size for i in reversed(range(cache.objects_per_slab))]
+        self.live: dict[int, ObjCgroup | None] = {}
+        self.constructed = cache.ctor is None
+
+    def construct(self) -> None:
+        """Run the cache's constructor on each object, unless that was done."""
+        if not self.constructed:
+            self.constructed = True
+            try:
+                for i in range(self.cache.objects_per_slab):
+                    assert self.cache.ctor is not None
+                    self.cache.ctor(view(self.offset + i * self.cache.size, self.cache.object_size))
+            except BaseException:
+                self.constructed = False
+                raise
+
+
+_slab_of_page: dict[int, _Slab] = {}  # page -> slab; written under page_lock by the slab's owner
+
+
+@shared(_slabs="cache_lock")
+class Cache:
+    """The data-plane half of a kmem_cache: its slabs, and for a root its memcg_caches.
+
+    Parameters
+    ----------
+    object_size : int
+        Bytes of an object, at least 1.
+    align : int
+        Alignment of each object in bytes, a power of two.
+    memcg, root : optional
+        For a child cache, the group it serves and the root it is a copy of.
+    ctor : callable, optional
+        Called once with each object when its slab is made.
+    kmalloc : int
+        Which size class the root cache serves; -1: none.
+    """
+
+    def __init__(
+        self, object_size: int, align: int = 16, *, memcg: Memcg | None = None,
+        root: Cache | None = None, ctor: Callable[[memoryview], object] | None = None,
+        kmalloc: int = -1,
+    ) -> None:  # fmt: skip
+        self.name = ""  # for error texts
+        self.object_size = object_size
+        self.align = align
+        self.ctor = ctor
+        self.size = -(-object_size // align) * align
+        self.pages_per_slab = max(1, -(-self.size // PAGE_SIZE))
+        self.objects_per_slab = self.pages_per_slab * PAGE_SIZE // self.size
+        self.cache_lock = _cache_lock
+        self._slabs: list[_Slab] = []
+        self.frozen = False
+        self._dead = False
+        self.dying = False  # a root being destroyed; written under memcg_slab_mutex, read racily
+        self.memcg = memcg
+        self.root_cache = root
+        self._nr_pages = Atomic(0)
+        # Roots only. Writers hold memcg_slab_mutex; readers none (one acquire load). A grown
+        # array is published whole and the old one stays readable for whoever loaded it.
+        self._memcg_caches: Published[list[Cache | None]] = Published([])
+        self._pending: set[int] = set()  # serials of groups with a create item on its way
+        # id of buffer -> address, buffer, and the object that every view and array of it keeps
+        self._buffers: dict[int, tuple[int, memoryview, weakref.ref[object]]] = {}
+        self._shared_bytes: dict[int, int] = {}  # group serial -> live shared bytes
+        if memcg is not None:
+            memcg.css_get()
+
+    @property
+    def nr_pages(self) -> int:
+        return self._nr_pages.get()
+
+    # -- memcg_caches
+
+    @property
+    def array_size(self) -> int:
+        return len(self._memcg_caches.load())
+
+    def update_array(self, nr_slots: int) -> None:
+        """Grow the array to `nr_slots`, keeping every slot. Kernel: memcg_update_cache_size."""
+        old = self._memcg_caches.load()
+        self._memcg_caches.store(old + [None] * (nr_slots - len(old)))
+
+    def publish(self, kmemcg_id: int, child: Cache, listed: dict[Any, None]) -> None:
+        """Put a complete child on its group's list and in its slot.
+
+        Context: ``memcg_slab_mutex`` held. The last two stores have no call between them, so that
+        no asynchronous exception can part them.
+        """
+        slots = self._memcg_caches.load()
+        if slots[kmemcg_id] is not None:
+            raise AssertionError("the slot of a child to be published is taken")
+        listed[child] = None
+        slots[kmemcg_id] = child  # a release: who reads it sees a complete child
+
+    def unpublish(self, kmemcg_id: int, child: Cache, listed: dict[Any, None]) -> None:
+        """Take a child out of its slot and off its group's list. Context: as for `publish`."""
+        slots = self._memcg_caches.load()
+        if slots[kmemcg_id] is not child:
+            raise AssertionError("the child to be unpublished is not in its slot")
+        slots[kmemcg_id] = None
+        del listed[child]
+
+    def from_memcg_idx(self, kmemcg_id: int) -> Cache | None:
+        """Load the child of a group. Kernel: ``cache_from_memcg_idx``."""
+        slots = self._memcg_caches.load()
+        return slots[kmemcg_id] if 0 <= kmemcg_id < len(slots) else None
+
+    def create_done(self, memcg: Memcg) -> None:
+        """Let the pair (root, group) be asked for again."""
+        with self.cache_lock:
+            self._pending.discard(memcg.serial)
+
+    # -- objects
+
+    def alloc(self, memcg: Memcg | None = None) -> int:
+        """Allocate from the group's child cache if published, else from this root.
+
+        Parameters
+        ----------
+        memcg : Memcg, optional
+            The group; default: the current one.
+
+        Returns
+        -------
+        int
+            The object's address.
+
+        Raises
+        ------
+        MemcgOOM
+            The charge is over a ``memory.max``.
+        MemoryError
+            The arena is full.
+
+        Notes
+        -----
+        Context: any thread; takes ``cache_lock`` and ``page_lock``; never a control-plane mutex.
+        """
+        if self.root_cache is not None:
+            raise AssertionError("lookup on a cache that is not a root")
+        memcg = memcg or current() or _root
+        assert memcg is not None
+        with read_side:
+            while True:
+                cachep = _memcg_kmem_get_cache(self, memcg)
+                address = cachep._alloc(_charged_group(memcg))
+                if address is not None:
+                    return address
+
+    def _alloc(self, memcg: Memcg) -> int | None:
+        """Return an address, or None when the cache was frozen meanwhile: look up again."""
+        private = self.root_cache is not None or memcg.parent is None
+        with self.cache_lock:
+            if self.frozen:
+                if self.root_cache is None:
+                    raise MemcgError("the cache was destroyed; make a new one")
+                return None
+            owner = None if private else memcg.objcg
+            charged = (self.memcg or memcg).objcg if private else None
+            slab = next((s for s in self._slabs if s.free and s.objcg is charged), None)
+            if slab is None:
+                slab = self._new_slab(charged)
+            if owner is not None:
+                _try_charge_or_raise(owner.memcg.load(), self.size)
+                key = memcg.serial
+                self._shared_bytes[key] = self._shared_bytes.get(key, 0) + self.size
+            address = slab.free.pop()
+            slab.live[address] = owner
+            return address
+
+    def _new_slab(self, objcg: ObjCgroup | None) -> _Slab:
+        nbytes = self.pages_per_slab * PAGE_SIZE
+        memcg = objcg.memcg.load() if objcg else None
+        if memcg is not None:
+            _try_charge_or_raise(memcg, nbytes)
+        offset = _pages.alloc(self.pages_per_slab, memcg.serial if memcg else _SHARED)
+        if offset < 0:
+            if memcg is not None:
+                memcg.uncharge(nbytes)
+            raise MemoryError(f"arena of {_ARENA_PAGES * PAGE_SIZE} bytes is full")
+        slab = _Slab(self, offset, self.pages_per_slab, objcg)
+        for page in range(offset // PAGE_SIZE, offset // PAGE_SIZE + slab.nr_pages):
+            _slab_of_page[page] = slab
+        self._slabs.append(slab)
+        self._nr_pages.add(slab.nr_pages)
+        return slab
+
+    def free(self, address: int) -> None:
+        """Free an object of this root or of any child of it; the owner is credited.
+
+        Raises
+        ------
+        ValueError
+            `address` is not an object of this cache, or is free already; nothing changed.
+        """
+        with read_side:
+            slab = _slab_of_page.get(address // PAGE_SIZE)
+            root = self.root_cache or self
+            if slab is None or (slab.cache.root_cache or slab.cache) is not root:
+                raise ValueError(f"address {address:#x} is not an object of this cache")
+            slab.cache._free(slab, address)
+
+    def _free(self, slab: _Slab, address: int) -> None:
+        with self.cache_lock:
+            if address not in slab.live:
+                why = "is free already" if address in slab.free else "is not the start of an object"
+                raise ValueError(f"address {address:#x} {why}")
+            owner = slab.live.pop(address)
+            slab.free.append(address)
+            if owner is not None:
+                memcg = owner.memcg.load()
+                memcg.uncharge(self.size)
+                if memcg.serial in self._shared_bytes:
+                    self._shared_bytes[memcg.serial] -= self.size
+            if self._dead and not slab.live:
+                self._drop(slab)
+            emptied = self._dead and not self._slabs
+            if emptied and self.memcg is not None:
+                self.memcg.css_get()
+        if emptied:
+            _post(Event("empty", self.memcg, self))
+
+    def _drop(self, slab: _Slab) -> None:
+        """Give an empty slab's pages back. Context: read side, `cache_lock` held."""
+        for page in range(slab.offset // PAGE_SIZE, slab.offset // PAGE_SIZE + slab.nr_pages):
+            del _slab_of_page[page]
+        self._slabs.remove(slab)
+        self._nr_pages.add(-slab.nr_pages)
+        if slab.objcg is not None:
+            slab.objcg.memcg.load().uncharge(slab.nr_pages * PAGE_SIZE)
+        _pages.release(slab.offset, slab.nr_pages)
+
+    def alloc_buffer(self) -> memoryview:
+        """Allocate for the current group and return a buffer of `object_size` bytes."""
+        address = self.alloc()
+        try:
+            _slab_of_page[address // PAGE_SIZE].construct()
+        except BaseException:
+            self.free(address)
+            self.shrink()
+            raise
+        buffer = view(address, self.object_size)
+        self._buffers[id(buffer)] = (address, buffer, weakref.ref(buffer.obj))
+        return buffer
+
+    def free_buffer(self, buffer: memoryview) -> None:
+        """Free a buffer; the group that allocated it is credited.
+
+        Raises
+        ------
+        ValueError
+            Not a live buffer of this cache; nothing changed.
+        BufferError
+            An array or view of the buffer is still in use; nothing changed.
+        """
+        entry, name = self._buffers.get(id(buffer)), f"cache {self.name!r}"
+        if entry is None or entry[1] is not buffer:
+            raise ValueError(f"{name}: not a live buffer of this cache; each buffer is freed once")
+        buffer.release()
+        if entry[2]() is not None:
+            raise BufferError(f"{name}: an array or view of the buffer is in use; drop it first")
+        del self._buffers[id(buffer)]
+        self.free(entry[0])
+
+    def shrink(self) -> int:
+        """Drop empty slabs; return how many pages went. Kernel: ``kmem_cache_shrink``."""
+        with read_side, self.cache_lock:
+            empty = [slab for slab in self._slabs if not slab.live]
+            for slab in empty:
+                self._drop(slab)
+        return sum(slab.nr_pages for slab in empty)
+
+    def set_dead(self) -> None:
+        """Keep no empty slab; the free that empties the cache posts ``empty``."""
+        with self.cache_lock:
+            self._dead = True
+
+    def shutdown(self) -> None:
+        """Serve nothing from now on. Kernel: ``__kmem_cache_shutdown``.
+
+        Raises
+        ------
+        CacheBusy
+            Objects are live; the cache goes on as it was.
+        """
+        with read_side, self.cache_lock:
+            if live := sum(len(slab.live) for slab in self._slabs):
+                raise CacheBusy(f"cache {self.name!r} still has {live} objects; free them first")
+            for slab in list(self._slabs):
+                self._drop(slab)
+            self.frozen = True
+
+    def info(self) -> CacheInfo:
+        """Count slabs and objects under one hold of the cache's lock."""
+        with self.cache_lock:
+            live = [len(slab.live) for slab in self._slabs]
+        return CacheInfo(
+            active_objs=sum(live), num_objs=len(live) * self.objects_per_slab, objsize=self.size,
+            objperslab=self.objects_per_slab, pagesperslab=self.pages_per_slab,
+            active_slabs=len(live) - live.count(0), num_slabs=len(live),
+        )  # fmt: skip
+
+
+def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
+    if _skip_account.get(current_task()):
+        memcg.charge(n)
+        return
+    limited = memcg.try_charge(n)
+    if limited is not None:
+        limited.events["oom"] += 1
+        current, limit = limited.usage.get(), limited.get_limit("max")
+        raise MemcgOOM(oom_text(memcg.path, n, current, limit, limited.path))
+
+
+def _charged_group(memcg: Memcg) -> Memcg:
+    """The group itself, or the nearest ancestor that is online; the root when skipping."""
+    skip = _skip_account.get(current_task())
+    while memcg.parent is not None and (skip or not memcg.online):
+        memcg = memcg.parent
+    return memcg
+
+
+def _memcg_kmem_get_cache(root: Cache, memcg: Memcg) -> Cache:
+    """Pick the child for `memcg`, or the root; ask for a child by demand.
+
+    Context: inside a read-side section. Kernel: ``__memcg_kmem_get_cache``.
+    """
+    memcg = _charged_group(memcg)
+    if memcg.parent is None or memcg.kmemcg_id < 0:
+        return root
+    child = root.from_memcg_idx(memcg.kmemcg_id)
+    if child is not None and not child.frozen:
+        return child
+    if root._shared_bytes.get(memcg.serial, 0) >= _promote_bytes and not root.dying:
+        _memcg_schedule_create(root, memcg)
+    return root
+
+
+def _memcg_schedule_create(root: Cache, memcg: Memcg) -> None:
+    """Post one create item for the pair, with a css reference, unless one is on its way."""
+    with root.cache_lock:
+        if memcg.serial in root._pending or not memcg.css_tryget():
+            return
+        root._pending.add(memcg.serial)
+    try:
+        _post(Event("create", memcg, root))
+    except MemoryError:  # no item: the root serves, and a later allocation asks again
+        root.create_done(memcg)
+        memcg.css_put()
+
+
+def live_blocks(memcg: Memcg) -> list[tuple[int, int, Cache | None]]:
+    """List (address, size in bytes, cache) of what is charged to the group itself.
+
+    Of a group that is offline: what was charged to it.
+    """
+    return [
+        (address, slab.cache.size, slab.cache)
+        for slab in set(_slab_of_page.values())
+        for address, owner in slab.live.items()
+        if (objcg := owner or slab.objcg) and (objcg is memcg.objcg or objcg.memcg.load() is memcg)
+    ]
+
+
+def stop_account() -> None:
+    """Charge the root by force and ask for nothing until `resume_account`; nestable."""
+    _skip_account[current_task()] += 1
+
+
+def resume_account() -> None:
+    """End the innermost `stop_account`. Kernel: ``memcg_resume_kmem_account``."""
+    task = current_task()
+    _skip_account[task] -= 1  # 0 is as good as none, if an interrupt comes before the next line
+    if not _skip_account[task]:
+        del _skip_account[task]
+
+
+class _Entry(NamedTuple):
+    memcg: Memcg
+    previous: _Entry | None
+
+
+_entry: ContextVar[_Entry | None] = ContextVar("memcg_current", default=None)
+
+
+def current() -> Memcg | None:
+    """The group of the running context, or None for the root."""
+    entry = _entry.get()
+    return entry.memcg if entry else None
+
+
+def enter(memcg: Memcg) -> None:
+    """Make `memcg` the context's group."""
+    with memcg._entry_lock:
+        if not memcg.online:
+            raise OfflineError(f"group {memcg.path!r} is closed; memcg.group() makes a new one")
+        memcg.nr_inside += 1
+    _entry.set(_Entry(memcg, _entry.get()))
+
+
+def leave(memcg: Memcg, error: BaseException | None = None) -> None:
+    """Go back to the group before; restores by setting, never by deleting the variable."""
+    entry = _entry.get()
+    if entry is None or entry.memcg is not memcg:
+        raise MemcgError(f"group {memcg.path!r} is left, but is not the innermost of this context")
+    _entry.set(entry.previous)
+    with memcg._entry_lock:
+        memcg.nr_inside -= 1
+
+
+def current_entry() -> object | None:
+    """What `Bound` takes: the running context's place in its groups."""
+    return _entry.get()
+
+
+class Shield(nullcontext[None]):
+    """See `memcg.shield`: nothing is delivered here."""
+
+
+class Bound:
+    """A callable that runs in an entry of another context, as `fn` runs in this one."""
+
+    def __init__(self, entry: Any, fn: Callable[..., Any]) -> None:
+        self.entry = entry
+        self.fn = fn
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        before = _entry.get()
+        _entry.set(self.entry)
+        try:
+            return self.fn(*args, **kwargs)
+        finally:
+            _entry.set(before)
+
+
+def wait_worker(within: float = -1) -> bool:
+    """Wait for native workers: there are none here, as in the two below."""
+    return True
+
+
+def hold_workers() -> None:
+    """Let no native worker start."""
+
+
+def release_workers() -> None:
+    """Let native workers start again."""
+
+
+def after_fork_in_child() -> None:
+    """Forget the readers among the threads that are gone."""
+    read_side.after_fork_in_child()

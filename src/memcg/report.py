@@ -1,0 +1,255 @@
+"""What holds a group's memory: kinds of objects with what belongs to them, and the biggest by name.
+
+Who owns a block, and who refers to an object, binding/holders.c and binding/referrers.c tell. Here
+it becomes text. Nothing runs code of the program whose objects they are: no ``repr``, no attribute
+that a class may have defined, no comparison; and all texts are short.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections import Counter, deque
+from itertools import islice
+from typing import Any, NamedTuple
+
+from . import core
+from .control.cgroup import cgroup, subtree
+from .sizes import format_size
+
+KINDS_SHOWN = 20
+TEXT_MAX = 60  # characters of a name or value
+VALUE_MAX = 12  # characters or bytes of a value
+ITEMS_SHOWN = 3  # of a container
+_HEAPTYPE, _IMMUTABLE = 1 << 9, 1 << 8  # of tp_flags; a class of Python has the first alone
+_UNKNOWN = "memory of C code"
+_SIZED = (str, bytes, bytearray, list, tuple, dict, set, frozenset, deque, array)
+
+# As `type` defines them, whatever a metaclass says.
+_flags = type.__dict__["__flags__"].__get__
+_mro = type.__dict__["__mro__"].__get__
+_qualname = type.__dict__["__qualname__"].__get__
+_module = type.__dict__["__module__"].__get__
+
+
+class Holder(NamedTuple):
+    """Objects of one kind, and the memory that belongs to them."""
+
+    kind: str
+    objects: int
+    nbytes: int
+
+
+class Holders(NamedTuple):
+    """What holds a group's memory, the biggest first."""
+
+    blocks: int
+    kinds: list[Holder]
+    biggest: list[str]  # single objects, described
+
+
+def holders(memcg: core.Memcg) -> Holders:
+    """Name what is charged to the group itself.
+
+    Notes
+    -----
+    Context: the GIL is held throughout, so all of Python waits, as for ``gc.collect()``.
+    """
+    core.stop_account()
+    try:
+        if core.name != "native":
+            return _holders_of_buffers(memcg)
+        blocks, kinds, biggest = core.scan(memcg, _all_types())
+        sums: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
+        for kind, objects, nbytes in kinds:
+            name = _kind_name(kind)
+            counts[name] += objects
+            sums[name] += nbytes
+        return Holders(
+            blocks,
+            [Holder(name, counts[name], nbytes) for name, nbytes in sums.most_common()],
+            [_line(*big) for big in biggest],
+        )
+    finally:
+        core.resume_account()
+
+
+def _holders_of_buffers(memcg: core.Memcg) -> Holders:
+    blocks = core.live_blocks(memcg)
+    counts = Counter(cache for _, _, cache in blocks)
+    kinds = [Holder(_kind_name(c), n, n * c.size) for c, n in counts.items() if c is not None]
+    return Holders(len(blocks), sorted(kinds, key=lambda h: -h.nbytes), [])
+
+
+def _all_types() -> list[type]:
+    found: dict[int, type] = {id(object): object}
+    waiting: list[type] = [object]
+    cls: type
+    while waiting:
+        for cls in type.__subclasses__(waiting.pop()):
+            if id(cls) not in found:
+                found[id(cls)] = cls
+                waiting.append(cls)
+    return list(found.values())
+
+
+# -- names
+
+
+def _kind_name(kind: Any) -> str:
+    if kind is None:
+        return _UNKNOWN
+    if _base(type(kind), core.Cache):
+        return f"buffer of {_cut(repr((kind.root_cache or kind).name))}"
+    return _type_name(kind)
+
+
+def _type_name(cls: type) -> str:
+    name = _cut(_qualname(cls))
+    if _flags(cls) & (_HEAPTYPE | _IMMUTABLE) != _HEAPTYPE:
+        return name
+    try:
+        module = _module(cls)
+    except AttributeError:  # it was deleted
+        return name
+    if type(module) is not str or module in ("__main__", "builtins"):
+        return name
+    return f"{_cut(module)}.{name}"
+
+
+def _cut(text: str) -> str:
+    text = str.__str__(text)  # of a subclass: a plain one
+    text = text[:TEXT_MAX] + "..." * (len(text) > TEXT_MAX)
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def _base(cls: type, *bases: type) -> type | None:
+    """The first of `bases` that `cls` is or derives from; not by ``issubclass``, nor by ``==``."""
+    return next((base for base in bases if any(c is base for c in _mro(cls))), None)
+
+
+# -- values
+
+
+def _value(o: Any, *, nested: bool = False) -> str:
+    """A short text for a builtin value; the name of its class for others."""
+    cls = type(o)
+    if cls is str or cls is bytes or cls is bytearray:
+        head = o[:VALUE_MAX]
+        return repr(head if cls is str else bytes(head)) + "..." * (len(o) > VALUE_MAX)
+    if cls is int:
+        return repr(o) if o.bit_length() <= 128 else f"an int of {o.bit_length():,} bits"
+    if o is None or cls is bool or cls is float or cls is complex:
+        return repr(o)
+    if cls is list or cls is tuple:
+        left, right = "[]" if cls is list else "()"
+    elif cls is dict or cls is set or cls is frozenset:
+        left, right = "{}"
+    else:
+        return f"<{_type_name(cls)}>"
+    if nested:
+        return f"{left}...{right}" if o else left + right
+    try:
+        shown = [_value(item, nested=True) for item in islice(o, ITEMS_SHOWN)]
+    except RuntimeError:  # it changed meanwhile
+        shown = []
+    return left + ", ".join(shown) + ", ..." * (len(o) > ITEMS_SHOWN) + right
+
+
+def _described(o: Any) -> tuple[str, str]:
+    """What an object is, and its value."""
+    cls = type(o)
+    name = _type_name(cls)
+    if ndarray := _array_class(cls):
+        return f"{name} {_shape(ndarray, o)}", ""
+    if base := _base(cls, *_SIZED):
+        value = _value(o) if base is cls and base not in (deque, array) else ""
+        return f"{name} of {base.__len__(o):,}", value  # type: ignore[attr-defined]
+    if cls is int:
+        return f"int of {o.bit_length():,} bits", ""
+    if _base(cls, type):
+        return f"class {_type_name(o)}", ""
+    return name, ""
+
+
+def _array_class(cls: type) -> Any:
+    """NumPy's ndarray, if `cls` is or derives from it."""
+    for c in _mro(cls):
+        if _qualname(c) == "ndarray" and not _flags(c) & _HEAPTYPE and _module(c) == "numpy":
+            return c
+    return None
+
+
+def _shape(ndarray: Any, o: Any) -> str:
+    names = ndarray.__dict__  # a subclass may have others
+    dtype = names["dtype"].__get__(o)
+    text = dtype.str if dtype.kind in "SUVMm" else _type_name(dtype.type).removeprefix("numpy.")
+    return f"{'x'.join(map(str, names['shape'].__get__(o))) or '()'} {_cut(text)}"
+
+
+# -- lines
+
+
+def _line(
+    o: Any, kind: Any, nbytes: int, guessed: bool, path: list[tuple[Any, str, Any]] | None
+) -> str:
+    what, value = (_kind_name(kind), "") if guessed else _described(o)
+    if guessed and path is not None:  # o is not it, but points to it
+        path = [(o, "in", None), *path]
+    who = ", ".join(_hops(path or [])) or "C code"
+    return f"{what}, {format_size(nbytes)}{value and f' {value}'}: {who}"
+
+
+def _hops(path: list[tuple[Any, str, Any]]) -> list[str]:
+    texts: list[str] = []
+    at = 0
+    while at < len(path):
+        owner, how, name = path[at]
+        above = path[at + 1] if at + 1 < len(path) else None
+        if how == "key" and above is not None and above[1] == "dict":  # of its __dict__
+            owner, how = above[0], "attribute"
+            at += 1
+        at += 1
+        texts.append(_hop(owner, how, name))
+    return texts
+
+
+def _hop(owner: Any, how: str, name: Any) -> str:
+    if how == "global":
+        return f"global {_value(name)} of module {_cut(owner)}"
+    if how == "local":
+        place = f"{_cut(str.__str__(owner.co_filename)[-TEXT_MAX:])}:{owner.co_firstlineno}"
+        return f"local {_value(name)} of {_cut(owner.co_qualname)} ({place})"
+    text = f"class {_type_name(owner)}" if _base(type(owner), type) else _type_name(type(owner))
+    if how == "dict":
+        return f"__dict__ of {text}"
+    return f"in {text}" if how == "in" else f"{how} {_value(name)} of {text}"
+
+
+def report(group: cgroup) -> str:
+    """Account for a group in text. See `Group.report`."""
+    start = time.perf_counter()
+    lines = []
+    for g in subtree(group):
+        state = "" if g.online else " (closed)"
+        events = ", ".join(f"{k} {v}" for k, v in g.events.items() if v)
+        lines.append(
+            f"{g.path or '/'}{state}: current {format_size(g.current)}, "
+            f"peak {format_size(g.peak)}, max {format_size(g.get_limit('max'))}"
+            + (f"; events: {events}" if events else "")
+        )
+    blocks, kinds, biggest = holders(group)
+    name = group.path or "/"
+    nbytes = sum(h.nbytes for h in kinds)
+    lines.append(f"held by {name} itself: {format_size(nbytes)}" if kinds else "nothing is held")
+    for kind, objects, nbytes in kinds[:KINDS_SHOWN]:
+        lines.append(f"  {format_size(nbytes):>10}  {objects:>9,} x {kind}")
+    if rest := kinds[KINDS_SHOWN:]:
+        nbytes = sum(h.nbytes for h in rest)
+        lines.append(f"  {format_size(nbytes):>10}  in {len(rest)} more kinds")
+    if biggest:
+        lines.append("the biggest, and who refers to them:")
+        lines += [f"  {line}" for line in biggest]
+    lines.append(f"took {time.perf_counter() - start:.2f} s for {blocks:,} blocks")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""memcg's own use of the explorer: its control plane in a world of its own, and the scenarios."""

@@ -1,0 +1,311 @@
+"""Forks, and the end of the interpreter: all other threads vanish with what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ... import seam
+from .system import System, scenario
+
+
+def _fork(s: System, child: Callable[[], object]) -> None:
+    """``os.fork`` with the handlers that are registered, and then the child."""
+    s.fork._before_fork()
+    seam.fork()
+    s.fork._after_fork_in_child()
+    s.fork._after_fork()
+    child()
+
+
+@scenario(
+    "a thread forks at every point of another's making of a group; the child makes one too",
+    forks=True,
+)
+def fork_mkdir() -> None:
+    s = System()
+
+    def make() -> None:
+        s.mkdir("b")
+
+    def fork() -> None:
+        _fork(s, lambda: s.mkdir("c"))
+        seam.quietly(s.check_end)
+
+    seam.parallel(make, fork)
+
+
+@scenario("a thread forks at every point of the worker's creation; the child allocates too",
+          forks=True)  # fmt: skip
+def fork_creation() -> None:
+    s = System()
+    s.start_worker()
+
+    def fork() -> None:
+        _fork(s, s.use)
+        seam.settle()
+
+    seam.parallel(s.use, fork)
+
+
+@scenario("a thread forks at every point of a closing; the child closes the group",
+          forks=True)  # fmt: skip
+def fork_close() -> None:
+    s = System()
+    s.serve_empty(s.a)
+
+    def in_child() -> None:
+        if "a" in s.children():
+            s.rmdir(s.a)
+        s.finish()
+
+    def fork() -> None:
+        _fork(s, in_child)
+
+    seam.parallel(s.close, fork)
+
+
+@scenario("a thread forks at every point of a root's destruction; the child destroys it",
+          forks=True)  # fmt: skip
+def fork_destroy() -> None:
+    s = System()
+    s.serve_empty(s.a)
+
+    def destroy() -> None:
+        s.destroy(s.frames)
+
+    def in_child() -> None:
+        if s.has(s.frames):
+            assert s.destroy(s.frames)
+        s.finish()
+
+    def fork() -> None:
+        _fork(s, in_child)
+
+    seam.parallel(destroy, fork)
+
+
+@scenario("a thread forks while the arrays grow; the child makes a group", forks=True)
+def fork_growth() -> None:
+    s = System()
+
+    def fork() -> None:
+        _fork(s, lambda: s.mkdir("c"))
+        seam.quietly(s.check_end)
+
+    seam.parallel(s.grow, fork)
+
+
+@scenario("the parent of a fork x a closing x the worker: its handlers block nobody for ever")
+def fork_parent() -> None:
+    s = System()
+    s.start_worker()
+    s.use()
+
+    def fork() -> None:
+        s.fork._before_fork()
+        s.fork._after_fork()
+
+    seam.parallel(s.close, fork)
+    s.workqueue.flush()
+    s.finish()
+
+
+@scenario(
+    "the worker creates a child x the interpreter ends: a finalizer frees, nobody hangs",
+    forks=True,
+)
+def worker_exit_free() -> None:
+    s = System()
+    address = s.frames.alloc(s.a)
+    s.start_worker()
+
+    def end() -> None:
+        s.workqueue.stop()
+        seam.fork()  # at exit too all other threads stop where they are
+        s.frames.free(address)
+
+    s.workqueue.wake()
+    seam.parallel(end)
+
+
+@scenario(
+    "the worker creates a child x the interpreter ends: the last reference to a group goes",
+    forks=True,
+)
+def worker_exit_release() -> None:
+    s = System()
+    b = s.mkdir("b")
+    b.css_get()
+    s.rmdir(b)
+    s.use()
+    s.start_worker()
+
+    def end() -> None:
+        s.workqueue.stop()
+        seam.fork()
+        b.css_put()
+
+    s.workqueue.wake()
+    seam.parallel(end)
+
+
+@scenario("the worker destroys a dead child x the interpreter's end waits for it, then frees",
+          forks=True)  # fmt: skip
+def worker_exit_waiting() -> None:
+    s = System()
+    _, address = s.serve(s.a)
+    s.rmdir(s.a)
+    b = s.mkdir("b")
+    other = s.frames.alloc(b)
+    s.start_worker()
+    s.frames.free(address)
+
+    def end() -> None:
+        s.workqueue.wait_idle()
+        seam.fork()
+        s.frames.free(other)
+
+    seam.parallel(end)
+
+
+class _Own(seam.Mutex):
+    """A lock of the program's own: its order is not ours to know, so lockdep does not see it."""
+
+    acquire, release = seam.Mutex.acquire, seam.Mutex.release
+
+
+def _fork_under(s: System, lock: _Own, child: Callable[[], object]) -> None:
+    """A fork in a program whose own lock has fork hooks that run after ours: it takes it last."""
+    s.fork._before_fork()
+    lock.acquire()
+    seam.fork()
+    lock.release()
+    s.fork._after_fork_in_child()
+    s.fork._after_fork()
+    child()
+
+
+@scenario("a fork takes a program's own lock after our mutexes x a thread makes a group under it",
+          forks=True)  # fmt: skip
+def fork_foreign_lock() -> None:
+    s = System()
+    lock = _Own("the program's own")
+
+    def make() -> None:
+        with lock:
+            s.mkdir("b")
+
+    def fork() -> None:
+        _fork_under(s, lock, lambda: s.mkdir("c"))
+        seam.quietly(s.check_end)
+
+    seam.parallel(make, fork)
+
+
+@scenario("the parent of such a fork: its handlers, and who works under the lock, come to an end")
+def fork_foreign_lock_parent() -> None:
+    s = System()
+    lock = _Own("the program's own")
+
+    def close() -> None:
+        with lock:
+            s.close()
+
+    def fork() -> None:
+        s.fork._before_fork()
+        lock.acquire()
+        lock.release()
+        s.fork._after_fork()
+
+    seam.parallel(close, fork)
+    s.finish()
+
+
+@scenario("a fork takes a program's own lock before our mutexes x a finalizer that has interrupted "
+          "our own work takes it", forks=True)  # fmt: skip
+def fork_foreign_lock_finalizer() -> None:
+    s = System()
+    lock = _Own("the program's own")
+
+    def make() -> None:
+        with s.cgroup.cgroup_mutex, lock:
+            pass
+        s.mkdir("b")
+
+    def fork() -> None:
+        lock.acquire()
+        s.fork._before_fork()
+        seam.fork()
+        s.fork._after_fork_in_child()
+        s.fork._after_fork()
+        lock.release()
+        s.mkdir("c")
+        seam.quietly(s.check_end)
+
+    seam.parallel(make, fork)
+
+
+def _fork_at_once(s: System, child: Callable[[], object]) -> None:
+    """A fork whose patience is over: others may be anywhere in our own work."""
+    s.fork._nested_forks.add(seam.current_task())
+    s.core.hold_workers()
+    seam.fork()
+    s.fork._after_fork_in_child()
+    s.fork._after_fork()
+    child()
+    s.workqueue.flush()
+
+
+@scenario("a fork that waits for nobody x a closing: the child closes the group", forks=True)
+def fork_impatient_close() -> None:
+    s = System()
+    s.serve_empty(s.a)
+
+    def in_child() -> None:
+        if "a" in s.children():
+            s.rmdir(s.a)
+        s.mkdir("a")
+        assert s.destroy(s.frames)
+
+    seam.parallel(s.close, lambda: _fork_at_once(s, in_child))
+
+
+@scenario("a fork that waits for nobody x the making of a group: the child makes it", forks=True)
+def fork_impatient_mkdir() -> None:
+    s = System()
+
+    def make() -> None:
+        s.mkdir("b")
+
+    seam.parallel(make, lambda: _fork_at_once(s, lambda: s.rmdir(s.mkdir("b"))))
+
+
+@scenario("a fork that waits for nobody x the worker's creation: the child's worker goes on",
+          forks=True)  # fmt: skip
+def fork_impatient_worker() -> None:
+    s = System()
+    s.start_worker()
+
+    def in_child() -> None:
+        s.use()
+        s.workqueue.flush()
+        s.rmdir(s.a)
+
+    seam.parallel(s.use, lambda: _fork_at_once(s, in_child))
+
+
+@scenario("a fork that waits for nobody x a root's destruction: the child destroys it", forks=True)
+def fork_impatient_destroy() -> None:
+    s = System()
+    s.serve_empty(s.a)
+
+    def in_child() -> None:
+        if s.has(s.frames) and not s.frames.frozen:
+            s.use()
+            s.work()
+            assert s.child(s.a) is not None  # the root is not dying: who destroyed it is gone
+        if s.has(s.frames):
+            assert s.destroy(s.frames)
+        s.rmdir(s.a)
+
+    seam.parallel(s.destroy_frames, lambda: _fork_at_once(s, in_child))
