@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 EXTENSION := build/extension-$(VERSION)
 SOURCES := $(wildcard native/*.[ch] src/memcg/core/binding/*) meson.build
 
-.PHONY: help demo test test-all verify mutants locking-doc native-stress soak foreign foreign-limits bench bench-quick lint clean
+.PHONY: help demo test test-all verify mutants locking-doc native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint clean
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -67,6 +67,9 @@ bench bench-quick: $(EXTENSION)/.built ## side by side with the peers, then docs
 	sh benchmarks/peers.sh $(BENCH) $(PYTHON) $(if $(filter bench-quick,$@),--quick)
 	$(BENCH)/venv/bin/python benchmarks/run.py $(if $(filter bench-quick,$@),--quick)
 	$(BENCH)/venv/bin/python benchmarks/run.py --page
+
+bench-instructions: $(EXTENSION)/.built ## instructions of the fast paths and of a group's life, within the budget; UPDATE=1
+	$(VENV)/bin/python benchmarks/instructions.py $(if $(UPDATE),--update)
 
 lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/ruff check src tests examples benchmarks tools

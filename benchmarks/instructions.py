@@ -1,0 +1,239 @@
+"""How many instructions do the fast paths, an entry and a group's life take? A budget holds them.
+
+Callgrind counts them. A figure is the difference of two run lengths divided by the difference of
+their turns, so start-up does not count. Two runs of one thread give the same figure; where a worker
+takes part they differ by up to 0.15 % (seen in pairs of runs). No clock, load or other program
+changes them. ``instructions.toml`` holds the budget: one table for each processor, compiler and C
+library, and for each CPython, since each of them changes the code that runs. A figure that is 2 %
+above its budget fails; one that is 2 % below asks for a new budget (``--update``).
+
+    make bench-instructions
+    python benchmarks/instructions.py --only hook_free --update
+
+Exit status: 0, within the budget; 1, a figure is above it; 2, callgrind is missing or a run has
+failed; 3, there is no budget for this machine, so that nothing was compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import harness
+
+BUDGET = Path(__file__).with_suffix(".toml")
+MORE = 1.02  # fails above, hints below its reciprocal
+VALGRIND = ("instructions are counted by callgrind, which is not installed: "
+            "apt-get install valgrind (or your system's package of that name)")  # fmt: skip
+
+
+class Failed(Exception):
+    """Nothing can be counted; the text says why."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Instructions per turn of a piece of work, all of them or those of one function itself."""
+
+    name: str
+    work: str
+    turns: int  # of the shorter run, and before it; the longer has twice as many
+    native: bool = False
+    function: str = ""
+
+
+FIGURES = [
+    Figure("native: malloc and free of 64 bytes", "pair", 50_000, native=True),
+    Figure("native: malloc and free, 2,048 at a time", "refill", 204_800, native=True),
+    Figure("native: malloc and free of a page run", "page-run", 20_000, native=True),
+    Figure("hook_malloc, for an int", "lists", 8_000, function="hook_malloc"),
+    Figure("hook_calloc, for a list's table", "lists", 8_000, function="hook_calloc"),
+    Figure("hook_free, for an int and a table", "lists", 8_000, function="hook_free"),
+    Figure("with group:", "enter", 5_000),
+    Figure("with shield():", "shield", 5_000),
+    Figure("a group's life", "life", 100),
+    Figure("scope() with one allocation", "scope", 100),
+    Figure("json.loads of 60 items", "loads", 200),
+    Figure("json.loads of 60 items, in a group", "loads_in_group", 200),
+    Figure("a list past max, shielded", "past_max", 5_000),
+]
+
+
+def machine() -> str:
+    """The C compiler, the processor and the C library: the key of the native budgets."""
+    cc = subprocess.run(["cc", "-dumpfullversion", "-dumpversion"], capture_output=True, text=True)
+    name = subprocess.run(["cc", "--version"], capture_output=True, text=True).stdout
+    compiler = "clang" if "clang" in name else "gcc"
+    libc = " ".join(platform.libc_ver())
+    return f"{platform.machine()}, {compiler} {cc.stdout.strip()}, {libc}"
+
+
+def interpreter() -> str:
+    """`machine()` and the build of CPython: the key of the others."""
+    pgo = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    return (f"{machine()}, CPython {platform.python_version()} by {platform.python_compiler()}"
+            f"{' with profile' if pgo else ''}")  # fmt: skip
+
+
+def key(figure: Figure) -> str:
+    return machine() if figure.native else interpreter()
+
+
+# -- counting
+
+
+def profile(argv: list[str]) -> str:
+    """What callgrind writes about a run."""
+    # The environment lies on the stack and its length moves what is below: always the same.
+    env = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", "LC_ALL": "C",
+           "PYTHONPATH": str(harness.TREE / "src")}  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="callgrind-") as directory:
+        out = Path(directory) / "out"
+        done = subprocess.run(
+            ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", *argv],
+            env=env, text=True, capture_output=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise Failed(f"{' '.join(argv)} has failed under callgrind:\n{done.stderr}")
+        return out.read_text()
+
+
+def cost(profile: str, function: str) -> int:
+    return self_cost(profile, function) if function else total_cost(profile)
+
+
+def total_cost(profile: str) -> int:
+    return int(re.findall(r"^(?:summary|totals): (\d+)", profile, re.M)[-1])
+
+
+def self_cost(profile: str, function: str) -> int:
+    """What the function itself costs, without its callees, in callgrind's format.
+
+    A cost line is "POSITION COST"; the one after "calls=" is the callee's. Names are compressed:
+    "fn=(12) name" once, then "fn=(12)".
+    """
+    names: dict[str, str] = {}
+    inside = callee = found = False
+    cost = 0
+    for line in profile.splitlines():
+        if line.startswith(("fn=", "cfn=")):
+            number, _, name = line.partition("=")[2].partition(" ")
+            names.setdefault(number, name)
+            if line.startswith("fn="):
+                inside = names[number] == function
+                found |= inside
+        elif line.startswith("calls="):
+            callee = True
+        elif line.startswith(tuple("0123456789+-*")):
+            if inside and not callee:
+                cost += sum(map(int, line.split()[1:2]))  # none: 0
+            callee = False
+    if not found:
+        raise Failed(f"the profile has no function {function!r}: it was renamed or inlined")
+    return cost
+
+
+def program(figure: Figure) -> list[str]:
+    if figure.native:
+        sources = [harness.HERE / "native" / name for name in ("instructions.c", "ours.c")]
+        core = sorted((harness.TREE / "native").glob("*.c"))
+        tests = f"-I{harness.TREE / 'native' / 'tests'}"
+        return [str(harness.compiled("instructions", [*sources, *core], "-DOURS", tests))]
+    return [sys.executable, "-S", str(harness.HERE / "instructions_work.py")]
+
+
+def measure(figures: list[Figure]) -> dict[str, float]:
+    if not shutil.which("valgrind"):
+        raise Failed(VALGRIND)
+    programs = {native: program(next(f for f in figures if f.native == native))
+                for native in {f.native for f in figures}}  # fmt: skip
+    for argv in programs.values():  # compiles what it imports, so that the first run does not
+        work = "pair" if argv is programs.get(True) else "enter"
+        subprocess.run([*argv, work, "1", "1"], check=True, env=os.environ | {
+            "PYTHONPATH": str(harness.TREE / "src"), "PYTHONDONTWRITEBYTECODE": ""})  # fmt: skip
+
+    runs = sorted({(f.native, f.work, f.turns, n * f.turns) for f in figures for n in (1, 2)})
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        argvs = [[*programs[native], work, str(warm), str(n)] for native, work, warm, n in runs]
+        profiles = dict(zip(runs, pool.map(profile, argvs), strict=True))
+
+    def per_turn(f: Figure) -> float:
+        short, long = (
+            cost(profiles[f.native, f.work, f.turns, n * f.turns], f.function) for n in (1, 2)
+        )
+        return round((long - short) / f.turns, 2)
+
+    return {f.name: per_turn(f) for f in figures}
+
+
+# -- the budget
+
+
+Budget = dict[str, dict[str, float]]  # key -> figure -> instructions
+
+
+def read(file: Path) -> Budget:
+    return tomllib.loads(file.read_text()) if file.exists() else {}
+
+
+def write(file: Path, budget: Budget) -> None:
+    lines = ["# Instructions per turn, by benchmarks/instructions.py --update."]
+    for machine, figures in sorted(budget.items()):
+        lines += ["", f'["{machine}"]', *(f'"{n}" = {figures[n]:.2f}' for n in figures)]
+    file.write_text("\n".join(lines) + "\n")
+
+
+def compare(figures: list[Figure], measured: dict[str, float], budget: Budget) -> int:
+    """Print a line for each figure; the exit status."""
+    status = 0
+    for figure in figures:
+        got, most = measured[figure.name], budget.get(key(figure), {}).get(figure.name)
+        if most is None:
+            verdict, status = "NO BUDGET", status or 3
+        else:
+            verdict = f"{got / most - 1:+.2%} of {most:,.2f}"
+            if got > most * MORE:
+                verdict, status = f"{verdict}  TOO MANY", 1
+            elif got < most / MORE:
+                verdict += "  fewer: make them the budget with --update"
+        print(f"{figure.name:45}{got:>14,.2f}   {verdict}")
+    for missing in sorted({key(f) for f in figures} - set(budget)):
+        print(f"no budget for {missing}: nothing was compared; --update writes one")
+    return status
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", action="append", metavar="TEXT", help="figures that have it")
+    parser.add_argument("--budget", type=Path, default=BUDGET, help="another budget file")
+    parser.add_argument("--update", action="store_true", help="make the figures the budget")
+    args = parser.parse_args(arguments)
+    figures = [f for f in FIGURES if not args.only or any(text in f.name for text in args.only)]
+    if not figures:
+        parser.error(f"no figure has {' or '.join(args.only)!r} in its name")
+    try:
+        measured = measure(figures)
+    except Failed as error:
+        print(error, file=sys.stderr)
+        return 2
+    budget = read(args.budget)
+    if args.update:
+        for figure in figures:
+            budget.setdefault(key(figure), {})[figure.name] = measured[figure.name]
+        write(args.budget, budget)
+    return compare(figures, measured, budget)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""One piece of Python work, so many times: ``instructions_work.py WORK WARM TURNS``.
+
+`instructions.py` counts the instructions of two lengths. Each work is done before it is counted
+too, so that child caches, free lists and specialised bytecode are there when the turns begin.
+
+The worker is a thread, and what two threads do at once differs from run to run. Here it runs when
+the turns are over, for this thread gives the GIL up only where it waits. What the worker does for
+the turns is counted then. Waiting by `wait_worker` alone would spin, and each spin would count.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import memcg
+from memcg import core
+
+TEXT = json.dumps([{"id": k, "name": f"item {k}", "price": k * 7 % 97} for k in range(60)])
+
+
+def lists(turns: int) -> None:
+    with memcg.group("g", max="1GiB"):
+        for i in range(turns):
+            _ = [i, i]
+
+
+def enter(turns: int) -> None:
+    g = memcg.group("g", max="1GiB")
+    for _ in range(turns):
+        with g:
+            pass
+
+
+def shield(turns: int) -> None:
+    for _ in range(turns):
+        with memcg.shield():
+            pass
+
+
+def life(turns: int) -> None:
+    """Make, limit, enter, allocate, leave, close; the worker's part of it too."""
+    for _ in range(turns):
+        g = memcg.group("life", max="64MiB")
+        with g:
+            [[i] for i in range(100)]
+        g.close()
+
+
+def scope(turns: int) -> None:
+    for _ in range(turns):
+        with memcg.scope("scope", max="64MiB"):
+            bytearray(4000)
+
+
+def loads(turns: int) -> None:
+    for _ in range(turns):
+        json.loads(TEXT)
+
+
+def loads_in_group(turns: int) -> None:
+    with memcg.group("g", max="1GiB"):
+        loads(turns)
+
+
+def past_max(turns: int) -> None:
+    """Each list of a chain is charged past max; the alarm waits for the end of the shield."""
+    g = memcg.group("full", max="1MiB", reserve="1GiB", overdraft="1GiB")
+    chain: list[object] = []
+    try:
+        with g, memcg.shield():
+            g.max = g.current
+            for _ in range(turns):
+                chain = [chain]
+            del chain
+    except memcg.MemcgOOM:
+        pass
+
+
+WORKS = {
+    work.__name__: work
+    for work in (lists, enter, shield, life, scope, loads, loads_in_group, past_max)
+}
+
+
+def settle() -> None:
+    while not core.wait_worker(0):
+        time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    memcg.install()
+    sys.setswitchinterval(3600)
+    work, warm, turns = WORKS[sys.argv[1]], int(sys.argv[2]), int(sys.argv[3])
+    for n in (warm, turns):
+        work(n)
+        settle()
