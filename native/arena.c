@@ -53,9 +53,9 @@ static size_t limit_of(int resource)
                                                                           : limit.rlim_cur;
 }
 
-/* What limits leave of a range: of address space (RLIMIT_AS) a third is for others.  Of data
- * (RLIMIT_DATA), which what is committed counts as, there is never more than the limit; the tables,
- * which all count, are the smaller for it. */
+/* The part of a range that the process's limits leave.  A third of the address space (RLIMIT_AS) is
+ * left to others.  Committed pages count as data (RLIMIT_DATA), so there are never more of them than
+ * that limit; the tables count whole, and a smaller range makes them smaller. */
 static size_t arena_within_limits(size_t bytes)
 {
     size_t space = limit_of(RLIMIT_AS), data = limit_of(RLIMIT_DATA), step = COMMIT_STEP * PAGE_SIZE;
@@ -241,19 +241,4 @@ void metadata_free(void *p, size_t bytes)
 size_t metadata_bytes_in_use(void)
 {
     return __atomic_load_n(&in_use, __ATOMIC_RELAXED);
-}
-
-void metadata_lock(void)
-{
-    mutex_lock(&lock);
-}
-
-void metadata_unlock(void)
-{
-    mutex_unlock(&lock);
-}
-
-void metadata_reinit_after_fork(void)
-{
-    mutex_init(&lock);
 }

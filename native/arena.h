@@ -6,8 +6,8 @@
  * the range.
  *
  * The range's start is written once, by arena_init.  arena_commit and arena_fit are called with
- * pages_lock held.  page_slab[] entries are written by whoever owns the pages, with a
- * release; page_tag[] by page_alloc.c alone.
+ * pages_lock held.  A page_slab[] entry is written, with a
+ * release, by the code that has allocated the pages; page_tag[] by page_alloc.c alone.
  */
 #ifndef MEMCG_ARENA_H
 #define MEMCG_ARENA_H
@@ -51,12 +51,10 @@ static inline struct slab *virt_to_slab(const void *p)
 
 void set_page_slab(void *start, size_t nr_pages, struct slab *slab);
 
-/* Zeroed memory for descriptors and tables, out of band.  Any thread; takes a leaf lock. */
+/* Zeroed memory for descriptors and tables, out of band.  In a section, or by a walker: the leaf lock
+ * is free while all threads are stolen, so a fork finds it free. */
 void *metadata_alloc(size_t bytes);
 void metadata_free(void *p, size_t bytes); /* bytes as asked for */
 size_t metadata_bytes_in_use(void);
-void metadata_lock(void); /* for fork */
-void metadata_unlock(void);
-void metadata_reinit_after_fork(void);
 
 #endif

@@ -1,12 +1,13 @@
 /*
- * charge.c - charging against limits: who is refused, who goes into the reserve.
+ * charge.c - charging against limits: which request is refused, which goes into the reserve.
  *
  * A charge adds up the tree or fails at the first max.  Then: reclaim once; requests
  * of 64 KiB and objects of users' caches are refused; smaller ones are charged by
  * force into the reserve, with an alarm; past the reserve only 1 KiB and less pass, into the
  * overdraft; past that, at the ceiling, one in a grant's worth of bytes is refused.
  *
- * Kernel: try_charge (mm/memcontrol.c).  Where we differ: design section 6.
+ * Kernel: try_charge (mm/memcontrol.c).  Where we differ: it refuses a page or lets all pages pass,
+ * and its killer ends a process; here most small requests pass, since CPython survives few refusals.
  *
  * Locks: none; counters and statistics are atomic.
  */
@@ -181,7 +182,7 @@ static bool may_refuse(struct mem_cgroup *memcg, const struct request *req, enum
     return bound != MEMCG_AT_RESERVE || req->bytes > MEMCG_SMALL_SIZE;
 }
 
-/* Of the request that is about to be refused. */
+/* What kind of code makes the request that is about to be refused. */
 static enum memcg_requester requester(void)
 {
     memcg_requester_fn requester = __atomic_load_n(&requester_fn, __ATOMIC_ACQUIRE);
@@ -314,7 +315,7 @@ int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req)
     } else if (!page_counter_try_charge(&memcg->counter, (int64_t)bytes, &fail)) {
         for (limited = memcg; limited->parent && &limited->counter != fail;)
             limited = limited->parent;
-        if (req->reclaimed) { /* in vain; a walk per small object would be all that we do */
+        if (req->reclaimed) { /* nothing was freed: no walk for the next RECLAIM_SKIP small requests */
             __atomic_store_n(&limited->reclaim_skip, RECLAIM_SKIP, __ATOMIC_RELAXED);
         } else {
             int skip = __atomic_load_n(&limited->reclaim_skip, __ATOMIC_RELAXED);

@@ -43,7 +43,7 @@
 struct slab_track {
     uint64_t serial; /* of all allocations and frees; 0: none yet */
     uint32_t where;  /* depot */
-    uint32_t group;  /* depot: whom it was charged to, or NULL */
+    uint32_t group;  /* depot: the path of the group that was charged; 0: not known */
     int tid;
 };
 
@@ -140,7 +140,7 @@ static bool is_inside(const struct slab *slab, const void *p)
     return !slab->cache || (uint32_t)((const char *)p - slab->base) < slab->bytes;
 }
 
-/* Of the object that p lies in. */
+/* The start of the object that p lies in. */
 static const void *start_of(const struct slab *slab, const void *p)
 {
     uint32_t offset = (uint32_t)((const char *)p - slab->base);

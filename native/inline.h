@@ -3,9 +3,8 @@
  *
  * A section is entered with a store, a compiler fence and a load; the walker
  * (thread.c) pays for the fence with membarrier.  Without membarrier, with MEMCG_DEBUG
- * and while faults are armed `stolen` is never 0 and every section begins in thread_enter(), with
- * a fence.  ThreadSanitizer, which knows
- * neither, sees sequentially consistent accesses.
+ * and while faults are armed `stolen` is never 0, and every section begins in thread_enter(), with
+ * a fence.  ThreadSanitizer knows neither fence and sees sequentially consistent accesses.
  *
  * The group's heap has private slabs of a class once the group has a child cache, and
  * with them a sheaf; before that the sheaf is empty: slow path.
@@ -63,7 +62,7 @@ static inline bool slab_is_object(const struct slab *slab, const void *p)
     return (offset * slab->reciprocal < slab->reciprocal) & (offset < slab->bytes);
 }
 
-/* An object's share of free_sum: two sets of as many objects that differ in one differ in the sum. */
+/* An object's share of slab->free_sum. */
 static inline uint64_t slab_sum(const struct slab *slab, const void *p)
 {
     uint64_t offset = (uint32_t)((const char *)p - slab->base);
@@ -71,7 +70,7 @@ static inline uint64_t slab_sum(const struct slab *slab, const void *p)
     return offset * offset;
 }
 
-/* Of the object that p lies in; p as above. */
+/* The index of the object that p lies in; p as above. */
 static inline uint32_t slab_index(const struct slab *slab, const void *p)
 {
     uint32_t offset = (uint32_t)((const char *)p - slab->base);

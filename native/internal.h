@@ -1,19 +1,28 @@
 /*
  * internal.h - every structure of the allocator above pages and counters.
  *
- * Who protects what (the same words stand at the locks and at the functions):
+ * What protects what (the same words stand at the locks and at the functions):
  *
- *   section      the fields of the thread that is inside its read-side section
- *                (thread->busy), or of a thread that a walker has stolen
- *   cache->lock  the slabs without an owner, and the list of all slabs of a cache
- *   groups_lock  the group tree, the lists of stubs, and those of a group's heaps
- *   runs_lock    the list of page runs
- *   oom_lock     the last refusal of every group (oom.c); a leaf
- *   walker_mutex who may steal; the thread list.  Never taken inside a section.
+ *   section       the fields of the thread that is inside its read-side section
+ *                 (thread->busy), or of a thread that a walker has stolen
+ *   walker_mutex  the right to steal; the lists of threads.  Never taken inside a section
+ *   orphan_lock   the orphan's section; taken before that section begins
+ *   cache->lock   the slabs without an owner, and the list of all slabs of a cache
+ *   caches_lock   the list of caches, the indices, the number of a root's children
+ *   groups_lock   the group tree, the lists of stubs, and those of a group's heaps
+ *   runs_lock     the list of page runs, and the length of a run
+ *   oom_lock      the last refusal of every group (oom.c)
+ *   pages_lock    the free pages (page_alloc.c), and how much of the arena is committed
+ *   lock          in arena.c: the memory of descriptors
+ *   depot_lock    the texts that U of MEMCG_DEBUG keeps (debug.c)
+ *   fault_lock    the injected faults (fault.c)
  *
- * Every lock but walker_mutex is taken inside a section, or by a walker that has
- * stolen all threads; a walker therefore finds them all free.  Order:
- * walker_mutex -> section -> cache->lock -> groups_lock/runs_lock (leaves).
+ * Order: walker_mutex or orphan_lock -> section -> cache->lock -> the others, which are leaves but
+ * for this: metadata is allocated under depot_lock, and a fault is drawn under pages_lock and lock.
+ * walker_mutex stands for a section where a walker or the maker of a thread takes a leaf.
+ *
+ * walker_mutex, orphan_lock and fault_lock are taken outside sections too.  Every other lock is taken
+ * inside a section or with walker_mutex held, so a walker that has stolen all threads finds it free.
  *
  * Kernel: mm/slab.h, include/linux/memcontrol.h (2014; obj_cgroup: 2020).
  */
@@ -77,10 +86,14 @@ struct slab {
     struct thread *fast; /* atomic: for this thread a free is a push; NULL: slab_free() */
     struct heap_slot *slot; /* size classes, while there is an owner: whose sheaf takes frees */
     uint32_t inuse;
-    uint32_t last; /* the inuse from which a push here moves the slab: full: all, partial: 1 */
+    uint32_t last; /* the value of inuse at which a free moves the slab to another list:
+                    * full: objects, partial: 1 */
     uint32_t carved;
     uint32_t bytes;      /* fixed: of all objects */
-    uint64_t free_sum;   /* size classes' private slabs: slab_sum() of what is on the free list */
+    /* Private slabs of size classes: the sum of slab_sum() over the free list.  The sum for a whole
+     * slab is known, and a set of as many objects in which one stands twice has another one; so an
+     * object that was freed twice is found without a walk, before the pages go to anybody else. */
+    uint64_t free_sum;
 
     /* fixed from creation to end */
     char *base;
@@ -110,7 +123,7 @@ struct slab {
     /* the owner's section; without an owner: cache->lock */
     enum slab_place place;
     uint32_t touched; /* carved when it last began anew: so far its pages are there */
-    struct heap *heap; /* whose active, partial or full it is; NULL without owner */
+    struct heap *heap; /* the heap that has it as active, partial, full or empty; NULL without owner */
     struct slab *prev, *next; /* heap_slot's partial or full, or the cache's partial */
 
     struct slab *cache_prev, *cache_next; /* cache->lock: all slabs of the cache */
@@ -127,7 +140,8 @@ static inline struct slab_owner *slab_owner_at(const struct slab *slab, uint32_t
     return i < SLAB_OWNERS ? &slab->owners[i] : &slab->more_owners[i - SLAB_OWNERS];
 }
 
-/* Of an object of a shared slab, also while it is on its way home. */
+/* The owner-table entry of object `index` of a shared slab.  Also valid between the object's free and
+ * its return to the slab's owner. */
 static inline struct slab_owner *slab_owner(const struct slab *slab, long index)
 {
     return slab_owner_at(slab, __atomic_load_n(&slab->owner_of[index], __ATOMIC_RELAXED) &
@@ -187,7 +201,7 @@ struct kmem_cache {
     uint32_t objects, nr_pages; /* per slab */
     struct kmem_cache *root;    /* itself for a root cache */
     struct mem_cgroup *memcg;   /* children: holds a css reference */
-    struct obj_cgroup *objcg;   /* whom private slabs charge; root caches: the root's */
+    struct obj_cgroup *objcg;   /* the stub that private slabs charge; root caches: the root's */
     void *cache_owner;          /* opaque, control plane's */
     char name[CACHE_NAME_MAX];  /* for reports and faults */
 
@@ -275,7 +289,7 @@ extern struct mutex groups_lock, runs_lock;
 enum charge_kind { CHARGE_SMALL, CHARGE_OBJECT, CHARGE_FORCE, CHARGE_STACK };
 /* What one entry asks for; lives on the caller's stack. */
 struct request {
-    size_t bytes;           /* size asked for: decides who may be refused */
+    size_t bytes;           /* size asked for: decides whether the request may be refused */
     enum charge_kind kind;
     bool zero;              /* a page run is to read as zero */
     bool object;            /* kmem_cache_alloc(): a page run will not do */
@@ -331,7 +345,7 @@ struct heap_slot {
     bool gave_back; /* an empty slab, since one was made */
     uint8_t sheaf_start; /* sheaf_limit after a flush */
 } __attribute__((aligned(64))); /* the fast path shifts an index */
-/* Of a heap without slabs of its own: empty sheaves, and nothing to write to. */
+/* The slots of a heap without slabs of its own: empty sheaves, and nothing to write to. */
 extern const struct heap_slot slots_none[NR_KMALLOC];
 
 /* What a group has of a class in shared slabs, this thread. */
@@ -411,7 +425,7 @@ struct thread {
     bool is_orphan;
     struct slab *remote_slabs; /* any thread in its section: CAS push; owner takes whole */
     struct thread *next;       /* walker_mutex: all threads, or the free ones */
-    bool wanted;               /* walker_mutex: who holds it steals this thread */
+    bool wanted;               /* walker_mutex: its holder steals this thread */
 };
 extern struct slab slab_none;
 extern __thread struct thread *memcg_self MEMCG_TLS_MODEL;
@@ -494,8 +508,8 @@ void shared_flush(struct thread *self); /* section or stolen */
  * stays in its register. */
 void *malloc_past_sheaf(size_t size, struct thread *self, const struct heap_slot *slot);
 void free_past_sheaf(void *object, struct thread *self, struct slab *slab); /* slab may be NULL */
-void shared_uncharge(struct thread *self, struct slab *slab, long index); /* whoever frees */
-/* Of nr objects with one owner; slab's owner or cache->lock: entry reference */
+void shared_uncharge(struct thread *self, struct slab *slab, long index); /* the freeing thread */
+/* nr objects of one owner are home: its entry loses them.  The slab's owner, or cache->lock held. */
 void shared_release(struct slab *slab, long index, uint32_t nr);
 extern size_t promote_bytes;                        /* atomic */
 

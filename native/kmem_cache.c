@@ -222,7 +222,7 @@ void *kmem_cache_alloc(struct kmem_cache *s)
 int kmem_cache_free(struct kmem_cache *s, void *object)
 {
     struct thread *self = thread_enter();
-    struct slab *slab = memcg_owns(object) ? virt_to_slab(object) : NULL;
+    struct slab *slab = virt_to_slab(object);
     int error = -EINVAL;
 
     if (slab && slab->cache && slab->cache->root == s->root)
@@ -234,7 +234,7 @@ int kmem_cache_free(struct kmem_cache *s, void *object)
 struct kmem_cache *kmem_cache_of(const void *p, void **object)
 {
     struct thread *self = thread_enter();
-    struct slab *slab = memcg_owns(p) ? virt_to_slab(p) : NULL;
+    struct slab *slab = virt_to_slab(p);
     struct kmem_cache *s = slab ? slab->cache : NULL;
     size_t index = s ? (size_t)((const char *)p - slab->base) / slab->size : 0;
 
@@ -249,7 +249,7 @@ struct kmem_cache *kmem_cache_of(const void *p, void **object)
 void *kmem_cache_slab_of(const void *p, size_t *objects)
 {
     struct thread *self = thread_enter();
-    struct slab *slab = memcg_owns(p) ? virt_to_slab(p) : NULL;
+    struct slab *slab = virt_to_slab(p);
     void *base = slab && slab->cache ? slab->base : NULL;
 
     if (base)
@@ -385,6 +385,7 @@ int memcg_cache_array_size(const struct kmem_cache *root)
 int memcg_update_cache_size(struct kmem_cache *root, int nr_slots)
 {
     struct memcg_cache_array *old = root->memcg_caches, *array;
+    struct thread *self = NULL;
     size_t bytes;
 
     if (old && old->nr_slots >= nr_slots)
@@ -394,6 +395,8 @@ int memcg_update_cache_size(struct kmem_cache *root, int nr_slots)
     bytes = sizeof(*array) + (size_t)nr_slots * (sizeof(array->slot[0]) + 1);
     if (old)
         thread_steal_all(); /* nobody posts CREATE while the pending flags are copied */
+    else
+        self = thread_enter(); /* metadata_alloc() is for sections and walkers */
     array = metadata_alloc(bytes);
     if (array) {
         array->nr_slots = nr_slots;
@@ -408,6 +411,8 @@ int memcg_update_cache_size(struct kmem_cache *root, int nr_slots)
     }
     if (old)
         thread_release_all();
+    else
+        thread_leave(self);
     return array ? 0 : -ENOMEM;
 }
 

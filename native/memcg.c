@@ -155,9 +155,10 @@ static _Noreturn void bad_free(const struct slab *slab, const void *p, int error
     abort();
 }
 
-/* Freeing a large block teaches glibc to keep as much (mallopt(3), M_MMAP_THRESHOLD).  Large blocks
- * come to us instead, and what libraries malloc themselves would be given back and faulted in anew
- * each time; so it is shown a block of the size, untouched, whenever there is a larger one. */
+/* glibc learns from the free of a large block to keep that much (mallopt(3), M_MMAP_THRESHOLD).  The
+ * process's large blocks come to us instead, so glibc would give back what libraries malloc themselves,
+ * and fault it in anew each time.  Whenever a larger block than before is freed here, we therefore
+ * malloc and free one of that size from glibc, without touching it, which raises its threshold. */
 static void teach_libc(size_t bytes)
 {
     static size_t largest = 128 << 10; /* glibc's threshold at the start; 32 MiB is its last */
@@ -231,7 +232,7 @@ static void run_shrink(struct slab *run, size_t nr_pages)
     thread_leave(self);
 }
 
-/* In a section.  In place, when the pages behind are free and the owner is who grows it.
+/* In a section.  In place, when the pages behind are free and the current group is the owner.
  * 0: done; -ENOSPC: it must move; -ENOMEM; -EAGAIN: req->want_reclaim is set. */
 static int __run_grow(struct thread *self, struct slab *run, size_t nr_pages, struct request *req)
 {

@@ -37,7 +37,7 @@ struct memcg_config {
  */
 int memcg_parse_debug(const char *text, unsigned *flags);
 void memcg_validate(void); /* all objects, now */
-/* For U: writes who asks now to text (n bytes), or "".  Inside the data plane: must not allocate. */
+/* For U: writes the code that asks now to text (n bytes), or "".  Inside the data plane: must not allocate. */
 typedef void (*memcg_caller_fn)(char *text, size_t n);
 void memcg_set_caller(memcg_caller_fn caller);
 int memcg_init(const struct memcg_config *config); /* once; later calls return 0 */
@@ -112,18 +112,18 @@ void mem_cgroup_read_stat(struct mem_cgroup *memcg, struct mem_cgroup_stat *stat
 void mem_cgroup_reset_watermark(struct mem_cgroup *memcg);
 void mem_cgroup_count_event(struct mem_cgroup *memcg, enum mem_cgroup_event_item item);
 int64_t mem_cgroup_usage(const struct mem_cgroup *memcg); /* as in the stat, without a walk */
-/* Set by whoever raised an alarm, or saw that there was no garbage; cleared by the first charge
+/* Set by the code that raised an alarm, or saw that there was no garbage; cleared by the first charge
  * well below every max. */
 enum mem_cgroup_alarmed { MEMCG_NOT_ALARMED, MEMCG_ALARMED, MEMCG_COLLECTED_IN_VAIN };
 void mem_cgroup_set_alarmed(struct mem_cgroup *memcg, enum mem_cgroup_alarmed alarmed);
 enum mem_cgroup_alarmed mem_cgroup_alarmed(const struct mem_cgroup *memcg);
-/* From the post of HIGH until its receiver says that it has reclaimed. Meanwhile requests that
- * would be refused for their size go into the reserve. */
-/* For who collects garbage for the group: not before this time (ns of his clock), after so many
+/* For the collector of the group's garbage: not before this time (ns of its clock), after so many
  * collections in vain. */
 int64_t mem_cgroup_collect_after(const struct mem_cgroup *memcg);
 int mem_cgroup_vain(const struct mem_cgroup *memcg);
 void mem_cgroup_set_collect_after(struct mem_cgroup *memcg, int64_t ns, int vain);
+/* From the post of HIGH until its receiver says that it has reclaimed. Meanwhile requests that
+ * would be refused for their size go into the reserve. */
 int mem_cgroup_high_pending(const struct mem_cgroup *memcg);
 void mem_cgroup_high_done(struct mem_cgroup *memcg);
 /* Memory that is not ours (a mapping, say).  try_: -ENOMEM past max and nothing is charged. */
@@ -132,7 +132,7 @@ void mem_cgroup_charge(struct mem_cgroup *memcg, size_t bytes); /* by force */
 void mem_cgroup_uncharge(struct mem_cgroup *memcg, size_t bytes);
 /* Drop empty slabs and drain stock in the subtree; returns bytes uncharged. */
 size_t mem_cgroup_reclaim(struct mem_cgroup *memcg);
-/* The last refusal of this thread: who asked, whose limit. For error texts. */
+/* The last refusal of this thread: the group that asked, and the one whose limit was met. For error texts. */
 struct memcg_failure {
     struct mem_cgroup *memcg;   /* charged group */
     struct mem_cgroup *limited; /* the group whose max was met */
@@ -180,7 +180,7 @@ struct kmem_cache_info { /* a line of slabinfo, in the kernel's columns */
 int kmalloc_nr_caches(void);
 struct kmem_cache *kmalloc_cache(int index); /* root caches of the size classes, ascending */
 /* A root cache (memcg NULL) or the child of root for memcg (size, align, flags are the root's).
- * A child takes a css reference; who destroys it drops it. */
+ * A child takes a css reference; the code that destroys it drops it. */
 #define KMEM_CACHE_ZERO 1u /* a new slab reads as zero (then a constructor can mark its objects) */
 struct kmem_cache *kmem_cache_create_root(size_t object_size, size_t align, unsigned flags);
 struct kmem_cache *kmem_cache_create_child(struct mem_cgroup *memcg, struct kmem_cache *root);

@@ -317,9 +317,9 @@ void mem_cgroup_unlink_heap(struct heap *heap)
 /* ---- what was freed and is charged still ----
  *
  * An object that another thread frees waits for its owner, and one that the owner frees waits in a
- * sheaf; a thread that never runs again would keep both, with their slabs, for ever.  Who reads a
- * figure collects first.  It steals only those threads that hold something of the subtree, which a
- * racy look tells (heap_holds_free()), so that a second reader finds nothing and disturbs nobody.
+ * sheaf; a thread that never runs again would keep both, with their slabs, for ever.  A reader of
+ * a figure collects first.  It steals only the threads that hold something of the subtree; a racy look
+ * shows which ones do (heap_holds_free()).  So a second reader finds nothing and disturbs nobody.
  */
 
 /* walker_mutex held.  Racy as heap_holds_free() is; heaps go under walker_mutex only. */
@@ -568,6 +568,15 @@ void memcg_resume_kmem_account(void)
 }
 
 /* ---- start, and the whole ---- */
+
+/* In a section, so that no fork finds the lock of the pages taken. */
+void memcg_fit(size_t space)
+{
+    struct thread *self = thread_enter();
+
+    pages_fit(space);
+    thread_leave(self);
+}
 
 int memcg_init(const struct memcg_config *config)
 {

@@ -378,7 +378,7 @@ void free_pages(void *p, size_t nr_pages)
     mutex_unlock(&pages_lock);
 }
 
-void memcg_fit(size_t space)
+void pages_fit(size_t space)
 {
     mutex_lock(&pages_lock);
     arena_fit(space);
@@ -413,19 +413,4 @@ size_t pages_free_dirty(void)
     n = nr_dirty;
     mutex_unlock(&pages_lock);
     return n;
-}
-
-void pages_lock_all(void)
-{
-    mutex_lock(&pages_lock);
-}
-
-void pages_unlock_all(void)
-{
-    mutex_unlock(&pages_lock);
-}
-
-void pages_reinit_after_fork(void)
-{
-    mutex_init(&pages_lock);
 }

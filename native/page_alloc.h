@@ -22,8 +22,6 @@ void free_pages(void *p, size_t nr_pages);
 size_t page_trim(size_t keep_bytes);
 size_t pages_in_use(void);     /* pages */
 size_t pages_free_dirty(void); /* pages */
-void pages_lock_all(void);     /* for fork */
-void pages_unlock_all(void);
-void pages_reinit_after_fork(void);
+void pages_fit(size_t space);  /* as arena_fit() */
 
 #endif

@@ -2,8 +2,8 @@
  * shared.c - small groups' objects in the root caches' slabs, each with its owner.
  *
  * A byte beside the slab indexes the slab's owner table; an entry holds a reference
- * to a stub while objects of it live.  Whoever frees credits the owner at once; the
- * entry itself is the slab owner's and goes when the free has come home.  Class bytes
+ * to a stub while objects of it live.  The thread that frees credits the owner
+ * at once; the entry itself is the slab owner's and goes when the object has come home.  Class bytes
  * are charged through the heap's stock, and the current group's objects come and go through
  * the shared sheaf (internal.h).  Above promote_bytes the heap asks for a child.
  *
@@ -124,7 +124,7 @@ static struct slab *next_with_room(struct thread *self, struct kmem_cache *root,
 }
 
 /* nr more objects, or fewer, in shared slabs, or in page runs for want of a cache of the group's own.
- * Of a user's cache the first asks for it. */
+ * A user's cache asks for a child at its first object. */
 void shared_count(struct heap *heap, struct kmem_cache *root, int64_t nr)
 {
     struct shared_use *use;
@@ -255,7 +255,8 @@ void shared_flush(struct thread *self)
     self->shared_used = 0;
 }
 
-/* Whole pages lose nothing alone, and slabs of them that groups share would mostly be empty. */
+/* An object of whole pages wastes nothing as a page run, while a shared slab of such objects would be
+ * mostly empty. */
 static void *alloc_alone(struct thread *self, struct kmem_cache *root, struct request *req)
 {
     struct slab *run = run_alloc(self, req);

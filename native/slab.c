@@ -4,7 +4,7 @@
  * Objects are carved a page at a time, so a fresh slab is not touched.  The owner
  * thread pops and pushes the freelist, for size classes mostly through the sheaf that the
  * heap's slot has for all its slabs (inline.h); others push to `remote` with one CAS, and
- * whoever finds it empty lists the slab with its owner.  A slab without an owner is
+ * the thread that finds it empty lists the slab with its owner.  A slab without an owner is
  * the cache lock's.  An owner appears under that lock, and goes only while all
  * threads are stolen, so a freer that read it may rely on it until its section ends.
  *
@@ -90,9 +90,8 @@ static void __slab_unlist(struct slab *slab)
 }
 
 /*
- * Pages go to other groups only when every object has been freed, and once.  As many frees as there
- * are objects, one of them a second one, have another sum.  The list is not walked: what was freed
- * in no order misses at each step.
+ * Pages go to other groups only when every object has been freed once (slab->free_sum).  The list is
+ * not walked: objects that were freed in no order miss the cache at each step.
  */
 static void slab_check_whole(const struct slab *slab)
 {

@@ -17,7 +17,8 @@
  *
  * Kernel: membarrier(2) stands where the kernel has IPIs (slub's flush_all).
  *
- * Locks: walker_mutex: who may steal, all_threads, free_threads.  Not inside a section.
+ * Locks: walker_mutex: the right to steal, all_threads, free_threads; not inside a section.
+ * orphan_lock: the orphan's section, before it begins.
  */
 #include <linux/membarrier.h>
 #include <pthread.h>
@@ -224,9 +225,10 @@ bool thread_is_forking(void)
 }
 
 /*
- * Every other lock is taken inside sections or by walkers only: stolen means free.  Other
- * libraries' handlers run between ours, in this thread; they may allocate, so it is not stolen
- * from itself.
+ * walker_mutex is ours across the fork.  orphan_lock and fault_lock may be held by a thread that the
+ * child does not have, and are made anew there.  Every other lock is taken inside a section or with
+ * walker_mutex held, so it is free while all threads are stolen.  Other libraries' handlers run
+ * between ours, in this thread; they may allocate, so it is not stolen from itself.
  */
 static void fork_prepare(void)
 {

@@ -12,7 +12,7 @@ from litmus.protocols import PRESENT
 
 PROTOCOLS = protocols.PROTOCOLS + groups.PROTOCOLS + workers.PROTOCOLS
 NATIVE = Path(__file__).parents[2] / "native"
-BINDING = NATIVE.parent / "src" / "memcg" / "binding"
+BINDING = NATIVE.parent / "src" / "memcg" / "core" / "binding"
 
 # Orders that are stronger than their protocol needs, each with its reason. The test of these
 # fails as soon as one of them is needed.
