@@ -80,10 +80,10 @@ int arena_init(size_t wish)
         void *tags = map(nr_pages * sizeof(*arena.page_tag), PROT_READ | PROT_WRITE);
 
         if (base && slabs && tags) {
-            arena.page_slab = (struct slab **)(slabs + TABLE_OFFSET);
+            arena.page_slab = (page_slab_t *)(slabs + TABLE_OFFSET);
             arena.page_tag = tags;
             arena.base = base;
-            arena.bytes = bytes;
+            store_plain(&arena.bytes, bytes);
             return 0;
         }
         if (base)
@@ -109,13 +109,13 @@ static void give_back_tail(void *table, size_t nr, size_t nr_before, size_t entr
 void arena_fit(size_t space)
 {
     size_t step = COMMIT_STEP * PAGE_SIZE, bytes = space / 3 * 2 / step * step;
-    size_t least = ALIGN_UP(arena.nr_committed << PAGE_SHIFT, step), before = arena.bytes;
+    size_t least = ALIGN_UP(arena.nr_committed << PAGE_SHIFT, step), before = arena_bytes();
 
     if (bytes < least)
         bytes = least;
     if (bytes >= before)
         return;
-    __atomic_store_n(&arena.bytes, bytes, __ATOMIC_RELEASE); /* first: what comes there is not ours */
+    store_release(&arena.bytes, bytes); /* first: what comes there is not ours */
     munmap(arena.base + bytes, before - bytes);
     give_back_tail(arena.page_slab, bytes >> PAGE_SHIFT, before >> PAGE_SHIFT, sizeof(*arena.page_slab));
     give_back_tail(arena.page_tag, bytes >> PAGE_SHIFT, before >> PAGE_SHIFT, sizeof(*arena.page_tag));
@@ -129,7 +129,7 @@ static int make_readable(size_t nr_pages)
 
 int arena_commit(size_t nr_pages)
 {
-    size_t nr_total = arena.bytes >> PAGE_SHIFT;
+    size_t nr_total = arena_nr_pages();
     size_t nr_new;
 
     if (nr_pages <= arena.nr_committed)
@@ -156,7 +156,7 @@ void set_page_slab(void *start, size_t nr_pages, struct slab *slab)
     size_t i;
 
     for (i = 0; i < nr_pages; i++)
-        __atomic_store_n(&arena.page_slab[first + i], slab, __ATOMIC_RELEASE);
+        store_release(&arena.page_slab[first + i], slab);
 }
 
 struct free_block {
@@ -167,7 +167,7 @@ static struct mutex lock = MUTEX_INITIALIZER;
 static struct free_block *free_blocks[METADATA_CLASSES]; /* lock */
 static char *chunk;                                            /* lock */
 static size_t chunk_left;                                      /* bytes; lock */
-static size_t in_use;                                          /* bytes; lock */
+static atomic_size_t in_use; /* bytes */
 
 /* Sizes are the powers of two and what lies half-way to the next. */
 static int metadata_class(size_t bytes, size_t *size)
@@ -190,7 +190,7 @@ void *metadata_alloc(size_t bytes)
     if (size > METADATA_MAX) {
         block = map(ALIGN_UP(bytes, PAGE_SIZE), PROT_READ | PROT_WRITE);
         if (block)
-            __atomic_fetch_add(&in_use, ALIGN_UP(bytes, PAGE_SIZE), __ATOMIC_RELAXED);
+            add_relaxed(&in_use, ALIGN_UP(bytes, PAGE_SIZE));
         return block;
     }
     mutex_lock(&lock);
@@ -213,7 +213,7 @@ void *metadata_alloc(size_t bytes)
         block = (struct free_block *)(chunk + chunk_left / size * size);
         chunk_left = chunk_left / size * size;
     }
-    __atomic_fetch_add(&in_use, size, __ATOMIC_RELAXED);
+    add_relaxed(&in_use, size);
     mutex_unlock(&lock);
     return memset(block, 0, size);
 }
@@ -228,17 +228,17 @@ void metadata_free(void *p, size_t bytes)
         return;
     if (size > METADATA_MAX) {
         munmap(p, ALIGN_UP(bytes, PAGE_SIZE));
-        __atomic_fetch_sub(&in_use, ALIGN_UP(bytes, PAGE_SIZE), __ATOMIC_RELAXED);
+        sub_relaxed(&in_use, ALIGN_UP(bytes, PAGE_SIZE));
         return;
     }
     mutex_lock(&lock);
     block->next = free_blocks[i];
     free_blocks[i] = block;
-    __atomic_fetch_sub(&in_use, size, __ATOMIC_RELAXED);
+    sub_relaxed(&in_use, size);
     mutex_unlock(&lock);
 }
 
 size_t metadata_bytes_in_use(void)
 {
-    return __atomic_load_n(&in_use, __ATOMIC_RELAXED);
+    return load_relaxed(&in_use);
 }

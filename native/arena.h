@@ -16,11 +16,13 @@
 
 struct slab;
 
+typedef ATOMIC(struct slab *) page_slab_t;
+
 struct arena {
     char *base;
-    size_t bytes;             /* reserved */
+    atomic_size_t bytes;      /* reserved; shrinks once at most (arena_fit) */
     size_t nr_committed;      /* pages made readable, from the base up; pages_lock */
-    struct slab **page_slab;  /* page -> slab or page run; NULL: free */
+    page_slab_t *page_slab;   /* page -> slab or page run; NULL: free */
     uint32_t *page_tag;       /* page -> tag of its last owner; 0: reads as zero */
 };
 extern struct arena arena MEMCG_HIDDEN;
@@ -29,9 +31,19 @@ int arena_init(size_t wish); /* 0: 64 GiB; halved until it fits; -ENOMEM */
 int arena_commit(size_t nr_pages); /* grow nr_committed to at least this; -ENOMEM */
 void arena_fit(size_t space); /* two thirds of so many bytes, or what is committed; never grows */
 
+static inline size_t arena_bytes(void)
+{
+    return load_racy(&arena.bytes); /* it shrinks once, over pages that nobody has had */
+}
+
+static inline size_t arena_nr_pages(void)
+{
+    return arena_bytes() >> PAGE_SHIFT;
+}
+
 static inline bool arena_contains(const void *p)
 {
-    return (size_t)((const char *)p - arena.base) < arena.bytes;
+    return (size_t)((const char *)p - arena.base) < arena_bytes();
 }
 
 static inline size_t arena_page(const void *p)
@@ -41,7 +53,7 @@ static inline size_t arena_page(const void *p)
 
 static inline struct slab *page_to_slab(size_t page)
 {
-    return __atomic_load_n(&arena.page_slab[page], __ATOMIC_ACQUIRE);
+    return load_acquire(&arena.page_slab[page]);
 }
 
 static inline struct slab *virt_to_slab(const void *p)

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "atomic.h"
 #include "memcg.h"
 
 #define likely(x) __builtin_expect(!!(x), 1)
@@ -23,7 +24,6 @@
 #define MEMCG_HIDDEN __attribute__((visibility("hidden")))
 /* Reads what another thread writes without an order, on purpose: it says why that will do. */
 #define racy __attribute__((noinline, no_sanitize("thread")))
-#define compiler_fence() __asm__ volatile("" ::: "memory")
 
 #ifdef MEMCG_DEBUG_VM
 #define MEMCG_ASSERT(condition)                                                        \
@@ -58,13 +58,13 @@ static inline void mutex_unlock(struct mutex *m)
 }
 
 /* Injected faults: see fault.c.  memcg, s: whose request it is, or NULL. */
-extern unsigned faults_armed;
+extern atomic_uint_t faults_armed; /* bits of fault_point; written with all threads stolen */
 bool __should_fail(enum fault_point point, const struct mem_cgroup *memcg,
                    const struct kmem_cache *s, size_t bytes);
 static inline bool should_fail(enum fault_point point, const struct mem_cgroup *memcg,
                                const struct kmem_cache *s, size_t bytes)
 {
-    return unlikely(__atomic_load_n(&faults_armed, __ATOMIC_RELAXED)) &&
+    return unlikely(load_relaxed(&faults_armed)) &&
            __should_fail(point, memcg, s, bytes);
 }
 

@@ -17,49 +17,51 @@
 #define RECLAIM_ALWAYS MEMCG_SMALL_SIZE /* what may be refused is refused after a reclaim only */
 #define RECLAIM_SKIP 64
 
-static memcg_alarm_fn alarm_fn;
-static memcg_refusal_fn refusal_fn;
-static void (*collector_called)(void);
-static memcg_collector_fn collector_fn;
-static memcg_oom_group_fn oom_group_fn;
-static memcg_requester_fn requester_fn;
+typedef void (*called_fn)(void);
+
+static ATOMIC(memcg_alarm_fn) alarm_fn;
+static ATOMIC(memcg_refusal_fn) refusal_fn;
+static ATOMIC(called_fn) collector_called;
+static ATOMIC(memcg_collector_fn) collector_fn;
+static ATOMIC(memcg_oom_group_fn) oom_group_fn;
+static ATOMIC(memcg_requester_fn) requester_fn;
 
 void memcg_set_alarm(memcg_alarm_fn alarm)
 {
-    __atomic_store_n(&alarm_fn, alarm, __ATOMIC_RELEASE);
+    store_release(&alarm_fn, alarm);
 }
 
 void memcg_set_refusal(memcg_refusal_fn refusal)
 {
-    __atomic_store_n(&refusal_fn, refusal, __ATOMIC_RELEASE);
+    store_release(&refusal_fn, refusal);
 }
 
 void memcg_set_collector(void (*called)(void), memcg_collector_fn can_run)
 {
-    __atomic_store_n(&collector_called, called, __ATOMIC_RELEASE);
-    __atomic_store_n(&collector_fn, can_run, __ATOMIC_RELEASE);
+    store_release(&collector_called, called);
+    store_release(&collector_fn, can_run);
 }
 
 void memcg_set_oom_group_fn(memcg_oom_group_fn end)
 {
-    __atomic_store_n(&oom_group_fn, end, __ATOMIC_RELEASE);
+    store_release(&oom_group_fn, end);
 }
 
 void memcg_set_requester(memcg_requester_fn requester)
 {
-    __atomic_store_n(&requester_fn, requester, __ATOMIC_RELEASE);
+    store_release(&requester_fn, requester);
 }
 
 void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind kind, int64_t bytes)
 {
-    __atomic_fetch_add(&memcg->stat[kind], bytes, __ATOMIC_RELAXED);
+    add_relaxed(&memcg->stat[kind], bytes);
 }
 
 void mem_cgroup_count_event(struct mem_cgroup *memcg, enum mem_cgroup_event_item item)
 {
-    __atomic_fetch_add(&memcg->events_local[item], 1, __ATOMIC_RELAXED);
+    add_relaxed(&memcg->events_local[item], 1);
     do
-        __atomic_fetch_add(&memcg->events[item], 1, __ATOMIC_RELAXED);
+        add_relaxed(&memcg->events[item], 1);
     while ((memcg = memcg->parent));
 }
 
@@ -71,22 +73,22 @@ static int64_t usage_of(struct mem_cgroup *memcg)
 /* Posts once when usage passes high; re-armed an eighth below it. */
 static void check_high(struct mem_cgroup *memcg)
 {
-    void (*called)(void);
+    called_fn called;
 
     for (; memcg; memcg = memcg->parent) {
-        int64_t high = __atomic_load_n(&memcg->high, __ATOMIC_RELAXED);
+        int64_t high = load_relaxed(&memcg->high);
 
         if (high == PAGE_COUNTER_MAX || usage_of(memcg) <= high ||
-            __atomic_load_n(&memcg->high_crossed, __ATOMIC_RELAXED) ||
-            __atomic_exchange_n(&memcg->high_crossed, 1, __ATOMIC_RELAXED))
+            load_relaxed(&memcg->high_crossed) ||
+            exchange_relaxed(&memcg->high_crossed, 1))
             continue;
         mem_cgroup_count_event(memcg, MEMCG_EV_HIGH);
         if (!css_tryget(memcg))
             continue;
-        __atomic_store_n(&memcg->high_pending, 1, __ATOMIC_RELEASE);
+        store_release(&memcg->high_pending, 1);
         if (!event_post(&memcg->high_event, MEMCG_EVENT_HIGH, memcg, NULL))
             css_put(memcg);
-        else if ((called = __atomic_load_n(&collector_called, __ATOMIC_ACQUIRE)))
+        else if ((called = load_acquire(&collector_called)))
             called();
     }
 }
@@ -95,8 +97,8 @@ static void check_high(struct mem_cgroup *memcg)
 static void below_max(struct mem_cgroup *memcg)
 {
     for (; memcg; memcg = memcg->parent)
-        if (__atomic_load_n(&memcg->refusals, __ATOMIC_RELAXED))
-            __atomic_store_n(&memcg->refusals, 0, __ATOMIC_RELAXED);
+        if (load_relaxed(&memcg->refusals))
+            store_relaxed(&memcg->refusals, 0);
 }
 
 bool memcg_charge_ahead(struct mem_cgroup *memcg, size_t bytes)
@@ -134,7 +136,7 @@ static void set_failure(struct mem_cgroup *memcg, struct mem_cgroup *limited, si
 static void call_alarm(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
                        enum memcg_outcome outcome, unsigned refusals)
 {
-    memcg_alarm_fn alarm = __atomic_load_n(&alarm_fn, __ATOMIC_ACQUIRE);
+    memcg_alarm_fn alarm = load_acquire(&alarm_fn);
 
     if (alarm)
         alarm(memcg, limited, bytes, outcome, refusals);
@@ -159,9 +161,9 @@ static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t b
     set_failure(memcg, limited, bytes);
     if (outcome == MEMCG_REFUSED_AT_CEILING) {
         mem_cgroup_set_alarmed(memcg, MEMCG_ALARMED); /* has below_max() called */
-        refusals = __atomic_add_fetch(&limited->refusals, 1, __ATOMIC_RELAXED);
+        refusals = add_relaxed(&limited->refusals, 1);
         if (refusals >= MEMCG_OOM_REFUSALS && ends_process(memcg, limited)) {
-            memcg_oom_group_fn end = __atomic_load_n(&oom_group_fn, __ATOMIC_ACQUIRE);
+            memcg_oom_group_fn end = load_acquire(&oom_group_fn);
 
             if (end)
                 end(memcg, limited, refusals);
@@ -173,7 +175,7 @@ static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t b
 
 static bool may_refuse(struct mem_cgroup *memcg, const struct request *req, enum memcg_bound bound)
 {
-    memcg_refusal_fn refusal = __atomic_load_n(&refusal_fn, __ATOMIC_ACQUIRE);
+    memcg_refusal_fn refusal = load_acquire(&refusal_fn);
 
     if (req->kind == CHARGE_STACK)
         return false;
@@ -185,7 +187,7 @@ static bool may_refuse(struct mem_cgroup *memcg, const struct request *req, enum
 /* What kind of code makes the request that is about to be refused. */
 static enum memcg_requester requester(void)
 {
-    memcg_requester_fn requester = __atomic_load_n(&requester_fn, __ATOMIC_ACQUIRE);
+    memcg_requester_fn requester = load_acquire(&requester_fn);
 
     return requester ? requester() : MEMCG_REQUESTER_ANY;
 }
@@ -235,7 +237,7 @@ static bool refuses_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limi
     }
     if (!may_refuse(memcg, req, MEMCG_AT_CEILING) || requester() == MEMCG_REQUESTER_FRAGILE)
         return false;
-    refusals = __atomic_load_n(&limited->refusals, __ATOMIC_RELAXED);
+    refusals = load_relaxed(&limited->refusals);
     self->granted_by = limited;
     self->grant = MEMCG_GRANT >> (refusals < 16 ? refusals : 16);
     if (self->grant < MEMCG_GRANT_MIN)
@@ -245,7 +247,7 @@ static bool refuses_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limi
 
 static bool collector_can_run(struct mem_cgroup *limited)
 {
-    memcg_collector_fn can_run = __atomic_load_n(&collector_fn, __ATOMIC_ACQUIRE);
+    memcg_collector_fn can_run = load_acquire(&collector_fn);
 
     return mem_cgroup_high_pending(limited) && (!can_run || can_run());
 }
@@ -275,10 +277,8 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
         return refuse(memcg, at_ceiling, req->bytes, MEMCG_REFUSED_AT_CEILING);
     page_counter_charge(&memcg->counter, (int64_t)bytes);
     if (over > 0) {
-        highest = __atomic_load_n(&limited->overdraft, __ATOMIC_RELAXED);
-        while (over > highest && !__atomic_compare_exchange_n(&limited->overdraft, &highest, over,
-                                                              true, __ATOMIC_RELAXED,
-                                                              __ATOMIC_RELAXED))
+        highest = load_relaxed(&limited->overdraft);
+        while (over > highest && !cas_weak_relaxed(&limited->overdraft, &highest, over))
             ;
     }
     mem_cgroup_count_event(limited, over > 0 ? MEMCG_EV_OVERDRAFT : MEMCG_EV_RESERVE);
@@ -316,16 +316,16 @@ int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req)
         for (limited = memcg; limited->parent && &limited->counter != fail;)
             limited = limited->parent;
         if (req->reclaimed) { /* nothing was freed: no walk for the next RECLAIM_SKIP small requests */
-            __atomic_store_n(&limited->reclaim_skip, RECLAIM_SKIP, __ATOMIC_RELAXED);
+            store_relaxed(&limited->reclaim_skip, RECLAIM_SKIP);
         } else {
-            int skip = __atomic_load_n(&limited->reclaim_skip, __ATOMIC_RELAXED);
+            int skip = load_relaxed(&limited->reclaim_skip);
 
             mem_cgroup_count_event(limited, MEMCG_EV_MAX);
             if (req->bytes > RECLAIM_ALWAYS || req->kind == CHARGE_OBJECT || skip <= 0) {
                 req->want_reclaim = limited;
                 return -EAGAIN;
             }
-            __atomic_store_n(&limited->reclaim_skip, skip - 1, __ATOMIC_RELAXED);
+            store_relaxed(&limited->reclaim_skip, skip - 1);
         }
         error = charge_past_max(memcg, limited, bytes, req);
     } else if (unlikely(mem_cgroup_alarmed(memcg))) {
@@ -344,11 +344,11 @@ void memcg_uncharge(struct mem_cgroup *memcg, size_t bytes)
     for (; memcg; memcg = memcg->parent) {
         int64_t high;
 
-        if (!__atomic_load_n(&memcg->high_crossed, __ATOMIC_RELAXED))
+        if (!load_relaxed(&memcg->high_crossed))
             continue;
-        high = __atomic_load_n(&memcg->high, __ATOMIC_RELAXED);
+        high = load_relaxed(&memcg->high);
         if (usage_of(memcg) < high - high / 8)
-            __atomic_store_n(&memcg->high_crossed, 0, __ATOMIC_RELAXED);
+            store_relaxed(&memcg->high_crossed, 0);
     }
 }
 
@@ -371,7 +371,7 @@ int mem_cgroup_try_charge(struct mem_cgroup *memcg, size_t bytes)
 
     for (;;) {
         struct thread *self = thread_enter();
-        struct mem_cgroup *to = __atomic_load_n(&memcg->objcg->memcg, __ATOMIC_ACQUIRE);
+        struct mem_cgroup *to = load_acquire(&memcg->objcg->memcg);
 
         error = memcg_charge(to, bytes, &req);
         if (!error)
@@ -390,7 +390,7 @@ static void external(struct mem_cgroup *memcg, size_t bytes, bool charge)
     struct thread *self = thread_enter();
 
     bytes = bytes < CHARGE_LIMIT ? bytes : CHARGE_LIMIT;
-    memcg = __atomic_load_n(&memcg->objcg->memcg, __ATOMIC_ACQUIRE);
+    memcg = load_acquire(&memcg->objcg->memcg);
     memcg_stat_add(memcg, STAT_EXTERNAL, charge ? (int64_t)bytes : -(int64_t)bytes);
     if (charge)
         memcg_charge(memcg, bytes, &req);

@@ -56,7 +56,7 @@ struct slab_tail {
 unsigned slab_debug;
 uint64_t freelist_secret;
 static memcg_caller_fn caller_fn; /* set once */
-static uint64_t serial; /* atomic */
+static atomic_u64_t serial;
 
 /* ---- settings ------------------------------------------------------------ */
 
@@ -153,13 +153,13 @@ static struct mem_cgroup *group_of(const struct slab *slab, const void *object)
     const struct slab_owner *owner;
 
     if (!slab->cache)
-        return slab->objcg->memcg;
+        return load_plain(&slab->objcg->memcg);
     if (!slab->shared)
-        return slab->cache->objcg->memcg;
+        return load_plain(&slab->cache->objcg->memcg);
     if (!is_inside(slab, object))
         return NULL;
     owner = slab_owner(slab, ((char *)object - slab->base) / slab->size);
-    return owner->live ? owner->objcg->memcg : NULL;
+    return owner->live ? load_plain(&owner->objcg->memcg) : NULL;
 }
 
 static void set_track(struct slab_track *track, const struct mem_cgroup *memcg)
@@ -171,7 +171,7 @@ static void set_track(struct slab_track *track, const struct mem_cgroup *memcg)
     track->where = *text ? depot_save(text) : 0;
     track->group = memcg && memcg->path ? depot_save(memcg->path) : 0;
     track->tid = (int)syscall(SYS_gettid);
-    track->serial = __atomic_add_fetch(&serial, 1, __ATOMIC_RELAXED);
+    track->serial = add_relaxed(&serial, 1);
 }
 
 /* ---- layout -------------------------------------------------------------- */
@@ -363,7 +363,7 @@ static void shuffle(uint16_t *order, uint32_t n, uint64_t seed)
 #define SHUFFLE_MAX 256u
 void *debug_carve(struct slab *slab, uint32_t left, uint32_t n)
 {
-    char *first = slab->base + (size_t)slab->carved * slab->size, *object = NULL;
+    char *first = slab->base + (size_t)load_plain(&slab->carved) * slab->size, *object = NULL;
     uint16_t order[SHUFFLE_MAX];
 
     if (slab_debug & SLAB_HARDENED) {
@@ -381,7 +381,7 @@ void *debug_carve(struct slab *slab, uint32_t left, uint32_t n)
             slab->freelist = object;
         }
     }
-    __atomic_store_n(&slab->carved, slab->carved + n, __ATOMIC_RELAXED);
+    store_relaxed(&slab->carved, load_plain(&slab->carved) + n);
     return object;
 }
 
@@ -425,8 +425,8 @@ void debug_check_slab(const struct slab *slab)
         check_object(slab, slab->base, true);
         return;
     }
-    for (uint32_t i = 0; i < slab->carved; i++)
-        check_object(slab, slab->base + (size_t)i * slab->size, slab->live[i]);
+    for (uint32_t i = 0; i < load_plain(&slab->carved); i++)
+        check_object(slab, slab->base + (size_t)i * slab->size, load_plain(&slab->live[i]));
 }
 
 void memcg_validate(void)

@@ -9,36 +9,37 @@
  */
 #include "inline.h"
 
-static struct event_node *posted; /* atomic */
+typedef void (*waker_fn)(void);
+
+static ATOMIC(struct event_node *) posted;
 static struct event_node *taken;  /* the consumer */
-static void (*event_waker)(void);
-static int not_woken; /* atomic */
+static ATOMIC(waker_fn) event_waker;
+static atomic_int_t not_woken;
 
 void memcg_set_waker(void (*waker)(void))
 {
-    __atomic_store_n(&event_waker, waker, __ATOMIC_RELEASE);
+    store_release(&event_waker, waker);
 }
 
-void memcg_not_woken(void) { __atomic_store_n(&not_woken, 1, __ATOMIC_RELAXED); }
+void memcg_not_woken(void) { store_relaxed(&not_woken, 1); }
 
 bool event_post(struct event_node *node, enum memcg_event_kind kind, struct mem_cgroup *memcg,
                 struct kmem_cache *cache)
 {
-    void (*waker)(void);
+    waker_fn waker;
     struct event_node *first;
 
-    if (__atomic_exchange_n(&node->posted, 1, __ATOMIC_ACQ_REL))
+    if (exchange_acq_rel(&node->posted, 1))
         return false;
     if (cache)
-        __atomic_add_fetch(&cache->refs, 1, __ATOMIC_RELAXED);
+        add_relaxed(&cache->refs, 1);
     node->event = (struct memcg_event){ kind, memcg, cache };
-    first = __atomic_load_n(&posted, __ATOMIC_RELAXED);
+    first = load_relaxed(&posted);
     do {
         node->next = first;
-    } while (!__atomic_compare_exchange_n(&posted, &first, node, true, __ATOMIC_RELEASE,
-                                          __ATOMIC_RELAXED));
-    waker = __atomic_load_n(&event_waker, __ATOMIC_ACQUIRE);
-    if (waker && (!first || __atomic_exchange_n(&not_woken, 0, __ATOMIC_RELAXED)))
+    } while (!cas_weak_release(&posted, &first, node));
+    waker = load_acquire(&event_waker);
+    if (waker && (!first || exchange_relaxed(&not_woken, 0)))
         waker();
     return true;
 }
@@ -46,7 +47,7 @@ bool event_post(struct event_node *node, enum memcg_event_kind kind, struct mem_
 /* What was posted, oldest first. */
 static struct event_node *take_posted(void)
 {
-    struct event_node *node = __atomic_exchange_n(&posted, NULL, __ATOMIC_ACQUIRE), *list = NULL;
+    struct event_node *node = exchange_acquire(&posted, NULL), *list = NULL;
 
     while (node) {
         struct event_node *next = node->next;
@@ -92,10 +93,10 @@ bool memcg_next_event(struct memcg_event *event)
         if (event->kind == MEMCG_EVENT_CREATE)
             metadata_free(node, sizeof(*node));
         else /* not a store: what the caller then reads must not pass it; a post that found */
-            __atomic_exchange_n(&node->posted, 0, __ATOMIC_ACQ_REL); /* it 1 counts on that */
+            exchange_acq_rel(&node->posted, 0); /* it 1 counts on that */
         if (!event->cache)
             break;
-        ended = __atomic_load_n(&event->cache->ended, __ATOMIC_ACQUIRE);
+        ended = load_acquire(&event->cache->ended);
         kmem_cache_put(event->cache);
         if (!ended)
             break;

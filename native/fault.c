@@ -15,7 +15,7 @@
  */
 #include "inline.h"
 
-unsigned faults_armed; /* atomic: bits of fault_point; written with all threads stolen */
+atomic_uint_t faults_armed;
 
 static struct mutex fault_lock = MUTEX_INITIALIZER;
 static struct fault_attr attr;
@@ -29,7 +29,7 @@ static void set_armed(unsigned points)
 
     if (started)
         thread_steal_all();
-    __atomic_store_n(&faults_armed, points, __ATOMIC_RELAXED);
+    store_relaxed(&faults_armed, points);
     if (started)
         thread_release_all();
 }
@@ -127,5 +127,5 @@ bool __should_fail_request(struct thread *self, struct kmem_cache *s, const stru
     bool small = req->kind == CHARGE_SMALL && req->bytes <= MEMCG_SMALL_SIZE;
 
     return req->kind != CHARGE_FORCE && !req->reclaimed && (!small || attr.small) &&
-           __should_fail(FAULT_ALLOC, self->heap->memcg, s, req->bytes);
+           __should_fail(FAULT_ALLOC, load_plain(&self->heap)->memcg, s, req->bytes);
 }

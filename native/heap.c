@@ -38,7 +38,7 @@ const struct heap_slot slots_none[NR_KMALLOC];
 
 void thread_set_heap(struct thread *thread, struct heap *heap)
 {
-    __atomic_store_n(&thread->heap, heap, __ATOMIC_RELEASE); /* pairs with thread_holds_free() */
+    store_release(&thread->heap, heap); /* pairs with thread_holds_free() */
     thread->kmalloc = heap->kmalloc;
 }
 
@@ -69,7 +69,7 @@ static bool make_kmalloc_slots(struct heap *heap)
         slot[i].sheaf_room = slot[i].sheaf_limit = slot[i].sheaf_start = sheaf_start(kmalloc_size(i));
     }
     heap->kmalloc = slot;
-    if (heap->thread->heap == heap)
+    if (load_plain(&heap->thread->heap) == heap)
         heap->thread->kmalloc = slot;
     if (heap->memcg)
         mem_cgroup_link_heap(heap);
@@ -116,7 +116,7 @@ int heap_init(struct thread *thread)
 
 struct heap *heap_lookup(struct thread *self, struct mem_cgroup *memcg)
 {
-    int id = __atomic_load_n(&memcg->id, __ATOMIC_RELAXED);
+    int id = load_relaxed(&memcg->id);
     struct heap *heap;
 
     if (memcg == &root_mem_cgroup)
@@ -132,11 +132,11 @@ struct heap *heap_of(struct thread *self, struct mem_cgroup *memcg)
 {
     for (; memcg != &root_mem_cgroup; memcg = memcg->parent) {
         struct heap *heap = heap_lookup(self, memcg);
-        int id = __atomic_load_n(&memcg->id, __ATOMIC_RELAXED);
+        int id = load_relaxed(&memcg->id);
 
         if (heap)
             return heap;
-        if (id < 0 || !__atomic_load_n(&memcg->online, __ATOMIC_ACQUIRE))
+        if (id < 0 || !load_acquire(&memcg->online))
             continue;
         if (id >= self->nr_by_id) {
             int nr = id * 2 + 8;
@@ -174,12 +174,12 @@ size_t heap_drain_stock(struct heap *heap)
  * the next freer finds NULL and lists it again; release: our read of next_remote is over. */
 void heap_collect(struct thread *self)
 {
-    struct slab *slab = __atomic_exchange_n(&self->remote_slabs, NULL, __ATOMIC_ACQUIRE);
+    struct slab *slab = exchange_acquire(&self->remote_slabs, NULL);
 
     while (slab) {
         struct slab *next = slab->next_remote;
 
-        slab_put_chain(slab, __atomic_exchange_n(&slab->remote, NULL, __ATOMIC_ACQ_REL));
+        slab_put_chain(slab, exchange_acq_rel(&slab->remote, NULL));
         slab = next; /* the last object may have ended the slab */
     }
 }
@@ -194,7 +194,7 @@ static void slab_hand_over(struct slab *slab)
 {
     struct kmem_cache *s = slab->cache;
 
-    MEMCG_ASSERT(slab_is_valid(slab) && !slab->remote);
+    MEMCG_ASSERT(slab_is_valid(slab) && !load_plain(&slab->remote));
     if (!slab->inuse) {
         slab_destroy(slab);
         return;
@@ -206,7 +206,7 @@ static void slab_hand_over(struct slab *slab)
         slab_set_place(slab, SLAB_NO_OWNER_PARTIAL);
         slab_list_add(&s->partial[slab->shared], slab);
     }
-    __atomic_store_n(&slab->owner, NULL, __ATOMIC_RELEASE);
+    store_release(&slab->owner, NULL);
     mutex_unlock(&s->lock);
 }
 

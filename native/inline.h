@@ -18,22 +18,22 @@
 static inline bool section_begin(struct thread *self)
 {
 #ifdef __SANITIZE_THREAD__
-    __atomic_store_n(&self->busy, 1, __ATOMIC_SEQ_CST);
-    if (!__atomic_load_n(&self->stolen, __ATOMIC_SEQ_CST))
+    store_seq_cst(&self->busy, 1);
+    if (!load_seq_cst(&self->stolen))
         return true;
 #else
-    __atomic_store_n(&self->busy, 1, __ATOMIC_RELAXED);
-    __atomic_signal_fence(__ATOMIC_SEQ_CST);
-    if (__builtin_expect(!__atomic_load_n(&self->stolen, __ATOMIC_ACQUIRE), 1))
+    store_relaxed(&self->busy, 1);
+    compiler_fence();
+    if (__builtin_expect(!load_acquire(&self->stolen), 1))
         return true;
 #endif
-    __atomic_store_n(&self->busy, 0, __ATOMIC_RELEASE);
+    store_release(&self->busy, 0);
     return false;
 }
 
 static inline void section_end(struct thread *self)
 {
-    __atomic_store_n(&self->busy, 0, __ATOMIC_RELEASE);
+    store_release(&self->busy, 0);
 }
 
 /* Begins a section; makes the thread if need be. */
@@ -41,8 +41,8 @@ static inline struct thread *thread_enter(void)
 {
     struct thread *self = memcg_self;
 
-    MEMCG_ASSERT(__atomic_load_n(&self->stolen, __ATOMIC_RELAXED) ||
-                 !__atomic_load_n(&self->busy, __ATOMIC_RELAXED)); /* no section inside another */
+    MEMCG_ASSERT(load_relaxed(&self->stolen) ||
+                 !load_relaxed(&self->busy)); /* no section inside another */
     return likely(section_begin(self)) ? self : thread_enter_slow();
 }
 
@@ -86,7 +86,7 @@ static inline long slab_object_index(const struct slab *slab, const void *p)
     uint32_t index = (uint32_t)(product >> 64);
 
     return ((uint64_t)product < slab->reciprocal) &
-           (index < __atomic_load_n(&slab->carved, __ATOMIC_RELAXED)) ? (long)index : -1;
+           (index < load_relaxed(&slab->carved)) ? (long)index : -1;
 }
 
 /* Free lists and `remote`; what is in a sheaf is never encoded.  Kernel: freelist_ptr_encode(). */
@@ -130,21 +130,20 @@ static inline void *sheaf_pop(struct heap_slot *slot)
 static inline void *shared_pop(struct thread *self, unsigned class)
 {
     struct shared_sheaf *sheaf = &self->shared[class];
-    struct shared_use *use = &self->heap->shared[class];
+    struct shared_use *use = &load_plain(&self->heap)->shared[class];
     void *object = sheaf->objects;
     struct slab *slab;
-    uint8_t *owner;
+    atomic_u8_t *owner;
 
     if (!object ||
-        use->allocs >= __atomic_load_n(&promote_allocs[class], __ATOMIC_RELAXED) - 1)
+        use->allocs >= load_relaxed(&promote_allocs[class]) - 1)
         return NULL;
     slab = virt_to_slab(object);
     owner = &slab->owner_of[slab_index(slab, object)];
     sheaf->objects = *(void **)object;
     sheaf->nr--;
     use->allocs++;
-    __atomic_store_n(owner, (uint8_t)(__atomic_load_n(owner, __ATOMIC_RELAXED) & ~OWNER_GONE),
-                     __ATOMIC_RELAXED);
+    store_relaxed(owner, (uint8_t)(load_relaxed(owner) & ~OWNER_GONE));
     return object;
 }
 
@@ -155,7 +154,7 @@ static inline bool sheaf_push(struct thread *self, struct slab *slab, void *obje
     int32_t room;
 
     /* Only we make `fast` ours, so the rest is ours to read when it is. */
-    if (__builtin_expect(__atomic_load_n(&slab->fast, __ATOMIC_RELAXED) != self, 0))
+    if (__builtin_expect(load_relaxed(&slab->fast) != self, 0))
         return false;
     slot = slab->slot;
     room = slot->sheaf_room - 1;
@@ -186,7 +185,7 @@ static inline void *kmem_cache_alloc_fast(struct kmem_cache *s)
     int i = s->index - NR_KMALLOC;
 
     if (likely(section_begin(self))) {
-        heap = self->heap;
+        heap = load_plain(&self->heap);
         if (likely(i >= 0 && i < heap->nr_user)) { /* a dead cache has no owned slab */
             struct slab *slab = heap->user[i].active;
             void *object = slab->freelist;
@@ -194,11 +193,11 @@ static inline void *kmem_cache_alloc_fast(struct kmem_cache *s)
             if (likely(object != NULL)) {
                 slab->freelist = *(void **)object;
                 slab->inuse++;
-                __atomic_store_n(&slab->live[slab_index(slab, object)], 1, __ATOMIC_RELAXED);
+                store_relaxed(&slab->live[slab_index(slab, object)], 1);
                 section_end(self);
                 return object;
             }
-            if (slab->carved == slab->objects && (slab = slab_next(&heap->user[i]))) {
+            if (load_plain(&slab->carved) == slab->objects && (slab = slab_next(&heap->user[i]))) {
                 object = slab_pop(slab);
                 section_end(self);
                 return object;
@@ -217,11 +216,10 @@ static inline int kmem_cache_free_fast(struct kmem_cache *s, void *object)
     if (likely(section_begin(self))) {
         struct slab *slab = virt_to_slab(object);
 
-        if (likely(slab && __atomic_load_n(&slab->owner, __ATOMIC_RELAXED) == self &&
+        if (likely(slab && load_relaxed(&slab->owner) == self &&
                    slab->live && !slab->shared &&
                    slab->cache->root == s->root && slab_is_object(slab, object)) &&
-            likely(__atomic_exchange_n(&slab->live[slab_index(slab, object)], 0,
-                                       __ATOMIC_ACQ_REL))) {
+            likely(exchange_acq_rel(&slab->live[slab_index(slab, object)], 0))) {
             if (likely(slab->inuse != slab->last)) {
                 *(void **)object = slab->freelist;
                 slab->freelist = object;

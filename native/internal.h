@@ -83,12 +83,12 @@ struct slab_owner { /* one entry of a shared slab's owner table */
 struct slab {
     /* the owner's section; without an owner: cache->lock.  One cache line with `fast` */
     void *freelist;      /* first word of a free object is the next */
-    struct thread *fast; /* atomic: for this thread a free is a push; NULL: slab_free() */
+    ATOMIC(struct thread *) fast; /* for this thread a free is a push; NULL: slab_free() */
     struct heap_slot *slot; /* size classes, while there is an owner: whose sheaf takes frees */
     uint32_t inuse;
     uint32_t last; /* the value of inuse at which a free moves the slab to another list:
                     * full: objects, partial: 1 */
-    uint32_t carved;
+    atomic_u32_t carved; /* other threads read it to check an index */
     uint32_t bytes;      /* fixed: of all objects */
     /* Private slabs of size classes: the sum of slab_sum() over the free list.  The sum for a whole
      * slab is known, and a set of as many objects in which one stands twice has another one; so an
@@ -100,11 +100,11 @@ struct slab {
     uint64_t reciprocal; /* of size, rounded up: slab_is_object() */
     uint32_t size;       /* bytes between objects */
     struct kmem_cache *cache;
-    uint8_t *owner_of; /* shared: atomic, per object: index into owners, OWNER_GONE */
-    uint8_t *live;     /* user caches: atomic, per object: 1 while it is allocated */
+    atomic_u8_t *owner_of; /* shared: per object: index into owners, OWNER_GONE */
+    atomic_u8_t *live;     /* user caches: per object: 1 while it is allocated */
 
     /* set to a thread under cache->lock; back to NULL only with all threads stolen */
-    struct thread *owner;
+    ATOMIC(struct thread *) owner;
 
     /* shared: the first SLAB_OWNERS entries and, once they are taken, the others; nr_owners in
      * all; written by the slab's owner */
@@ -117,7 +117,7 @@ struct slab {
     bool shared;       /* objects have owners of their own */
 
     /* any thread, inside its section */
-    void *remote;             /* CAS; taken whole by the owner */
+    ATOMIC(void *) remote;    /* CAS; taken whole by the owner */
     struct slab *next_remote; /* owner->remote_slabs */
 
     /* the owner's section; without an owner: cache->lock */
@@ -144,7 +144,7 @@ static inline struct slab_owner *slab_owner_at(const struct slab *slab, uint32_t
  * its return to the slab's owner. */
 static inline struct slab_owner *slab_owner(const struct slab *slab, long index)
 {
-    return slab_owner_at(slab, __atomic_load_n(&slab->owner_of[index], __ATOMIC_RELAXED) &
+    return slab_owner_at(slab, load_relaxed(&slab->owner_of[index]) &
                                    ~OWNER_GONE);
 }
 
@@ -176,7 +176,7 @@ _Noreturn void free_pointer_corrupt(const void *object);
 struct event_node {
     struct event_node *next; /* the poster until linked, then the consumer */
     struct memcg_event event;
-    int posted; /* atomic: in the queue */
+    atomic_int_t posted; /* in the queue */
 };
 bool event_post(struct event_node *node, enum memcg_event_kind kind, struct mem_cgroup *memcg,
                 struct kmem_cache *cache); /* false: posted already */
@@ -187,8 +187,8 @@ struct memcg_cache_array { /* published by a release store; old ones live until 
     int nr_slots; /* one per kmemcg_id */
     size_t bytes;
     struct memcg_cache_array *retired;
-    uint8_t *pending;          /* per slot, atomic: from the post of CREATE to memcg_create_done() */
-    struct kmem_cache *slot[]; /* the child: release store by the publisher, acquire by readers */
+    atomic_u8_t *pending;      /* per slot: from the post of CREATE to memcg_create_done() */
+    ATOMIC(struct kmem_cache *) slot[]; /* the child: release store by the publisher, acquire by readers */
 };
 
 #define CACHE_NAME_MAX 40 /* makes a cache 256 bytes, a size of metadata */
@@ -206,17 +206,17 @@ struct kmem_cache {
     char name[CACHE_NAME_MAX];  /* for reports and faults */
 
     /* root caches: writers under memcg_slab_mutex (above us), readers lockless */
-    struct memcg_cache_array *memcg_caches;
+    ATOMIC(struct memcg_cache_array *) memcg_caches;
 
     struct mutex lock;
     /* lock */
     struct slab *slabs;      /* all, by cache_next */
     struct slab *partial[2]; /* no owner and a free object; [1]: shared */
-    long nr_slabs, total_pages; /* written under lock, read racily */
-    int dead;                /* atomic; keeps no empty slab, serves no allocation */
+    atomic_long_t nr_slabs, total_pages; /* written under lock, read racily */
+    atomic_int_t dead;       /* keeps no empty slab, serves no allocation */
     struct event_node empty;
-    int refs;  /* atomic: its life, and each event in the queue that names it */
-    int ended; /* atomic: such events are dropped */
+    atomic_int_t refs;  /* its life, and each event in the queue that names it */
+    atomic_int_t ended; /* such events are dropped */
 
     struct kmem_cache *all_prev, *all_next; /* caches_lock */
     unsigned nr_children;                   /* root caches: caches_lock */
@@ -225,8 +225,8 @@ struct kmem_cache {
 /* ---- groups ------------------------------------------------------------ */
 /* The stub that objects name.  memcg: the group, after offline an ancestor. */
 struct obj_cgroup {
-    struct mem_cgroup *memcg; /* atomic; written under groups_lock, walker */
-    long refs;                /* atomic: the group, its caches, owner table entries, page runs */
+    ATOMIC(struct mem_cgroup *) memcg; /* written under groups_lock, walker */
+    atomic_long_t refs;       /* the group, its caches, owner table entries, page runs */
     struct obj_cgroup *prev, *next; /* groups_lock: memcg->objcgs */
 };
 
@@ -243,33 +243,33 @@ struct last_oom {
 };
 
 struct mem_cgroup {
-    struct page_counter counter; /* atomic inside */
+    struct page_counter counter;
     struct mem_cgroup *parent;   /* fixed */
     struct obj_cgroup *objcg;    /* fixed: its own stub */
     uint32_t tag;                /* fixed: never used twice; whose bytes a page holds */
-    int id;                      /* atomic: kmemcg_id, -1 before activation */
-    int online;                  /* atomic; cleared once */
-    int reclaim_skip;            /* racy: small requests until reclaim, vain the last time, is tried */
-    long refs;                   /* atomic: css references */
+    atomic_int_t id;             /* kmemcg_id, -1 before activation */
+    atomic_int_t online;         /* cleared once */
+    atomic_int_t reclaim_skip;   /* racy: small requests until reclaim, vain the last time, is tried */
+    atomic_long_t refs;          /* css references */
     void *owner;                 /* opaque, control plane's */
     const char *path;            /* the control plane's; NULL: none */
 
-    int64_t reserve;             /* atomic; -1: derived from max */
-    int64_t overdraft_limit;     /* atomic; -1: the reserve again */
-    unsigned refusals;           /* atomic: at the ceiling since usage was below max */
-    int oom_group;               /* atomic */
-    int64_t high;                /* atomic */
-    int64_t stat[NR_STAT];       /* atomic bytes, this group alone */
-    int64_t overdraft;           /* atomic, highest so far */
-    uint64_t events[MEMCG_NR_EVENTS], events_local[MEMCG_NR_EVENTS]; /* atomic */
-    uint16_t high_crossed;       /* atomic: HIGH was posted and usage is not below yet */
-    uint16_t high_pending;       /* atomic: HIGH was posted and not handled yet */
-    enum mem_cgroup_alarmed alarmed; /* atomic */
-    int64_t collect_after;       /* atomic; ns */
-    int vain;                    /* atomic: collections in a row that freed nothing */
+    atomic_s64_t reserve;        /* -1: derived from max */
+    atomic_s64_t overdraft_limit; /* -1: the reserve again */
+    atomic_uint_t refusals;      /* at the ceiling since usage was below max */
+    atomic_int_t oom_group;
+    atomic_s64_t high;
+    atomic_s64_t stat[NR_STAT];  /* bytes, this group alone */
+    atomic_s64_t overdraft;      /* highest so far */
+    atomic_u64_t events[MEMCG_NR_EVENTS], events_local[MEMCG_NR_EVENTS];
+    atomic_u16_t high_crossed;   /* HIGH was posted and usage is not below yet */
+    atomic_u16_t high_pending;   /* HIGH was posted and not handled yet */
+    ATOMIC(enum mem_cgroup_alarmed) alarmed;
+    atomic_s64_t collect_after;  /* ns */
+    atomic_int_t vain;           /* collections in a row that freed nothing */
     struct event_node high_event, release_event;
     struct last_oom last_oom;    /* oom_lock */
-    int64_t oom_tick;            /* atomic: of the coarse clock, when an alarm was noted last */
+    atomic_s64_t oom_tick;       /* of the coarse clock, when an alarm was noted last */
 
     /* groups_lock */
     struct mem_cgroup *children, *sibling_prev, *sibling_next;
@@ -357,7 +357,7 @@ struct shared_use {
 #define PROMOTE_ALLOCS 4096 /* so many, however few live: shared objects cost more each */
 /* What the class's next child costs in allocations: PROMOTE_ALLOCS for each that there is and itself.
  * A child wastes what its group does not use of its slabs; with many it is most of them. */
-extern uint16_t promote_allocs[NR_KMALLOC]; /* atomic; written under caches_lock */
+extern atomic_u16_t promote_allocs[NR_KMALLOC]; /* written under caches_lock */
 
 /* The largest size is SHEAF_BYTES, so it is one object at least. */
 static inline uint8_t sheaf_start(size_t size)
@@ -405,11 +405,11 @@ struct heap { /* the section of `thread` */
 #define STOLEN_SLOW 2 /* without a walker too: sections begin in thread_enter() */
 struct thread {
     /* the pair of the protocol; see thread.c */
-    int busy;   /* atomic; the owner writes */
-    int stolen; /* atomic; the walker writes: STOLEN_ bits */
+    atomic_int_t busy;   /* the owner writes */
+    atomic_int_t stolen; /* the walker writes: STOLEN_ bits */
     /* section */
     struct heap_slot *kmalloc; /* heap->kmalloc: what malloc uses */
-    struct heap *heap;         /* of the current group */
+    ATOMIC(struct heap *) heap; /* of the current group */
     struct mem_cgroup *current;
     int stop_depth;            /* memcg_stop_kmem_account nesting */
     struct heap *root_heap, *shared_heap;
@@ -423,7 +423,7 @@ struct thread {
     int64_t grant;                 /* bytes left of it; below 0: the last took more */
     struct mem_cgroup *granted_by; /* whose ceiling it is past; for comparison only */
     bool is_orphan;
-    struct slab *remote_slabs; /* any thread in its section: CAS push; owner takes whole */
+    ATOMIC(struct slab *) remote_slabs; /* any thread in its section: CAS push; owner takes whole */
     struct thread *next;       /* walker_mutex: all threads, or the free ones */
     bool wanted;               /* walker_mutex: its holder steals this thread */
 };
@@ -435,7 +435,7 @@ bool __should_fail_request(struct thread *self, struct kmem_cache *s, const stru
 static inline bool should_fail_request(struct thread *self, struct kmem_cache *s,
                                        const struct request *req)
 {
-    return unlikely(__atomic_load_n(&faults_armed, __ATOMIC_RELAXED)) &&
+    return unlikely(load_relaxed(&faults_armed)) &&
            __should_fail_request(self, s, req);
 }
 void fault_fork_child(void);
@@ -511,7 +511,7 @@ void free_past_sheaf(void *object, struct thread *self, struct slab *slab); /* s
 void shared_uncharge(struct thread *self, struct slab *slab, long index); /* the freeing thread */
 /* nr objects of one owner are home: its entry loses them.  The slab's owner, or cache->lock held. */
 void shared_release(struct slab *slab, long index, uint32_t nr);
-extern size_t promote_bytes;                        /* atomic */
+extern atomic_size_t promote_bytes;
 
 struct slab *run_alloc(struct thread *self, struct request *req);
 void shared_count(struct heap *heap, struct kmem_cache *root, int64_t nr); /* for promotion */

@@ -24,7 +24,7 @@ const uint8_t kmalloc_table[KMALLOC_TABLE_SIZE / 16] = { /* of kmalloc_index(), 
     22, 22, 22, 22, 22, 22, 22, 22, 23, 23, 23, 23, 23, 23, 23, 23,
 };
 static uint8_t index_used[NR_CACHES]; /* caches_lock; user caches */
-uint16_t promote_allocs[NR_KMALLOC];
+atomic_u16_t promote_allocs[NR_KMALLOC];
 
 int kmalloc_nr_caches(void) { return NR_KMALLOC; }
 struct kmem_cache *kmalloc_cache(int index) { return kmalloc_caches[index]; }
@@ -44,7 +44,7 @@ static void root_has_children(struct kmem_cache *root, unsigned nr)
 
     root->nr_children = nr;
     if (!root->user)
-        __atomic_store_n(&promote_allocs[root->index], (uint16_t)allocs, __ATOMIC_RELAXED);
+        store_relaxed(&promote_allocs[root->index], (uint16_t)allocs);
 }
 
 static void cache_link(struct kmem_cache *s)
@@ -85,7 +85,7 @@ static struct kmem_cache *cache_create(struct mem_cgroup *memcg, struct kmem_cac
     s->user = index >= NR_KMALLOC;
     s->root = root ? root : s;
     s->memcg = memcg;
-    s->refs = 1;
+    store_plain(&s->refs, 1);
     s->objcg = (memcg ? memcg : &root_mem_cgroup)->objcg;
     objcg_get(s->objcg);
     mutex_init(&s->lock);
@@ -163,13 +163,13 @@ struct kmem_cache *kmem_cache_create_child(struct mem_cgroup *memcg, struct kmem
 
 static bool is_dead(const struct kmem_cache *s)
 {
-    return __atomic_load_n(&s->dead, __ATOMIC_ACQUIRE);
+    return load_acquire(&s->dead);
 }
 
 /* A group with a child of its own uses it; else the root cache's shared slabs. */
 void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *req)
 {
-    struct heap *heap = self->heap;
+    struct heap *heap = load_plain(&self->heap);
     struct kmem_cache *s = root;
     struct slab *slab;
     void *object;
@@ -180,7 +180,7 @@ void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *
     if (is_dead(root))
         return NULL;
     if (heap->memcg != &root_mem_cgroup) {
-        s = cache_from_memcg_idx(root, __atomic_load_n(&heap->memcg->id, __ATOMIC_RELAXED));
+        s = cache_from_memcg_idx(root, load_relaxed(&heap->memcg->id));
         if (!s || s->memcg != heap->memcg || is_dead(s))
             return shared_alloc(self, root, req);
         if (!root->user)
@@ -260,14 +260,14 @@ void *kmem_cache_slab_of(const void *p, size_t *objects)
 
 size_t cache_shrink_stolen(struct kmem_cache *s)
 {
-    long before = s->total_pages;
+    long before = load_plain(&s->total_pages);
 
     for (struct thread *t = all_threads; t; t = t->next) {
         thread_collect(t);
         for (struct heap *heap = t->heaps; heap; heap = heap->next)
             heap_shrink(heap, s);
     }
-    return (size_t)(before - s->total_pages);
+    return (size_t)(before - load_plain(&s->total_pages));
 }
 
 size_t kmem_cache_shrink(struct kmem_cache *s)
@@ -291,7 +291,7 @@ static void cache_hand_over(struct kmem_cache *s)
 void kmem_cache_set_dead(struct kmem_cache *s)
 {
     thread_steal_all();
-    __atomic_store_n(&s->dead, 1, __ATOMIC_RELEASE);
+    store_release(&s->dead, 1);
     cache_hand_over(s);
     thread_release_all();
 }
@@ -302,16 +302,16 @@ int kmem_cache_shutdown(struct kmem_cache *s)
 
     thread_steal_all();
     cache_hand_over(s);
-    nr_slabs = s->nr_slabs;
+    nr_slabs = load_plain(&s->nr_slabs);
     if (!nr_slabs) /* nobody gets in between this and the end of s */
-        __atomic_store_n(&s->dead, 1, __ATOMIC_RELEASE);
+        store_release(&s->dead, 1);
     thread_release_all();
     return nr_slabs ? -EBUSY : 0;
 }
 
 void kmem_cache_put(struct kmem_cache *s)
 {
-    if (!__atomic_sub_fetch(&s->refs, 1, __ATOMIC_ACQ_REL))
+    if (!sub_acq_rel(&s->refs, 1))
         metadata_free(s, sizeof(*s));
 }
 
@@ -334,19 +334,19 @@ void kmem_cache_free_struct(struct kmem_cache *s)
     else if (s->user)
         index_used[s->index] = 0;
     mutex_unlock(&caches_lock);
-    for (array = s->memcg_caches; array; array = retired) {
+    for (array = load_plain(&s->memcg_caches); array; array = retired) {
         retired = array->retired;
         metadata_free(array, array->bytes);
     }
     objcg_put(s->objcg);
-    __atomic_store_n(&s->ended, 1, __ATOMIC_RELEASE);
+    store_release(&s->ended, 1);
     kmem_cache_put(s); /* or memcg_next_event() has the last one */
     thread_leave(self);
 }
 
 long kmem_cache_nr_pages(const struct kmem_cache *s)
 {
-    return __atomic_load_n(&s->total_pages, __ATOMIC_RELAXED);
+    return load_relaxed(&s->total_pages);
 }
 
 void kmem_cache_read_info(struct kmem_cache *s, struct kmem_cache_info *info)
@@ -377,14 +377,14 @@ void kmem_cache_read_info(struct kmem_cache *s, struct kmem_cache_info *info)
 
 int memcg_cache_array_size(const struct kmem_cache *root)
 {
-    struct memcg_cache_array *array = __atomic_load_n(&root->memcg_caches, __ATOMIC_ACQUIRE);
+    struct memcg_cache_array *array = load_acquire(&root->memcg_caches);
 
     return array ? array->nr_slots : 0;
 }
 
 int memcg_update_cache_size(struct kmem_cache *root, int nr_slots)
 {
-    struct memcg_cache_array *old = root->memcg_caches, *array;
+    struct memcg_cache_array *old = load_plain(&root->memcg_caches), *array;
     struct thread *self = NULL;
     size_t bytes;
 
@@ -402,12 +402,12 @@ int memcg_update_cache_size(struct kmem_cache *root, int nr_slots)
         array->nr_slots = nr_slots;
         array->bytes = bytes;
         array->retired = old;
-        array->pending = (uint8_t *)&array->slot[nr_slots];
+        array->pending = (atomic_u8_t *)&array->slot[nr_slots];
         for (int i = 0; old && i < old->nr_slots; i++) {
-            array->slot[i] = old->slot[i];
-            array->pending[i] = old->pending[i];
+            store_plain(&array->slot[i], load_plain(&old->slot[i]));
+            store_plain(&array->pending[i], load_plain(&old->pending[i]));
         }
-        __atomic_store_n(&root->memcg_caches, array, __ATOMIC_RELEASE);
+        store_release(&root->memcg_caches, array);
     }
     if (old)
         thread_release_all();
@@ -418,28 +418,28 @@ int memcg_update_cache_size(struct kmem_cache *root, int nr_slots)
 
 void memcg_cache_publish(struct kmem_cache *root, int id, struct kmem_cache *child)
 {
-    struct memcg_cache_array *array = root->memcg_caches;
+    struct memcg_cache_array *array = load_plain(&root->memcg_caches);
 
     MEMCG_ASSERT(array && id >= 0 && id < array->nr_slots);
-    __atomic_store_n(&array->slot[id], child, __ATOMIC_RELEASE);
+    store_release(&array->slot[id], child);
 }
 
 struct kmem_cache *cache_from_memcg_idx(const struct kmem_cache *root, int id)
 {
-    struct memcg_cache_array *array = __atomic_load_n(&root->memcg_caches, __ATOMIC_ACQUIRE);
+    struct memcg_cache_array *array = load_acquire(&root->memcg_caches);
 
     if (!array || id < 0 || id >= array->nr_slots)
         return NULL;
-    return __atomic_load_n(&array->slot[id], __ATOMIC_ACQUIRE);
+    return load_acquire(&array->slot[id]);
 }
 
 void memcg_create_done(struct kmem_cache *root, struct mem_cgroup *memcg)
 {
     struct thread *self = thread_enter(); /* memcg_update_cache_size() copies the flags */
     int id = mem_cgroup_id(memcg);
-    struct memcg_cache_array *array = __atomic_load_n(&root->memcg_caches, __ATOMIC_ACQUIRE);
+    struct memcg_cache_array *array = load_acquire(&root->memcg_caches);
 
     if (array && id >= 0 && id < array->nr_slots)
-        __atomic_store_n(&array->pending[id], 0, __ATOMIC_RELEASE);
+        store_release(&array->pending[id], 0);
     thread_leave(self);
 }

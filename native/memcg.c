@@ -32,7 +32,7 @@ static void run_unlink(struct slab *run)
 /* In a section.  NULL: -ENOMEM or req->want_reclaim. */
 struct slab *run_alloc(struct thread *self, struct request *req)
 {
-    struct mem_cgroup *memcg = self->heap->memcg;
+    struct mem_cgroup *memcg = load_plain(&self->heap)->memcg;
     size_t nr_pages = (debug_run_bytes(req->bytes) + PAGE_SIZE - 1) >> PAGE_SHIFT;
     size_t bytes = nr_pages << PAGE_SHIFT, metadata_bytes = debug_run_metadata();
     struct slab *run = NULL;
@@ -74,7 +74,7 @@ struct slab *run_alloc(struct thread *self, struct request *req)
 /* In a section. */
 static void run_uncharge(struct slab *run, size_t nr_pages)
 {
-    struct mem_cgroup *memcg = __atomic_load_n(&run->objcg->memcg, __ATOMIC_ACQUIRE);
+    struct mem_cgroup *memcg = load_acquire(&run->objcg->memcg);
 
     memcg_stat_add(memcg, STAT_RUNS, -(int64_t)(nr_pages << PAGE_SHIFT));
     memcg_uncharge(memcg, nr_pages << PAGE_SHIFT);
@@ -82,7 +82,7 @@ static void run_uncharge(struct slab *run, size_t nr_pages)
 
 static void run_free(struct thread *self, struct slab *run)
 {
-    struct heap *heap = run->run_for ? heap_lookup(self, run->objcg->memcg) : NULL;
+    struct heap *heap = run->run_for ? heap_lookup(self, load_plain(&run->objcg->memcg)) : NULL;
 
     if (heap)
         shared_count(heap, run->run_for, -1);
@@ -161,12 +161,12 @@ static _Noreturn void bad_free(const struct slab *slab, const void *p, int error
  * malloc and free one of that size from glibc, without touching it, which raises its threshold. */
 static void teach_libc(size_t bytes)
 {
-    static size_t largest = 128 << 10; /* glibc's threshold at the start; 32 MiB is its last */
+    static atomic_size_t largest = { 128 << 10 }; /* glibc's threshold at the start; 32 MiB is its last */
     void *volatile block;              /* or the compiler drops the pair */
 
-    if (likely(bytes <= __atomic_load_n(&largest, __ATOMIC_RELAXED) || bytes > 32 << 20))
+    if (likely(bytes <= load_relaxed(&largest) || bytes > 32 << 20))
         return;
-    __atomic_store_n(&largest, bytes, __ATOMIC_RELAXED);
+    store_relaxed(&largest, bytes);
     block = malloc(bytes);
     free(block);
 }
@@ -236,11 +236,11 @@ static void run_shrink(struct slab *run, size_t nr_pages)
  * 0: done; -ENOSPC: it must move; -ENOMEM; -EAGAIN: req->want_reclaim is set. */
 static int __run_grow(struct thread *self, struct slab *run, size_t nr_pages, struct request *req)
 {
-    struct mem_cgroup *memcg = self->heap->memcg;
+    struct mem_cgroup *memcg = load_plain(&self->heap)->memcg;
     size_t more = nr_pages - run->run_pages, bytes = more << PAGE_SHIFT;
     int error;
 
-    if (memcg != __atomic_load_n(&run->objcg->memcg, __ATOMIC_ACQUIRE))
+    if (memcg != load_acquire(&run->objcg->memcg))
         return -ENOSPC;
     error = memcg_charge(memcg, bytes, req);
     if (error)
@@ -259,7 +259,7 @@ static int run_grow(struct slab *run, size_t size)
     struct request req = { .bytes = size, .kind = CHARGE_SMALL };
     int error;
 
-    if (size > arena.bytes)
+    if (size > arena_bytes())
         return -ENOSPC;
     for (;;) {
         struct thread *self = thread_enter();

@@ -18,19 +18,19 @@ static uint32_t next_tag = 2; /* 1: the root */
 /* next_tag: groups_lock */
 
 struct mem_cgroup *mem_cgroup_root(void) { return &root_mem_cgroup; }
-int mem_cgroup_id(const struct mem_cgroup *m) { return __atomic_load_n(&m->id, __ATOMIC_RELAXED); }
+int mem_cgroup_id(const struct mem_cgroup *m) { return load_relaxed(&m->id); }
 struct mem_cgroup *mem_cgroup_parent(const struct mem_cgroup *memcg) { return memcg->parent; }
 void mem_cgroup_set_owner(struct mem_cgroup *memcg, void *owner) { memcg->owner = owner; }
 void *mem_cgroup_owner(const struct mem_cgroup *memcg) { return memcg->owner; }
 void mem_cgroup_set_path(struct mem_cgroup *memcg, const char *path) { memcg->path = path; }
 const char *mem_cgroup_path(const struct mem_cgroup *memcg) { return memcg->path; }
-bool mem_cgroup_online(const struct mem_cgroup *m) { return __atomic_load_n(&m->online, __ATOMIC_ACQUIRE); }
-long css_refs(const struct mem_cgroup *memcg) { return __atomic_load_n(&memcg->refs, __ATOMIC_RELAXED); }
-void css_get(struct mem_cgroup *memcg) { __atomic_fetch_add(&memcg->refs, 1, __ATOMIC_RELAXED); }
+bool mem_cgroup_online(const struct mem_cgroup *m) { return load_acquire(&m->online); }
+long css_refs(const struct mem_cgroup *memcg) { return load_relaxed(&memcg->refs); }
+void css_get(struct mem_cgroup *memcg) { add_relaxed(&memcg->refs, 1); }
 
 void mem_cgroup_set_id(struct mem_cgroup *memcg, int kmemcg_id)
 {
-    __atomic_store_n(&memcg->id, kmemcg_id, __ATOMIC_RELEASE);
+    store_release(&memcg->id, kmemcg_id);
 }
 
 bool css_tryget(struct mem_cgroup *memcg)
@@ -38,15 +38,14 @@ bool css_tryget(struct mem_cgroup *memcg)
     long refs = css_refs(memcg);
 
     while (refs > 0 && mem_cgroup_online(memcg))
-        if (__atomic_compare_exchange_n(&memcg->refs, &refs, refs + 1, true, __ATOMIC_ACQUIRE,
-                                        __ATOMIC_RELAXED))
+        if (cas_weak_acquire(&memcg->refs, &refs, refs + 1))
             return true;
     return false;
 }
 
 void css_put(struct mem_cgroup *memcg)
 {
-    if (__atomic_sub_fetch(&memcg->refs, 1, __ATOMIC_ACQ_REL) == 0)
+    if (sub_acq_rel(&memcg->refs, 1) == 0)
         event_post(&memcg->release_event, MEMCG_EVENT_RELEASE, memcg, NULL);
 }
 
@@ -58,7 +57,7 @@ static void objcg_link(struct obj_cgroup *objcg, struct mem_cgroup *memcg)
     if (objcg->next)
         objcg->next->prev = objcg;
     memcg->objcgs = objcg;
-    __atomic_store_n(&objcg->memcg, memcg, __ATOMIC_RELEASE);
+    store_release(&objcg->memcg, memcg);
 }
 
 struct obj_cgroup *objcg_alloc(struct mem_cgroup *memcg)
@@ -66,7 +65,7 @@ struct obj_cgroup *objcg_alloc(struct mem_cgroup *memcg)
     struct obj_cgroup *objcg = metadata_alloc(sizeof(*objcg));
 
     if (objcg) {
-        objcg->refs = 1;
+        store_plain(&objcg->refs, 1);
         mutex_lock(&groups_lock);
         objcg_link(objcg, memcg);
         mutex_unlock(&groups_lock);
@@ -76,18 +75,18 @@ struct obj_cgroup *objcg_alloc(struct mem_cgroup *memcg)
 
 void objcg_get(struct obj_cgroup *objcg)
 {
-    __atomic_fetch_add(&objcg->refs, 1, __ATOMIC_RELAXED);
+    add_relaxed(&objcg->refs, 1);
 }
 
 void objcg_put(struct obj_cgroup *objcg)
 {
-    if (__atomic_sub_fetch(&objcg->refs, 1, __ATOMIC_ACQ_REL))
+    if (sub_acq_rel(&objcg->refs, 1))
         return;
     mutex_lock(&groups_lock);
     if (objcg->prev)
         objcg->prev->next = objcg->next;
     else
-        objcg->memcg->objcgs = objcg->next;
+        load_plain(&objcg->memcg)->objcgs = objcg->next;
     if (objcg->next)
         objcg->next->prev = objcg->prev;
     mutex_unlock(&groups_lock);
@@ -99,13 +98,13 @@ static int memcg_setup(struct mem_cgroup *memcg, struct mem_cgroup *parent)
     memset(memcg, 0, sizeof(*memcg));
     page_counter_init(&memcg->counter, parent ? &parent->counter : NULL);
     memcg->parent = parent;
-    memcg->id = -1;
-    memcg->online = 1;
+    store_plain(&memcg->id, -1);
+    store_plain(&memcg->online, 1);
     memcg->tag = 1;
-    memcg->refs = 1;
-    memcg->reserve = -1;
-    memcg->overdraft_limit = -1;
-    memcg->high = PAGE_COUNTER_MAX;
+    store_plain(&memcg->refs, 1);
+    store_plain(&memcg->reserve, -1);
+    store_plain(&memcg->overdraft_limit, -1);
+    store_plain(&memcg->high, PAGE_COUNTER_MAX);
     memcg->objcg = objcg_alloc(memcg);
     return memcg->objcg ? 0 : -ENOMEM;
 }
@@ -150,7 +149,7 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
     struct mem_cgroup *parent;
     struct obj_cgroup *objcg;
 
-    if (!memcg->parent || !__atomic_exchange_n(&memcg->online, 0, __ATOMIC_ACQ_REL))
+    if (!memcg->parent || !exchange_acq_rel(&memcg->online, 0))
         return;
     thread_steal_all();
     parent = nearest_online(memcg); /* it cannot hand its stubs on before us */
@@ -161,7 +160,7 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
         if (t->current == memcg)
             t->current = parent;
         if (heap) {
-            bool inside = t->heap == heap;
+            bool inside = load_plain(&t->heap) == heap;
 
             heap_drop(heap);
             if (inside)
@@ -176,11 +175,11 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
     mutex_unlock(&groups_lock);
     /* All threads are out: what is left is the parent's alone (and in its usage already). */
     for (int i = 0; i < NR_STAT; i++) {
-        int64_t bytes = __atomic_exchange_n(&memcg->stat[i], 0, __ATOMIC_RELAXED);
+        int64_t bytes = exchange_relaxed(&memcg->stat[i], 0);
 
         memcg_stat_add(parent, (enum mem_cgroup_kind)i, bytes);
         for (struct mem_cgroup *m = memcg; m != parent; m = m->parent)
-            __atomic_fetch_sub(&m->counter.usage, bytes, __ATOMIC_RELAXED);
+            sub_relaxed(&m->counter.usage, bytes);
     }
     thread_release_all();
 }
@@ -217,35 +216,35 @@ void mem_cgroup_free(struct mem_cgroup *memcg)
 void mem_cgroup_set_limit(struct mem_cgroup *memcg, enum mem_cgroup_limit which, int64_t bytes)
 {
     if (which == MEMCG_MAX) {
-        __atomic_store_n(&memcg->reclaim_skip, 0, __ATOMIC_RELAXED);
+        store_relaxed(&memcg->reclaim_skip, 0);
         /* A full barrier on x86: a charge on its way sees this max, or its addition is seen here.
          * Kernel: page_counter_set_max. */
-        __atomic_exchange_n(&memcg->counter.max, bytes, __ATOMIC_SEQ_CST);
+        exchange_seq_cst(&memcg->counter.max, bytes);
         if (page_counter_read(&memcg->counter) > bytes)
             mem_cgroup_reclaim(memcg);
     } else {
-        __atomic_store_n(which == MEMCG_HIGH      ? &memcg->high
-                         : which == MEMCG_RESERVE ? &memcg->reserve
-                                                  : &memcg->overdraft_limit,
-                         bytes, __ATOMIC_RELAXED);
+        store_relaxed(which == MEMCG_HIGH      ? &memcg->high
+                      : which == MEMCG_RESERVE ? &memcg->reserve
+                                               : &memcg->overdraft_limit,
+                      bytes);
     }
 }
 
 int64_t mem_cgroup_get_limit(const struct mem_cgroup *memcg, enum mem_cgroup_limit which)
 {
-    int64_t max = __atomic_load_n(&memcg->counter.max, __ATOMIC_RELAXED), reserve;
+    int64_t max = load_relaxed(&memcg->counter.max), reserve;
 
     if (which == MEMCG_MAX)
         return max;
     if (which == MEMCG_HIGH)
-        return __atomic_load_n(&memcg->high, __ATOMIC_RELAXED);
+        return load_relaxed(&memcg->high);
     if (which == MEMCG_OVERDRAFT) {
-        int64_t overdraft = __atomic_load_n(&memcg->overdraft_limit, __ATOMIC_RELAXED);
+        int64_t overdraft = load_relaxed(&memcg->overdraft_limit);
 
         if (overdraft >= 0)
             return overdraft;
     }
-    reserve = __atomic_load_n(&memcg->reserve, __ATOMIC_RELAXED);
+    reserve = load_relaxed(&memcg->reserve);
     if (reserve >= 0 || max == PAGE_COUNTER_MAX)
         return reserve < 0 ? 0 : reserve;
     return max / 8 < MEMCG_RESERVE_MIN ? MEMCG_RESERVE_MIN : max / 8;
@@ -253,12 +252,12 @@ int64_t mem_cgroup_get_limit(const struct mem_cgroup *memcg, enum mem_cgroup_lim
 
 void mem_cgroup_set_oom_group(struct mem_cgroup *memcg, bool on)
 {
-    __atomic_store_n(&memcg->oom_group, on, __ATOMIC_RELAXED);
+    store_relaxed(&memcg->oom_group, on);
 }
 
 bool mem_cgroup_oom_group(const struct mem_cgroup *memcg)
 {
-    return __atomic_load_n(&memcg->oom_group, __ATOMIC_RELAXED);
+    return load_relaxed(&memcg->oom_group);
 }
 
 bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg, const struct mem_cgroup *top)
@@ -286,7 +285,7 @@ static int64_t subtree_bytes(struct mem_cgroup *top)
 
     for (struct mem_cgroup *memcg = top; memcg; memcg = next_descendant(memcg, top))
         for (int i = 0; i < NR_STAT; i++)
-            bytes += __atomic_load_n(&memcg->stat[i], __ATOMIC_RELAXED);
+            bytes += load_relaxed(&memcg->stat[i]);
     return bytes;
 }
 
@@ -325,9 +324,9 @@ void mem_cgroup_unlink_heap(struct heap *heap)
 /* walker_mutex held.  Racy as heap_holds_free() is; heaps go under walker_mutex only. */
 static racy bool thread_holds_free(const struct thread *t, const struct mem_cgroup *top)
 {
-    const struct heap *heap = __atomic_load_n(&t->heap, __ATOMIC_ACQUIRE);
+    const struct heap *heap = load_acquire(&t->heap);
 
-    return __atomic_load_n(&t->remote_slabs, __ATOMIC_RELAXED) ||
+    return load_relaxed(&t->remote_slabs) ||
            (*(const volatile uint64_t *)&t->shared_used &&
             mem_cgroup_is_descendant(heap->memcg, top));
 }
@@ -427,15 +426,15 @@ void mem_cgroup_read_stat(struct mem_cgroup *memcg, struct mem_cgroup_stat *stat
     mutex_lock(&groups_lock);
     stat->current = subtree_bytes(memcg);
     mutex_unlock(&groups_lock);
-    stat->watermark = __atomic_load_n(&memcg->counter.watermark, __ATOMIC_RELAXED);
-    stat->slab_private = __atomic_load_n(&memcg->stat[STAT_PRIVATE], __ATOMIC_RELAXED);
-    stat->slab_shared = __atomic_load_n(&memcg->stat[STAT_SHARED], __ATOMIC_RELAXED);
-    stat->page_runs = __atomic_load_n(&memcg->stat[STAT_RUNS], __ATOMIC_RELAXED);
-    stat->external = __atomic_load_n(&memcg->stat[STAT_EXTERNAL], __ATOMIC_RELAXED);
-    stat->overdraft = __atomic_load_n(&memcg->overdraft, __ATOMIC_RELAXED);
+    stat->watermark = load_relaxed(&memcg->counter.watermark);
+    stat->slab_private = load_relaxed(&memcg->stat[STAT_PRIVATE]);
+    stat->slab_shared = load_relaxed(&memcg->stat[STAT_SHARED]);
+    stat->page_runs = load_relaxed(&memcg->stat[STAT_RUNS]);
+    stat->external = load_relaxed(&memcg->stat[STAT_EXTERNAL]);
+    stat->overdraft = load_relaxed(&memcg->overdraft);
     for (int i = 0; i < MEMCG_NR_EVENTS; i++) {
-        stat->events[i] = __atomic_load_n(&memcg->events[i], __ATOMIC_RELAXED);
-        stat->events_local[i] = __atomic_load_n(&memcg->events_local[i], __ATOMIC_RELAXED);
+        stat->events[i] = load_relaxed(&memcg->events[i]);
+        stat->events_local[i] = load_relaxed(&memcg->events_local[i]);
     }
     thread_leave(self);
 }
@@ -443,8 +442,7 @@ void mem_cgroup_read_stat(struct mem_cgroup *memcg, struct mem_cgroup_stat *stat
 void mem_cgroup_reset_watermark(struct mem_cgroup *memcg)
 {
     mem_cgroup_collect(memcg);
-    __atomic_store_n(&memcg->counter.watermark, page_counter_read(&memcg->counter),
-                     __ATOMIC_RELAXED);
+    store_relaxed(&memcg->counter.watermark, page_counter_read(&memcg->counter));
 }
 
 size_t mem_cgroup_reclaim(struct mem_cgroup *memcg)
@@ -476,38 +474,38 @@ int64_t mem_cgroup_usage(const struct mem_cgroup *memcg)
 
 void mem_cgroup_set_alarmed(struct mem_cgroup *memcg, enum mem_cgroup_alarmed alarmed)
 {
-    __atomic_store_n(&memcg->alarmed, alarmed, __ATOMIC_RELAXED);
+    store_relaxed(&memcg->alarmed, alarmed);
 }
 
 enum mem_cgroup_alarmed mem_cgroup_alarmed(const struct mem_cgroup *memcg)
 {
-    return __atomic_load_n(&memcg->alarmed, __ATOMIC_RELAXED);
+    return load_relaxed(&memcg->alarmed);
 }
 
 int64_t mem_cgroup_collect_after(const struct mem_cgroup *memcg)
 {
-    return __atomic_load_n(&memcg->collect_after, __ATOMIC_RELAXED);
+    return load_relaxed(&memcg->collect_after);
 }
 
 int mem_cgroup_vain(const struct mem_cgroup *memcg)
 {
-    return __atomic_load_n(&memcg->vain, __ATOMIC_RELAXED);
+    return load_relaxed(&memcg->vain);
 }
 
 void mem_cgroup_set_collect_after(struct mem_cgroup *memcg, int64_t ns, int vain)
 {
-    __atomic_store_n(&memcg->collect_after, ns, __ATOMIC_RELAXED);
-    __atomic_store_n(&memcg->vain, vain, __ATOMIC_RELAXED);
+    store_relaxed(&memcg->collect_after, ns);
+    store_relaxed(&memcg->vain, vain);
 }
 
 int mem_cgroup_high_pending(const struct mem_cgroup *memcg)
 {
-    return __atomic_load_n(&memcg->high_pending, __ATOMIC_ACQUIRE);
+    return load_acquire(&memcg->high_pending);
 }
 
 void mem_cgroup_high_done(struct mem_cgroup *memcg)
 {
-    __atomic_store_n(&memcg->high_pending, 0, __ATOMIC_RELEASE);
+    store_release(&memcg->high_pending, 0);
 }
 
 /* ---- this thread ---- */
@@ -516,7 +514,7 @@ void mem_cgroup_high_done(struct mem_cgroup *memcg)
 static void set_heap(struct thread *self, struct heap *heap)
 {
     shared_flush(self);
-    heap_drain_stock(self->heap);
+    heap_drain_stock(load_plain(&self->heap));
     thread_set_heap(self, heap);
 }
 
@@ -528,11 +526,11 @@ void memcg_set_current(struct mem_cgroup *memcg)
     memcg = memcg ? nearest_online(memcg) : &root_mem_cgroup;
     /* the heap may be an ancestor's because the group had no id then */
     if (!self->is_orphan &&
-        (memcg != self->current || (!self->stop_depth && self->heap->memcg != memcg))) {
+        (memcg != self->current || (!self->stop_depth && load_plain(&self->heap)->memcg != memcg))) {
         self->current = memcg;
         if (!self->stop_depth) {
             heap = heap_of(self, memcg);
-            if (heap != self->heap)
+            if (heap != load_plain(&self->heap))
                 set_heap(self, heap);
         }
     }

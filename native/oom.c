@@ -36,7 +36,7 @@ void mem_cgroup_note_oom(struct mem_cgroup *memcg, struct mem_cgroup *limited, s
     int64_t tick = now_ns(CLOCK_REALTIME_COARSE);
     struct last_oom last;
 
-    if (!refused && __atomic_exchange_n(&limited->oom_tick, tick, __ATOMIC_RELAXED) == tick)
+    if (!refused && exchange_relaxed(&limited->oom_tick, tick) == tick)
         return;
     last = (struct last_oom){
         .memcg = memcg, .limited = limited, .bytes = bytes, .refused = refused,

@@ -46,7 +46,7 @@ size_t system_nr_pages = 1; /* ours in one of the kernel's (16 with 64 KiB); fix
 
 int page_alloc_init(void)
 {
-    size_t bytes = (arena.bytes >> PAGE_SHIFT) * sizeof(uint32_t);
+    size_t bytes = arena_nr_pages() * sizeof(uint32_t);
     uint32_t **tables[] = {&span_len, &span_next, &span_prev};
     int i;
 
@@ -187,7 +187,7 @@ static size_t __take(size_t nr_pages, size_t align_pages, size_t room, uint32_t 
         first = __span_find(wanted, tag);
     if (first == NONE) { /* from the top, with the free span that ends there */
         first = top - (top ? span_len[top - 1] : 0);
-        if (wanted > (arena.bytes >> PAGE_SHIFT) - first || arena_commit(first + wanted))
+        if (wanted > arena_nr_pages() - first || arena_commit(first + wanted))
             return NONE;
         if (first < top)
             __span_del(first);
@@ -239,7 +239,7 @@ static bool clear_foreign(size_t start, size_t nr_pages, uint32_t tag, bool zero
 static void *__alloc_pages(size_t nr_pages, size_t align_pages, size_t room, uint32_t tag,
                            bool *zeroed)
 {
-    size_t start, nr_total = arena.bytes >> PAGE_SHIFT;
+    size_t start, nr_total = arena_nr_pages();
     bool resident;
     char *p;
 
@@ -276,7 +276,7 @@ bool extend_pages(void *p, size_t nr_pages, size_t more, uint32_t tag)
         return false;
     mutex_lock(&pages_lock);
     len = end < top ? span_len[end] : 0; /* the page before is in use: a span starts here or none */
-    if (len < more && (end + len != top || more > (arena.bytes >> PAGE_SHIFT) - end ||
+    if (len < more && (end + len != top || more > arena_nr_pages() - end ||
                        arena_commit(end + more))) {
         mutex_unlock(&pages_lock);
         return false;

@@ -3,7 +3,7 @@
  *
  *   usage == own charges + usage of every child
  *
- * All fields are atomic; there is no lock.  Kernel: mm/page_counter.c.
+ * There is no lock.  Kernel: mm/page_counter.c.
  */
 #ifndef MEMCG_PAGE_COUNTER_H
 #define MEMCG_PAGE_COUNTER_H
@@ -11,9 +11,9 @@
 #include "base.h"
 
 struct page_counter {
-    int64_t usage;     /* bytes */
-    int64_t watermark; /* highest usage seen, in bytes; racy: may miss a peak in flight */
-    int64_t max;       /* bytes; PAGE_COUNTER_MAX: none */
+    atomic_s64_t usage;     /* bytes */
+    atomic_s64_t watermark; /* highest usage seen, in bytes; racy: may miss a peak in flight */
+    atomic_s64_t max;       /* bytes; PAGE_COUNTER_MAX: none */
     struct page_counter *parent;
 };
 
@@ -28,7 +28,7 @@ uint64_t page_counter_underflows(void); /* a defect if not 0 */
 
 static inline int64_t page_counter_read(const struct page_counter *counter)
 {
-    return __atomic_load_n(&counter->usage, __ATOMIC_RELAXED);
+    return load_relaxed(&counter->usage);
 }
 
 #endif

@@ -16,11 +16,11 @@
 
 #define ROOM_TRIES 8 /* partial slabs looked at for room in the owner table */
 
-size_t promote_bytes = 256 * 1024; /* 16 of the small slabs, so that the last one is a small part */
+atomic_size_t promote_bytes = { 256 * 1024 }; /* 16 of the small slabs, so that the last one is a small part */
 
 void memcg_set_promote_bytes(size_t bytes)
 {
-    __atomic_store_n(&promote_bytes, bytes, __ATOMIC_RELAXED);
+    store_relaxed(&promote_bytes, bytes);
 }
 
 static bool grow_owners(struct slab *slab)
@@ -76,23 +76,23 @@ static int stock_charge(struct heap *heap, int64_t bytes, struct request *req)
 
 static void promote(struct heap *heap, struct kmem_cache *root)
 {
-    int id = __atomic_load_n(&heap->memcg->id, __ATOMIC_RELAXED);
-    struct memcg_cache_array *array = __atomic_load_n(&root->memcg_caches, __ATOMIC_ACQUIRE);
+    int id = load_relaxed(&heap->memcg->id);
+    struct memcg_cache_array *array = load_acquire(&root->memcg_caches);
     struct event_node *node;
-    uint8_t *pending;
+    atomic_u8_t *pending;
 
     if (!array || id < 0 || id >= array->nr_slots)
         return;
     pending = &array->pending[id];
-    if (__atomic_load_n(pending, __ATOMIC_RELAXED) || !css_tryget(heap->memcg))
+    if (load_relaxed(pending) || !css_tryget(heap->memcg))
         return;
-    if (!__atomic_exchange_n(pending, 1, __ATOMIC_ACQ_REL)) {
+    if (!exchange_acq_rel(pending, 1)) {
         node = metadata_alloc(sizeof(*node));
         if (node) {
             event_post(node, MEMCG_EVENT_CREATE, heap->memcg, root);
             return;
         }
-        __atomic_store_n(pending, 0, __ATOMIC_RELEASE); /* no memory: asked again later */
+        store_release(pending, 0); /* no memory: asked again later */
     }
     css_put(heap->memcg);
 }
@@ -139,8 +139,8 @@ void shared_count(struct heap *heap, struct kmem_cache *root, int64_t nr)
         return;
     use->objects += (uint32_t)nr;
     if (nr > 0 &&
-        (++use->allocs >= __atomic_load_n(&promote_allocs[root->index], __ATOMIC_RELAXED) ||
-         (size_t)use->objects * root->size > __atomic_load_n(&promote_bytes, __ATOMIC_RELAXED))) {
+        (++use->allocs >= load_relaxed(&promote_allocs[root->index]) ||
+         (size_t)use->objects * root->size > load_relaxed(&promote_bytes))) {
         use->allocs = 0;
         promote(heap, root);
     }
@@ -166,7 +166,7 @@ static void give_back(struct thread *self, struct heap *heap, struct mem_cgroup 
     if (heap)
         shared_count(heap, root, -(int64_t)nr);
     memcg_stat_add(memcg, STAT_SHARED, -bytes);
-    if (heap && heap == self->heap && memcg != &root_mem_cgroup &&
+    if (heap && heap == load_plain(&self->heap) && memcg != &root_mem_cgroup &&
         heap->stock + bytes <= MEMCG_BATCH)
         heap->stock += bytes;
     else
@@ -176,7 +176,7 @@ static void give_back(struct thread *self, struct heap *heap, struct mem_cgroup 
 void shared_uncharge(struct thread *self, struct slab *slab, long index)
 {
     struct obj_cgroup *objcg = slab_owner(slab, index)->objcg;
-    struct mem_cgroup *memcg = __atomic_load_n(&objcg->memcg, __ATOMIC_ACQUIRE);
+    struct mem_cgroup *memcg = load_acquire(&objcg->memcg);
 
     give_back(self, heap_lookup(self, memcg), memcg, slab->cache, 1);
 }
@@ -191,7 +191,7 @@ static void shared_flush_class(struct thread *self, int class)
 
     if (!first)
         return;
-    give_back(self, self->heap, self->heap->memcg, root, sheaf->nr);
+    give_back(self, load_plain(&self->heap), load_plain(&self->heap)->memcg, root, sheaf->nr);
     sheaf->objects = NULL;
     sheaf->nr = 0;
     for (; first; first = next) {
@@ -199,7 +199,7 @@ static void shared_flush_class(struct thread *self, int class)
         void *last = first;
         uint32_t nr = 1;
 
-        MEMCG_ASSERT(slab->shared && slab->owner == self && slab->cache == root);
+        MEMCG_ASSERT(slab->shared && load_plain(&slab->owner) == self && slab->cache == root);
         while ((next = *(void **)last) && (size_t)((char *)next - slab->base) < slab->bytes) {
             last = next;
             nr++;
@@ -211,24 +211,24 @@ static void shared_flush_class(struct thread *self, int class)
 
 bool shared_free(struct thread *self, struct slab *slab, void *object)
 {
-    struct heap *heap = self->heap;
+    struct heap *heap = load_plain(&self->heap);
     int class = slab->cache->index;
     struct shared_use *use;
     struct shared_sheaf *sheaf;
-    uint8_t *owner;
+    atomic_u8_t *owner;
     uint32_t entry;
     long index;
 
-    if (__atomic_load_n(&slab->owner, __ATOMIC_RELAXED) != self || slab->live)
+    if (load_relaxed(&slab->owner) != self || slab->live)
         return false;
     use = &heap->shared[class];
     index = slab_object_index(slab, object);
     if (index < 0 || !use->limit)
         return false;
     owner = &slab->owner_of[index];
-    entry = __atomic_load_n(owner, __ATOMIC_RELAXED);
+    entry = load_relaxed(owner);
     if (entry & OWNER_GONE || slab_owner_at(slab, entry)->objcg != heap->memcg->objcg ||
-        __atomic_fetch_or(owner, OWNER_GONE, __ATOMIC_ACQ_REL) & OWNER_GONE)
+        fetch_or_acq_rel(owner, OWNER_GONE) & OWNER_GONE)
         return false;
     sheaf = &self->shared[class];
     if (unlikely(sheaf->nr >= use->limit)) {
@@ -246,7 +246,7 @@ void shared_flush(struct thread *self)
 {
     for (uint64_t used = self->shared_used; used; used &= used - 1) {
         int class = __builtin_ctzll(used);
-        struct shared_use *use = &self->heap->shared[class];
+        struct shared_use *use = &load_plain(&self->heap)->shared[class];
 
         if (self->shared[class].nr > use->limit / 2u) /* most of it was for nothing */
             use->limit /= 2;
@@ -264,7 +264,7 @@ static void *alloc_alone(struct thread *self, struct kmem_cache *root, struct re
     if (!run)
         return NULL;
     run->run_for = root;
-    shared_count(self->heap, root, 1);
+    shared_count(load_plain(&self->heap), root, 1);
     return run->base;
 }
 
@@ -272,7 +272,7 @@ static void *alloc_alone(struct thread *self, struct kmem_cache *root, struct re
 static uint32_t shared_refill(struct thread *self, struct slab *slab, uint32_t i)
 {
     struct kmem_cache *root = slab->cache;
-    struct heap *heap = self->heap;
+    struct heap *heap = load_plain(&self->heap);
     struct shared_use *use;
     struct shared_sheaf *sheaf;
     void **tail, *object;
@@ -294,13 +294,13 @@ static uint32_t shared_refill(struct thread *self, struct slab *slab, uint32_t i
         if ((object = slab->freelist)) {
             slab->freelist = *(void **)object;
             n = slab_index(slab, object);
-        } else if ((n = slab->carved) < slab->objects) {
+        } else if ((n = load_plain(&slab->carved)) < slab->objects) {
             object = slab->base + (size_t)n * slab->size;
-            __atomic_store_n(&slab->carved, n + 1, __ATOMIC_RELAXED);
+            store_relaxed(&slab->carved, n + 1);
         } else {
             break;
         }
-        __atomic_store_n(&slab->owner_of[n], (uint8_t)(i | OWNER_GONE), __ATOMIC_RELAXED);
+        store_relaxed(&slab->owner_of[n], (uint8_t)(i | OWNER_GONE));
         memset(object, 0, root->object_size);
         heap->stock -= root->size;
         *tail = object;
@@ -316,7 +316,7 @@ static uint32_t shared_refill(struct thread *self, struct slab *slab, uint32_t i
 
 void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request *req)
 {
-    struct heap *heap = self->heap;
+    struct heap *heap = load_plain(&self->heap);
     struct obj_cgroup *objcg = heap->memcg->objcg;
     struct slab_owner *owner;
     struct slab *slab;
@@ -348,7 +348,7 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
         objcg_get(objcg);
         owner->objcg = objcg;
     }
-    __atomic_store_n(&slab->owner_of[slab_index(slab, object)], (uint8_t)i, __ATOMIC_RELAXED);
+    store_relaxed(&slab->owner_of[slab_index(slab, object)], (uint8_t)i);
     /* Another group's bytes may lie here. */
     memset(object, 0, root->object_size);
     if (unlikely(slab_debug))

@@ -31,26 +31,26 @@ void slab_set_place(struct slab *slab, enum slab_place place)
 
     slab->place = place;
     slab->last = place == SLAB_FULL ? slab->objects : place == SLAB_PARTIAL;
-    __atomic_store_n(&slab->fast, fast ? slab->owner : NULL, __ATOMIC_RELAXED);
+    store_relaxed(&slab->fast, fast ? load_plain(&slab->owner) : NULL);
 }
 
 /* Owner's section, stolen, or cache->lock. */
 bool slab_is_valid(const struct slab *slab)
 {
-    uint32_t nr_free = 0, live = 0;
+    uint32_t carved = load_plain(&slab->carved), nr_free = 0, live = 0;
 
-    for (void *p = slab->freelist; p && nr_free <= slab->carved; p = get_freepointer(p), nr_free++)
+    for (void *p = slab->freelist; p && nr_free <= carved; p = get_freepointer(p), nr_free++)
         if (slab_object_index(slab, p) < 0)
             return false;
     for (uint32_t i = 0; i < slab->nr_owners; i++)
         live += slab_owner_at(slab, i)->live;
-    return slab->carved <= slab->objects && slab->inuse == slab->carved - nr_free &&
+    return carved <= slab->objects && slab->inuse == carved - nr_free &&
            (!slab->shared || live == slab->inuse) &&
            (slab->place != SLAB_EMPTY || slab->inuse == 0) &&
            (slab->place != SLAB_FULL || slab->inuse == slab->objects) &&
            (slab->place != SLAB_PARTIAL || (slab->inuse && slab->inuse < slab->objects)) &&
-           (slab->place < SLAB_NO_OWNER_FULL) == (slab->owner != NULL) &&
-           (!slab->fast || slab->slot == &slab->heap->kmalloc[slab->cache->index]);
+           (slab->place < SLAB_NO_OWNER_FULL) == (load_plain(&slab->owner) != NULL) &&
+           (!load_plain(&slab->fast) || slab->slot == &slab->heap->kmalloc[slab->cache->index]);
 }
 
 #ifdef MEMCG_DEBUG_VM
@@ -61,7 +61,8 @@ static bool sheaf_is_valid(const struct heap_slot *slot)
     for (void *p = slot->sheaf; p; p = *(void **)p, nr++) {
         struct slab *slab = virt_to_slab(p);
 
-        if (!slab || slab->slot != slot || !slab->fast || slab->fast != slab->owner ||
+        if (!slab || slab->slot != slot || !load_plain(&slab->fast) ||
+            load_plain(&slab->fast) != load_plain(&slab->owner) ||
             slab_object_index(slab, p) < 0 || (uint32_t)nr > slab->objects + SHEAF_OBJECTS_MAX)
             return false;
     }
@@ -80,9 +81,9 @@ static void __slab_unlist(struct slab *slab)
         s->slabs = slab->cache_next;
     if (slab->cache_next)
         slab->cache_next->cache_prev = slab->cache_prev;
-    __atomic_store_n(&s->nr_slabs, s->nr_slabs - 1, __ATOMIC_RELAXED);
-    __atomic_store_n(&s->total_pages, s->total_pages - slab->nr_pages, __ATOMIC_RELAXED);
-    if (!s->nr_slabs && s->memcg && __atomic_load_n(&s->dead, __ATOMIC_ACQUIRE)) {
+    store_relaxed(&s->nr_slabs, load_plain(&s->nr_slabs) - 1);
+    store_relaxed(&s->total_pages, load_plain(&s->total_pages) - slab->nr_pages);
+    if (!load_plain(&s->nr_slabs) && s->memcg && load_acquire(&s->dead)) {
         css_get(s->memcg); /* the receiver's; there is one: a child holds one till it ends */
         if (!event_post(&s->empty, MEMCG_EVENT_EMPTY, s->memcg, s))
             css_put(s->memcg);
@@ -95,7 +96,7 @@ static void __slab_unlist(struct slab *slab)
  */
 static void slab_check_whole(const struct slab *slab)
 {
-    uint64_t n = slab->carved, step = slab->size;
+    uint64_t n = load_plain(&slab->carved), step = slab->size;
 
     if (unlikely(slab_debug))
         debug_check_slab(slab);
@@ -110,7 +111,7 @@ static void slab_release(struct slab *slab, struct obj_cgroup *objcg)
 {
     slab_check_whole(slab);
     if (!slab->shared) {
-        struct mem_cgroup *memcg = __atomic_load_n(&objcg->memcg, __ATOMIC_ACQUIRE);
+        struct mem_cgroup *memcg = load_acquire(&objcg->memcg);
         size_t bytes = (size_t)slab->nr_pages << PAGE_SHIFT;
 
         memcg_stat_add(memcg, STAT_PRIVATE, -(int64_t)bytes);
@@ -128,7 +129,7 @@ void slab_destroy(struct slab *slab)
     struct kmem_cache *s = slab->cache;
     struct obj_cgroup *objcg = s->objcg; /* s may end once it has no slab */
 
-    MEMCG_ASSERT(!slab->inuse && !slab->remote && slab_is_valid(slab));
+    MEMCG_ASSERT(!slab->inuse && !load_plain(&slab->remote) && slab_is_valid(slab));
     objcg_get(objcg);
     mutex_lock(&s->lock);
     __slab_unlist(slab);
@@ -150,7 +151,7 @@ static void slab_set_heap(struct slab *slab, struct heap *heap)
  */
 static uint32_t slab_pages(const struct kmem_cache *s, bool shared)
 {
-    long total = __atomic_load_n(&s->total_pages, __ATOMIC_RELAXED); /* racy: a hint */
+    long total = load_relaxed(&s->total_pages); /* racy: a hint */
     uint32_t nr_pages = shared || total < SMALL_CACHE ? 1 : total < 4 * SMALL_CACHE ? 2 : 4;
 
     if (s->user)
@@ -179,7 +180,7 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     uint32_t colour = slab_colour(s, nr_pages, shared);
     uint32_t objects = (uint32_t)((((size_t)nr_pages << PAGE_SHIFT) - colour) / s->size);
     size_t bytes = (size_t)nr_pages << PAGE_SHIFT, meta = sizeof(struct slab);
-    struct mem_cgroup *memcg = __atomic_load_n(&s->objcg->memcg, __ATOMIC_ACQUIRE);
+    struct mem_cgroup *memcg = load_acquire(&s->objcg->memcg);
     struct slab *slab = NULL;
     void *pages;
     bool zeroed = s->flags & KMEM_CACHE_ZERO;
@@ -219,15 +220,15 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
         slab->owners = (struct slab_owner *)tail;
         slab->nr_owners = nr_owners;
         tail += nr_owners * sizeof(struct slab_owner);
-        slab->owner_of = (uint8_t *)tail;
+        slab->owner_of = (atomic_u8_t *)tail;
         tail += (objects + 7u) / 8 * 8;
     } else {
         memcg_stat_add(memcg, STAT_PRIVATE, (int64_t)bytes);
     }
     if (s->user || slab_debug)
-        slab->live = (uint8_t *)tail;
+        slab->live = (atomic_u8_t *)tail;
     slab_set_heap(slab, heap);
-    slab->owner = heap->thread;
+    store_plain(&slab->owner, heap->thread);
     slab_set_place(slab, SLAB_ACTIVE);
     set_page_slab(pages, nr_pages, slab);
     mutex_lock(&s->lock);
@@ -235,8 +236,8 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     if (s->slabs)
         s->slabs->cache_prev = slab;
     s->slabs = slab;
-    __atomic_store_n(&s->nr_slabs, s->nr_slabs + 1, __ATOMIC_RELAXED);
-    __atomic_store_n(&s->total_pages, s->total_pages + slab->nr_pages, __ATOMIC_RELAXED);
+    store_relaxed(&s->nr_slabs, load_plain(&s->nr_slabs) + 1);
+    store_relaxed(&s->total_pages, load_plain(&s->total_pages) + slab->nr_pages);
     mutex_unlock(&s->lock);
     return slab;
 }
@@ -244,7 +245,7 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
 /* Cuts the next n objects; the first is not on the list. */
 static char *slab_carve(struct slab *slab, uint32_t n)
 {
-    char *first = slab->base + (size_t)slab->carved * slab->size;
+    char *first = slab->base + (size_t)load_plain(&slab->carved) * slab->size;
 
     for (uint32_t i = n; i-- > 1;) {
         char *rest = first + (size_t)i * slab->size;
@@ -252,7 +253,7 @@ static char *slab_carve(struct slab *slab, uint32_t n)
         set_freepointer(rest, slab->freelist);
         slab->freelist = rest;
     }
-    __atomic_store_n(&slab->carved, slab->carved + n, __ATOMIC_RELAXED);
+    store_relaxed(&slab->carved, load_plain(&slab->carved) + n);
     return first;
 }
 
@@ -266,9 +267,9 @@ void *slab_pop(struct slab *slab)
     if (object) {
         slab->freelist = get_freepointer(object);
     } else {
-        uint32_t left = slab->objects - slab->carved;
+        uint32_t left = slab->objects - load_plain(&slab->carved);
         uint32_t batch = slab->shared                   ? 1
-                         : slab->touched > slab->carved ? slab->touched - slab->carved
+                         : slab->touched > load_plain(&slab->carved) ? slab->touched - load_plain(&slab->carved)
                                                         : (uint32_t)(PAGE_SIZE / slab->size);
 
         if (!left)
@@ -279,7 +280,7 @@ void *slab_pop(struct slab *slab)
     }
     slab->inuse++;
     if (slab->live)
-        __atomic_store_n(&slab->live[slab_index(slab, object)], 1, __ATOMIC_RELAXED);
+        store_relaxed(&slab->live[slab_index(slab, object)], 1);
     return object;
 }
 
@@ -298,8 +299,9 @@ static uint32_t keep_empty(const struct heap_slot *slot, const struct slab *slab
 static void slab_begin_anew(struct slab *slab)
 {
     slab_check_whole(slab);
-    slab->touched = slab->carved > slab->touched ? slab->carved : slab->touched;
-    __atomic_store_n(&slab->carved, 0, __ATOMIC_RELAXED);
+    if (load_plain(&slab->carved) > slab->touched)
+        slab->touched = load_plain(&slab->carved);
+    store_relaxed(&slab->carved, 0);
     slab->freelist = NULL;
     slab->free_sum = 0;
 }
@@ -392,10 +394,10 @@ void *sheaf_refill(struct heap_slot *slot, struct slab *slab)
     }
     slot->overflow = 0;
     slot->sheaf = slab->freelist;
-    slot->sheaf_room = slot->sheaf_limit - (int32_t)(slab->carved - slab->inuse);
+    slot->sheaf_room = slot->sheaf_limit - (int32_t)(load_plain(&slab->carved) - slab->inuse);
     slab->freelist = NULL;
     slab->free_sum = 0;
-    slab->inuse = slab->carved;
+    slab->inuse = load_plain(&slab->carved);
     MEMCG_ASSERT(sheaf_is_valid(slot));
     return object;
 }
@@ -448,7 +450,7 @@ static int slab_free_no_owner(struct slab *slab, void *object)
     bool empty;
 
     mutex_lock(&s->lock);
-    if (__atomic_load_n(&slab->owner, __ATOMIC_RELAXED)) { /* adopted meanwhile */
+    if (load_relaxed(&slab->owner)) { /* adopted meanwhile */
         mutex_unlock(&s->lock);
         return -EAGAIN;
     }
@@ -473,16 +475,16 @@ int slab_free(struct thread *self, struct slab *slab, void *object)
 
     if (index < 0)
         return -EINVAL;
-    if (slab->live && !__atomic_exchange_n(&slab->live[index], 0, __ATOMIC_ACQ_REL))
+    if (slab->live && !exchange_acq_rel(&slab->live[index], 0))
         return -EALREADY;
     if (slab->shared && shared_free(self, slab, object))
         return 0;
     if (slab->shared &&
-        __atomic_fetch_or(&slab->owner_of[index], OWNER_GONE, __ATOMIC_ACQ_REL) & OWNER_GONE)
+        fetch_or_acq_rel(&slab->owner_of[index], OWNER_GONE) & OWNER_GONE)
         return -EALREADY;
     if (unlikely(slab_debug))
         debug_free(slab, object);
-    owner = __atomic_load_n(&slab->owner, __ATOMIC_ACQUIRE);
+    owner = load_acquire(&slab->owner);
     if (owner == self && (slab->freelist == object || (slab->slot && slab->slot->sheaf == object)))
         return -EALREADY;
     if (slab->shared)
@@ -490,7 +492,7 @@ int slab_free(struct thread *self, struct slab *slab, void *object)
     while (!owner) {
         if (!slab_free_no_owner(slab, object))
             return 0;
-        owner = __atomic_load_n(&slab->owner, __ATOMIC_ACQUIRE);
+        owner = load_acquire(&slab->owner);
     }
     if (owner == self) {
         if (slab->slot && slab->slot->overflow == SHEAF_OVERFLOW)
@@ -499,15 +501,13 @@ int slab_free(struct thread *self, struct slab *slab, void *object)
             slab_put_one(slab, object);
         return 0;
     }
-    first = __atomic_load_n(&slab->remote, __ATOMIC_RELAXED);
+    first = load_relaxed(&slab->remote);
     do {
         set_freepointer(object, first);
-    } while (!__atomic_compare_exchange_n(&slab->remote, &first, object, true, __ATOMIC_ACQ_REL,
-                                          __ATOMIC_RELAXED));
+    } while (!cas_weak_acq_rel(&slab->remote, &first, object));
     if (!first) { /* ours to list; pairs with heap_collect() */
-        slab->next_remote = __atomic_load_n(&owner->remote_slabs, __ATOMIC_RELAXED);
-        while (!__atomic_compare_exchange_n(&owner->remote_slabs, &slab->next_remote, slab, true,
-                                            __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+        slab->next_remote = load_relaxed(&owner->remote_slabs);
+        while (!cas_weak_release(&owner->remote_slabs, &slab->next_remote, slab))
             ;
     }
     return 0;
@@ -549,7 +549,7 @@ static struct slab *slab_refill(struct heap *heap, struct heap_slot *slot, struc
     if (slab) {
         slab_list_del(&s->partial[shared], slab);
         slab_set_heap(slab, heap);
-        __atomic_store_n(&slab->owner, heap->thread, __ATOMIC_RELEASE);
+        store_release(&slab->owner, heap->thread);
     }
     mutex_unlock(&s->lock);
     if (!slab) {
@@ -573,13 +573,13 @@ struct slab *slab_active(struct thread *self, struct heap *heap, struct kmem_cac
     struct heap_slot *slot;
     struct slab *slab;
 
-    if (__atomic_load_n(&self->remote_slabs, __ATOMIC_RELAXED))
+    if (load_relaxed(&self->remote_slabs))
         heap_collect(self);
     slot = heap_slot(heap, s->index, true);
     if (!slot)
         return NULL;
     slab = slot->active;
-    if (slab->freelist || slab->carved < slab->objects)
+    if (slab->freelist || load_plain(&slab->carved) < slab->objects)
         return slab;
     return slab_refill(heap, slot, s, shared, req);
 }

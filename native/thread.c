@@ -29,8 +29,8 @@
 #include "inline.h"
 
 struct slab slab_none = { .place = SLAB_FULL };
-static struct thread thread_first = { .stolen = STOLEN_SLOW };
-static struct thread thread_ended = { .stolen = STOLEN_SLOW };
+static struct thread thread_first = { .stolen = { STOLEN_SLOW } };
+static struct thread thread_ended = { .stolen = { STOLEN_SLOW } };
 static struct thread orphan = { .is_orphan = true };
 __thread struct thread *memcg_self MEMCG_TLS_MODEL = &thread_first;
 
@@ -38,8 +38,8 @@ static struct mutex walker_mutex = MUTEX_INITIALIZER;
 struct mutex orphan_lock = MUTEX_INITIALIZER; /* the orphan's section; held while it waits for stolen */
 struct thread *all_threads;            /* walker_mutex */
 static struct thread *free_threads;    /* walker_mutex */
-int thread_needs_fence;                /* atomic; set before memcg_init() by tests */
-static struct thread *forking_thread;  /* atomic; the thread between fork's handlers */
+atomic_int_t thread_needs_fence;       /* set before memcg_init() by tests */
+static ATOMIC(struct thread *) forking_thread; /* the thread between fork's handlers */
 static pthread_key_t thread_key;
 
 static int membarrier(int command)
@@ -49,14 +49,14 @@ static int membarrier(int command)
 
 static bool needs_fence(void)
 {
-    return __atomic_load_n(&thread_needs_fence, __ATOMIC_RELAXED);
+    return load_relaxed(&thread_needs_fence);
 }
 
 /* `stolen` of a thread that no walker wants.  Slow: every request is to come by a call, to be
  * failed or checked, or a section needs a fence at its beginning. */
 static int stolen_idle(void)
 {
-    return needs_fence() || slab_debug || __atomic_load_n(&faults_armed, __ATOMIC_RELAXED)
+    return needs_fence() || slab_debug || load_relaxed(&faults_armed)
                ? STOLEN_SLOW : 0;
 }
 
@@ -68,10 +68,9 @@ static void barrier_everywhere(void)
         return;
     /* Forbidden since we registered (seccomp): fences from now on, and time for what is in
      * store buffers, where nothing stays for a microsecond. */
-    __atomic_store_n(&thread_needs_fence, 1, __ATOMIC_RELAXED);
+    store_relaxed(&thread_needs_fence, 1);
     for (struct thread *t = all_threads; t; t = t->next)
-        __atomic_store_n(&t->stolen, (t->wanted ? STOLEN_BY_WALKER : 0) | STOLEN_SLOW,
-                         __ATOMIC_SEQ_CST);
+        store_seq_cst(&t->stolen, (t->wanted ? STOLEN_BY_WALKER : 0) | STOLEN_SLOW);
     usleep(10000);
 #endif
 }
@@ -94,10 +93,10 @@ void thread_steal_wanted(void)
 
     for (t = all_threads; t; t = t->next)
         if (t->wanted)
-            __atomic_store_n(&t->stolen, STOLEN_BY_WALKER | stolen_idle(), __ATOMIC_SEQ_CST);
+            store_seq_cst(&t->stolen, STOLEN_BY_WALKER | stolen_idle());
     barrier_everywhere();
     for (t = all_threads; t; t = t->next)
-        while (t->wanted && __atomic_load_n(&t->busy, __ATOMIC_SEQ_CST))
+        while (t->wanted && load_seq_cst(&t->busy))
             sched_yield();
 }
 
@@ -112,7 +111,7 @@ void thread_steal_all(void)
 void thread_release_all(void)
 {
     for (struct thread *t = all_threads; t; t = t->next)
-        __atomic_store_n(&t->stolen, stolen_idle(), __ATOMIC_RELEASE);
+        store_release(&t->stolen, stolen_idle());
     mutex_unlock(&walker_mutex);
 }
 
@@ -132,7 +131,8 @@ static void thread_empty(struct thread *t)
         metadata_free(t->by_id, sizeof(*t->by_id) * (size_t)t->nr_by_id);
     t->by_id = NULL;
     t->nr_by_id = 0;
-    t->heap = t->root_heap = t->shared_heap = NULL;
+    store_relaxed(&t->heap, NULL);
+    t->root_heap = t->shared_heap = NULL;
     t->kmalloc = NULL;
 }
 
@@ -171,7 +171,7 @@ static struct thread *thread_create(void)
     if (t) {
         memset(t, 0, sizeof(*t));
         t->current = &root_mem_cgroup;
-        t->stolen = stolen_idle();
+        store_plain(&t->stolen, stolen_idle());
         if (heap_init(t) || pthread_setspecific(thread_key, t)) {
             thread_empty(t);
             t->next = free_threads;
@@ -190,15 +190,15 @@ static struct thread *thread_create(void)
 /* section_begin() that works without membarrier too. */
 static bool section_begin_slow(struct thread *self)
 {
-    MEMCG_ASSERT(!__atomic_load_n(&self->busy, __ATOMIC_RELAXED)); /* no section inside another */
+    MEMCG_ASSERT(!load_relaxed(&self->busy)); /* no section inside another */
     if (section_begin(self))
         return true;
     if (!stolen_idle())
         return false;
-    __atomic_store_n(&self->busy, 1, __ATOMIC_SEQ_CST); /* as the walker's accesses are */
-    if (!(__atomic_load_n(&self->stolen, __ATOMIC_SEQ_CST) & STOLEN_BY_WALKER))
+    store_seq_cst(&self->busy, 1); /* as the walker's accesses are */
+    if (!(load_seq_cst(&self->stolen) & STOLEN_BY_WALKER))
         return true;
-    __atomic_store_n(&self->busy, 0, __ATOMIC_RELEASE);
+    store_release(&self->busy, 0);
     return false;
 }
 
@@ -219,7 +219,7 @@ struct thread *thread_enter_slow(void)
 
 bool thread_is_forking(void)
 {
-    struct thread *t = __atomic_load_n(&forking_thread, __ATOMIC_RELAXED);
+    struct thread *t = load_relaxed(&forking_thread);
 
     return t && t == memcg_self;
 }
@@ -234,13 +234,13 @@ static void fork_prepare(void)
 {
     thread_leave(thread_enter()); /* makes the thread, which needs walker_mutex */
     thread_steal_all();
-    __atomic_store_n(&memcg_self->stolen, stolen_idle(), __ATOMIC_RELAXED);
-    __atomic_store_n(&forking_thread, memcg_self, __ATOMIC_RELAXED);
+    store_relaxed(&memcg_self->stolen, stolen_idle());
+    store_relaxed(&forking_thread, memcg_self);
 }
 
 static void fork_parent(void)
 {
-    __atomic_store_n(&forking_thread, NULL, __ATOMIC_RELAXED);
+    store_relaxed(&forking_thread, NULL);
     thread_release_all();
 }
 
@@ -267,7 +267,7 @@ int thread_init(void)
     int error;
 
     if (membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED))
-        thread_needs_fence = 1;
+        store_relaxed(&thread_needs_fence, 1);
     error = -pthread_key_create(&thread_key, thread_exit);
     if (error)
         return error;
@@ -275,7 +275,7 @@ int thread_init(void)
     if (error)
         return error;
     orphan.current = &root_mem_cgroup;
-    orphan.stolen = stolen_idle();
+    store_plain(&orphan.stolen, stolen_idle());
     error = heap_init(&orphan);
     orphan.next = all_threads;
     all_threads = &orphan;

@@ -8,7 +8,7 @@
 /* Charged to memcg now, or, of a group that is offline, before its stub moved on. */
 static bool is_of(const struct obj_cgroup *objcg, const struct mem_cgroup *memcg)
 {
-    return objcg->memcg == memcg || objcg == memcg->objcg;
+    return load_plain(&objcg->memcg) == memcg || objcg == memcg->objcg;
 }
 
 /* A map of free objects is made in bits: objects <= 4096 (64 KiB / 16). */
@@ -25,7 +25,7 @@ static int walk_slab(struct mem_cgroup *memcg, struct slab *slab, memcg_block_fn
 
         free_bits[i / 64] |= 1ULL << (i % 64);
     }
-    for (uint32_t i = 0; i < slab->carved && !stop; i++) {
+    for (uint32_t i = 0; i < load_plain(&slab->carved) && !stop; i++) {
         if (free_bits[i / 64] >> (i % 64) & 1)
             continue;
         if (slab->shared && !is_of(slab_owner(slab, i)->objcg, memcg))
@@ -76,7 +76,7 @@ void memcg_read_global_stat(struct memcg_global_stat *stat)
 {
     memset(stat, 0, sizeof(*stat));
     thread_steal_all();
-    stat->reserved = arena.bytes;
+    stat->reserved = arena_bytes();
     stat->committed = arena.nr_committed << PAGE_SHIFT;
     stat->pages_in_use = pages_in_use() << PAGE_SHIFT;
     stat->pages_free_dirty = pages_free_dirty() << PAGE_SHIFT;

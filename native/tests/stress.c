@@ -18,7 +18,7 @@
 enum { THREADS = 4, SLOTS = 8192, GROUPS = 24, USERS = 3, OPS = 150000, SWITCH = 100 };
 
 struct slot {
-    int locked; /* atomic */
+    atomic_int_t locked;
     unsigned char *p;
     size_t size;
     unsigned char pattern;
@@ -38,7 +38,7 @@ static int nr_accounts = 1, nr_groups;
 static int open_groups[GROUPS]; /* accounts; 0: none */
 static pthread_mutex_t groups_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct kmem_cache *users[USERS];
-static uint64_t total_ops, refused; /* atomic */
+static atomic_u64_t total_ops, refused;
 
 struct worker {
     uint64_t random;
@@ -100,7 +100,7 @@ static void slot_alloc(struct worker *w, struct slot *slot)
         struct memcg_failure failure;
 
         CHECK(memcg_last_failure(&failure)); /* by a limit; the small at a ceiling only */
-        __atomic_fetch_add(&refused, 1, __ATOMIC_RELAXED);
+        add_relaxed(&refused, 1);
         return;
     }
     if (!slot->user && !(r & 1))
@@ -137,7 +137,7 @@ static void slot_resize(struct worker *w, struct slot *slot)
         struct memcg_failure failure;
 
         CHECK(size > slot->size && memcg_last_failure(&failure));
-        __atomic_fetch_add(&refused, 1, __ATOMIC_RELAXED);
+        add_relaxed(&refused, 1);
         return;
     }
     moves = p != slot->p;
@@ -170,7 +170,7 @@ static void *worker(void *arg)
 
         if (i % SWITCH == 0)
             enter_random_group(&w);
-        if (__atomic_exchange_n(&slot->locked, 1, __ATOMIC_ACQUIRE))
+        if (exchange_acquire(&slot->locked, 1))
             continue;
         if (!slot->p)
             slot_alloc(&w, slot);
@@ -178,10 +178,10 @@ static void *worker(void *arg)
             slot_free(slot);
         else
             slot_resize(&w, slot);
-        __atomic_store_n(&slot->locked, 0, __ATOMIC_RELEASE);
+        store_release(&slot->locked, 0);
     }
     memcg_set_current(NULL);
-    __atomic_fetch_add(&total_ops, OPS, __ATOMIC_RELAXED);
+    add_relaxed(&total_ops, OPS);
     return NULL;
 }
 
@@ -241,7 +241,7 @@ static void fork_once(void)
     pthread_mutex_unlock(&control_lock);
     if (!pid) {
         for (int i = 0; i < SLOTS; i++)
-            if (!slots[i].locked && slots[i].p && !slots[i].user)
+            if (!load_plain(&slots[i].locked) && slots[i].p && !slots[i].user)
                 slot_free(&slots[i]);
         mem_cgroup_reclaim(mem_cgroup_root());
         _exit(0);
@@ -388,12 +388,12 @@ static double seconds_since(const struct timespec *start)
     return (double)(now.tv_sec - start->tv_sec) + (double)(now.tv_nsec - start->tv_nsec) / 1e9;
 }
 
-static int ended; /* atomic: workers of this epoch */
+static atomic_int_t ended; /* workers of this epoch */
 
 static void *worker_and_tell(void *arg)
 {
     worker(arg);
-    __atomic_fetch_add(&ended, 1, __ATOMIC_RELEASE);
+    add_release(&ended, 1);
     return NULL;
 }
 
@@ -402,10 +402,10 @@ static void epoch(struct worker *w, const char *wrong)
     pthread_t t[THREADS];
     bool forked = false;
 
-    ended = 0;
+    store_plain(&ended, 0);
     for (int i = 0; i < THREADS; i++)
         start(&t[i], worker_and_tell, (void *)(uintptr_t)(next_random(w) | 1));
-    while (__atomic_load_n(&ended, __ATOMIC_ACQUIRE) < THREADS) {
+    while (load_acquire(&ended) < THREADS) {
         stir(w);
         if (!forked && next_random(w) % 64 == 0) {
             forked = true;
@@ -441,7 +441,7 @@ int main(int argc, char **argv)
     }
     do
         epoch(&w, argc > 3 ? argv[3] : NULL);
-    while (epochs++, total_ops < operations);
+    while (epochs++, load_plain(&total_ops) < operations);
     for (int i = 0; i < SLOTS; i++)
         if (slots[i].p)
             slot_free(&slots[i]);
@@ -455,7 +455,7 @@ int main(int argc, char **argv)
     check_nothing_is_left();
     CHECK(css_refs(mem_cgroup_root()) == 1);
     printf("stress: ok, %llu operations, %d epochs, %d groups, %llu refused, %d children, %.1f s\n",
-           (unsigned long long)total_ops, epochs, nr_groups, (unsigned long long)refused,
+           (unsigned long long)load_plain(&total_ops), epochs, nr_groups, (unsigned long long)load_plain(&refused),
            events_seen[MEMCG_EVENT_CREATE], seconds_since(&begin));
     return 0;
 }

@@ -3,7 +3,7 @@
 
 enum { THREADS = 4 };
 static struct mem_cgroup *top, *leaf[THREADS];
-static int64_t held_top, held_leaf[THREADS]; /* atomic: granted and not given back yet */
+static atomic_s64_t held_top, held_leaf[THREADS]; /* granted and not given back yet */
 #define TOP_MAX ((int64_t)6 << 20)
 #define LEAF_MAX ((int64_t)2 << 20)
 
@@ -24,12 +24,12 @@ static void *hog(void *arg)
             p[n] = memcg_malloc((size_t)size[n]);
             if (!p[n])
                 break;
-            CHECK(__atomic_add_fetch(&held_top, size[n], __ATOMIC_SEQ_CST) <= TOP_MAX);
-            CHECK(__atomic_add_fetch(&held_leaf[me % 2], size[n], __ATOMIC_SEQ_CST) <= LEAF_MAX * 2);
+            CHECK(add_seq_cst(&held_top, size[n]) <= TOP_MAX);
+            CHECK(add_seq_cst(&held_leaf[me % 2], size[n]) <= LEAF_MAX * 2);
         }
         while (n-- > 0) {
-            __atomic_sub_fetch(&held_leaf[me % 2], size[n], __ATOMIC_SEQ_CST);
-            __atomic_sub_fetch(&held_top, size[n], __ATOMIC_SEQ_CST);
+            sub_seq_cst(&held_leaf[me % 2], size[n]);
+            sub_seq_cst(&held_top, size[n]);
             memcg_free(p[n]);
         }
     }
@@ -257,7 +257,7 @@ static void who_asks_decides_what_becomes_of_a_refusal(void)
 }
 
 /* Stock and empty slabs of other threads give way before an alarm, also many times in a row. */
-static int stage;
+static atomic_int_t stage;
 
 static void *idle_holder(void *arg)
 {
@@ -266,8 +266,8 @@ static void *idle_holder(void *arg)
         void *p = memcg_malloc(16); /* 32 KiB of stock, and nothing else */
 
         memcg_free(p);
-        __atomic_store_n(&stage, 1, __ATOMIC_RELEASE);
-        while (__atomic_load_n(&stage, __ATOMIC_ACQUIRE))
+        store_release(&stage, 1);
+        while (load_acquire(&stage))
             sched_yield();
     }
     memcg_set_current(NULL);
@@ -287,7 +287,7 @@ static void stock_gives_way_before_an_alarm_every_time(void)
     for (int round = 0; round < 200; round++) {
         int n = 0;
 
-        while (!__atomic_load_n(&stage, __ATOMIC_ACQUIRE))
+        while (!load_acquire(&stage))
             sched_yield();
         memcg_set_current(g);
         while (n < 92) /* 94,208 bytes: all but what the other's stock would take */
@@ -295,7 +295,7 @@ static void stock_gives_way_before_an_alarm_every_time(void)
         while (n)
             memcg_free(p[--n]);
         memcg_set_current(NULL);
-        __atomic_store_n(&stage, 0, __ATOMIC_RELEASE);
+        store_release(&stage, 0);
     }
     pthread_join(t, NULL);
     CHECK(alarms == 0 && stat_of(g).events[MEMCG_EV_RESERVE] == 0);

@@ -9,22 +9,24 @@ static void *blocks[N];
 static struct mem_cgroup *g;
 
 /* A thread that does what it is told and waits: it runs no allocator of its own accord. */
+typedef void (*todo_fn)(void);
+
 struct hand {
     pthread_t thread;
-    void (*todo)(void); /* atomic; NULL: it waits */
-    int ends;           /* atomic */
+    ATOMIC(todo_fn) todo; /* NULL: it waits */
+    atomic_int_t ends;
 };
 
 static void *hand_main(void *arg)
 {
     struct hand *hand = arg;
 
-    while (!__atomic_load_n(&hand->ends, __ATOMIC_ACQUIRE)) {
-        void (*todo)(void) = __atomic_load_n(&hand->todo, __ATOMIC_ACQUIRE);
+    while (!load_acquire(&hand->ends)) {
+        todo_fn todo = load_acquire(&hand->todo);
 
         if (todo) {
             todo();
-            __atomic_store_n(&hand->todo, NULL, __ATOMIC_RELEASE);
+            store_release(&hand->todo, NULL);
         } else {
             sched_yield();
         }
@@ -32,10 +34,10 @@ static void *hand_main(void *arg)
     return NULL;
 }
 
-static void tell(struct hand *hand, void (*todo)(void))
+static void tell(struct hand *hand, todo_fn todo)
 {
-    __atomic_store_n(&hand->todo, todo, __ATOMIC_RELEASE);
-    while (__atomic_load_n(&hand->todo, __ATOMIC_ACQUIRE))
+    store_release(&hand->todo, todo);
+    while (load_acquire(&hand->todo))
         sched_yield();
 }
 
@@ -49,7 +51,7 @@ static struct hand *hand_new(void)
 
 static void hand_end(struct hand *hand)
 {
-    __atomic_store_n(&hand->ends, 1, __ATOMIC_RELEASE);
+    store_release(&hand->ends, 1);
     pthread_join(hand->thread, NULL);
     free(hand);
 }
@@ -202,20 +204,20 @@ static void who_has_nothing_to_give_is_left_alone(void)
     close_group();
 }
 
-static int stop; /* atomic */
+static atomic_int_t stop;
 
 static void *allocate(void *arg)
 {
-    uint64_t *rounds = arg;
+    atomic_u64_t *rounds = arg;
     void *p[64];
 
     memcg_set_current(g);
-    while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+    while (!load_relaxed(&stop)) {
         for (int i = 0; i < 64; i++)
             p[i] = memcg_malloc_fast(64 + 16 * (size_t)(i % 16));
         for (int i = 0; i < 64; i++)
             memcg_free_fast(p[i]);
-        __atomic_fetch_add(rounds, 1, __ATOMIC_RELAXED);
+        add_relaxed(rounds, 1);
     }
     memcg_set_current(NULL);
     return NULL;
@@ -233,16 +235,15 @@ static uint64_t ns(void)
 static void a_reader_in_a_loop_leaves_others_most_of_the_time(void)
 {
     enum { WALKS = 20 };
-    uint64_t rounds[2] = { 0, 0 };
+    atomic_u64_t rounds[2] = { { 0 }, { 0 } };
     int walks = 0;
     pthread_t t[2];
 
     group_with_children(mem_cgroup_root());
-    stop = 0;
+    store_plain(&stop, 0);
     for (int i = 0; i < 2; i++)
         start(&t[i], allocate, &rounds[i]);
-    while (!__atomic_load_n(&rounds[0], __ATOMIC_RELAXED) ||
-           !__atomic_load_n(&rounds[1], __ATOMIC_RELAXED))
+    while (!load_relaxed(&rounds[0]) || !load_relaxed(&rounds[1]))
         sched_yield();
     while (walks < WALKS) {
         uint64_t before = collect_not_before;
@@ -254,7 +255,7 @@ static void a_reader_in_a_loop_leaves_others_most_of_the_time(void)
         }
         sched_yield(); /* so that they have something at hand again */
     }
-    __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
+    store_relaxed(&stop, 1);
     for (int i = 0; i < 2; i++)
         pthread_join(t[i], NULL);
     CHECK(collected(g) == 0);

@@ -6,9 +6,9 @@
 
 enum { POSTERS = 4, GROUPS = 500 };
 static struct mem_cgroup *groups[POSTERS][GROUPS];
-static int wakes; /* atomic */
+static atomic_int_t wakes;
 
-static void waker(void) { __atomic_fetch_add(&wakes, 1, __ATOMIC_SEQ_CST); }
+static void waker(void) { add_seq_cst(&wakes, 1); }
 
 static void *poster(void *arg)
 {
@@ -34,13 +34,13 @@ static void every_release_comes_once_and_no_wake_is_lost(void)
     for (uintptr_t k = 0; k < POSTERS; k++)
         start(&t[k], poster, (void *)k);
     for (int idle = 0; n < POSTERS * GROUPS;) {
-        if (__atomic_load_n(&wakes, __ATOMIC_SEQ_CST) == seen) {
+        if (load_seq_cst(&wakes) == seen) {
             CHECK(++idle < 100000000);
             sched_yield();
             continue;
         }
         idle = 0;
-        seen = __atomic_load_n(&wakes, __ATOMIC_SEQ_CST);
+        seen = load_seq_cst(&wakes);
         while (memcg_next_event(&event)) {
             CHECK(event.kind == MEMCG_EVENT_RELEASE && mem_cgroup_owner(event.memcg) == NULL);
             mem_cgroup_set_owner(event.memcg, event.memcg); /* it comes once */
@@ -50,7 +50,7 @@ static void every_release_comes_once_and_no_wake_is_lost(void)
     }
     for (int k = 0; k < POSTERS; k++)
         pthread_join(t[k], NULL);
-    CHECK(!memcg_next_event(&event) && wakes <= n);
+    CHECK(!memcg_next_event(&event) && load_plain(&wakes) <= n);
     memcg_set_waker(NULL);
     check_nothing_is_left();
 }
@@ -92,12 +92,12 @@ static void a_waker_that_failed_is_called_by_the_next_post(void)
     for (int i = 0; i < 4; i++)
         g[i] = group_new(mem_cgroup_root());
     memcg_set_waker(failing_waker);
-    wakes = 0;
+    store_plain(&wakes, 0);
     failures = 2;
     for (int i = 0; i < 4; i++) {
         mem_cgroup_offline(g[i]);
         css_put(g[i]);
-        CHECK(wakes == (i < 3 ? i + 1 : 3));
+        CHECK(load_plain(&wakes) == (i < 3 ? i + 1 : 3));
     }
     memcg_set_waker(NULL);
     CHECK(work() == 4);
@@ -116,10 +116,10 @@ static void the_child_of_a_fork_is_woken_for_its_first_post(void)
     css_put(a);
     pid = fork();
     if (!pid) {
-        wakes = 0;
+        store_plain(&wakes, 0);
         mem_cgroup_offline(b);
         css_put(b);
-        _exit(wakes == 1 && work() == 2 ? 0 : 1);
+        _exit(load_plain(&wakes) == 1 && work() == 2 ? 0 : 1);
     }
     CHECK(waitpid(pid, &status, 0) == pid && status == 0);
     memcg_set_waker(NULL);

@@ -1,7 +1,7 @@
 /* test_fault.c - faults meet the requests they are meant for, and what fails leaves nothing. */
 #include "control.h"
 
-extern int thread_needs_fence;
+extern atomic_int_t thread_needs_fence;
 
 static struct fault_attr every(unsigned points)
 {
@@ -34,7 +34,7 @@ static void the_fast_path_is_bypassed_while_faults_are_armed(void)
     void *p[4];
 
     memcg_free_fast(memcg_malloc_fast(64));
-    CHECK(memcg_self->heap->kmalloc[kmalloc_index(64)].sheaf);
+    CHECK(load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(64)].sheaf);
     arm_nth(1 << FAULT_ALLOC, 3, 1);
     for (int i = 0; i < 4; i++)
         p[i] = memcg_malloc_fast(64);
@@ -43,7 +43,7 @@ static void the_fast_path_is_bypassed_while_faults_are_armed(void)
     CHECK(disarm() == 1);
     for (int i = 0; i < 4; i++)
         memcg_free_fast(p[i]);
-    CHECK(!memcg_self->stolen || thread_needs_fence);
+    CHECK(!load_relaxed(&memcg_self->stolen) || load_relaxed(&thread_needs_fence));
 }
 
 static bool refused(size_t size)

@@ -14,25 +14,25 @@ enum { WALKS = 50, PAIRS = 10000 };
 enum { WALKS = 500, PAIRS = 200000 };
 #endif
 enum { THREADS = 3, SLOTS = 4 };
-static void *slots[SLOTS];
-static int over, pairs; /* atomic */
+static ATOMIC(void *) slots[SLOTS];
+static atomic_int_t over, pairs;
 
 /* Most blocks go at once, so that slabs are empty, and a walker takes them, all the time. */
 static void *churn(void *arg)
 {
     unsigned seed = (unsigned)(uintptr_t)arg;
 
-    while (!__atomic_load_n(&over, __ATOMIC_RELAXED)) {
+    while (!load_relaxed(&over)) {
         size_t *p = memcg_malloc_fast(64);
 
         p[0] = p[7] = (size_t)p;
         if (rand_r(&seed) % 64 == 0)
-            p = __atomic_exchange_n(&slots[rand_r(&seed) % SLOTS], p, __ATOMIC_ACQ_REL);
+            p = exchange_acq_rel(&slots[rand_r(&seed) % SLOTS], p);
         CHECK(!p || (p[0] == (size_t)p && p[7] == (size_t)p));
         memcg_free_fast(p);
-        __atomic_fetch_add(&pairs, 1, __ATOMIC_RELAXED);
+        add_relaxed(&pairs, 1);
         if (rand_r(&seed) % 64 == 0)
-            memcg_free_fast(__atomic_exchange_n(&slots[rand_r(&seed) % SLOTS], NULL, __ATOMIC_ACQ_REL));
+            memcg_free_fast(exchange_acq_rel(&slots[rand_r(&seed) % SLOTS], NULL));
     }
     return NULL;
 }
@@ -42,20 +42,21 @@ static void walk_while_others_allocate(void)
     pthread_t t[THREADS];
     struct kmem_cache_info info;
 
-    pairs = over = 0;
+    store_plain(&pairs, 0);
+    store_plain(&over, 0);
     for (uintptr_t i = 0; i < THREADS; i++)
         start(&t[i], churn, (void *)i);
-    for (int i = 0; i < WALKS || __atomic_load_n(&pairs, __ATOMIC_RELAXED) < PAIRS; i++) {
+    for (int i = 0; i < WALKS || load_relaxed(&pairs) < PAIRS; i++) {
         kmem_cache_read_info(kmalloc_cache(3), &info);
         CHECK(info.active_objs <= SLOTS + 2 * THREADS);
         kmem_cache_shrink(kmalloc_cache(3));
     }
-    __atomic_store_n(&over, 1, __ATOMIC_RELAXED);
+    store_relaxed(&over, 1);
     for (int i = 0; i < THREADS; i++)
         pthread_join(t[i], NULL);
     for (int i = 0; i < SLOTS; i++) {
-        memcg_free(slots[i]);
-        slots[i] = NULL;
+        memcg_free(load_plain(&slots[i]));
+        store_plain(&slots[i], NULL);
     }
     check_nothing_is_left();
 }
@@ -65,25 +66,25 @@ static void walk_while_others_allocate(void)
  * stolen all, must see nobody inside.  Stores that miss the cache come first, so that `busy` waits
  * in the store buffer while `stolen` is read.
  */
-static volatile int inside;
-static char far[1 << 25];
+static atomic_int_t inside;
+static atomic_u8_t far[1 << 25];
 
 static void *owner(void *arg)
 {
     unsigned seed = 1;
 
     thread_leave(thread_enter());
-    while (!__atomic_load_n(&over, __ATOMIC_RELAXED)) {
+    while (!load_relaxed(&over)) {
         for (int i = 0; i < 8; i++)
-            __atomic_store_n(&far[rand_r(&seed) % sizeof(far)], 1, __ATOMIC_RELAXED);
+            store_relaxed(&far[rand_r(&seed) % sizeof(far)], 1);
         struct thread *self = memcg_self;
         if (!section_begin(self)) /* the fast path's way in, or the slow one */
             self = thread_enter();
         for (int i = 0; i < 50; i++)
-            __atomic_store_n(&inside, 1, __ATOMIC_RELAXED);
-        __atomic_store_n(&inside, 0, __ATOMIC_RELAXED);
+            store_relaxed(&inside, 1);
+        store_relaxed(&inside, 0);
         thread_leave(self);
-        __atomic_fetch_add(&pairs, 1, __ATOMIC_RELAXED);
+        add_relaxed(&pairs, 1);
     }
     return arg;
 }
@@ -93,15 +94,16 @@ static void nobody_is_inside_while_all_are_stolen(void)
     pthread_t t;
 
     memcg_free(memcg_malloc(1));
-    pairs = over = 0;
+    store_plain(&pairs, 0);
+    store_plain(&over, 0);
     start(&t, owner, NULL);
-    for (int i = 0; i < 2 * WALKS || __atomic_load_n(&pairs, __ATOMIC_RELAXED) < PAIRS / 50; i++) {
+    for (int i = 0; i < 2 * WALKS || load_relaxed(&pairs) < PAIRS / 50; i++) {
         thread_steal_all();
         for (int k = 0; k < 200; k++)
-            CHECK(!__atomic_load_n(&inside, __ATOMIC_RELAXED));
+            CHECK(!load_relaxed(&inside));
         thread_release_all();
     }
-    __atomic_store_n(&over, 1, __ATOMIC_RELAXED);
+    store_relaxed(&over, 1);
     pthread_join(t, NULL);
 }
 

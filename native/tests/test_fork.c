@@ -10,21 +10,21 @@ enum { FORKS = 30 };
 enum { FORKS = 200 };
 #endif
 enum { THREADS = 2, SLOTS = 256 };
-static void *slots[SLOTS];
+static ATOMIC(void *) slots[SLOTS];
 static struct mem_cgroup *groups[THREADS];
-static int over;
+static atomic_int_t over;
 
 static void *churn(void *arg)
 {
     unsigned seed = (unsigned)(uintptr_t)arg;
 
-    while (!__atomic_load_n(&over, __ATOMIC_RELAXED)) {
+    while (!load_relaxed(&over)) {
         memcg_set_current(groups[(uintptr_t)arg]);
         for (int i = 0; i < 100; i++) {
             char *p = memcg_malloc_fast((size_t)rand_r(&seed) % (i % 20 ? 300 : 80000) + 1);
 
             *p = 1;
-            memcg_free_fast(__atomic_exchange_n(&slots[rand_r(&seed) % SLOTS], p, __ATOMIC_ACQ_REL));
+            memcg_free_fast(exchange_acq_rel(&slots[rand_r(&seed) % SLOTS], p));
         }
         memcg_set_current(NULL);
         sched_yield(); /* the child's turn */
@@ -46,8 +46,8 @@ static int child_main(void)
         char *p = memcg_malloc_fast((size_t)i * 20 + 1);
 
         memset(p, 2, (size_t)i * 20 + 1);
-        memcg_free_fast(slots[i]);
-        slots[i] = p;
+        memcg_free_fast(load_plain(&slots[i]));
+        store_plain(&slots[i], p);
     }
     g = group_new(groups[0]);
     memcg_set_current(g);
@@ -58,15 +58,15 @@ static int child_main(void)
 /* TSan forbids threads here; ASan's allocator may be locked by a thread that is not here. */
 #if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
     pthread_t t;
-    over = 0;
+    store_plain(&over, 0);
     start(&t, churn, (void *)1);
     for (int i = 0; i < 20; i++)
         sched_yield();
-    __atomic_store_n(&over, 1, __ATOMIC_RELAXED);
+    store_relaxed(&over, 1);
     pthread_join(t, NULL);
 #endif
     for (int i = 0; i < SLOTS; i++)
-        memcg_free_fast(slots[i]);
+        memcg_free_fast(load_plain(&slots[i]));
     work();
     for (int i = 0; i < THREADS; i++)
         group_close(groups[i]);
@@ -97,11 +97,11 @@ static void two_hundred_forks_among_allocating_threads(void)
         CHECK(waitpid(pid, &status, 0) == pid && status == 0);
         memcg_free(memcg_malloc(100));
     }
-    __atomic_store_n(&over, 1, __ATOMIC_RELAXED);
+    store_relaxed(&over, 1);
     for (int i = 0; i < THREADS; i++)
         pthread_join(t[i], NULL);
     for (int i = 0; i < SLOTS; i++)
-        memcg_free(slots[i]);
+        memcg_free(load_plain(&slots[i]));
     work();
     for (int i = 0; i < THREADS; i++)
         group_close(groups[i]);

@@ -139,7 +139,7 @@ static void promotion_asks_once_and_the_child_serves(void)
 }
 
 static struct mem_cgroup *limited;
-static int64_t held; /* bytes the hogs hold; never more than was charged */
+static atomic_s64_t held; /* bytes the hogs hold; never more than was charged */
 
 static void *hog(void *arg)
 {
@@ -152,10 +152,10 @@ static void *hog(void *arg)
 
         while (n < 65 && (p[n] = memcg_malloc(65536))) {
             n++;
-            CHECK(__atomic_add_fetch(&held, 65536, __ATOMIC_SEQ_CST) <= 4 << 20);
+            CHECK(add_seq_cst(&held, 65536) <= 4 << 20);
         }
         while (n) {
-            __atomic_sub_fetch(&held, 65536, __ATOMIC_SEQ_CST);
+            sub_seq_cst(&held, 65536);
             memcg_free(p[--n]);
         }
     }
@@ -183,7 +183,7 @@ static void four_threads_never_pass_a_limit(void)
 }
 
 enum { RING = 256, ITEMS = 20000 };
-static void *ring[RING];
+static ATOMIC(void *) ring[RING];
 
 static void *consumer(void *arg)
 {
@@ -191,7 +191,7 @@ static void *consumer(void *arg)
     for (int i = 0; i < ITEMS; i++) {
         void *p;
 
-        while (!(p = __atomic_exchange_n(&ring[i % RING], NULL, __ATOMIC_ACQUIRE)))
+        while (!(p = exchange_acquire(&ring[i % RING], NULL)))
             sched_yield();
         CHECK(*(int *)p == i);
         memcg_free_fast(p);
@@ -206,9 +206,9 @@ static void *producer(void *arg)
         int *p = memcg_malloc_fast(64);
 
         *p = i;
-        while (__atomic_load_n(&ring[i % RING], __ATOMIC_RELAXED))
+        while (load_relaxed(&ring[i % RING]))
             sched_yield();
-        __atomic_store_n(&ring[i % RING], p, __ATOMIC_RELEASE);
+        store_release(&ring[i % RING], p);
     }
     memcg_set_current(NULL);
     return NULL;
@@ -276,11 +276,11 @@ static void small_requests_pass_a_full_group_and_large_ones_do_not(void)
     CHECK(usage(g) == 0);
 }
 
-static int forking_over;
+static atomic_int_t forking_over;
 
 static void *churn(void *arg)
 {
-    while (!__atomic_load_n(&forking_over, __ATOMIC_RELAXED))
+    while (!load_relaxed(&forking_over))
         memcg_free(memcg_malloc(200)), memcg_free(memcg_malloc(70000));
     return arg;
 }
@@ -303,7 +303,7 @@ static void a_fork_among_threads_can_allocate(void)
         }
         CHECK(waitpid(pid, &status, 0) == pid && status == 0);
     }
-    __atomic_store_n(&forking_over, 1, __ATOMIC_RELAXED);
+    store_relaxed(&forking_over, 1);
     for (int i = 0; i < 2; i++)
         pthread_join(t[i], NULL);
 }

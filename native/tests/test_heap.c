@@ -121,7 +121,7 @@ static void a_batch_that_is_gone_leaves_two_slabs(void)
 }
 
 enum { SLOTS = 4096 };
-static void *slots[SLOTS];
+static ATOMIC(void *) slots[SLOTS];
 static struct mem_cgroup *groups[THREADS];
 
 /* Puts a block of its own in a random slot and frees whosever it replaces. */
@@ -135,7 +135,7 @@ static void *swapper(void *arg)
         size_t *p = memcg_malloc_fast(size);
 
         *p = size;
-        p = __atomic_exchange_n(&slots[rand_r(&seed) % SLOTS], p, __ATOMIC_ACQ_REL);
+        p = exchange_acq_rel(&slots[rand_r(&seed) % SLOTS], p);
         if (p) {
             CHECK(*p >= 8 && *p <= memcg_usable_size(p));
             *p = 0;
@@ -155,8 +155,8 @@ static void swap_and_check(void)
     for (int i = 0; i < THREADS; i++)
         pthread_join(t[i], NULL);
     for (int i = 0; i < SLOTS; i++) {
-        memcg_free(slots[i]);
-        slots[i] = NULL;
+        memcg_free(load_plain(&slots[i]));
+        store_plain(&slots[i], NULL);
     }
 }
 

@@ -156,7 +156,7 @@ static void indices_of_ended_caches_are_used_again(void)
 }
 
 static struct kmem_cache *raced;
-static int over;
+static atomic_int_t over;
 
 /* What is looked up is whole: its root and its group are right. */
 static void *reader(void *arg)
@@ -164,7 +164,7 @@ static void *reader(void *arg)
     struct mem_cgroup *g = arg;
 
     memcg_set_current(g);
-    while (!__atomic_load_n(&over, __ATOMIC_RELAXED)) {
+    while (!load_relaxed(&over)) {
         void *p = kmem_cache_alloc_fast(raced);
         struct kmem_cache *s = kmem_cache_of(p, NULL);
 
@@ -203,7 +203,7 @@ static void lookups_race_with_publish_destroy_and_grow(void)
         if (round % 10 == 0)
             work(); /* creates children too */
     }
-    __atomic_store_n(&over, 1, __ATOMIC_RELAXED);
+    store_relaxed(&over, 1);
     for (int i = 0; i < READERS; i++)
         pthread_join(t[i], NULL);
     user_roots[nr_user_roots++] = raced;

@@ -2,16 +2,16 @@
 #include "control.h"
 
 enum { THREADS = 3, SLOTS = 512 };
-static struct mem_cgroup *inside; /* atomic: where the threads go; holds a reference for them */
+static struct mem_cgroup *inside; /* inside_lock: where the threads go; holds a reference for them */
 static pthread_mutex_t inside_lock = PTHREAD_MUTEX_INITIALIZER;
-static void *slots[SLOTS];
-static int over;
+static ATOMIC(void *) slots[SLOTS];
+static atomic_int_t over;
 
 static void *tenant(void *arg)
 {
     unsigned seed = (unsigned)(uintptr_t)arg;
 
-    while (!__atomic_load_n(&over, __ATOMIC_RELAXED)) {
+    while (!load_relaxed(&over)) {
         struct mem_cgroup *g = NULL;
 
         pthread_mutex_lock(&inside_lock);
@@ -24,7 +24,7 @@ static void *tenant(void *arg)
             size_t *p = memcg_malloc_fast(size);
 
             *p = size;
-            p = __atomic_exchange_n(&slots[rand_r(&seed) % SLOTS], p, __ATOMIC_ACQ_REL);
+            p = exchange_acq_rel(&slots[rand_r(&seed) % SLOTS], p);
             if (p) {
                 CHECK(*p && *p <= memcg_usable_size(p));
                 memcg_free_fast(p);
@@ -64,11 +64,11 @@ static void groups_end_under_their_threads(void)
         CHECK(stat.usage == 0 && stat.slab_private == 0 && stat.slab_shared == 0);
         group_close(g);
     }
-    __atomic_store_n(&over, 1, __ATOMIC_RELAXED);
+    store_relaxed(&over, 1);
     for (int i = 0; i < THREADS; i++)
         pthread_join(t[i], NULL);
     for (int i = 0; i < SLOTS; i++)
-        memcg_free(slots[i]);
+        memcg_free(load_plain(&slots[i]));
     work();
     mem_cgroup_reclaim(top);
     CHECK(usage_of_group(top) == 0);
@@ -147,7 +147,7 @@ static void a_group_that_was_never_linked_can_be_freed(void)
     check_nothing_is_left();
 }
 
-static int readers_over;
+static atomic_int_t readers_over;
 
 static void *slot_user(void *arg)
 {
@@ -155,7 +155,7 @@ static void *slot_user(void *arg)
     unsigned seed = (unsigned)(uintptr_t)arg;
 
     memcg_set_current(arg);
-    while (!__atomic_load_n(&readers_over, __ATOMIC_RELAXED)) {
+    while (!load_relaxed(&readers_over)) {
         int i = rand_r(&seed) % 64;
 
         memcg_free_fast(p[i]);
@@ -186,7 +186,7 @@ static void shrink_trim_and_figures_while_others_allocate(void)
         kmem_cache_read_info(s, &info);
         CHECK(info.active_objs <= 64 && info.num_slabs <= 4);
     }
-    __atomic_store_n(&readers_over, 1, __ATOMIC_RELAXED);
+    store_relaxed(&readers_over, 1);
     pthread_join(t[0], NULL);
     pthread_join(t[1], NULL);
     group_close(g);

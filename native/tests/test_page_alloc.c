@@ -91,7 +91,7 @@ static void what_is_to_grow_lies_where_room_is(void)
     CHECK(p == large && q == small);
     CHECK(extend_pages(p, 4, 60, 2));
     free_pages(p, 64);
-    p = alloc_pages_to_grow(4, arena.bytes >> PAGE_SHIFT, 2, &zeroed); /* nowhere */
+    p = alloc_pages_to_grow(4, arena_nr_pages(), 2, &zeroed); /* nowhere */
     CHECK(p == (char *)small + 4 * PAGE_SIZE);
     free_pages(p, 4);
     free_pages(q, 4);
@@ -183,10 +183,10 @@ static void what_does_not_fit_is_refused_and_changes_nothing(void)
     size_t before = pages_in_use();
 
     CHECK(!alloc_pages(0, 1, 1, &zeroed));
-    CHECK(!alloc_pages((arena.bytes >> PAGE_SHIFT) + 1, 1, 1, &zeroed));
+    CHECK(!alloc_pages(arena_nr_pages() + 1, 1, 1, &zeroed));
     CHECK(!alloc_pages(SIZE_MAX, 1, 1, &zeroed));
     void *p = alloc_pages(1, 1, 1, &zeroed);
-    CHECK(!alloc_pages(arena.bytes >> PAGE_SHIFT, 1, 1, &zeroed));
+    CHECK(!alloc_pages(arena_nr_pages(), 1, 1, &zeroed));
     CHECK(pages_in_use() == before + 1);
     free_pages(p, 1);
 }
@@ -194,7 +194,7 @@ static void what_does_not_fit_is_refused_and_changes_nothing(void)
 /* What is taken from the top joins the free span below it, so the whole arena fits again. */
 static void the_whole_arena_can_be_one_run(void)
 {
-    size_t nr_total = arena.bytes >> PAGE_SHIFT;
+    size_t nr_total = arena_nr_pages();
     bool zeroed = false;
     void *p;
 
@@ -218,9 +218,9 @@ static void a_run_grows_into_the_free_pages_behind_it(void)
     CHECK(q[0] == 0 && q[2 * PAGE_SIZE - 1] == 0); /* another tag's bytes */
     CHECK(alloc_pages(2, 1, 2, &zeroed) == q + 2 * PAGE_SIZE);
     free_pages(q + 2 * PAGE_SIZE, 2);
-    CHECK(extend_pages(p, 6, (arena.bytes >> PAGE_SHIFT) - 6 - ((size_t)(p - arena.base) >> PAGE_SHIFT), 1));
-    CHECK(!extend_pages(p, (arena.bytes >> PAGE_SHIFT), 1, 1));
-    free_pages(p, (size_t)(arena.base + arena.bytes - p) >> PAGE_SHIFT);
+    CHECK(extend_pages(p, 6, arena_nr_pages() - 6 - ((size_t)(p - arena.base) >> PAGE_SHIFT), 1));
+    CHECK(!extend_pages(p, arena_nr_pages(), 1, 1));
+    free_pages(p, (size_t)(arena.base + arena_bytes() - p) >> PAGE_SHIFT);
     CHECK(pages_in_use() == before - 8);
 }
 
@@ -229,7 +229,7 @@ static void a_foreign_pointer_is_not_ours(void)
     int on_stack;
 
     CHECK(!arena_contains(&on_stack) && !virt_to_slab(&on_stack) && !arena_contains(NULL));
-    CHECK(arena_contains(arena.base) && !arena_contains(arena.base + arena.bytes));
+    CHECK(arena_contains(arena.base) && !arena_contains(arena.base + arena_bytes()));
 }
 
 static void metadata_is_zeroed_and_its_bytes_add_up(void)

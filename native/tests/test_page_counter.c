@@ -7,7 +7,7 @@ static void setup(int64_t max)
 {
     page_counter_init(&root, NULL);
     page_counter_init(&parent, &root);
-    parent.max = max;
+    store_plain(&parent.max, max);
     for (int i = 0; i < 4; i++)
         page_counter_init(&leaves[i], &parent);
 }
@@ -17,10 +17,10 @@ static void a_charge_counts_all_the_way_up(void)
     setup(PAGE_COUNTER_MAX);
     page_counter_charge(&leaves[0], 100);
     page_counter_charge(&leaves[1], 20);
-    CHECK(leaves[0].usage == 100 && parent.usage == 120 && root.usage == 120);
+    CHECK(load_plain(&leaves[0].usage) == 100 && load_plain(&parent.usage) == 120 && load_plain(&root.usage) == 120);
     page_counter_uncharge(&leaves[0], 100);
-    CHECK(leaves[0].usage == 0 && parent.usage == 20 && root.usage == 20);
-    CHECK(parent.watermark == 120 && page_counter_underflows() == 0);
+    CHECK(load_plain(&leaves[0].usage) == 0 && load_plain(&parent.usage) == 20 && load_plain(&root.usage) == 20);
+    CHECK(load_plain(&parent.watermark) == 120 && page_counter_underflows() == 0);
 }
 
 static void a_refused_charge_changes_no_usage_and_names_the_limit(void)
@@ -31,7 +31,7 @@ static void a_refused_charge_changes_no_usage_and_names_the_limit(void)
     CHECK(page_counter_try_charge(&leaves[0], 100, &fail));
     CHECK(!page_counter_try_charge(&leaves[1], 1, &fail));
     CHECK(fail == &parent);
-    CHECK(leaves[1].usage == 0 && parent.usage == 100 && root.usage == 100);
+    CHECK(load_plain(&leaves[1].usage) == 0 && load_plain(&parent.usage) == 100 && load_plain(&root.usage) == 100);
 }
 
 static void *charge_until_refused(void *leaf)
@@ -60,8 +60,8 @@ static void threads_together_never_pass_a_limit(void)
         sum += (intptr_t)got;
     }
     CHECK(sum <= 100000 && sum > 100000 - 7 * 4);
-    CHECK(parent.usage == sum && root.usage == sum);
-    CHECK(parent.watermark <= 100000);
+    CHECK(load_plain(&parent.usage) == sum && load_plain(&root.usage) == sum);
+    CHECK(load_plain(&parent.watermark) <= 100000);
 }
 
 static void an_underflow_is_counted_and_clamped(void)
@@ -69,7 +69,7 @@ static void an_underflow_is_counted_and_clamped(void)
     setup(PAGE_COUNTER_MAX);
     page_counter_charge(&leaves[0], 5);
     page_counter_uncharge(&leaves[0], 6);
-    CHECK(leaves[0].usage == 0 && page_counter_underflows() > 0);
+    CHECK(load_plain(&leaves[0].usage) == 0 && page_counter_underflows() > 0);
 }
 
 static struct page_counter rising;
@@ -92,12 +92,12 @@ static void the_watermark_never_falls(void)
         for (int i = 0; i < 4; i++)
             pthread_create(&t[i], NULL, riser, NULL);
         for (; page_counter_read(&rising) < 4 * 200000; last = seen) {
-            seen = __atomic_load_n(&rising.watermark, __ATOMIC_RELAXED);
+            seen = load_relaxed(&rising.watermark);
             CHECK(seen >= last);
         }
         for (int i = 0; i < 4; i++)
             pthread_join(t[i], NULL);
-        CHECK(rising.watermark == rising.usage);
+        CHECK(load_plain(&rising.watermark) == load_plain(&rising.usage));
     }
 }
 

@@ -121,13 +121,13 @@ static void sizes_past_all_bounds_are_refused_and_charge_nothing(void)
     check_nothing_is_left();
 }
 
-static int over;
+static atomic_int_t over;
 
 static void *small_churn(void *arg)
 {
     void *p[500];
 
-    while (!__atomic_load_n(&over, __ATOMIC_RELAXED)) {
+    while (!load_relaxed(&over)) {
         for (int i = 0; i < 500; i++)
             p[i] = memcg_malloc(4096);
         for (int i = 0; i < 500; i++)
@@ -144,7 +144,7 @@ static void a_huge_request_does_not_disturb_the_accounts_of_others(void)
     start(&t, small_churn, NULL);
     for (int i = 0; i < 20000; i++)
         CHECK(!memcg_malloc((size_t)PTRDIFF_MAX - 2 * PAGE_SIZE));
-    __atomic_store_n(&over, 1, __ATOMIC_RELAXED);
+    store_relaxed(&over, 1);
     pthread_join(t, NULL);
     CHECK(page_counter_underflows() == 0);
     check_nothing_is_left();

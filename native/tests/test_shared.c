@@ -73,7 +73,7 @@ static void whole_pages_stand_alone_until_there_is_a_cache(void)
     struct kmem_cache *root = kmalloc_cache(kmalloc_index(8192));
     struct mem_cgroup *g = group_new(mem_cgroup_root());
     struct mem_cgroup_stat stat;
-    size_t before = promote_bytes;
+    size_t before = load_relaxed(&promote_bytes);
     void *p[100], *object;
     int n = 0;
 
@@ -86,7 +86,7 @@ static void whole_pages_stand_alone_until_there_is_a_cache(void)
     CHECK(object && !kmem_cache_free(root, object) && kmem_cache_free(root, p[0]) == -EINVAL);
     while (!work()) /* asks for a cache by what is live, then has one */
         p[++n] = memcg_malloc(8000);
-    CHECK((size_t)n == promote_bytes / 8192 && cache_from_memcg_idx(root, mem_cgroup_id(g)));
+    CHECK((size_t)n == load_relaxed(&promote_bytes) / 8192 && cache_from_memcg_idx(root, mem_cgroup_id(g)));
     p[++n] = memcg_malloc(8000);
     CHECK(virt_to_slab(p[n])->cache && !virt_to_slab(p[0])->cache);
     memcg_set_current(NULL);
@@ -316,7 +316,7 @@ static void a_group_with_nothing_of_its_own_takes_half_a_kilobyte_of_a_thread(vo
 }
 
 static struct kmem_cache *user;
-static void *user_slots[256];
+static ATOMIC(void *) user_slots[256];
 
 static void *user_swapper(void *arg)
 {
@@ -327,7 +327,7 @@ static void *user_swapper(void *arg)
         void *p = kmem_cache_alloc(user);
 
         memset(p, 1, 200);
-        p = __atomic_exchange_n(&user_slots[rand_r(&seed) % 256], p, __ATOMIC_ACQ_REL);
+        p = exchange_acq_rel(&user_slots[rand_r(&seed) % 256], p);
         CHECK(!p || kmem_cache_free(user, p) == 0);
     }
     memcg_set_current(NULL);
@@ -345,7 +345,7 @@ static void shared_objects_of_a_users_cache_are_freed_by_anybody(void)
     for (int i = 0; i < 4; i++)
         pthread_join(t[i], NULL);
     for (int i = 0; i < 256; i++)
-        CHECK(!user_slots[i] || kmem_cache_free(user, user_slots[i]) == 0);
+        CHECK(!load_plain(&user_slots[i]) || kmem_cache_free(user, load_plain(&user_slots[i])) == 0);
     CHECK(usage_of_group(g[0]) == 0 && usage_of_group(g[1]) == 0);
     CHECK(info_of(user).active_objs == 0 && kmem_cache_shutdown(user) == 0);
     kmem_cache_free_struct(user);

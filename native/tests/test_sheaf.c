@@ -43,7 +43,7 @@ static uint64_t objects_of(struct kmem_cache *s)
 
 static void a_free_into_a_full_slab_moves_no_slab(void)
 {
-    struct heap_slot *slot = &memcg_self->heap->kmalloc[kmalloc_index(1024)];
+    struct heap_slot *slot = &load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(1024)];
     enum { K = 20 };
     void *freed[K];
 
@@ -96,7 +96,7 @@ static int length(const struct heap_slot *slot)
 
 static void a_sheaf_is_bounded(void)
 {
-    struct heap_slot *slot = &memcg_self->heap->kmalloc[kmalloc_index(1024)];
+    struct heap_slot *slot = &load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(1024)];
 
     for (int round = 0; round < 6; round++) {
         int past_it = slot->sheaf_limit + 100;
@@ -113,7 +113,7 @@ static void a_sheaf_is_bounded(void)
 /* What it held would keep a slab each: 3,200 objects in no order, 16 to a slab. */
 static void a_sheaf_that_overflows_on_and_on_is_given_up(void)
 {
-    struct heap_slot *slot = &memcg_self->heap->kmalloc[kmalloc_index(1024)];
+    struct heap_slot *slot = &load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(1024)];
     void *object;
 
     fill(1024);
@@ -129,14 +129,14 @@ static void a_sheaf_that_overflows_on_and_on_is_given_up(void)
 /* Whatever the order in which a slab's objects were freed. */
 static void an_empty_slab_begins_anew(void)
 {
-    struct heap_slot *slot = &memcg_self->heap->kmalloc[kmalloc_index(256)];
+    struct heap_slot *slot = &load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(256)];
     int first = -1;
 
     memcg_trim();
     fill(256);
     drain(0, N);
     CHECK(slot->empty && !slot->empty->next);
-    CHECK(!slot->empty->freelist && !slot->empty->carved && slot->empty->touched);
+    CHECK(!slot->empty->freelist && !load_plain(&slot->empty->carved) && slot->empty->touched);
     memcg_validate();
     while (slot->empty) /* till it is the active one */
         p[++first] = memcg_malloc_fast(256);
@@ -200,7 +200,7 @@ static void a_flush_keeps_neighbouring_slabs_apart(void)
 /* Only where frees overflow again and again, and till the next flush. */
 static void a_sheaf_grows_by_need(void)
 {
-    struct heap_slot *slot = &memcg_self->heap->kmalloc[kmalloc_index(64)];
+    struct heap_slot *slot = &load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(64)];
 
     memcg_trim();
     fill(64);
@@ -214,7 +214,7 @@ static void a_sheaf_grows_by_need(void)
     memcg_trim();
     CHECK(slot->sheaf_limit == SHEAF_OBJECTS && !slot->sheaf);
     for (int i = 0; i < kmalloc_nr_caches(); i++) {
-        size_t limit = memcg_self->heap->kmalloc[i].sheaf_limit;
+        size_t limit = load_plain(&memcg_self->heap)->kmalloc[i].sheaf_limit;
 
         CHECK(limit == 1 || (limit > 1 && limit * kmalloc_size(i) <= SHEAF_BYTES));
         CHECK(sheaf_limit_max(kmalloc_size(i)) * kmalloc_size(i) <= SHEAF_BYTES_MAX);
@@ -238,7 +238,7 @@ static void reclaim_and_trim_take_what_waits(void)
         fill(256);
         drain(0, N);
         memcg_free_fast(memcg_malloc_fast(256));
-        CHECK(memcg_self->heap->kmalloc[kmalloc_index(256)].sheaf && usage_of_group(g) > 0);
+        CHECK(load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(256)].sheaf && usage_of_group(g) > 0);
         if (by_trim)
             memcg_trim();
         else
@@ -278,9 +278,9 @@ static void a_child_whose_objects_all_wait_can_end(void)
     CHECK(kmem_cache_shutdown(child) == -EBUSY);
     drain(0, N);
     memcg_free_fast(memcg_malloc_fast(256));
-    CHECK(memcg_self->heap->kmalloc[kmalloc_index(256)].sheaf);
+    CHECK(load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(256)].sheaf);
     kmem_cache_set_dead(child);
-    CHECK(!memcg_self->heap->kmalloc[kmalloc_index(256)].sheaf);
+    CHECK(!load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(256)].sheaf);
     CHECK(kmem_cache_shutdown(child) == 0);
     memcg_set_current(NULL);
     group_close(g);
@@ -321,7 +321,7 @@ static void a_thread_that_ends_leaves_nothing_waiting(void)
 
 static void free_at_once_again_stops_the_program(void)
 {
-    struct heap_slot *slot = &memcg_self->heap->kmalloc[kmalloc_index(1024)];
+    struct heap_slot *slot = &load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(1024)];
 
     fill(1024);
     CHECK(dies((void *[]){ p[order[N - 1]], p[order[N - 1]] }, 2)); /* into the sheaf */

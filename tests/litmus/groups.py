@@ -129,21 +129,21 @@ css_tryget = Protocol(
         "look": Site("memcontrol.c", "css_tryget", "while (refs > 0 && mem_cgroup_online(memcg))"),
         "take": Site(
             "memcontrol.c", "css_tryget",
-            "__atomic_compare_exchange_n(&memcg->refs, &refs, refs + 1, true, {},", "ACQUIRE",
+            "cas_weak_{}(&memcg->refs, &refs, refs + 1)", "ACQUIRE",
         ),
         "take_whole": Site(
             "memcontrol.c", "css_tryget",
-            "__atomic_compare_exchange_n(&memcg->refs, &refs, refs + 1, true, __ATOMIC_ACQUIRE,",
+            "cas_weak_acquire(&memcg->refs, &refs, refs + 1)",
         ),
         "get_whole": Site(
-            "memcontrol.c", "css_get", "__atomic_fetch_add(&memcg->refs, 1, __ATOMIC_RELAXED);"
+            "memcontrol.c", "css_get", "add_relaxed(&memcg->refs, 1);"
         ),
         "put": Site(
-            "memcontrol.c", "css_put", "__atomic_sub_fetch(&memcg->refs, 1, {}) == 0", "ACQ_REL"
+            "memcontrol.c", "css_put", "sub_{}(&memcg->refs, 1) == 0", "ACQ_REL"
         ),
         "put_whole": Site(
             "memcontrol.c", "css_put",
-            "__atomic_sub_fetch(&memcg->refs, 1, __ATOMIC_ACQ_REL) == 0",
+            "sub_acq_rel(&memcg->refs, 1) == 0",
         ),
         "steal": Site("memcontrol.c", "mem_cgroup_offline", "thread_steal_all();"),
         "membarrier": SECTION["membarrier"],
@@ -215,15 +215,15 @@ page_counter = Protocol(
     {
         "add_whole": Site(
             "page_counter.c", "page_counter_try_charge",
-            "__atomic_add_fetch(&c->usage, bytes, __ATOMIC_RELAXED)",
+            "add_relaxed(&c->usage, bytes)",
         ),
         "add_first": Site(
             "page_counter.c", "page_counter_try_charge",
-            "int64_t usage = __atomic_add_fetch(&c->usage, bytes, __ATOMIC_RELAXED); "
-            "if (usage > __atomic_load_n(&c->max,",
+            "int64_t usage = add_relaxed(&c->usage, bytes); "
+            "if (usage > load_relaxed(&c->max)",
         ),
         "check": Site(
-            "page_counter.c", "page_counter_try_charge", "if (usage > __atomic_load_n(&c->max,"
+            "page_counter.c", "page_counter_try_charge", "if (usage > load_relaxed(&c->max)"
         ),
         "undo": Site(
             "page_counter.c", "page_counter_try_charge",
@@ -231,15 +231,15 @@ page_counter = Protocol(
         ),
         "undo_whole": Site(
             "page_counter.c", "page_counter_try_charge",
-            "__atomic_sub_fetch(&undo->usage, bytes, __ATOMIC_RELAXED)",
+            "sub_relaxed(&undo->usage, bytes)",
         ),
         "force_whole": Site(
             "page_counter.c", "page_counter_charge",
-            "__atomic_add_fetch(&counter->usage, bytes, __ATOMIC_RELAXED)",
+            "add_relaxed(&counter->usage, bytes)",
         ),
         "give_back_whole": Site(
             "page_counter.c", "page_counter_uncharge",
-            "__atomic_sub_fetch(&counter->usage, bytes, __ATOMIC_RELAXED)",
+            "sub_relaxed(&counter->usage, bytes)",
         ),
     },
     _page_counter,
@@ -327,31 +327,31 @@ pending = Protocol(
     "pending",
     {
         "see_array": Site(
-            "shared.c", "promote", "__atomic_load_n(&root->memcg_caches, {})", "ACQUIRE"
+            "shared.c", "promote", "load_{}(&root->memcg_caches)", "ACQUIRE"
         ),
-        "claim": Site("shared.c", "promote", "__atomic_exchange_n(pending, 1, {})", "ACQ_REL"),
+        "claim": Site("shared.c", "promote", "exchange_{}(pending, 1)", "ACQ_REL"),
         "claim_whole": Site(
-            "shared.c", "promote", "!__atomic_exchange_n(pending, 1, __ATOMIC_ACQ_REL)"
+            "shared.c", "promote", "!exchange_acq_rel(pending, 1)"
         ),
-        "take_back": Site("shared.c", "promote", "__atomic_store_n(pending, 0, {})", "RELEASE"),
+        "take_back": Site("shared.c", "promote", "store_{}(pending, 0)", "RELEASE"),
         "gives_up": Site(
-            "shared.c", "promote", "return; } __atomic_store_n(pending, 0, __ATOMIC_RELEASE);"
+            "shared.c", "promote", "return; } store_release(pending, 0);"
         ),
         "inside": Site(
             "kmem_cache.c", "memcg_create_done", "struct thread *self = thread_enter();"
         ),
         "done_sees_array": Site(
-            "kmem_cache.c", "memcg_create_done", "__atomic_load_n(&root->memcg_caches, {})",
+            "kmem_cache.c", "memcg_create_done", "load_{}(&root->memcg_caches)",
             "ACQUIRE",
         ),
         "done": Site(
-            "kmem_cache.c", "memcg_create_done", "__atomic_store_n(&array->pending[id], 0, {})",
+            "kmem_cache.c", "memcg_create_done", "store_{}(&array->pending[id], 0)",
             "RELEASE",
         ),
         "steal": Site("kmem_cache.c", "memcg_update_cache_size", "thread_steal_all();"),
         "array": Site(
             "kmem_cache.c", "memcg_update_cache_size",
-            "__atomic_store_n(&root->memcg_caches, array, {})", "RELEASE",
+            "store_{}(&root->memcg_caches, array)", "RELEASE",
         ),
         "membarrier": SECTION["membarrier"],
     },

@@ -35,7 +35,7 @@ PRESENT, DROPPED = "PRESENT", "DROPPED"
 
 
 class Site(NamedTuple):
-    """An access in C: `text` with ``{}`` where its order stands, spaces as single ones."""
+    """An access in C: `text` with ``{}`` where the name has its order, spaces as single ones."""
 
     file: str
     function: str
@@ -72,34 +72,34 @@ SECTION = {
     "set_busy": Site(
         "inline.h",
         "section_begin",
-        "__atomic_store_n(&self->busy, 1, {}); __atomic_signal",
+        "store_{}(&self->busy, 1); compiler_fence",
         "RELAXED",
     ),
-    "compiler_fence": Site("inline.h", "section_begin", "__atomic_signal_fence(__ATOMIC_SEQ_CST)"),
+    "compiler_fence": Site("inline.h", "section_begin", "compiler_fence()"),
     "see_stolen": Site(
-        "inline.h", "section_begin", "(!__atomic_load_n(&self->stolen, {}), 1)", "ACQUIRE"
+        "inline.h", "section_begin", "(!load_{}(&self->stolen), 1)", "ACQUIRE"
     ),
     "back_off": Site(
-        "inline.h", "section_begin", "__atomic_store_n(&self->busy, 0, {})", "RELEASE"
+        "inline.h", "section_begin", "store_{}(&self->busy, 0)", "RELEASE"
     ),
-    "end": Site("inline.h", "section_end", "__atomic_store_n(&self->busy, 0, {})", "RELEASE"),
+    "end": Site("inline.h", "section_end", "store_{}(&self->busy, 0)", "RELEASE"),
     "steal": Site(
         "thread.c",
         "thread_steal_wanted",
-        "__atomic_store_n(&t->stolen, STOLEN_BY_WALKER | stolen_idle(), {})",
+        "store_{}(&t->stolen, STOLEN_BY_WALKER | stolen_idle())",
         "SEQ_CST",
     ),
     "membarrier": Site("thread.c", "thread_steal_wanted", "barrier_everywhere();"),
     "see_busy": Site(
         "thread.c",
         "thread_steal_wanted",
-        "while (t->wanted && __atomic_load_n(&t->busy, {}))",
+        "while (t->wanted && load_{}(&t->busy))",
         "SEQ_CST",
     ),
     "let_go": Site(
         "thread.c",
         "thread_release_all",
-        "__atomic_store_n(&t->stolen, stolen_idle(), {})",
+        "store_{}(&t->stolen, stolen_idle())",
         "RELEASE",
     ),
 }
@@ -190,13 +190,13 @@ section_without_membarrier = Protocol(
     "section_without_membarrier",
     {
         "set_busy_slow": Site(
-            "thread.c", "section_begin_slow", "__atomic_store_n(&self->busy, 1, {})", "SEQ_CST"
+            "thread.c", "section_begin_slow", "store_{}(&self->busy, 1)", "SEQ_CST"
         ),
         "see_stolen_slow": Site(
-            "thread.c", "section_begin_slow", "__atomic_load_n(&self->stolen, {})", "SEQ_CST"
+            "thread.c", "section_begin_slow", "load_{}(&self->stolen)", "SEQ_CST"
         ),
         "back_off_slow": Site(
-            "thread.c", "section_begin_slow", "__atomic_store_n(&self->busy, 0, {})", "RELEASE"
+            "thread.c", "section_begin_slow", "store_{}(&self->busy, 0)", "RELEASE"
         ),
         **{name: SECTION[name] for name in ("end", "steal", "see_busy", "let_go")},
     },
@@ -210,20 +210,20 @@ REMOTE = {
     "push": Site(
         "slab.c",
         "slab_free",
-        "compare_exchange_n(&slab->remote, &first, object, true, {}",
+        "cas_weak_{}(&slab->remote, &first, object)",
         "ACQ_REL",
     ),
     "list": Site(
         "slab.c",
         "slab_free",
-        "compare_exchange_n(&owner->remote_slabs, &slab->next_remote, slab, true, {}",
+        "cas_weak_{}(&owner->remote_slabs, &slab->next_remote, slab)",
         "RELEASE",
     ),
     "take_list": Site(
-        "heap.c", "heap_collect", "__atomic_exchange_n(&self->remote_slabs, NULL, {})", "ACQUIRE"
+        "heap.c", "heap_collect", "exchange_{}(&self->remote_slabs, NULL)", "ACQUIRE"
     ),
     "take": Site(
-        "heap.c", "heap_collect", "__atomic_exchange_n(&slab->remote, NULL, {})", "ACQ_REL"
+        "heap.c", "heap_collect", "exchange_{}(&slab->remote, NULL)", "ACQ_REL"
     ),
 }
 
@@ -352,12 +352,12 @@ def _hand_over(o: Orders) -> list[Result]:
 hand_over = Protocol(
     "hand_over",
     {
-        "see_owner": Site("slab.c", "slab_free", "__atomic_load_n(&slab->owner, {})", "ACQUIRE"),
+        "see_owner": Site("slab.c", "slab_free", "load_{}(&slab->owner)", "ACQUIRE"),
         "adopt": Site(
-            "slab.c", "slab_refill", "__atomic_store_n(&slab->owner, heap->thread, {})", "RELEASE"
+            "slab.c", "slab_refill", "store_{}(&slab->owner, heap->thread)", "RELEASE"
         ),
         "let_go_slab": Site(
-            "heap.c", "slab_hand_over", "__atomic_store_n(&slab->owner, NULL, {})", "RELEASE"
+            "heap.c", "slab_hand_over", "store_{}(&slab->owner, NULL)", "RELEASE"
         ),
         "membarrier": SECTION["membarrier"],
     },
@@ -427,19 +427,19 @@ publish_lookup_grow = Protocol(
         "array": Site(
             "kmem_cache.c",
             "memcg_update_cache_size",
-            "__atomic_store_n(&root->memcg_caches, array, {})",
+            "store_{}(&root->memcg_caches, array)",
             "RELEASE",
         ),
         "publish": Site(
-            "kmem_cache.c", "memcg_cache_publish", "__atomic_store_n(&array->slot[id], child, {})",
+            "kmem_cache.c", "memcg_cache_publish", "store_{}(&array->slot[id], child)",
             "RELEASE",
         ),
         "see_array": Site(
-            "kmem_cache.c", "cache_from_memcg_idx", "__atomic_load_n(&root->memcg_caches, {})",
+            "kmem_cache.c", "cache_from_memcg_idx", "load_{}(&root->memcg_caches)",
             "ACQUIRE",
         ),
         "see_slot": Site(
-            "kmem_cache.c", "cache_from_memcg_idx", "__atomic_load_n(&array->slot[id], {})",
+            "kmem_cache.c", "cache_from_memcg_idx", "load_{}(&array->slot[id])",
             "ACQUIRE",
         ),
         "synchronize": Site("kmem_cache.c", "kmem_cache_free_struct", "memcg_synchronize();"),
@@ -531,16 +531,16 @@ event_queue = Protocol(
     "event_queue",
     {
         "claim": Site(
-            "event.c", "event_post", "__atomic_exchange_n(&node->posted, 1, {})", "ACQ_REL"
+            "event.c", "event_post", "exchange_{}(&node->posted, 1)", "ACQ_REL"
         ),
         "link": Site(
-            "event.c", "event_post", "compare_exchange_n(&posted, &first, node, true, {}", "RELEASE"
+            "event.c", "event_post", "cas_weak_{}(&posted, &first, node)", "RELEASE"
         ),
         "take_posted": Site(
-            "event.c", "take_posted", "__atomic_exchange_n(&posted, NULL, {})", "ACQUIRE"
+            "event.c", "take_posted", "exchange_{}(&posted, NULL)", "ACQUIRE"
         ),
         "taken": Site(
-            "event.c", "memcg_next_event", "__atomic_exchange_n(&node->posted, 0, {})", "ACQ_REL"
+            "event.c", "memcg_next_event", "exchange_{}(&node->posted, 0)", "ACQ_REL"
         ),
     },
     lambda o: _event_queue(o, "m", "n") + _event_queue(o, "n", "n") + _coalesced(o),
@@ -562,7 +562,7 @@ def _last_reference(o: Orders) -> list[Result]:
 
 
 def _references(file: str, function: str, counter: str) -> Protocol:
-    site = Site(file, function, f"__atomic_sub_fetch(&{counter}, 1, {{}})", "ACQ_REL")
+    site = Site(file, function, f"sub_{{}}(&{counter}, 1)", "ACQ_REL")
     return Protocol(function, {"put": site}, _last_reference)
 
 
@@ -582,11 +582,11 @@ page_slab = Protocol(
     "page_slab",
     {
         "set": Site(
-            "arena.c", "set_page_slab", "__atomic_store_n(&arena.page_slab[first + i], slab, {})",
+            "arena.c", "set_page_slab", "store_{}(&arena.page_slab[first + i], slab)",
             "RELEASE",
         ),
         "see": Site(
-            "arena.h", "page_to_slab", "__atomic_load_n(&arena.page_slab[page], {})",
+            "arena.h", "page_to_slab", "load_{}(&arena.page_slab[page])",
             "ACQUIRE",
         ),
     },

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,10 @@ NOT_MODELLED = {
     ("kmem_cache.c", "memcg_cache_array_size"): "the array, as cache_from_memcg_idx",
 }
 
+ORDERED = re.compile(
+    r"\b(?:load|store|exchange|add|sub|fetch_or|cas_weak)_(?:acquire|release|acq_rel|seq_cst)\("
+)
+
 MUTANTS = [(p, name, order) for p in PROTOCOLS for name, order in p.mutants()]
 
 
@@ -106,7 +112,7 @@ def functions(file):
 
 def written(site):
     """The text of a site, with its order as in C."""
-    return site.text.format(f"__ATOMIC_{site.order}") if site.order != PRESENT else site.text
+    return site.text.format(site.order.lower()) if site.order != PRESENT else site.text
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda p: p.name)
@@ -149,18 +155,48 @@ def test_every_order_in_c_is_modelled_or_told_why_not():
             modelled.setdefault((site.file, site.function), set()).add(written(site))
     missing, used = [], set()
     for path in sorted(NATIVE.glob("*.[ch]")):
+        if path.name == "atomic.h":
+            continue
         bodies = functions(path.name)
-        ordered = re.compile(r"__ATOMIC_(?:ACQUIRE|RELEASE|ACQ_REL|SEQ_CST)")
         text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
-        assert len(ordered.findall(text)) == sum(
-            len(ordered.findall(b)) for b in bodies.values()
+        assert len(ORDERED.findall(text)) == sum(
+            len(ORDERED.findall(b)) for b in bodies.values()
         ), f"{path.name}: an order outside the functions that were found"
         for function, body in bodies.items():
             for site in modelled.get((path.name, function), ()):
                 body = body.replace(site, "")
-            if left := ordered.findall(body):
+            if left := ORDERED.findall(body):
                 used.add((path.name, function))
                 if (path.name, function) not in NOT_MODELLED:
                     missing.append((path.name, function, left))
     assert not missing
     assert NOT_MODELLED.keys() <= used, NOT_MODELLED.keys() - used
+
+
+def test_only_atomic_h_uses_the_builtins():
+    users = {
+        path.name
+        for path in [*NATIVE.glob("*.[ch]"), *NATIVE.glob("tests/*.[ch]")]
+        if re.search(r"__atomic_|__ATOMIC_|__sync_", path.read_text())
+    }
+    assert users == {"atomic.h"}
+
+
+def compiles(tmp_path, body):
+    """Whether a function with `body` and a struct with an atomic field compiles."""
+    source = tmp_path / "access.c"
+    source.write_text(
+        '#include "atomic.h"\nstruct thing { atomic_long_t n; ATOMIC(char *) p; };\n'
+        f"long f(struct thing *t); long f(struct thing *t) {{ {body} }}\n"
+    )
+    command = ["cc", "-std=gnu11", "-fsyntax-only", f"-I{NATIVE}", str(source)]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+@pytest.mark.parametrize(
+    "plain", ["return t->n;", "t->n = 1; return 0;", "t->n++; return 0;", "return !t->p;"]
+)
+def test_no_plain_access_to_an_atomic_field_compiles(tmp_path, plain):
+    assert compiles(tmp_path, "store_release(&t->p, 0); return load_acquire(&t->n);")
+    assert not compiles(tmp_path, plain)
