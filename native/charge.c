@@ -126,7 +126,7 @@ static void set_failure(struct mem_cgroup *memcg, struct mem_cgroup *limited, si
 {
     struct thread *self = memcg_self; /* in its section */
 
-    if (!self->heaps) /* the orphan's caller */
+    if (hlist_empty(&self->heaps)) /* the orphan's caller */
         return;
     self->failure = (struct memcg_failure){ memcg, limited, bytes, usage_of(limited),
                                             mem_cgroup_get_limit(limited, MEMCG_MAX) };
@@ -227,7 +227,7 @@ static bool refuses_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limi
     struct thread *self = memcg_self; /* in its section */
     unsigned refusals;
 
-    if (!self->heaps) /* the orphan's caller */
+    if (hlist_empty(&self->heaps)) /* the orphan's caller */
         return false;
     if (req->bytes > MEMCG_SMALL_SIZE) /* no grant is for those */
         return may_refuse(memcg, req, MEMCG_AT_CEILING) && requester() != MEMCG_REQUESTER_FRAGILE;

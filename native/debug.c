@@ -431,15 +431,20 @@ void debug_check_slab(const struct slab *slab)
 
 void memcg_validate(void)
 {
+    struct thread *t;
+    struct kmem_cache *s;
+    struct slab *slab;
+    struct slab *run;
+
     if (!slab_debug)
         return;
     thread_steal_all();
-    for (struct thread *t = all_threads; t; t = t->next)
+    for_each_thread(t)
         thread_collect(t);
-    for (struct kmem_cache *s = all_caches; s; s = s->all_next)
-        for (struct slab *slab = s->slabs; slab; slab = slab->cache_next)
+    hlist_for_each_entry(s, &all_caches, all_node)
+        hlist_for_each_entry(slab, &s->slabs, cache_node)
             debug_check_slab(slab);
-    for (struct slab *run = all_runs; run; run = run->cache_next)
+    hlist_for_each_entry(run, &all_runs, cache_node)
         debug_check_slab(run);
     thread_release_all();
 }

@@ -14,26 +14,6 @@
  */
 #include "internal.h"
 
-void slab_list_add(struct slab **head, struct slab *slab)
-{
-    slab->prev = NULL;
-    slab->next = *head;
-    if (*head)
-        (*head)->prev = slab;
-    *head = slab;
-}
-
-void slab_list_del(struct slab **head, struct slab *slab)
-{
-    if (slab->prev)
-        slab->prev->next = slab->next;
-    else
-        *head = slab->next;
-    if (slab->next)
-        slab->next->prev = slab->prev;
-    slab->prev = slab->next = NULL;
-}
-
 const struct heap_slot slots_none[NR_KMALLOC];
 
 void thread_set_heap(struct thread *thread, struct heap *heap)
@@ -51,10 +31,7 @@ static struct heap *heap_create(struct thread *thread, struct mem_cgroup *memcg)
     heap->kmalloc = (struct heap_slot *)slots_none;
     heap->thread = thread;
     heap->memcg = memcg;
-    heap->next = thread->heaps;
-    if (heap->next)
-        heap->next->prev = heap;
-    thread->heaps = heap;
+    hlist_add_head(&heap->node, &thread->heaps);
     return heap;
 }
 
@@ -85,6 +62,11 @@ static bool make_user_slots(struct heap *heap, int index)
         return false;
     if (heap->user) {
         memcpy(user, heap->user, sizeof(*user) * (size_t)heap->nr_user);
+        for (int i = 0; i < heap->nr_user; i++) {
+            hlist_move_list(&heap->user[i].partial, &user[i].partial);
+            hlist_move_list(&heap->user[i].full, &user[i].full);
+            hlist_move_list(&heap->user[i].empty, &user[i].empty);
+        }
         metadata_free(heap->user, sizeof(*user) * (size_t)heap->nr_user);
     }
     for (int i = heap->nr_user; i < nr; i++)
@@ -204,34 +186,34 @@ static void slab_hand_over(struct slab *slab)
     slab_set_place(slab, SLAB_NO_OWNER_FULL);
     if (slab->inuse < slab->objects) {
         slab_set_place(slab, SLAB_NO_OWNER_PARTIAL);
-        slab_list_add(&s->partial[slab->shared], slab);
+        hlist_add_head(&slab->slab_list, &s->partial[slab->shared]);
     }
     store_release(&slab->owner, NULL);
     mutex_unlock(&s->lock);
 }
 
-static void slot_hand_over(struct heap_slot *slot)
+static void list_hand_over(struct hlist_head *list)
 {
+    struct hlist_node *next;
     struct slab *slab;
 
+    hlist_for_each_entry_safe(slab, next, list, slab_list) {
+        hlist_del(&slab->slab_list);
+        slab_hand_over(slab);
+    }
+}
+
+static void slot_hand_over(struct heap_slot *slot)
+{
     sheaf_flush(slot);
     if (slot->active != &slab_none) {
         slab_hand_over(slot->active);
         slot->active = &slab_none;
     }
-    while ((slab = slot->empty)) {
-        slab_list_del(&slot->empty, slab);
-        slab_hand_over(slab);
-    }
+    list_hand_over(&slot->empty);
     slot->nr_empty = 0;
-    while ((slab = slot->partial)) {
-        slab_list_del(&slot->partial, slab);
-        slab_hand_over(slab);
-    }
-    while ((slab = slot->full)) {
-        slab_list_del(&slot->full, slab);
-        slab_hand_over(slab);
-    }
+    list_hand_over(&slot->partial);
+    list_hand_over(&slot->full);
 }
 
 void heap_hand_over(struct heap *heap)
@@ -265,12 +247,7 @@ void heap_drop(struct heap *heap)
     heap_drain_stock(heap);
     if (heap->memcg && heap->kmalloc != slots_none)
         mem_cgroup_unlink_heap(heap);
-    if (heap->prev)
-        heap->prev->next = heap->next;
-    else
-        thread->heaps = heap->next;
-    if (heap->next)
-        heap->next->prev = heap->prev;
+    hlist_del(&heap->node);
     if (heap->memcg && heap_lookup(thread, heap->memcg) == heap && heap != thread->root_heap)
         thread->by_id[mem_cgroup_id(heap->memcg)] = NULL;
     if (heap->kmalloc != slots_none)
@@ -304,8 +281,9 @@ static size_t slot_shrink(struct heap_slot *slot, struct kmem_cache *s)
     struct slab *slab;
     size_t nr_pages = 0;
 
-    while ((slab = slot->empty) && (!s || slab->cache == s)) {
-        slab_list_del(&slot->empty, slab);
+    while ((slab = hlist_first_entry(&slot->empty, struct slab, slab_list)) &&
+           (!s || slab->cache == s)) {
+        hlist_del(&slab->slab_list);
         slot->nr_empty--;
         nr_pages += slab_drop(slab);
     }
@@ -328,7 +306,7 @@ racy bool heap_holds_free(const struct heap *heap)
         const volatile struct heap_slot *slot = &heap->kmalloc[i];
         const volatile struct slab *active = slot->active;
 
-        if (slot->sheaf || slot->empty || (active != &slab_none && !active->inuse))
+        if (slot->sheaf || slot->empty.first || (active != &slab_none && !active->inuse))
             return true;
     }
     return false;

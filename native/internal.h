@@ -34,6 +34,7 @@
 
 #include "arena.h"
 #include "base.h"
+#include "list.h"
 #include "memcg.h"
 #include "page_alloc.h"
 #include "page_counter.h"
@@ -124,9 +125,9 @@ struct slab {
     enum slab_place place;
     uint32_t touched; /* carved when it last began anew: so far its pages are there */
     struct heap *heap; /* the heap that has it as active, partial, full or empty; NULL without owner */
-    struct slab *prev, *next; /* heap_slot's partial or full, or the cache's partial */
+    struct hlist_node slab_list; /* heap_slot's partial, full or empty, or the cache's partial */
 
-    struct slab *cache_prev, *cache_next; /* cache->lock: all slabs of the cache */
+    struct hlist_node cache_node; /* cache->lock: cache->slabs */
 
     size_t metadata_bytes; /* of this descriptor with its tables */
 
@@ -210,15 +211,15 @@ struct kmem_cache {
 
     struct mutex lock;
     /* lock */
-    struct slab *slabs;      /* all, by cache_next */
-    struct slab *partial[2]; /* no owner and a free object; [1]: shared */
+    struct hlist_head slabs;      /* all, by cache_node */
+    struct hlist_head partial[2]; /* by slab_list: no owner and a free object; [1]: shared */
     atomic_long_t nr_slabs, total_pages; /* written under lock, read racily */
     atomic_int_t dead;       /* keeps no empty slab, serves no allocation */
     struct event_node empty;
     atomic_int_t refs;  /* its life, and each event in the queue that names it */
     atomic_int_t ended; /* such events are dropped */
 
-    struct kmem_cache *all_prev, *all_next; /* caches_lock */
+    struct hlist_node all_node; /* caches_lock: all_caches */
     unsigned nr_children;                   /* root caches: caches_lock */
 };
 
@@ -227,7 +228,7 @@ struct kmem_cache {
 struct obj_cgroup {
     ATOMIC(struct mem_cgroup *) memcg; /* written under groups_lock, walker */
     atomic_long_t refs;       /* the group, its caches, owner table entries, page runs */
-    struct obj_cgroup *prev, *next; /* groups_lock: memcg->objcgs */
+    struct hlist_node node;   /* groups_lock: memcg->objcgs */
 };
 
 enum mem_cgroup_kind { STAT_PRIVATE, STAT_SHARED, STAT_RUNS, STAT_EXTERNAL, NR_STAT };
@@ -272,9 +273,10 @@ struct mem_cgroup {
     atomic_s64_t oom_tick;       /* of the coarse clock, when an alarm was noted last */
 
     /* groups_lock */
-    struct mem_cgroup *children, *sibling_prev, *sibling_next;
-    struct obj_cgroup *objcgs; /* stubs that name this group */
-    struct heap *heaps;        /* that have slots for the size classes; they go while stolen only */
+    struct hlist_head children; /* by sibling */
+    struct hlist_node sibling;
+    struct hlist_head objcgs; /* stubs that name this group */
+    struct hlist_head heaps;  /* that have slots for the size classes; they go while stolen only */
 };
 #define MEMCG_STRUCT_BYTES 512 /* a size of metadata */
 _Static_assert(sizeof(struct mem_cgroup) <= MEMCG_STRUCT_BYTES, "a size of metadata");
@@ -338,8 +340,9 @@ struct heap_slot {
     int32_t sheaf_room;
     uint16_t sheaf_limit;
     uint16_t overflow; /* frees past the full sheaf since it was refilled or flushed; may wrap */
-    struct slab *active, *partial, *full;
-    struct slab *empty; /* kept, so that what comes and goes makes no slab */
+    struct slab *active;
+    struct hlist_head partial, full;
+    struct hlist_head empty; /* kept, so that what comes and goes makes no slab */
     uint16_t nr_empty;
     uint8_t swings; /* how often a slab was made after one had gone */
     bool gave_back; /* an empty slab, since one was made */
@@ -396,8 +399,8 @@ struct heap { /* the section of `thread` */
     struct thread *thread;
     struct mem_cgroup *memcg; /* NULL: the thread's shared slabs */
     int64_t stock;            /* bytes charged to memcg and not used */
-    struct heap *prev, *next; /* thread->heaps */
-    struct heap *memcg_prev, *memcg_next; /* groups_lock: memcg->heaps */
+    struct hlist_node node;       /* thread->heaps */
+    struct hlist_node memcg_node; /* groups_lock: memcg->heaps */
     struct heap *collect_next;            /* walker_mutex */
 };
 
@@ -415,7 +418,7 @@ struct thread {
     struct heap *root_heap, *shared_heap;
     struct heap **by_id;       /* kmemcg_id -> heap or NULL */
     int nr_by_id;
-    struct heap *heaps;        /* all, root_heap and shared_heap too */
+    struct hlist_head heaps;   /* all, root_heap and shared_heap too */
     struct shared_sheaf shared[NR_KMALLOC];
     uint64_t shared_used;      /* a bit for each class that was used since the last flush */
     struct memcg_failure failure;
@@ -424,7 +427,7 @@ struct thread {
     struct mem_cgroup *granted_by; /* whose ceiling it is past; for comparison only */
     bool is_orphan;
     ATOMIC(struct slab *) remote_slabs; /* any thread in its section: CAS push; owner takes whole */
-    struct thread *next;       /* walker_mutex: all threads, or the free ones */
+    struct hlist_node node;    /* walker_mutex: all_threads or free_threads */
     bool wanted;               /* walker_mutex: its holder steals this thread */
 };
 extern struct slab slab_none;
@@ -447,7 +450,8 @@ void thread_release_all(void);
 void walker_lock(void);         /* takes walker_mutex; not inside a section */
 void thread_steal_wanted(void); /* walker_mutex held; ended by thread_release_all() */
 void walker_unlock(void);       /* nobody was stolen */
-extern struct thread *all_threads; /* walker_mutex */
+extern struct hlist_head all_threads; /* walker_mutex */
+#define for_each_thread(t) hlist_for_each_entry(t, &all_threads, node)
 bool thread_is_forking(void);   /* this thread is between fork's handlers: it is the walker */
 int thread_init(void);
 extern struct mutex orphan_lock;
@@ -474,8 +478,6 @@ void heap_flush(struct heap *heap, struct kmem_cache *s); /* section or stolen; 
 void heap_collect(struct thread *self);             /* section or stolen: take remote frees in */
 void thread_collect(struct thread *self);           /* the same, and shared_flush() */
 
-void slab_list_add(struct slab **head, struct slab *slab);
-void slab_list_del(struct slab **head, struct slab *slab);
 struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, struct request *req);
 bool slab_is_valid(const struct slab *slab);
 void slab_destroy(struct slab *slab);               /* empty, on no list but the cache's */
@@ -492,7 +494,7 @@ struct slab *slab_active(struct thread *self, struct heap *heap, struct kmem_cac
                          struct request *req);
 int slab_free(struct thread *self, struct slab *slab, void *object);
 size_t cache_shrink_stolen(struct kmem_cache *s);   /* all threads stolen; pages */
-extern struct kmem_cache *all_caches;               /* caches_lock */
+extern struct hlist_head all_caches;                /* caches_lock */
 extern struct mutex caches_lock;
 extern struct kmem_cache *kmalloc_caches[NR_KMALLOC];
 int slab_init(void);
@@ -515,5 +517,5 @@ extern atomic_size_t promote_bytes;
 
 struct slab *run_alloc(struct thread *self, struct request *req);
 void shared_count(struct heap *heap, struct kmem_cache *root, int64_t nr); /* for promotion */
-extern struct slab *all_runs;                       /* runs_lock, by cache_next */
+extern struct hlist_head all_runs;                  /* runs_lock, by cache_node */
 #endif

@@ -15,7 +15,7 @@
 #define NR_CACHES 4096 /* indices: a heap's user slots grow to at most 128 KiB */
 
 struct mutex caches_lock = MUTEX_INITIALIZER;
-struct kmem_cache *all_caches;
+struct hlist_head all_caches;
 struct kmem_cache *kmalloc_caches[NR_KMALLOC];
 const uint8_t kmalloc_table[KMALLOC_TABLE_SIZE / 16] = { /* of kmalloc_index(), by 16 bytes */
     0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
@@ -50,10 +50,7 @@ static void root_has_children(struct kmem_cache *root, unsigned nr)
 static void cache_link(struct kmem_cache *s)
 {
     root_has_children(s->root, s->root->nr_children + (s->root != s));
-    s->all_next = all_caches;
-    if (all_caches)
-        all_caches->all_prev = s;
-    all_caches = s;
+    hlist_add_head(&s->all_node, &all_caches);
 }
 
 /* 16 KiB for small objects, up to 64 KiB for eight larger ones, else one object. */
@@ -260,11 +257,13 @@ void *kmem_cache_slab_of(const void *p, size_t *objects)
 
 size_t cache_shrink_stolen(struct kmem_cache *s)
 {
+    struct thread *t;
+    struct heap *heap;
     long before = load_plain(&s->total_pages);
 
-    for (struct thread *t = all_threads; t; t = t->next) {
+    for_each_thread(t) {
         thread_collect(t);
-        for (struct heap *heap = t->heaps; heap; heap = heap->next)
+        hlist_for_each_entry(heap, &t->heaps, node)
             heap_shrink(heap, s);
     }
     return (size_t)(before - load_plain(&s->total_pages));
@@ -283,8 +282,11 @@ size_t kmem_cache_shrink(struct kmem_cache *s)
 /* Afterwards no thread owns a slab of s, so every last free is seen under its lock. */
 static void cache_hand_over(struct kmem_cache *s)
 {
-    for (struct thread *t = all_threads; t; t = t->next)
-        for (struct heap *heap = t->heaps; heap; heap = heap->next)
+    struct thread *t;
+    struct heap *heap;
+
+    for_each_thread(t)
+        hlist_for_each_entry(heap, &t->heaps, node)
             heap_hand_over_cache(heap, s);
 }
 
@@ -323,12 +325,7 @@ void kmem_cache_free_struct(struct kmem_cache *s)
     memcg_synchronize();
     self = thread_enter();
     mutex_lock(&caches_lock);
-    if (s->all_prev)
-        s->all_prev->all_next = s->all_next;
-    else
-        all_caches = s->all_next;
-    if (s->all_next)
-        s->all_next->all_prev = s->all_prev;
+    hlist_del(&s->all_node);
     if (s->root != s)
         root_has_children(s->root, s->root->nr_children - 1);
     else if (s->user)
@@ -351,19 +348,22 @@ long kmem_cache_nr_pages(const struct kmem_cache *s)
 
 void kmem_cache_read_info(struct kmem_cache *s, struct kmem_cache_info *info)
 {
+    struct thread *t;
+    struct slab *slab;
+
     memset(info, 0, sizeof(*info));
     info->objsize = s->size;
     info->objperslab = s->objects;
     info->pagesperslab = s->nr_pages;
     thread_steal_all();
-    for (struct thread *t = all_threads; t; t = t->next) {
+    for_each_thread(t) {
         struct heap *heap = s->memcg ? heap_lookup(t, s->memcg) : t->root_heap;
 
         thread_collect(t);
         if (heap)
             heap_flush(heap, s);
     }
-    for (struct slab *slab = s->slabs; slab; slab = slab->cache_next) {
+    hlist_for_each_entry(slab, &s->slabs, cache_node) {
         info->num_slabs++;
         info->active_slabs += slab->inuse > 0;
         info->active_objs += slab->inuse;

@@ -15,17 +15,12 @@
 #define GROWTH_ROOM 3 /* times the size: what grows by an eighth finds its place in time */
 
 struct mutex runs_lock = MUTEX_INITIALIZER;
-struct slab *all_runs;
+struct hlist_head all_runs;
 
 static void run_unlink(struct slab *run)
 {
     mutex_lock(&runs_lock);
-    if (run->cache_prev)
-        run->cache_prev->cache_next = run->cache_next;
-    else
-        all_runs = run->cache_next;
-    if (run->cache_next)
-        run->cache_next->cache_prev = run->cache_prev;
+    hlist_del(&run->cache_node);
     mutex_unlock(&runs_lock);
 }
 
@@ -63,10 +58,7 @@ struct slab *run_alloc(struct thread *self, struct request *req)
         debug_alloc(run, pages, req->bytes, req->zero);
     set_page_slab(pages, 1, run); /* nobody asks for a page inside */
     mutex_lock(&runs_lock);
-    run->cache_next = all_runs;
-    if (all_runs)
-        all_runs->cache_prev = run;
-    all_runs = run;
+    hlist_add_head(&run->cache_node, &all_runs);
     mutex_unlock(&runs_lock);
     return run;
 }

@@ -52,11 +52,7 @@ void css_put(struct mem_cgroup *memcg)
 /* groups_lock held. */
 static void objcg_link(struct obj_cgroup *objcg, struct mem_cgroup *memcg)
 {
-    objcg->prev = NULL;
-    objcg->next = memcg->objcgs;
-    if (objcg->next)
-        objcg->next->prev = objcg;
-    memcg->objcgs = objcg;
+    hlist_add_head(&objcg->node, &memcg->objcgs);
     store_release(&objcg->memcg, memcg);
 }
 
@@ -83,12 +79,7 @@ void objcg_put(struct obj_cgroup *objcg)
     if (sub_acq_rel(&objcg->refs, 1))
         return;
     mutex_lock(&groups_lock);
-    if (objcg->prev)
-        objcg->prev->next = objcg->next;
-    else
-        load_plain(&objcg->memcg)->objcgs = objcg->next;
-    if (objcg->next)
-        objcg->next->prev = objcg->prev;
+    hlist_del(&objcg->node);
     mutex_unlock(&groups_lock);
     metadata_free(objcg, sizeof(*objcg));
 }
@@ -125,10 +116,7 @@ struct mem_cgroup *mem_cgroup_alloc(struct mem_cgroup *parent)
     if (memcg) {
         mutex_lock(&groups_lock);
         memcg->tag = next_tag++;
-        memcg->sibling_next = parent->children;
-        if (parent->children)
-            parent->children->sibling_prev = memcg;
-        parent->children = memcg;
+        hlist_add_head(&memcg->sibling, &parent->children);
         mutex_unlock(&groups_lock);
     }
     thread_leave(self);
@@ -146,14 +134,16 @@ static struct mem_cgroup *nearest_online(struct mem_cgroup *memcg)
 
 void mem_cgroup_offline(struct mem_cgroup *memcg)
 {
+    struct thread *t;
     struct mem_cgroup *parent;
     struct obj_cgroup *objcg;
+    struct hlist_node *next;
 
     if (!memcg->parent || !exchange_acq_rel(&memcg->online, 0))
         return;
     thread_steal_all();
     parent = nearest_online(memcg); /* it cannot hand its stubs on before us */
-    for (struct thread *t = all_threads; t; t = t->next) {
+    for_each_thread(t) {
         struct heap *heap = heap_lookup(t, memcg);
 
         thread_collect(t);
@@ -168,8 +158,8 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
         }
     }
     mutex_lock(&groups_lock);
-    while ((objcg = memcg->objcgs)) {
-        memcg->objcgs = objcg->next;
+    hlist_for_each_entry_safe(objcg, next, &memcg->objcgs, node) {
+        hlist_del(&objcg->node);
         objcg_link(objcg, parent);
     }
     mutex_unlock(&groups_lock);
@@ -186,24 +176,20 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
 
 void mem_cgroup_free(struct mem_cgroup *memcg)
 {
+    struct thread *t;
     struct mem_cgroup *parent = memcg->parent;
     struct thread *self;
 
     mem_cgroup_offline(memcg); /* one that was dropped before it was linked is online still */
     thread_steal_all();        /* the grace period */
-    for (struct thread *t = all_threads; t; t = t->next)
+    for_each_thread(t)
         if (t->failure.memcg == memcg || t->failure.limited == memcg)
             t->has_failure = false;
     thread_release_all();
     self = thread_enter();
     mem_cgroup_leave_oom(memcg);
     mutex_lock(&groups_lock);
-    if (memcg->sibling_prev)
-        memcg->sibling_prev->sibling_next = memcg->sibling_next;
-    else
-        memcg->parent->children = memcg->sibling_next;
-    if (memcg->sibling_next)
-        memcg->sibling_next->sibling_prev = memcg->sibling_prev;
+    hlist_del(&memcg->sibling);
     mutex_unlock(&groups_lock);
     objcg_put(memcg->objcg);
     metadata_free(memcg, sizeof(*memcg));
@@ -271,11 +257,11 @@ bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg, const struct mem_c
  * Kernel: css_next_descendant_pre(). */
 static struct mem_cgroup *next_descendant(struct mem_cgroup *memcg, const struct mem_cgroup *top)
 {
-    if (memcg->children)
-        return memcg->children;
-    while (memcg != top && !memcg->sibling_next)
+    if (!hlist_empty(&memcg->children))
+        return hlist_first_entry(&memcg->children, struct mem_cgroup, sibling);
+    while (memcg != top && !memcg->sibling.next)
         memcg = memcg->parent;
-    return memcg == top ? NULL : memcg->sibling_next;
+    return memcg == top ? NULL : hlist_next_entry(memcg, sibling);
 }
 
 /* groups_lock held.  Everything charged that is not stock. */
@@ -294,22 +280,14 @@ void mem_cgroup_link_heap(struct heap *heap)
     struct mem_cgroup *memcg = heap->memcg;
 
     mutex_lock(&groups_lock);
-    heap->memcg_next = memcg->heaps;
-    if (memcg->heaps)
-        memcg->heaps->memcg_prev = heap;
-    memcg->heaps = heap;
+    hlist_add_head(&heap->memcg_node, &memcg->heaps);
     mutex_unlock(&groups_lock);
 }
 
 void mem_cgroup_unlink_heap(struct heap *heap)
 {
     mutex_lock(&groups_lock);
-    if (heap->memcg_prev)
-        heap->memcg_prev->memcg_next = heap->memcg_next;
-    else
-        heap->memcg->heaps = heap->memcg_next;
-    if (heap->memcg_next)
-        heap->memcg_next->memcg_prev = heap->memcg_prev;
+    hlist_del(&heap->memcg_node);
     mutex_unlock(&groups_lock);
 }
 
@@ -334,18 +312,20 @@ static racy bool thread_holds_free(const struct thread *t, const struct mem_cgro
 /* walker_mutex held: marks as wanted.  Tells whether another thread than this one is. */
 static bool want_threads(struct mem_cgroup *top, bool *any)
 {
+    struct thread *t;
+    struct heap *heap;
     bool others = false;
 
-    for (struct thread *t = all_threads; t; t = t->next)
+    for_each_thread(t)
         t->wanted = thread_holds_free(t, top);
     mutex_lock(&groups_lock);
     for (struct mem_cgroup *memcg = top; memcg; memcg = next_descendant(memcg, top))
-        for (struct heap *heap = memcg->heaps; heap; heap = heap->memcg_next)
+        hlist_for_each_entry(heap, &memcg->heaps, memcg_node)
             if (!heap->thread->wanted)
                 heap->thread->wanted = heap_holds_free(heap);
     mutex_unlock(&groups_lock);
     *any = false;
-    for (struct thread *t = all_threads; t; t = t->next) {
+    for_each_thread(t) {
         *any |= t->wanted;
         others |= t->wanted && t != memcg_self;
     }
@@ -355,14 +335,16 @@ static bool want_threads(struct mem_cgroup *top, bool *any)
 /* The wanted threads are stolen. */
 static void collect_stolen(struct mem_cgroup *top)
 {
+    struct thread *t;
+    struct heap *heap;
     struct heap *list = NULL;
 
-    for (struct thread *t = all_threads; t; t = t->next)
+    for_each_thread(t)
         if (t->wanted)
             thread_collect(t);
     mutex_lock(&groups_lock); /* not while slabs go: a stub may go with one */
     for (struct mem_cgroup *memcg = top; memcg; memcg = next_descendant(memcg, top))
-        for (struct heap *heap = memcg->heaps; heap; heap = heap->memcg_next)
+        hlist_for_each_entry(heap, &memcg->heaps, memcg_node)
             if (heap->thread->wanted && heap_holds_free(heap)) {
                 heap->collect_next = list;
                 list = heap;
@@ -447,14 +429,16 @@ void mem_cgroup_reset_watermark(struct mem_cgroup *memcg)
 
 size_t mem_cgroup_reclaim(struct mem_cgroup *memcg)
 {
+    struct thread *t;
+    struct heap *heap;
     size_t bytes = 0;
 
     if (thread_is_forking())
         return 0;
     thread_steal_all();
-    for (struct thread *t = all_threads; t; t = t->next) {
+    for_each_thread(t) {
         thread_collect(t);
-        for (struct heap *heap = t->heaps; heap; heap = heap->next) {
+        hlist_for_each_entry(heap, &t->heaps, node) {
             /* shared slabs are nobody's charge, but take pages */
             if (heap->memcg ? !mem_cgroup_is_descendant(heap->memcg, memcg)
                             : memcg != &root_mem_cgroup)

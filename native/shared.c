@@ -105,18 +105,18 @@ static struct slab *next_with_room(struct thread *self, struct kmem_cache *root,
                                    struct obj_cgroup *objcg, struct request *req)
 {
     struct heap_slot *slot = heap_slot(self->shared_heap, root->index, true);
-    struct slab *slab = slot->partial;
+    struct slab *slab = hlist_first_entry(&slot->partial, struct slab, slab_list);
     int tries = 0;
 
     while (slab && owner_index(slab, objcg) < 0)
-        slab = ++tries < ROOM_TRIES ? slab->next : NULL;
+        slab = ++tries < ROOM_TRIES ? hlist_next_entry(slab, slab_list) : NULL;
     if (slab)
-        slab_list_del(&slot->partial, slab);
+        hlist_del(&slab->slab_list);
     else
         slab = slab_new(self->shared_heap, root, true, req);
     if (slab) {
         slab_set_place(slot->active, SLAB_PARTIAL);
-        slab_list_add(&slot->partial, slot->active);
+        hlist_add_head(&slot->active->slab_list, &slot->partial);
         slab_set_place(slab, SLAB_ACTIVE);
         slot->active = slab;
     }

@@ -75,12 +75,7 @@ static void __slab_unlist(struct slab *slab)
 {
     struct kmem_cache *s = slab->cache;
 
-    if (slab->cache_prev)
-        slab->cache_prev->cache_next = slab->cache_next;
-    else
-        s->slabs = slab->cache_next;
-    if (slab->cache_next)
-        slab->cache_next->cache_prev = slab->cache_prev;
+    hlist_del(&slab->cache_node);
     store_relaxed(&s->nr_slabs, load_plain(&s->nr_slabs) - 1);
     store_relaxed(&s->total_pages, load_plain(&s->total_pages) - slab->nr_pages);
     if (!load_plain(&s->nr_slabs) && s->memcg && load_acquire(&s->dead)) {
@@ -232,10 +227,7 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     slab_set_place(slab, SLAB_ACTIVE);
     set_page_slab(pages, nr_pages, slab);
     mutex_lock(&s->lock);
-    slab->cache_next = s->slabs;
-    if (s->slabs)
-        s->slabs->cache_prev = slab;
-    s->slabs = slab;
+    hlist_add_head(&slab->cache_node, &s->slabs);
     store_relaxed(&s->nr_slabs, load_plain(&s->nr_slabs) + 1);
     store_relaxed(&s->total_pages, load_plain(&s->total_pages) + slab->nr_pages);
     mutex_unlock(&s->lock);
@@ -314,7 +306,7 @@ static void slab_emptied(struct heap_slot *slot, struct slab *slab)
         slot->gave_back = true;
         slab_destroy(slab);
     } else {
-        slab_list_add(&slot->empty, slab);
+        hlist_add_head(&slab->slab_list, &slot->empty);
         slot->nr_empty++;
         if (!slab->live && slab->size <= ANEW_MAX_SIZE)
             slab_begin_anew(slab);
@@ -338,20 +330,20 @@ void slab_put(struct slab *slab, void *first, void *last, uint32_t nr)
     was_full = slab->place == SLAB_FULL || slab->place == SLAB_NO_OWNER_FULL;
     if (!slab->heap) {
         if (!slab->inuse && !was_full)
-            slab_list_del(&slab->cache->partial[slab->shared], slab);
+            hlist_del(&slab->slab_list);
         if (slab->inuse && was_full) {
-            slab_list_add(&slab->cache->partial[slab->shared], slab);
+            hlist_add_head(&slab->slab_list, &slab->cache->partial[slab->shared]);
             slab_set_place(slab, SLAB_NO_OWNER_PARTIAL);
         }
         return;
     }
     slot = heap_slot(slab->heap, slab->cache->index, false);
     if (was_full || !slab->inuse)
-        slab_list_del(was_full ? &slot->full : &slot->partial, slab);
+        hlist_del(&slab->slab_list);
     if (!slab->inuse) {
         slab_emptied(slot, slab);
     } else if (was_full) {
-        slab_list_add(&slot->partial, slab);
+        hlist_add_head(&slab->slab_list, &slot->partial);
         slab_set_place(slab, SLAB_PARTIAL);
     }
 }
@@ -516,17 +508,17 @@ int slab_free(struct thread *self, struct slab *slab, void *object)
 /* The active slab is full: its successor, from near to far. */
 struct slab *slab_next(struct heap_slot *slot)
 {
-    struct slab *slab = slot->partial;
+    struct slab *slab = hlist_first_entry(&slot->partial, struct slab, slab_list);
 
     if (slab) {
-        slab_list_del(&slot->partial, slab);
-    } else if ((slab = slot->empty)) {
-        slab_list_del(&slot->empty, slab);
+        hlist_del(&slab->slab_list);
+    } else if ((slab = hlist_first_entry(&slot->empty, struct slab, slab_list))) {
+        hlist_del(&slab->slab_list);
         slot->nr_empty--;
     }
     if (slot->active != &slab_none) {
         slab_set_place(slot->active, SLAB_FULL);
-        slab_list_add(&slot->full, slot->active);
+        hlist_add_head(&slot->active->slab_list, &slot->full);
         slot->active = &slab_none;
     }
     if (slab) {
@@ -545,9 +537,9 @@ static struct slab *slab_refill(struct heap *heap, struct heap_slot *slot, struc
     if (slab)
         return slab;
     mutex_lock(&s->lock);
-    slab = s->partial[shared];
+    slab = hlist_first_entry(&s->partial[shared], struct slab, slab_list);
     if (slab) {
-        slab_list_del(&s->partial[shared], slab);
+        hlist_del(&slab->slab_list);
         slab_set_heap(slab, heap);
         store_release(&slab->owner, heap->thread);
     }

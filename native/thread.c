@@ -36,8 +36,8 @@ __thread struct thread *memcg_self MEMCG_TLS_MODEL = &thread_first;
 
 static struct mutex walker_mutex = MUTEX_INITIALIZER;
 struct mutex orphan_lock = MUTEX_INITIALIZER; /* the orphan's section; held while it waits for stolen */
-struct thread *all_threads;            /* walker_mutex */
-static struct thread *free_threads;    /* walker_mutex */
+struct hlist_head all_threads;         /* walker_mutex */
+static struct hlist_head free_threads; /* walker_mutex */
 atomic_int_t thread_needs_fence;       /* set before memcg_init() by tests */
 static ATOMIC(struct thread *) forking_thread; /* the thread between fork's handlers */
 static pthread_key_t thread_key;
@@ -64,12 +64,14 @@ static int stolen_idle(void)
 static void barrier_everywhere(void)
 {
 #ifndef __SANITIZE_THREAD__ /* there all four accesses are sequentially consistent */
+    struct thread *t;
+
     if (needs_fence() || !membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED))
         return;
     /* Forbidden since we registered (seccomp): fences from now on, and time for what is in
      * store buffers, where nothing stays for a microsecond. */
     store_relaxed(&thread_needs_fence, 1);
-    for (struct thread *t = all_threads; t; t = t->next)
+    for_each_thread(t)
         store_seq_cst(&t->stolen, (t->wanted ? STOLEN_BY_WALKER : 0) | STOLEN_SLOW);
     usleep(10000);
 #endif
@@ -77,8 +79,10 @@ static void barrier_everywhere(void)
 
 void walker_lock(void)
 {
+    struct thread *t;
+
     mutex_lock(&walker_mutex);
-    for (struct thread *t = all_threads; t; t = t->next)
+    for_each_thread(t)
         t->wanted = false;
 }
 
@@ -91,26 +95,30 @@ void thread_steal_wanted(void)
 {
     struct thread *t;
 
-    for (t = all_threads; t; t = t->next)
+    for_each_thread(t)
         if (t->wanted)
             store_seq_cst(&t->stolen, STOLEN_BY_WALKER | stolen_idle());
     barrier_everywhere();
-    for (t = all_threads; t; t = t->next)
+    for_each_thread(t)
         while (t->wanted && load_seq_cst(&t->busy))
             sched_yield();
 }
 
 void thread_steal_all(void)
 {
+    struct thread *t;
+
     mutex_lock(&walker_mutex);
-    for (struct thread *t = all_threads; t; t = t->next)
+    for_each_thread(t)
         t->wanted = true;
     thread_steal_wanted();
 }
 
 void thread_release_all(void)
 {
-    for (struct thread *t = all_threads; t; t = t->next)
+    struct thread *t;
+
+    for_each_thread(t)
         store_release(&t->stolen, stolen_idle());
     mutex_unlock(&walker_mutex);
 }
@@ -124,9 +132,11 @@ void memcg_synchronize(void)
 /* walker_mutex and all threads stolen. */
 static void thread_empty(struct thread *t)
 {
+    struct heap *heap;
+
     thread_collect(t);
-    while (t->heaps)
-        heap_drop(t->heaps);
+    while ((heap = hlist_first_entry(&t->heaps, struct heap, node)))
+        heap_drop(heap);
     if (t->by_id)
         metadata_free(t->by_id, sizeof(*t->by_id) * (size_t)t->nr_by_id);
     t->by_id = NULL;
@@ -138,13 +148,8 @@ static void thread_empty(struct thread *t)
 
 static void thread_unlink(struct thread *t)
 {
-    struct thread **link = &all_threads;
-
-    while (*link != t)
-        link = &(*link)->next;
-    *link = t->next;
-    t->next = free_threads;
-    free_threads = t;
+    hlist_del(&t->node);
+    hlist_add_head(&t->node, &free_threads);
 }
 
 static void thread_exit(void *arg)
@@ -163,9 +168,9 @@ static struct thread *thread_create(void)
     struct thread *t;
 
     mutex_lock(&walker_mutex);
-    t = free_threads;
+    t = hlist_first_entry(&free_threads, struct thread, node);
     if (t)
-        free_threads = t->next;
+        hlist_del(&t->node);
     else
         t = metadata_alloc(sizeof(*t));
     if (t) {
@@ -174,12 +179,10 @@ static struct thread *thread_create(void)
         store_plain(&t->stolen, stolen_idle());
         if (heap_init(t) || pthread_setspecific(thread_key, t)) {
             thread_empty(t);
-            t->next = free_threads;
-            free_threads = t;
+            hlist_add_head(&t->node, &free_threads);
             t = NULL;
         } else {
-            t->next = all_threads;
-            all_threads = t;
+            hlist_add_head(&t->node, &all_threads);
             memcg_self = t;
         }
     }
@@ -246,13 +249,13 @@ static void fork_parent(void)
 
 static void fork_child(void)
 {
-    struct thread *t, *next;
+    struct hlist_node *next;
+    struct thread *t;
 
     orphan_lock = (struct mutex)MUTEX_INITIALIZER; /* a dead thread may have waited with it */
     fault_fork_child();
     membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
-    for (t = all_threads; t; t = next) {
-        next = t->next;
+    hlist_for_each_entry_safe(t, next, &all_threads, node) {
         if (t == memcg_self || t->is_orphan)
             continue;
         thread_empty(t);
@@ -277,7 +280,6 @@ int thread_init(void)
     orphan.current = &root_mem_cgroup;
     store_plain(&orphan.stolen, stolen_idle());
     error = heap_init(&orphan);
-    orphan.next = all_threads;
-    all_threads = &orphan;
+    hlist_add_head(&orphan.node, &all_threads);
     return error;
 }

@@ -38,33 +38,39 @@ static int walk_slab(struct mem_cgroup *memcg, struct slab *slab, memcg_block_fn
 
 void mem_cgroup_for_each_block(struct mem_cgroup *memcg, memcg_block_fn fn, void *arg)
 {
+    struct thread *t;
+    struct kmem_cache *s;
+    struct slab *slab;
+    struct slab *run;
     int stop = 0;
 
     thread_steal_all();
-    for (struct thread *t = all_threads; t; t = t->next) {
+    for_each_thread(t) {
         struct heap *heap = heap_lookup(t, memcg); /* an offline group's are dropped */
 
         thread_collect(t);
         if (heap)
             heap_flush(heap, NULL);
     }
-    for (struct kmem_cache *s = all_caches; s && !stop; s = s->all_next)
-        for (struct slab *slab = s->slabs; slab && !stop; slab = slab->cache_next)
-            stop = walk_slab(memcg, slab, fn, arg);
-    for (struct slab *run = all_runs; run && !stop; run = run->cache_next)
-        if (is_of(run->objcg, memcg))
+    hlist_for_each_entry(s, &all_caches, all_node)
+        hlist_for_each_entry(slab, &s->slabs, cache_node)
+            stop = stop ? stop : walk_slab(memcg, slab, fn, arg);
+    hlist_for_each_entry(run, &all_runs, cache_node)
+        if (!stop && is_of(run->objcg, memcg))
             stop = fn(arg, run->base, memcg_usable_size(run->base), NULL);
     thread_release_all();
 }
 
 size_t memcg_trim(void)
 {
+    struct thread *t;
+    struct heap *heap;
     size_t bytes;
 
     thread_steal_all();
-    for (struct thread *t = all_threads; t; t = t->next) {
+    for_each_thread(t) {
         thread_collect(t);
-        for (struct heap *heap = t->heaps; heap; heap = heap->next)
+        hlist_for_each_entry(heap, &t->heaps, node)
             heap_shrink(heap, NULL);
     }
     bytes = page_trim(0);
@@ -74,6 +80,10 @@ size_t memcg_trim(void)
 
 void memcg_read_global_stat(struct memcg_global_stat *stat)
 {
+    struct thread *t;
+    struct kmem_cache *s;
+    struct slab *slab;
+
     memset(stat, 0, sizeof(*stat));
     thread_steal_all();
     stat->reserved = arena_bytes();
@@ -81,12 +91,12 @@ void memcg_read_global_stat(struct memcg_global_stat *stat)
     stat->pages_in_use = pages_in_use() << PAGE_SHIFT;
     stat->pages_free_dirty = pages_free_dirty() << PAGE_SHIFT;
     stat->metadata = metadata_bytes_in_use();
-    for (struct thread *t = all_threads; t; t = t->next) {
+    for_each_thread(t) {
         thread_collect(t);
         stat->nr_threads++;
     }
-    for (struct kmem_cache *s = all_caches; s; s = s->all_next)
-        for (struct slab *slab = s->slabs; slab; slab = slab->cache_next) {
+    hlist_for_each_entry(s, &all_caches, all_node)
+        hlist_for_each_entry(slab, &s->slabs, cache_node) {
             stat->nr_slabs++;
             if (slab->shared) {
                 stat->slab_shared_bytes += (size_t)slab->nr_pages << PAGE_SHIFT;

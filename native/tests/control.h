@@ -36,12 +36,12 @@ static inline int64_t cost_below(struct mem_cgroup *memcg)
 
     mutex_lock(&groups_lock);
     for (struct mem_cgroup *m = memcg; m;) {
-        if (m->children) {
-            m = m->children;
+        if (!hlist_empty(&m->children)) {
+            m = hlist_first_entry(&m->children, struct mem_cgroup, sibling);
         } else {
-            while (m != memcg && !m->sibling_next)
+            while (m != memcg && !m->sibling.next)
                 m = m->parent;
-            m = m == memcg ? NULL : m->sibling_next;
+            m = m == memcg ? NULL : hlist_next_entry(m, sibling);
         }
         bytes += m ? (int64_t)MEMCG_GROUP_BYTES : 0;
     }

@@ -190,13 +190,14 @@ static void of_the_group_and_below_and_nobody_else(void)
 static void who_has_nothing_to_give_is_left_alone(void)
 {
     struct hand *maker = hand_new();
+    struct thread *t;
     int64_t live;
 
     group_with_children(mem_cgroup_root());
     tell(maker, fill_inside);
     live = collected(g);
     CHECK(collected(g) == live);
-    for (struct thread *t = all_threads; t; t = t->next)
+    for_each_thread(t)
         CHECK(!t->wanted);
     tell(maker, drain);
     CHECK(collected(g) == 0);

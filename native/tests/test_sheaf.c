@@ -48,10 +48,10 @@ static void a_free_into_a_full_slab_moves_no_slab(void)
     void *freed[K];
 
     fill(1024);
-    CHECK(!slot->partial && slot->full && slot->sheaf_room >= K);
+    CHECK(hlist_empty(&slot->partial) && !hlist_empty(&slot->full) && slot->sheaf_room >= K);
     for (int i = 0; i < K; i++)
         memcg_free_fast(freed[i] = p[order[i]]);
-    CHECK(!slot->partial);
+    CHECK(hlist_empty(&slot->partial));
     for (int i = K; i-- > 0;)
         CHECK(memcg_malloc_fast(1024) == freed[i]);
     drain(0, N);
@@ -130,15 +130,17 @@ static void a_sheaf_that_overflows_on_and_on_is_given_up(void)
 static void an_empty_slab_begins_anew(void)
 {
     struct heap_slot *slot = &load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(256)];
+    struct slab *empty;
     int first = -1;
 
     memcg_trim();
     fill(256);
     drain(0, N);
-    CHECK(slot->empty && !slot->empty->next);
-    CHECK(!slot->empty->freelist && !load_plain(&slot->empty->carved) && slot->empty->touched);
+    empty = hlist_first_entry(&slot->empty, struct slab, slab_list);
+    CHECK(empty && !hlist_next_entry(empty, slab_list));
+    CHECK(!empty->freelist && !load_plain(&empty->carved) && empty->touched);
     memcg_validate();
-    while (slot->empty) /* till it is the active one */
+    while (!hlist_empty(&slot->empty)) /* till it is the active one */
         p[++first] = memcg_malloc_fast(256);
     for (int i = 0; i < (int)slot->active->objects; i++) {
         if (i)
