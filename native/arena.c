@@ -12,6 +12,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "fault.h"
+
 #define ARENA_DEFAULT ((size_t)64 << 30) /* or twice the machine's memory, if that is more */
 #define ARENA_MIN ((size_t)64 << 20)
 #define COMMIT_STEP ((size_t)8192) /* pages: 32 MiB, so that mprotect is rare */
@@ -167,7 +169,7 @@ static struct mutex lock = MUTEX_INITIALIZER;
 static struct free_block *free_blocks[METADATA_CLASSES]; /* lock */
 static char *chunk;                                            /* lock */
 static size_t chunk_left;                                      /* bytes; lock */
-static atomic_size_t in_use; /* bytes */
+static atomic_usize_t in_use; /* bytes */
 
 /* Sizes are the powers of two and what lies half-way to the next. */
 static int metadata_class(size_t bytes, size_t *size)

@@ -20,7 +20,7 @@ typedef ATOMIC(struct slab *) page_slab_t;
 
 struct arena {
     char *base;
-    atomic_size_t bytes;      /* reserved; shrinks once at most (arena_fit) */
+    atomic_usize_t bytes;      /* reserved; shrinks once at most (arena_fit) */
     size_t nr_committed;      /* pages made readable, from the base up; pages_lock */
     page_slab_t *page_slab;   /* page -> slab or page run; NULL: free */
     uint32_t *page_tag;       /* page -> tag of its last owner; 0: reads as zero */

@@ -31,7 +31,7 @@ typedef ATOMIC(unsigned) atomic_uint_t;
 typedef ATOMIC(long) atomic_long_t;
 typedef ATOMIC(int64_t) atomic_s64_t;
 typedef ATOMIC(uint64_t) atomic_u64_t;
-typedef ATOMIC(size_t) atomic_size_t;
+typedef ATOMIC(size_t) atomic_usize_t; /* C11 has taken atomic_size_t */
 
 #define load_plain(p) ((p)->value)
 #define load_racy(p) ((p)->value)

@@ -57,17 +57,6 @@ static inline void mutex_unlock(struct mutex *m)
     pthread_mutex_unlock(&m->lock);
 }
 
-/* Injected faults: see fault.c.  memcg, s: whose request it is, or NULL. */
-extern atomic_uint_t faults_armed; /* bits of fault_point; written with all threads stolen */
-bool __should_fail(enum fault_point point, const struct mem_cgroup *memcg,
-                   const struct kmem_cache *s, size_t bytes);
-static inline bool should_fail(enum fault_point point, const struct mem_cgroup *memcg,
-                               const struct kmem_cache *s, size_t bytes)
-{
-    return unlikely(load_relaxed(&faults_armed)) &&
-           __should_fail(point, memcg, s, bytes);
-}
-
 static inline void cpu_relax(void)
 {
 #if defined(__x86_64__)

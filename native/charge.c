@@ -11,14 +11,14 @@
  *
  * Locks: none; counters and statistics are atomic.
  */
-#include "inline.h"
+#include "charge.h"
 
-#define CHARGE_LIMIT ((size_t)1 << 56) /* so that no sum of a few passes INT64_MAX */
+#include "event.h"
+#include "oom.h"
+
 #define RECLAIM_ALWAYS MEMCG_SMALL_SIZE /* what may be refused is refused after a reclaim only */
 #define RECLAIM_SKIP 64
-
 typedef void (*called_fn)(void);
-
 static ATOMIC(memcg_alarm_fn) alarm_fn;
 static ATOMIC(memcg_refusal_fn) refusal_fn;
 static ATOMIC(called_fn) collector_called;
@@ -50,19 +50,6 @@ void memcg_set_oom_group_fn(memcg_oom_group_fn end)
 void memcg_set_requester(memcg_requester_fn requester)
 {
     store_release(&requester_fn, requester);
-}
-
-void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind kind, int64_t bytes)
-{
-    add_relaxed(&memcg->stat[kind], bytes);
-}
-
-void mem_cgroup_count_event(struct mem_cgroup *memcg, enum mem_cgroup_event_item item)
-{
-    add_relaxed(&memcg->events_local[item], 1);
-    do
-        add_relaxed(&memcg->events[item], 1);
-    while ((memcg = memcg->parent));
 }
 
 static int64_t usage_of(struct mem_cgroup *memcg)
@@ -362,26 +349,6 @@ bool memcg_last_failure(struct memcg_failure *failure)
     self->has_failure = false;
     thread_leave(self);
     return has;
-}
-
-int mem_cgroup_try_charge(struct mem_cgroup *memcg, size_t bytes)
-{
-    struct request req = { .bytes = bytes, .kind = CHARGE_OBJECT };
-    int error;
-
-    for (;;) {
-        struct thread *self = thread_enter();
-        struct mem_cgroup *to = load_acquire(&memcg->objcg->memcg);
-
-        error = memcg_charge(to, bytes, &req);
-        if (!error)
-            memcg_stat_add(to, STAT_EXTERNAL, (int64_t)bytes);
-        thread_leave(self);
-        if (error != -EAGAIN)
-            return error;
-        mem_cgroup_reclaim(req.want_reclaim);
-        req.reclaimed = true;
-    }
 }
 
 static void external(struct mem_cgroup *memcg, size_t bytes, bool charge)

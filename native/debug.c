@@ -1,7 +1,7 @@
 /*
  * debug.c - checked objects: slab_debug's red zones, poison and user tracking; hardened free lists.
  *
- * With a letter of MEMCG_DEBUG no section begins in inline.h (STOLEN_SLOW): each
+ * With a letter of MEMCG_DEBUG no section begins fast (SLOW_DEBUG): each
  * allocation and free is checked.  With Z, P or U they lie like this, `size` bytes apart:
  *
  *   object_size bytes   the object: live: what its user writes; free: POISON_FREE but for the
@@ -21,12 +21,14 @@
  *
  * Locks: depot_lock, a leaf, taken in a section.
  */
+#include "debug.h"
+
 #include <stdarg.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "inline.h"
+#include "css.h"
 
 /* include/linux/poison.h */
 #define SLUB_RED_INACTIVE 0xbb
@@ -80,6 +82,7 @@ int memcg_parse_debug(const char *text, unsigned *flags)
 void debug_init(unsigned flags)
 {
     slab_debug = flags;
+    section_set_slow(SLOW_DEBUG, flags != 0);
     if (!flags)
         return;
     if (getrandom(&freelist_secret, sizeof(freelist_secret), GRND_NONBLOCK) < 0)
@@ -153,7 +156,7 @@ static struct mem_cgroup *group_of(const struct slab *slab, const void *object)
     const struct slab_owner *owner;
 
     if (!slab->cache)
-        return load_plain(&slab->objcg->memcg);
+        return load_plain(&slab_to_run(slab)->objcg->memcg);
     if (!slab->shared)
         return load_plain(&slab->cache->objcg->memcg);
     if (!is_inside(slab, object))
@@ -187,7 +190,7 @@ size_t debug_size(size_t object_size, size_t align)
 
 size_t debug_run_metadata(void)
 {
-    return sizeof(struct slab) + (slab_debug & LAYOUT ? sizeof(struct slab_tail) : 0);
+    return sizeof(struct page_run) + (slab_debug & LAYOUT ? sizeof(struct slab_tail) : 0);
 }
 
 size_t debug_run_bytes(size_t bytes)
@@ -198,13 +201,13 @@ size_t debug_run_bytes(size_t bytes)
 static bool has_tail(const struct slab *slab)
 {
     return (slab_debug & LAYOUT) &&
-           (slab->cache || slab->metadata_bytes > sizeof(struct slab));
+           (slab->cache || slab->metadata_bytes > sizeof(struct page_run));
 }
 
 static struct slab_tail *tail_of(const struct slab *slab, const void *object)
 {
     if (!slab->cache)
-        return (struct slab_tail *)(slab + 1);
+        return (struct slab_tail *)(slab_to_run(slab) + 1);
     return (struct slab_tail *)((char *)object + slab->size) - 1;
 }
 
@@ -219,7 +222,7 @@ static size_t object_size(const struct slab *slab)
 static unsigned char *red_zone_end(const struct slab *slab, const void *object)
 {
     if (!slab->cache)
-        return (unsigned char *)slab->base + (slab->run_pages << PAGE_SHIFT);
+        return (unsigned char *)slab->base + (slab_to_run(slab)->nr_pages << PAGE_SHIFT);
     return (unsigned char *)tail_of(slab, object);
 }
 
@@ -427,26 +430,6 @@ void debug_check_slab(const struct slab *slab)
     }
     for (uint32_t i = 0; i < load_plain(&slab->carved); i++)
         check_object(slab, slab->base + (size_t)i * slab->size, load_plain(&slab->live[i]));
-}
-
-void memcg_validate(void)
-{
-    struct thread *t;
-    struct kmem_cache *s;
-    struct slab *slab;
-    struct slab *run;
-
-    if (!slab_debug)
-        return;
-    thread_steal_all();
-    for_each_thread(t)
-        thread_collect(t);
-    hlist_for_each_entry(s, &all_caches, all_node)
-        hlist_for_each_entry(slab, &s->slabs, cache_node)
-            debug_check_slab(slab);
-    hlist_for_each_entry(run, &all_runs, cache_node)
-        debug_check_slab(run);
-    thread_release_all();
 }
 
 /* ---- free pointers --------------------------------------------------------- */

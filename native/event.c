@@ -2,15 +2,14 @@
  * event.c - what the data plane has to tell the worker.
  *
  * Posters push onto a stack; the one consumer takes it whole and reverses it.  A cache
- * whose struct ends while events name it stays until they are dropped.
+ * whose struct ends while events name it stays until they are dropped (memcg.c).
  *
  * Kernel: llist (lib/llist.c) under schedule_work().
  * Locks: none.  `taken` is the consumer's.
  */
-#include "inline.h"
+#include "event.h"
 
 typedef void (*waker_fn)(void);
-
 static ATOMIC(struct event_node *) posted;
 static struct event_node *taken;  /* the consumer */
 static ATOMIC(waker_fn) event_waker;
@@ -69,7 +68,7 @@ void event_fork_child(void)
     *last = take_posted();
 }
 
-static struct event_node *next_node(void)
+struct event_node *event_take(void)
 {
     struct event_node *node;
 
@@ -79,31 +78,4 @@ static struct event_node *next_node(void)
     if (node)
         taken = node->next;
     return node;
-}
-
-bool memcg_next_event(struct memcg_event *event)
-{
-    struct thread *self = thread_enter(); /* metadata_free is for sections */
-    struct event_node *node;
-
-    while ((node = next_node())) {
-        bool ended;
-
-        *event = node->event;
-        if (event->kind == MEMCG_EVENT_CREATE)
-            metadata_free(node, sizeof(*node));
-        else /* not a store: what the caller then reads must not pass it; a post that found */
-            exchange_acq_rel(&node->posted, 0); /* it 1 counts on that */
-        if (!event->cache)
-            break;
-        ended = load_acquire(&event->cache->ended);
-        kmem_cache_put(event->cache);
-        if (!ended)
-            break;
-        css_put(event->memcg); /* CREATE and EMPTY come with one */
-    }
-    if (!node)
-        event->kind = MEMCG_EVENT_NONE;
-    thread_leave(self);
-    return node != NULL;
 }

@@ -5,18 +5,17 @@
  * eligible when it passes every filter; the nth eligible one fails, or each by chance.  What
  * chance says depends on the seed and the request's number alone, so a run can be repeated.
  *
- * While faults are armed no section begins in inline.h (STOLEN_SLOW): every request comes
+ * While faults are armed no section begins fast (SLOW_FAULTS): every request comes
  * by a call of should_fail(), and the fast path has nothing to ask.
  *
  * Kernel: lib/fault-inject.c, mm/failslab.c.  Where we differ: nth counts eligible requests only;
  * times after nth makes faults in a row, which a request that is tried again meets too.
  *
- * Locks: fault_lock, innermost: attr, armed_by, count.
+ * Locks: fault_lock, innermost: attr, armed_by, count.  Taken outside sections too.
  */
-#include "inline.h"
+#include "fault.h"
 
 atomic_uint_t faults_armed;
-
 static struct mutex fault_lock = MUTEX_INITIALIZER;
 static struct fault_attr attr;
 static struct thread *armed_by; /* NULL: requests of every thread */
@@ -25,12 +24,13 @@ static struct fault_count count;
 /* Before memcg_init() there is no thread to be told. */
 static void set_armed(unsigned points)
 {
-    bool started = arena.base != NULL;
+    bool ready = section_is_ready();
 
-    if (started)
+    if (ready)
         thread_steal_all();
     store_relaxed(&faults_armed, points);
-    if (started)
+    section_set_slow(SLOW_FAULTS, points != 0);
+    if (ready)
         thread_release_all();
 }
 

@@ -12,9 +12,11 @@
  *
  * Locks: none of its own: everything is the section of heap->thread, or stolen.
  */
-#include "internal.h"
+#include "heap.h"
 
-const struct heap_slot slots_none[NR_KMALLOC];
+#include "arena.h"
+#include "charge.h"
+#include "sheaf.h"
 
 void thread_set_heap(struct thread *thread, struct heap *heap)
 {
@@ -33,57 +35,6 @@ static struct heap *heap_create(struct thread *thread, struct mem_cgroup *memcg)
     heap->memcg = memcg;
     hlist_add_head(&heap->node, &thread->heaps);
     return heap;
-}
-
-static bool make_kmalloc_slots(struct heap *heap)
-{
-    struct heap_slot *slot = metadata_alloc(sizeof(*slot) * NR_KMALLOC);
-
-    if (!slot)
-        return false;
-    for (int i = 0; i < NR_KMALLOC; i++) {
-        slot[i].active = &slab_none;
-        slot[i].sheaf_room = slot[i].sheaf_limit = slot[i].sheaf_start = sheaf_start(kmalloc_size(i));
-    }
-    heap->kmalloc = slot;
-    if (load_plain(&heap->thread->heap) == heap)
-        heap->thread->kmalloc = slot;
-    if (heap->memcg)
-        mem_cgroup_link_heap(heap);
-    return true;
-}
-
-static bool make_user_slots(struct heap *heap, int index)
-{
-    int nr = index + 8;
-    struct heap_slot *user = metadata_alloc(sizeof(*user) * (size_t)nr);
-
-    if (!user)
-        return false;
-    if (heap->user) {
-        memcpy(user, heap->user, sizeof(*user) * (size_t)heap->nr_user);
-        for (int i = 0; i < heap->nr_user; i++) {
-            hlist_move_list(&heap->user[i].partial, &user[i].partial);
-            hlist_move_list(&heap->user[i].full, &user[i].full);
-            hlist_move_list(&heap->user[i].empty, &user[i].empty);
-        }
-        metadata_free(heap->user, sizeof(*user) * (size_t)heap->nr_user);
-    }
-    for (int i = heap->nr_user; i < nr; i++)
-        user[i].active = &slab_none;
-    heap->user = user;
-    heap->nr_user = nr;
-    return true;
-}
-
-struct heap_slot *__heap_slot(struct heap *heap, int index, bool grow)
-{
-    int user = index - NR_KMALLOC;
-
-    if (user < 0)
-        return heap->kmalloc != slots_none || (grow && make_kmalloc_slots(heap))
-                   ? &heap->kmalloc[index] : NULL;
-    return user < heap->nr_user || (grow && make_user_slots(heap, user)) ? &heap->user[user] : NULL;
 }
 
 int heap_init(struct thread *thread)
@@ -152,46 +103,6 @@ size_t heap_drain_stock(struct heap *heap)
     return bytes;
 }
 
-/* Takes in what other threads freed.  A slab leaves the list before `remote` is taken, so
- * the next freer finds NULL and lists it again; release: our read of next_remote is over. */
-void heap_collect(struct thread *self)
-{
-    struct slab *slab = exchange_acquire(&self->remote_slabs, NULL);
-
-    while (slab) {
-        struct slab *next = slab->next_remote;
-
-        slab_put_chain(slab, exchange_acq_rel(&slab->remote, NULL));
-        slab = next; /* the last object may have ended the slab */
-    }
-}
-
-void thread_collect(struct thread *self)
-{
-    heap_collect(self);
-    shared_flush(self);
-}
-
-static void slab_hand_over(struct slab *slab)
-{
-    struct kmem_cache *s = slab->cache;
-
-    MEMCG_ASSERT(slab_is_valid(slab) && !load_plain(&slab->remote));
-    if (!slab->inuse) {
-        slab_destroy(slab);
-        return;
-    }
-    mutex_lock(&s->lock);
-    slab->heap = NULL;
-    slab_set_place(slab, SLAB_NO_OWNER_FULL);
-    if (slab->inuse < slab->objects) {
-        slab_set_place(slab, SLAB_NO_OWNER_PARTIAL);
-        hlist_add_head(&slab->slab_list, &s->partial[slab->shared]);
-    }
-    store_release(&slab->owner, NULL);
-    mutex_unlock(&s->lock);
-}
-
 static void list_hand_over(struct hlist_head *list)
 {
     struct hlist_node *next;
@@ -218,7 +129,6 @@ static void slot_hand_over(struct heap_slot *slot)
 
 void heap_hand_over(struct heap *heap)
 {
-    thread_collect(heap->thread);
     for (int i = 0; i < NR_KMALLOC + heap->nr_user; i++) {
         struct heap_slot *slot = heap_slot(heap, i, false);
 
@@ -232,7 +142,6 @@ void heap_hand_over_cache(struct heap *heap, struct kmem_cache *s)
 {
     struct heap_slot *slot = heap_slot(heap, s->index, false);
 
-    thread_collect(heap->thread);
     if (slot && heap->memcg == s->memcg)
         slot_hand_over(slot);
     else if (slot && !s->memcg && (!heap->memcg || heap->memcg == &root_mem_cgroup))
@@ -255,14 +164,6 @@ void heap_drop(struct heap *heap)
     if (heap->user)
         metadata_free(heap->user, sizeof(*heap->user) * (size_t)heap->nr_user);
     metadata_free(heap, sizeof(*heap));
-}
-
-static size_t slab_drop(struct slab *slab)
-{
-    size_t nr_pages = slab->nr_pages;
-
-    slab_destroy(slab);
-    return nr_pages;
 }
 
 void heap_flush(struct heap *heap, struct kmem_cache *s)

@@ -10,29 +10,27 @@
  *
  * Locks: caches_lock: all_caches and the indices.
  */
-#include "inline.h"
+#include "kmem_cache.h"
+
+#include "debug.h"
+#include "fault.h"
+#include "free.h"
+#include "reclaim.h"
+#include "shared.h"
 
 #define NR_CACHES 4096 /* indices: a heap's user slots grow to at most 128 KiB */
-
 struct mutex caches_lock = MUTEX_INITIALIZER;
 struct hlist_head all_caches;
-struct kmem_cache *kmalloc_caches[NR_KMALLOC];
-const uint8_t kmalloc_table[KMALLOC_TABLE_SIZE / 16] = { /* of kmalloc_index(), by 16 bytes */
-    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
-    16, 16, 16, 16, 17, 17, 17, 17, 18, 18, 18, 18, 19, 19, 19, 19,
-    20, 20, 20, 20, 20, 20, 20, 20, 21, 21, 21, 21, 21, 21, 21, 21,
-    22, 22, 22, 22, 22, 22, 22, 22, 23, 23, 23, 23, 23, 23, 23, 23,
-};
 static uint8_t index_used[NR_CACHES]; /* caches_lock; user caches */
-atomic_u16_t promote_allocs[NR_KMALLOC];
-
 int kmalloc_nr_caches(void) { return NR_KMALLOC; }
 struct kmem_cache *kmalloc_cache(int index) { return kmalloc_caches[index]; }
 void kmem_cache_set_owner(struct kmem_cache *s, void *owner) { s->cache_owner = owner; }
+
 void kmem_cache_set_name(struct kmem_cache *s, const char *name)
 {
     strncpy(s->name, name, CACHE_NAME_MAX - 1);
 }
+
 void *kmem_cache_owner(const struct kmem_cache *s) { return s->cache_owner; }
 size_t kmem_cache_size(const struct kmem_cache *s) { return s->size; }
 size_t kmem_cache_object_size(const struct kmem_cache *s) { return s->object_size; }
@@ -93,7 +91,7 @@ static struct kmem_cache *cache_create(struct mem_cgroup *memcg, struct kmem_cac
     return s;
 }
 
-int slab_init(void)
+int kmem_cache_init(void)
 {
     for (int i = 0; i < NR_KMALLOC; i++) {
         size_t size = kmalloc_size(i);
@@ -201,19 +199,15 @@ void *kmem_cache_alloc(struct kmem_cache *s)
     struct request req = { .bytes = s->object_size, .kind = CHARGE_OBJECT, .object = true };
     void *object;
 
-    for (;;) {
+    do {
         struct thread *self = thread_enter();
 
         if (self->stop_depth)
             req.kind = CHARGE_FORCE;
         object = should_fail_request(self, s, &req) ? NULL : cache_alloc(self, s->root, &req);
         thread_leave(self);
-        if (object || !req.want_reclaim)
-            return object;
-        mem_cgroup_reclaim(req.want_reclaim);
-        req.want_reclaim = NULL;
-        req.reclaimed = true;
-    }
+    } while (!object && request_retry(&req));
+    return object;
 }
 
 int kmem_cache_free(struct kmem_cache *s, void *object)
@@ -255,20 +249,6 @@ void *kmem_cache_slab_of(const void *p, size_t *objects)
     return base;
 }
 
-size_t cache_shrink_stolen(struct kmem_cache *s)
-{
-    struct thread *t;
-    struct heap *heap;
-    long before = load_plain(&s->total_pages);
-
-    for_each_thread(t) {
-        thread_collect(t);
-        hlist_for_each_entry(heap, &t->heaps, node)
-            heap_shrink(heap, s);
-    }
-    return (size_t)(before - load_plain(&s->total_pages));
-}
-
 size_t kmem_cache_shrink(struct kmem_cache *s)
 {
     size_t nr_pages;
@@ -285,9 +265,11 @@ static void cache_hand_over(struct kmem_cache *s)
     struct thread *t;
     struct heap *heap;
 
-    for_each_thread(t)
+    for_each_thread(t) {
+        thread_collect(t);
         hlist_for_each_entry(heap, &t->heaps, node)
             heap_hand_over_cache(heap, s);
+    }
 }
 
 void kmem_cache_set_dead(struct kmem_cache *s)

@@ -1,8 +1,8 @@
 /*
  * memcg.h - the data plane's public interface.
  *
- * Everything above native/ (the binding, the C tests) includes this header and
- * inline.h (the fast path), nothing else.  Functions return 0 or a negative
+ * Everything above native/ (the binding, the C tests) includes this header, and kmalloc.h and
+ * kmem_cache.h for the fast paths.  Functions return 0 or a negative
  * errno; pointers are NULL on failure.  Sizes are bytes unless the name says
  * nr_pages.  Unless a comment says otherwise a function may be called from any
  * thread, with or without the GIL, never blocks for long and never calls back.

@@ -10,9 +10,9 @@
  * Locks: oom_lock: last_oom of every group, and path and the structures that it names, until freed;
  * taken in sections, a leaf.
  */
-#include <time.h>
+#include "oom.h"
 
-#include "inline.h"
+#include <time.h>
 
 static struct mutex oom_lock = MUTEX_INITIALIZER;
 

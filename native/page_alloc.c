@@ -24,6 +24,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fault.h"
+
 #define NR_EXACT 64
 #define NR_BINS (NR_EXACT + 40)
 #define NONE UINT32_MAX

@@ -5,18 +5,24 @@
  * to a stub while objects of it live.  The thread that frees credits the owner
  * at once; the entry itself is the slab owner's and goes when the object has come home.  Class bytes
  * are charged through the heap's stock, and the current group's objects come and go through
- * the shared sheaf (internal.h).  Above promote_bytes the heap asks for a child.
+ * the shared sheaf (struct shared_sheaf).  Above promote_bytes the heap asks for a child.
  *
  * Kernel: obj_cgroup (mm/memcontrol.c, 2020).  Where we differ: a byte per object, not
  * a pointer; a cache of its own for a busy group (2014) instead of shared slabs for all.
  *
  * Locks: none; owner tables: the slab owner's section, or cache->lock without one.
  */
-#include "inline.h"
+#include "shared.h"
+
+#include "charge.h"
+#include "debug.h"
+#include "event.h"
+#include "page_run.h"
 
 #define ROOM_TRIES 8 /* partial slabs looked at for room in the owner table */
-
-atomic_size_t promote_bytes = { 256 * 1024 }; /* 16 of the small slabs, so that the last one is a small part */
+atomic_usize_t promote_bytes = { 256 * 1024 }; /* 16 of the small slabs, so that the last one is a small part */
+atomic_u16_t promote_allocs[NR_KMALLOC];
+struct kmem_cache *kmalloc_caches[NR_KMALLOC];
 
 void memcg_set_promote_bytes(size_t bytes)
 {
@@ -123,9 +129,8 @@ static struct slab *next_with_room(struct thread *self, struct kmem_cache *root,
     return slab;
 }
 
-/* nr more objects, or fewer, in shared slabs, or in page runs for want of a cache of the group's own.
- * A user's cache asks for a child at its first object. */
-void shared_count(struct heap *heap, struct kmem_cache *root, int64_t nr)
+/* A user's cache asks for a child at its first object. */
+void count_unpromoted(struct heap *heap, struct kmem_cache *root, int64_t nr)
 {
     struct shared_use *use;
 
@@ -164,7 +169,7 @@ static void give_back(struct thread *self, struct heap *heap, struct mem_cgroup 
     int64_t bytes = (int64_t)nr * root->size;
 
     if (heap)
-        shared_count(heap, root, -(int64_t)nr);
+        count_unpromoted(heap, root, -(int64_t)nr);
     memcg_stat_add(memcg, STAT_SHARED, -bytes);
     if (heap && heap == load_plain(&self->heap) && memcg != &root_mem_cgroup &&
         heap->stock + bytes <= MEMCG_BATCH)
@@ -255,17 +260,23 @@ void shared_flush(struct thread *self)
     self->shared_used = 0;
 }
 
+void thread_collect(struct thread *self)
+{
+    slab_collect(self);
+    shared_flush(self);
+}
+
 /* An object of whole pages wastes nothing as a page run, while a shared slab of such objects would be
  * mostly empty. */
 static void *alloc_alone(struct thread *self, struct kmem_cache *root, struct request *req)
 {
-    struct slab *run = run_alloc(self, req);
+    struct page_run *run = run_alloc(self, req);
 
     if (!run)
         return NULL;
     run->run_for = root;
-    shared_count(load_plain(&self->heap), root, 1);
-    return run->base;
+    count_unpromoted(load_plain(&self->heap), root, 1);
+    return run->slab.base;
 }
 
 /* More objects of the slab for entry i, as many as the sheaf may hold and the stock pays for. */
@@ -355,16 +366,6 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
         debug_alloc(slab, object, req->bytes, true);
     nr = 1 + shared_refill(self, slab, (uint32_t)i);
     memcg_stat_add(heap->memcg, STAT_SHARED, (int64_t)nr * root->size);
-    shared_count(heap, root, nr);
+    count_unpromoted(heap, root, nr);
     return object;
-}
-
-void shared_release(struct slab *slab, long index, uint32_t nr)
-{
-    struct slab_owner *owner = slab_owner(slab, index);
-
-    MEMCG_ASSERT(owner->live >= nr);
-    owner->live -= nr;
-    if (!owner->live)
-        objcg_put(owner->objcg);
 }

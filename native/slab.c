@@ -3,7 +3,7 @@
  *
  * Objects are carved a page at a time, so a fresh slab is not touched.  The owner
  * thread pops and pushes the freelist, for size classes mostly through the sheaf that the
- * heap's slot has for all its slabs (inline.h); others push to `remote` with one CAS, and
+ * heap's slot has for all its slabs (sheaf.h); others push to `remote` with one CAS, and
  * the thread that finds it empty lists the slab with its owner.  A slab without an owner is
  * the cache lock's.  An owner appears under that lock, and goes only while all
  * threads are stolen, so a freer that read it may rely on it until its section ends.
@@ -13,7 +13,12 @@
  *
  * Locks: cache->lock.
  */
-#include "inline.h"
+#include "slab.h"
+
+#include "charge.h"
+#include "debug.h"
+#include "event.h"
+#include "page_alloc.h"
 
 #define SMALL_CACHE 16  /* pages: slabs are single pages up to here, double pages up to four times it */
 /* Empty slabs that a heap keeps of a cache until it is asked for memory (MAX_PARTIAL): of a size
@@ -34,7 +39,6 @@ void slab_set_place(struct slab *slab, enum slab_place place)
     store_relaxed(&slab->fast, fast ? load_plain(&slab->owner) : NULL);
 }
 
-/* Owner's section, stolen, or cache->lock. */
 bool slab_is_valid(const struct slab *slab)
 {
     uint32_t carved = load_plain(&slab->carved), nr_free = 0, live = 0;
@@ -53,25 +57,7 @@ bool slab_is_valid(const struct slab *slab)
            (!load_plain(&slab->fast) || slab->slot == &slab->heap->kmalloc[slab->cache->index]);
 }
 
-#ifdef MEMCG_DEBUG_VM
-static bool sheaf_is_valid(const struct heap_slot *slot)
-{
-    int32_t nr = 0;
-
-    for (void *p = slot->sheaf; p; p = *(void **)p, nr++) {
-        struct slab *slab = virt_to_slab(p);
-
-        if (!slab || slab->slot != slot || !load_plain(&slab->fast) ||
-            load_plain(&slab->fast) != load_plain(&slab->owner) ||
-            slab_object_index(slab, p) < 0 || (uint32_t)nr > slab->objects + SHEAF_OBJECTS_MAX)
-            return false;
-    }
-    return slot->sheaf_room + nr == slot->sheaf_limit || (!nr && !slot->sheaf_room);
-}
-#endif
-
-/* cache->lock held. */
-static void __slab_unlist(struct slab *slab)
+void __slab_unlist(struct slab *slab)
 {
     struct kmem_cache *s = slab->cache;
 
@@ -101,8 +87,7 @@ static void slab_check_whole(const struct slab *slab)
         slab_bug(slab, slab->freelist, "Freelist corrupt (freed twice)");
 }
 
-/* Off every list; the pages and the charge go back. */
-static void slab_release(struct slab *slab, struct obj_cgroup *objcg)
+void slab_release(struct slab *slab, struct obj_cgroup *objcg)
 {
     slab_check_whole(slab);
     if (!slab->shared) {
@@ -131,6 +116,14 @@ void slab_destroy(struct slab *slab)
     mutex_unlock(&s->lock);
     slab_release(slab, objcg);
     objcg_put(objcg);
+}
+
+size_t slab_drop(struct slab *slab)
+{
+    size_t nr_pages = slab->nr_pages;
+
+    slab_destroy(slab);
+    return nr_pages;
 }
 
 /* User caches' slots move when a heap gets more of them; they have no sheaf. */
@@ -168,7 +161,6 @@ static uint32_t slab_colour(const struct kmem_cache *s, uint32_t nr_pages, bool 
     return nr_pages > 1 || (nr_pages << PAGE_SHIFT) % s->size >= COLOUR ? COLOUR : 0;
 }
 
-/* NULL: no memory, or req->want_reclaim is set. */
 struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, struct request *req)
 {
     uint32_t nr_pages = slab_pages(s, shared), nr_owners = 0;
@@ -259,10 +251,10 @@ void *slab_pop(struct slab *slab)
     if (object) {
         slab->freelist = get_freepointer(object);
     } else {
-        uint32_t left = slab->objects - load_plain(&slab->carved);
-        uint32_t batch = slab->shared                   ? 1
-                         : slab->touched > load_plain(&slab->carved) ? slab->touched - load_plain(&slab->carved)
-                                                        : (uint32_t)(PAGE_SIZE / slab->size);
+        uint32_t carved = load_plain(&slab->carved), left = slab->objects - carved;
+        uint32_t batch = slab->shared             ? 1
+                         : slab->touched > carved ? slab->touched - carved
+                                                  : (uint32_t)(PAGE_SIZE / slab->size);
 
         if (!left)
             return NULL;
@@ -313,21 +305,11 @@ static void slab_emptied(struct heap_slot *slot, struct slab *slab)
     }
 }
 
-/* In the owner's section; without an owner under cache->lock, and an empty slab is the
- * caller's to unlist and release.  free_sum has the chain already. */
-void slab_put(struct slab *slab, void *first, void *last, uint32_t nr)
+void slab_put_moved(struct slab *slab)
 {
     struct heap_slot *slot;
-    bool was_full;
+    bool was_full = slab->place == SLAB_FULL || slab->place == SLAB_NO_OWNER_FULL;
 
-    if (unlikely(slab->inuse < nr))
-        slab_bug(slab, first, "Object already free");
-    set_freepointer(last, slab->freelist);
-    slab->freelist = first;
-    slab->inuse -= nr;
-    if (slab->place == SLAB_ACTIVE)
-        return;
-    was_full = slab->place == SLAB_FULL || slab->place == SLAB_NO_OWNER_FULL;
     if (!slab->heap) {
         if (!slab->inuse && !was_full)
             hlist_del(&slab->slab_list);
@@ -364,145 +346,6 @@ void slab_put_chain(struct slab *slab, void *first)
         for (void *p = first; p; p = get_freepointer(p))
             shared_release(slab, slab_index(slab, p), 1);
     slab_put(slab, first, last, nr);
-}
-
-static void slab_put_one(struct slab *slab, void *object)
-{
-    if (slab->shared)
-        shared_release(slab, slab_index(slab, object), 1);
-    slab->free_sum += slab_sum(slab, object);
-    slab_put(slab, object, object, 1);
-}
-
-void *sheaf_refill(struct heap_slot *slot, struct slab *slab)
-{
-    void *object = slab_pop(slab);
-
-    MEMCG_ASSERT(!slot->sheaf && slab->slot == slot && slab == slot->active);
-    if (slot->overflow) {
-        uint16_t most = sheaf_limit_max(slab->size);
-
-        slot->sheaf_limit = slot->sheaf_limit < most / 2 ? 2 * slot->sheaf_limit : most;
-    }
-    slot->overflow = 0;
-    slot->sheaf = slab->freelist;
-    slot->sheaf_room = slot->sheaf_limit - (int32_t)(load_plain(&slab->carved) - slab->inuse);
-    slab->freelist = NULL;
-    slab->free_sum = 0;
-    slab->inuse = load_plain(&slab->carved);
-    MEMCG_ASSERT(sheaf_is_valid(slot));
-    return object;
-}
-
-/* Neighbours in the sheaf are often neighbours in a slab: they go as one chain. */
-void sheaf_flush(struct heap_slot *slot)
-{
-    void *first = slot->sheaf;
-    int32_t left = slot->sheaf_limit - slot->sheaf_room;
-
-    MEMCG_ASSERT(sheaf_is_valid(slot));
-    slot->sheaf = NULL;
-    while (first) {
-        struct slab *slab = virt_to_slab(first);
-        void *last = first, *next;
-        uint32_t nr = 1;
-
-        slab->free_sum += slab_sum(slab, first);
-        while ((next = *(void **)last) && (size_t)((char *)next - slab->base) < slab->bytes) {
-            last = next;
-            slab->free_sum += slab_sum(slab, next);
-            if (unlikely(nr++ == (uint32_t)left))
-                slab_bug(slab, last, "Object already free");
-        }
-        left -= (int32_t)nr;
-        if (unlikely(!next && left)) /* what is freed past a full sheaf has another list */
-            slab_bug(slab, last, "Object already free");
-        slab_put(slab, first, last, nr);
-        first = next;
-    }
-    slot->sheaf_room = slot->sheaf_limit = slot->sheaf_start;
-    slot->overflow = 0;
-}
-
-/* Until the refill all frees go to their slabs. */
-static void sheaf_give_up(struct heap_slot *slot)
-{
-    uint16_t limit = slot->sheaf_limit;
-
-    sheaf_flush(slot);
-    slot->sheaf_limit = limit;
-    slot->sheaf_room = 0;
-    slot->overflow = SHEAF_OVERFLOW;
-}
-
-static int slab_free_no_owner(struct slab *slab, void *object)
-{
-    struct kmem_cache *s = slab->cache;
-    struct obj_cgroup *objcg = s->objcg;
-    bool empty;
-
-    mutex_lock(&s->lock);
-    if (load_relaxed(&slab->owner)) { /* adopted meanwhile */
-        mutex_unlock(&s->lock);
-        return -EAGAIN;
-    }
-    objcg_get(objcg);
-    slab_put_one(slab, object);
-    empty = !slab->inuse;
-    if (empty)
-        __slab_unlist(slab);
-    mutex_unlock(&s->lock);
-    if (empty)
-        slab_release(slab, objcg);
-    objcg_put(objcg);
-    return 0;
-}
-
-/* In a section.  0, -EINVAL: not an object; -EALREADY: free (exact for users' caches). */
-int slab_free(struct thread *self, struct slab *slab, void *object)
-{
-    long index = slab_object_index(slab, object);
-    struct thread *owner;
-    void *first;
-
-    if (index < 0)
-        return -EINVAL;
-    if (slab->live && !exchange_acq_rel(&slab->live[index], 0))
-        return -EALREADY;
-    if (slab->shared && shared_free(self, slab, object))
-        return 0;
-    if (slab->shared &&
-        fetch_or_acq_rel(&slab->owner_of[index], OWNER_GONE) & OWNER_GONE)
-        return -EALREADY;
-    if (unlikely(slab_debug))
-        debug_free(slab, object);
-    owner = load_acquire(&slab->owner);
-    if (owner == self && (slab->freelist == object || (slab->slot && slab->slot->sheaf == object)))
-        return -EALREADY;
-    if (slab->shared)
-        shared_uncharge(self, slab, index);
-    while (!owner) {
-        if (!slab_free_no_owner(slab, object))
-            return 0;
-        owner = load_acquire(&slab->owner);
-    }
-    if (owner == self) {
-        if (slab->slot && slab->slot->overflow == SHEAF_OVERFLOW)
-            sheaf_give_up(slab->slot);
-        if (!sheaf_push(self, slab, object))
-            slab_put_one(slab, object);
-        return 0;
-    }
-    first = load_relaxed(&slab->remote);
-    do {
-        set_freepointer(object, first);
-    } while (!cas_weak_acq_rel(&slab->remote, &first, object));
-    if (!first) { /* ours to list; pairs with heap_collect() */
-        slab->next_remote = load_relaxed(&owner->remote_slabs);
-        while (!cas_weak_release(&owner->remote_slabs, &slab->next_remote, slab))
-            ;
-    }
-    return 0;
 }
 
 /* The active slab is full: its successor, from near to far. */
@@ -558,7 +401,6 @@ static struct slab *slab_refill(struct heap *heap, struct heap_slot *slot, struc
     return slab;
 }
 
-/* In a section: an active slab with a free object.  NULL: no memory, or req->want_reclaim. */
 struct slab *slab_active(struct thread *self, struct heap *heap, struct kmem_cache *s, bool shared,
                          struct request *req)
 {
@@ -566,7 +408,7 @@ struct slab *slab_active(struct thread *self, struct heap *heap, struct kmem_cac
     struct slab *slab;
 
     if (load_relaxed(&self->remote_slabs))
-        heap_collect(self);
+        slab_collect(self);
     slot = heap_slot(heap, s->index, true);
     if (!slot)
         return NULL;
@@ -574,4 +416,38 @@ struct slab *slab_active(struct thread *self, struct heap *heap, struct kmem_cac
     if (slab->freelist || load_plain(&slab->carved) < slab->objects)
         return slab;
     return slab_refill(heap, slot, s, shared, req);
+}
+
+/* Takes in what other threads freed.  A slab leaves the list before `remote` is taken, so
+ * the next freer finds NULL and lists it again; release: our read of next_remote is over. */
+void slab_collect(struct thread *self)
+{
+    struct slab *slab = exchange_acquire(&self->remote_slabs, NULL);
+
+    while (slab) {
+        struct slab *next = slab->next_remote;
+
+        slab_put_chain(slab, exchange_acq_rel(&slab->remote, NULL));
+        slab = next; /* the last object may have ended the slab */
+    }
+}
+
+void slab_hand_over(struct slab *slab)
+{
+    struct kmem_cache *s = slab->cache;
+
+    MEMCG_ASSERT(slab_is_valid(slab) && !load_plain(&slab->remote));
+    if (!slab->inuse) {
+        slab_destroy(slab);
+        return;
+    }
+    mutex_lock(&s->lock);
+    slab->heap = NULL;
+    slab_set_place(slab, SLAB_NO_OWNER_FULL);
+    if (slab->inuse < slab->objects) {
+        slab_set_place(slab, SLAB_NO_OWNER_PARTIAL);
+        hlist_add_head(&slab->slab_list, &s->partial[slab->shared]);
+    }
+    store_release(&slab->owner, NULL);
+    mutex_unlock(&s->lock);
 }

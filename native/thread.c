@@ -1,133 +1,28 @@
 /*
- * thread.c - threads, read-side sections, and the walker that needs all of them out.
+ * thread.c - a thread's life: its first entry, its end, a fork.
  *
- * memcg_self starts at thread_first, which is stolen for ever, so that the first call
+ * memcg_self starts at thread_unborn, which is stolen for ever, so that the first call
  * takes the slow path, where a real thread is made.  A thread that ends gives its
  * slabs to their caches and its later calls (other libraries' destructors) go
- * to one locked orphan, through thread_ended, stolen as thread_first is.
+ * to one locked orphan, through thread_gone, stolen as thread_unborn is.
  *
- * The protocol: the owner stores busy, then reads stolen; the walker stores stolen,
- * runs a barrier on every CPU, then waits for busy == 0.  One of them sees the other.
- *
- * Without membarrier an owner's store is sequentially consistent, and there is no fast path
- * (inline.h).
- *
- * A section is no place for a signal handler that allocates: as with libc, malloc is not
- * async-signal-safe.
- *
- * Kernel: membarrier(2) stands where the kernel has IPIs (slub's flush_all).
- *
- * Locks: walker_mutex: the right to steal, all_threads, free_threads; not inside a section.
- * orphan_lock: the orphan's section, before it begins.
+ * Kernel: none; ours (CPUs do not end).
+ * Locks: walker_mutex: all_threads, free_threads.
  */
-#include <linux/membarrier.h>
+#include "thread.h"
+
 #include <pthread.h>
 #include <sched.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
-#include "inline.h"
+#include "arena.h"
+#include "event.h"
+#include "fault.h"
+#include "shared.h"
 
-struct slab slab_none = { .place = SLAB_FULL };
-static struct thread thread_first = { .stolen = { STOLEN_SLOW } };
-static struct thread thread_ended = { .stolen = { STOLEN_SLOW } };
+static struct thread thread_gone = { .stolen = { STOLEN_SLOW } };
 static struct thread orphan = { .is_orphan = true };
-__thread struct thread *memcg_self MEMCG_TLS_MODEL = &thread_first;
-
-static struct mutex walker_mutex = MUTEX_INITIALIZER;
-struct mutex orphan_lock = MUTEX_INITIALIZER; /* the orphan's section; held while it waits for stolen */
-struct hlist_head all_threads;         /* walker_mutex */
 static struct hlist_head free_threads; /* walker_mutex */
-atomic_int_t thread_needs_fence;       /* set before memcg_init() by tests */
-static ATOMIC(struct thread *) forking_thread; /* the thread between fork's handlers */
 static pthread_key_t thread_key;
-
-static int membarrier(int command)
-{
-    return (int)syscall(SYS_membarrier, command, 0, 0);
-}
-
-static bool needs_fence(void)
-{
-    return load_relaxed(&thread_needs_fence);
-}
-
-/* `stolen` of a thread that no walker wants.  Slow: every request is to come by a call, to be
- * failed or checked, or a section needs a fence at its beginning. */
-static int stolen_idle(void)
-{
-    return needs_fence() || slab_debug || load_relaxed(&faults_armed)
-               ? STOLEN_SLOW : 0;
-}
-
-/* Every owner's store of busy that its load of stolen has passed is visible afterwards. */
-static void barrier_everywhere(void)
-{
-#ifndef __SANITIZE_THREAD__ /* there all four accesses are sequentially consistent */
-    struct thread *t;
-
-    if (needs_fence() || !membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED))
-        return;
-    /* Forbidden since we registered (seccomp): fences from now on, and time for what is in
-     * store buffers, where nothing stays for a microsecond. */
-    store_relaxed(&thread_needs_fence, 1);
-    for_each_thread(t)
-        store_seq_cst(&t->stolen, (t->wanted ? STOLEN_BY_WALKER : 0) | STOLEN_SLOW);
-    usleep(10000);
-#endif
-}
-
-void walker_lock(void)
-{
-    struct thread *t;
-
-    mutex_lock(&walker_mutex);
-    for_each_thread(t)
-        t->wanted = false;
-}
-
-void walker_unlock(void)
-{
-    mutex_unlock(&walker_mutex);
-}
-
-void thread_steal_wanted(void)
-{
-    struct thread *t;
-
-    for_each_thread(t)
-        if (t->wanted)
-            store_seq_cst(&t->stolen, STOLEN_BY_WALKER | stolen_idle());
-    barrier_everywhere();
-    for_each_thread(t)
-        while (t->wanted && load_seq_cst(&t->busy))
-            sched_yield();
-}
-
-void thread_steal_all(void)
-{
-    struct thread *t;
-
-    mutex_lock(&walker_mutex);
-    for_each_thread(t)
-        t->wanted = true;
-    thread_steal_wanted();
-}
-
-void thread_release_all(void)
-{
-    struct thread *t;
-
-    for_each_thread(t)
-        store_release(&t->stolen, stolen_idle());
-    mutex_unlock(&walker_mutex);
-}
-
-void memcg_synchronize(void)
-{
-    thread_steal_all();
-    thread_release_all();
-}
 
 /* walker_mutex and all threads stolen. */
 static void thread_empty(struct thread *t)
@@ -156,7 +51,7 @@ static void thread_exit(void *arg)
 {
     struct thread *self = arg;
 
-    memcg_self = &thread_ended;
+    memcg_self = &thread_gone;
     thread_steal_all();
     thread_empty(self);
     thread_unlink(self);
@@ -190,41 +85,19 @@ static struct thread *thread_create(void)
     return t;
 }
 
-/* section_begin() that works without membarrier too. */
-static bool section_begin_slow(struct thread *self)
-{
-    MEMCG_ASSERT(!load_relaxed(&self->busy)); /* no section inside another */
-    if (section_begin(self))
-        return true;
-    if (!stolen_idle())
-        return false;
-    store_seq_cst(&self->busy, 1); /* as the walker's accesses are */
-    if (!(load_seq_cst(&self->stolen) & STOLEN_BY_WALKER))
-        return true;
-    store_release(&self->busy, 0);
-    return false;
-}
-
 struct thread *thread_enter_slow(void)
 {
     struct thread *self = memcg_self;
 
-    if (self == &thread_first)
+    if (self == &thread_unborn)
         self = thread_create();
-    if (!self || self == &thread_ended) {
+    if (!self || self == &thread_gone) {
         mutex_lock(&orphan_lock);
         self = &orphan;
     }
     while (!section_begin_slow(self))
         sched_yield();
     return self;
-}
-
-bool thread_is_forking(void)
-{
-    struct thread *t = load_relaxed(&forking_thread);
-
-    return t && t == memcg_self;
 }
 
 /*
@@ -238,12 +111,12 @@ static void fork_prepare(void)
     thread_leave(thread_enter()); /* makes the thread, which needs walker_mutex */
     thread_steal_all();
     store_relaxed(&memcg_self->stolen, stolen_idle());
-    store_relaxed(&forking_thread, memcg_self);
+    thread_set_forking(true);
 }
 
 static void fork_parent(void)
 {
-    store_relaxed(&forking_thread, NULL);
+    thread_set_forking(false);
     thread_release_all();
 }
 
@@ -252,9 +125,8 @@ static void fork_child(void)
     struct hlist_node *next;
     struct thread *t;
 
-    orphan_lock = (struct mutex)MUTEX_INITIALIZER; /* a dead thread may have waited with it */
+    section_fork_child();
     fault_fork_child();
-    membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
     hlist_for_each_entry_safe(t, next, &all_threads, node) {
         if (t == memcg_self || t->is_orphan)
             continue;
@@ -269,8 +141,7 @@ int thread_init(void)
 {
     int error;
 
-    if (membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED))
-        store_relaxed(&thread_needs_fence, 1);
+    section_init();
     error = -pthread_key_create(&thread_key, thread_exit);
     if (error)
         return error;

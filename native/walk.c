@@ -3,7 +3,13 @@
  *
  * Kernel: none; ours.  Locks: all threads stolen while fn runs.
  */
-#include "inline.h"
+#include "memcg.h"
+
+#include "debug.h"
+#include "kmem_cache.h"
+#include "page_alloc.h"
+#include "page_run.h"
+#include "shared.h"
 
 /* Charged to memcg now, or, of a group that is offline, before its stub moved on. */
 static bool is_of(const struct obj_cgroup *objcg, const struct mem_cgroup *memcg)
@@ -41,8 +47,7 @@ void mem_cgroup_for_each_block(struct mem_cgroup *memcg, memcg_block_fn fn, void
     struct thread *t;
     struct kmem_cache *s;
     struct slab *slab;
-    struct slab *run;
-    int stop = 0;
+    struct page_run *run;
 
     thread_steal_all();
     for_each_thread(t) {
@@ -54,28 +59,36 @@ void mem_cgroup_for_each_block(struct mem_cgroup *memcg, memcg_block_fn fn, void
     }
     hlist_for_each_entry(s, &all_caches, all_node)
         hlist_for_each_entry(slab, &s->slabs, cache_node)
-            stop = stop ? stop : walk_slab(memcg, slab, fn, arg);
-    hlist_for_each_entry(run, &all_runs, cache_node)
-        if (!stop && is_of(run->objcg, memcg))
-            stop = fn(arg, run->base, memcg_usable_size(run->base), NULL);
+            if (walk_slab(memcg, slab, fn, arg))
+                goto stop;
+    hlist_for_each_entry(run, &all_runs, node)
+        if (is_of(run->objcg, memcg) &&
+            fn(arg, run->slab.base, memcg_usable_size(run->slab.base), NULL))
+            goto stop;
+stop:
     thread_release_all();
 }
 
-size_t memcg_trim(void)
+/* ---- the whole ---- */
+
+void memcg_validate(void)
 {
     struct thread *t;
-    struct heap *heap;
-    size_t bytes;
+    struct kmem_cache *s;
+    struct slab *slab;
+    struct page_run *run;
 
+    if (!slab_debug)
+        return;
     thread_steal_all();
-    for_each_thread(t) {
+    for_each_thread(t)
         thread_collect(t);
-        hlist_for_each_entry(heap, &t->heaps, node)
-            heap_shrink(heap, NULL);
-    }
-    bytes = page_trim(0);
+    hlist_for_each_entry(s, &all_caches, all_node)
+        hlist_for_each_entry(slab, &s->slabs, cache_node)
+            debug_check_slab(slab);
+    hlist_for_each_entry(run, &all_runs, node)
+        debug_check_slab(&run->slab);
     thread_release_all();
-    return bytes;
 }
 
 void memcg_read_global_stat(struct memcg_global_stat *stat)

@@ -13,7 +13,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../inline.h"
+#include "../kmalloc.h"
+#include "../kmem_cache.h"
+#include "../charge.h"
+#include "../debug.h"
+#include "../page_alloc.h"
+#include "../reclaim.h"
 #include "test.h"
 
 #define MAX_IDS 16384

@@ -1,7 +1,6 @@
 /* test_fault.c - faults meet the requests they are meant for, and what fails leaves nothing. */
 #include "control.h"
 
-extern atomic_int_t thread_needs_fence;
 
 static struct fault_attr every(unsigned points)
 {
@@ -43,7 +42,7 @@ static void the_fast_path_is_bypassed_while_faults_are_armed(void)
     CHECK(disarm() == 1);
     for (int i = 0; i < 4; i++)
         memcg_free_fast(p[i]);
-    CHECK(!load_relaxed(&memcg_self->stolen) || load_relaxed(&thread_needs_fence));
+    CHECK(!load_relaxed(&memcg_self->stolen) || section_is_slow(SLOW_NO_MEMBARRIER));
 }
 
 static bool refused(size_t size)

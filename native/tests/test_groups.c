@@ -7,7 +7,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../inline.h"
+#include "../kmalloc.h"
+#include "../kmem_cache.h"
 #include "test.h"
 
 static int next_id;

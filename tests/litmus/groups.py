@@ -126,23 +126,23 @@ def _dying(o: Orders) -> list[Result]:
 css_tryget = Protocol(
     "css_tryget",
     {
-        "look": Site("memcontrol.c", "css_tryget", "while (refs > 0 && mem_cgroup_online(memcg))"),
+        "look": Site("css.c", "css_tryget", "while (refs > 0 && mem_cgroup_online(memcg))"),
         "take": Site(
-            "memcontrol.c", "css_tryget",
+            "css.c", "css_tryget",
             "cas_weak_{}(&memcg->refs, &refs, refs + 1)", "ACQUIRE",
         ),
         "take_whole": Site(
-            "memcontrol.c", "css_tryget",
+            "css.c", "css_tryget",
             "cas_weak_acquire(&memcg->refs, &refs, refs + 1)",
         ),
         "get_whole": Site(
-            "memcontrol.c", "css_get", "add_relaxed(&memcg->refs, 1);"
+            "css.c", "css_get", "add_relaxed(&memcg->refs, 1);"
         ),
         "put": Site(
-            "memcontrol.c", "css_put", "sub_{}(&memcg->refs, 1) == 0", "ACQ_REL"
+            "css.c", "css_put", "sub_{}(&memcg->refs, 1) == 0", "ACQ_REL"
         ),
         "put_whole": Site(
-            "memcontrol.c", "css_put",
+            "css.c", "css_put",
             "sub_acq_rel(&memcg->refs, 1) == 0",
         ),
         "steal": Site("memcontrol.c", "mem_cgroup_offline", "thread_steal_all();"),

@@ -66,38 +66,38 @@ class Protocol(NamedTuple):
                 yield name, order
 
 
-# -- sections and walkers: thread.c, inline.h
+# -- sections and walkers: section.c, section.h
 
 SECTION = {
     "set_busy": Site(
-        "inline.h",
+        "section.h",
         "section_begin",
         "store_{}(&self->busy, 1); compiler_fence",
         "RELAXED",
     ),
-    "compiler_fence": Site("inline.h", "section_begin", "compiler_fence()"),
+    "compiler_fence": Site("section.h", "section_begin", "compiler_fence()"),
     "see_stolen": Site(
-        "inline.h", "section_begin", "(!load_{}(&self->stolen), 1)", "ACQUIRE"
+        "section.h", "section_begin", "(!load_{}(&self->stolen), 1)", "ACQUIRE"
     ),
     "back_off": Site(
-        "inline.h", "section_begin", "store_{}(&self->busy, 0)", "RELEASE"
+        "section.h", "section_begin", "store_{}(&self->busy, 0)", "RELEASE"
     ),
-    "end": Site("inline.h", "section_end", "store_{}(&self->busy, 0)", "RELEASE"),
+    "end": Site("section.h", "section_end", "store_{}(&self->busy, 0)", "RELEASE"),
     "steal": Site(
-        "thread.c",
+        "section.c",
         "thread_steal_wanted",
         "store_{}(&t->stolen, STOLEN_BY_WALKER | stolen_idle())",
         "SEQ_CST",
     ),
-    "membarrier": Site("thread.c", "thread_steal_wanted", "barrier_everywhere();"),
+    "membarrier": Site("section.c", "thread_steal_wanted", "barrier_everywhere();"),
     "see_busy": Site(
-        "thread.c",
+        "section.c",
         "thread_steal_wanted",
         "while (t->wanted && load_{}(&t->busy))",
         "SEQ_CST",
     ),
     "let_go": Site(
-        "thread.c",
+        "section.c",
         "thread_release_all",
         "store_{}(&t->stolen, stolen_idle())",
         "RELEASE",
@@ -190,13 +190,13 @@ section_without_membarrier = Protocol(
     "section_without_membarrier",
     {
         "set_busy_slow": Site(
-            "thread.c", "section_begin_slow", "store_{}(&self->busy, 1)", "SEQ_CST"
+            "section.c", "section_begin_slow", "store_{}(&self->busy, 1)", "SEQ_CST"
         ),
         "see_stolen_slow": Site(
-            "thread.c", "section_begin_slow", "load_{}(&self->stolen)", "SEQ_CST"
+            "section.c", "section_begin_slow", "load_{}(&self->stolen)", "SEQ_CST"
         ),
         "back_off_slow": Site(
-            "thread.c", "section_begin_slow", "store_{}(&self->busy, 0)", "RELEASE"
+            "section.c", "section_begin_slow", "store_{}(&self->busy, 0)", "RELEASE"
         ),
         **{name: SECTION[name] for name in ("end", "steal", "see_busy", "let_go")},
     },
@@ -204,26 +204,26 @@ section_without_membarrier = Protocol(
 )
 
 
-# -- frees from afar: slab.c, heap.c
+# -- frees from afar: free.c, slab.c
 
 REMOTE = {
     "push": Site(
-        "slab.c",
+        "free.c",
         "slab_free",
         "cas_weak_{}(&slab->remote, &first, object)",
         "ACQ_REL",
     ),
     "list": Site(
-        "slab.c",
+        "free.c",
         "slab_free",
         "cas_weak_{}(&owner->remote_slabs, &slab->next_remote, slab)",
         "RELEASE",
     ),
     "take_list": Site(
-        "heap.c", "heap_collect", "exchange_{}(&self->remote_slabs, NULL)", "ACQUIRE"
+        "slab.c", "slab_collect", "exchange_{}(&self->remote_slabs, NULL)", "ACQUIRE"
     ),
     "take": Site(
-        "heap.c", "heap_collect", "exchange_{}(&slab->remote, NULL)", "ACQ_REL"
+        "slab.c", "slab_collect", "exchange_{}(&slab->remote, NULL)", "ACQ_REL"
     ),
 }
 
@@ -248,7 +248,7 @@ def push(o: Orders, slab: str, thing: str, owner: str) -> Thread:
         head = seen
 
 
-def heap_collect(o: Orders, owner: str) -> Thread:
+def slab_collect(o: Orders, owner: str) -> Thread:
     """Return the objects."""
     slab = yield exchange(f"{owner}.remote_slabs", None, o["take_list"])
     found = ()
@@ -269,9 +269,9 @@ def _remote_free(o: Orders, slab_of_b: str) -> list[Result]:
     def owner() -> Thread:
         found = ()
         if (yield load("o.remote_slabs")) is not None:
-            found += yield from heap_collect(o, "o")
+            found += yield from slab_collect(o, "o")
         yield join(1, 2)
-        return found + (yield from heap_collect(o, "o"))
+        return found + (yield from slab_collect(o, "o"))
 
     def check(last, ends):
         assert sorted(ends[0]) == ["a", "b"], f"freed a and b, collected {ends[0]}"
@@ -293,7 +293,7 @@ def _remote_free(o: Orders, slab_of_b: str) -> list[Result]:
 remote_free = Protocol("remote_free", REMOTE, lambda o: _remote_free(o, "s") + _remote_free(o, "t"))
 
 
-# -- a thread ends, another adopts its slab, a third frees into it: heap.c, slab.c, thread.c
+# -- a thread ends, another adopts its slab, a third frees into it: slab.c, free.c, thread.c
 
 
 def _hand_over(o: Orders) -> list[Result]:
@@ -319,7 +319,7 @@ def _hand_over(o: Orders) -> list[Result]:
 
     def ends() -> Thread:
         yield from steal_all(o, 0)
-        found = yield from heap_collect(o, "old")
+        found = yield from slab_collect(o, "old")
         yield write("inuse", (yield read("inuse")) - len(found))
         yield lock("lock")
         yield write("partial", True)
@@ -335,7 +335,7 @@ def _hand_over(o: Orders) -> list[Result]:
             yield store("owner", "new", o["adopt"])
         yield unlock("lock")
         yield join(0, 1)
-        found = yield from heap_collect(o, "new")
+        found = yield from slab_collect(o, "new")
         yield write("inuse", (yield read("inuse")) - len(found))
 
     def check(last, _):
@@ -352,12 +352,12 @@ def _hand_over(o: Orders) -> list[Result]:
 hand_over = Protocol(
     "hand_over",
     {
-        "see_owner": Site("slab.c", "slab_free", "load_{}(&slab->owner)", "ACQUIRE"),
+        "see_owner": Site("free.c", "slab_free", "load_{}(&slab->owner)", "ACQUIRE"),
         "adopt": Site(
             "slab.c", "slab_refill", "store_{}(&slab->owner, heap->thread)", "RELEASE"
         ),
         "let_go_slab": Site(
-            "heap.c", "slab_hand_over", "store_{}(&slab->owner, NULL)", "RELEASE"
+            "slab.c", "slab_hand_over", "store_{}(&slab->owner, NULL)", "RELEASE"
         ),
         "membarrier": SECTION["membarrier"],
     },
@@ -449,7 +449,7 @@ publish_lookup_grow = Protocol(
 )  # fmt: skip
 
 
-# -- the event queue: event.c
+# -- the event queue: event.c, memcg.c
 
 
 def event_post(o: Orders, node: str, event: str) -> Thread:
@@ -540,7 +540,7 @@ event_queue = Protocol(
             "event.c", "take_posted", "exchange_{}(&posted, NULL)", "ACQUIRE"
         ),
         "taken": Site(
-            "event.c", "memcg_next_event", "exchange_{}(&node->posted, 0)", "ACQ_REL"
+            "memcg.c", "memcg_next_event", "exchange_{}(&node->posted, 0)", "ACQ_REL"
         ),
     },
     lambda o: _event_queue(o, "m", "n") + _event_queue(o, "n", "n") + _coalesced(o),
@@ -600,8 +600,8 @@ PROTOCOLS = [
     hand_over,
     publish_lookup_grow,
     event_queue,
-    _references("memcontrol.c", "css_put", "memcg->refs"),
-    _references("memcontrol.c", "objcg_put", "objcg->refs"),
+    _references("css.c", "css_put", "memcg->refs"),
+    _references("css.c", "objcg_put", "objcg->refs"),
     _references("kmem_cache.c", "kmem_cache_put", "s->refs"),
     page_slab,
 ]

@@ -10,7 +10,10 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "inline.h"
+#include "debug.h"
+#include "fault.h"
+#include "kmalloc.h"
+#include "kmem_cache.h"
 #include "memcg.h"
 
 /* ---- current.c: the group of the running context ------------------------- */

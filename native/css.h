@@ -1,0 +1,39 @@
+/*
+ * css.h - a group: its references, its stub, its limits, what is counted for it.
+ */
+#ifndef MEMCG_CSS_H
+#define MEMCG_CSS_H
+
+#include "section.h"
+
+#define MEMCG_RESERVE_MIN ((int64_t)16 << 20)
+
+extern struct mem_cgroup root_mem_cgroup;
+extern struct mutex groups_lock; /* the tree, the lists of stubs, those of a group's heaps */
+
+struct obj_cgroup *objcg_alloc(struct mem_cgroup *memcg); /* section, or one thread */
+void objcg_link(struct obj_cgroup *objcg, struct mem_cgroup *memcg); /* groups_lock held */
+void objcg_get(struct obj_cgroup *objcg);
+void objcg_put(struct obj_cgroup *objcg);
+bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg, const struct mem_cgroup *top);
+void mem_cgroup_link_heap(struct heap *heap);   /* it has got slots; section or walker_mutex */
+void mem_cgroup_unlink_heap(struct heap *heap); /* stolen */
+
+static inline void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind kind, int64_t bytes)
+{
+    add_relaxed(&memcg->stat[kind], bytes);
+}
+
+/* groups_lock held.  The group after memcg in the tree below top, parents first; NULL: none.
+ * Kernel: css_next_descendant_pre(). */
+static inline struct mem_cgroup *next_descendant(struct mem_cgroup *memcg,
+                                                 const struct mem_cgroup *top)
+{
+    if (!hlist_empty(&memcg->children))
+        return hlist_first_entry(&memcg->children, struct mem_cgroup, sibling);
+    while (memcg != top && !memcg->sibling.next)
+        memcg = memcg->parent;
+    return memcg == top ? NULL : hlist_next_entry(memcg, sibling);
+}
+
+#endif

@@ -1,0 +1,31 @@
+/*
+ * fault.h - may this request fail on purpose?  See fault.c.
+ */
+#ifndef MEMCG_FAULT_H
+#define MEMCG_FAULT_H
+
+#include "section.h"
+
+extern atomic_uint_t faults_armed; /* bits of fault_point; written with all threads stolen */
+/* memcg, s: whose request it is, or NULL. */
+bool __should_fail(enum fault_point point, const struct mem_cgroup *memcg,
+                   const struct kmem_cache *s, size_t bytes);
+static inline bool should_fail(enum fault_point point, const struct mem_cgroup *memcg,
+                               const struct kmem_cache *s, size_t bytes)
+{
+    return unlikely(load_relaxed(&faults_armed)) && __should_fail(point, memcg, s, bytes);
+}
+
+/* In a section: a request of an object of s, or (NULL) of a page run. */
+bool __should_fail_request(struct thread *self, struct kmem_cache *s, const struct request *req);
+
+static inline bool should_fail_request(struct thread *self, struct kmem_cache *s,
+                                       const struct request *req)
+{
+    return unlikely(load_relaxed(&faults_armed)) &&
+           __should_fail_request(self, s, req);
+}
+
+void fault_fork_child(void);
+
+#endif

@@ -1,0 +1,35 @@
+/*
+ * heap_slot.h - what a heap has of one cache: its slots, made when the first slab is.
+ */
+#ifndef MEMCG_HEAP_SLOT_H
+#define MEMCG_HEAP_SLOT_H
+
+#include "css.h"
+
+/* The active slab of a slot without one: full, so that nothing is taken from it. */
+extern struct slab slab_none;
+/* The slots of a heap without slabs of its own: empty sheaves, and nothing to write to. */
+extern const struct heap_slot slots_none[NR_KMALLOC];
+
+/* The largest size is SHEAF_BYTES, so it is one object at least. */
+static inline uint8_t sheaf_start(size_t size)
+{
+    return (uint8_t)(size * SHEAF_OBJECTS > SHEAF_BYTES ? SHEAF_BYTES / size : SHEAF_OBJECTS);
+}
+
+static inline uint16_t sheaf_limit_max(size_t size)
+{
+    return (uint16_t)(size * SHEAF_OBJECTS_MAX > SHEAF_BYTES_MAX ? SHEAF_BYTES_MAX / size
+                                                                 : SHEAF_OBJECTS_MAX);
+}
+
+struct heap_slot *__heap_slot(struct heap *heap, int index, bool grow);
+
+/* A cache's slot.  NULL: there is none, or (grow; section) no memory for it. */
+static inline struct heap_slot *heap_slot(struct heap *heap, int index, bool grow)
+{
+    return likely(index < NR_KMALLOC && heap->kmalloc != slots_none)
+               ? &heap->kmalloc[index] : __heap_slot(heap, index, grow);
+}
+
+#endif

@@ -1,0 +1,218 @@
+/*
+ * kmalloc.c - memory of any size: size classes below, page runs above 32 KiB.
+ *
+ * An allocation runs in a section; when its charge meets a limit it leaves the
+ * section, reclaims, and tries once more (request_retry()).
+ *
+ * Kernel: kmalloc/kfree/krealloc (mm/slab_common.c), kmalloc_large.
+ * Locks: none of its own.
+ */
+#include "kmalloc.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "debug.h"
+#include "fault.h"
+#include "free.h"
+#include "kmem_cache.h"
+#include "page_run.h"
+#include "reclaim.h"
+
+static void *malloc_slow(size_t size, bool zero, bool grows, enum charge_kind kind)
+{
+    struct request req = { .bytes = size ? size : 1, .zero = zero, .grows = grows, .kind = kind };
+    void *p;
+
+    if (size > PTRDIFF_MAX - PAGE_SIZE || unlikely(!arena.base))
+        return NULL;
+    do {
+        struct thread *self = thread_enter();
+
+        if (self->stop_depth)
+            req.kind = CHARGE_FORCE;
+        if (req.bytes <= KMALLOC_MAX_CACHE_SIZE) {
+            struct kmem_cache *s = kmalloc_caches[kmalloc_index(req.bytes)];
+
+            p = should_fail_request(self, s, &req) ? NULL : cache_alloc(self, s, &req);
+        } else if (should_fail_request(self, NULL, &req)) {
+            p = NULL;
+        } else {
+            struct page_run *run = run_alloc(self, &req);
+
+            p = run ? run->slab.base : NULL;
+        }
+        thread_leave(self);
+    } while (!p && request_retry(&req));
+    if (p && zero && req.bytes <= KMALLOC_MAX_CACHE_SIZE)
+        memset(p, 0, size);
+    return p;
+}
+
+void *memcg_malloc(size_t size) { return malloc_slow(size, false, false, CHARGE_SMALL); }
+void *memcg_calloc(size_t size) { return malloc_slow(size, true, false, CHARGE_SMALL); }
+void *memcg_malloc_stack(size_t size) { return malloc_slow(size, false, false, CHARGE_STACK); }
+
+void *malloc_past_sheaf(size_t size, struct thread *self, const struct heap_slot *slot)
+{
+    void *object = shared_pop(self, (unsigned)(slot - self->kmalloc));
+
+    section_end(self);
+    return likely(object != NULL) ? object : memcg_malloc(size);
+}
+
+static _Noreturn void bad_free(const struct slab *slab, const void *p, int error)
+{
+    char text[80];
+    int n;
+
+    if (slab)
+        slab_bug(slab, p, error == -EALREADY ? "Object already free" : "Invalid object pointer");
+    n = snprintf(text, sizeof(text), "memcg: BUG free of what is not an allocated block: %p\n", p);
+    if (write(2, text, (size_t)n)) {}
+    abort();
+}
+
+/* glibc learns from the free of a large block to keep that much (mallopt(3), M_MMAP_THRESHOLD).  The
+ * process's large blocks come to us instead, so glibc would give back what libraries malloc themselves,
+ * and fault it in anew each time.  Whenever a larger block than before is freed here, we therefore
+ * malloc and free one of that size from glibc, without touching it, which raises its threshold. */
+static void teach_libc(size_t bytes)
+{
+    static atomic_usize_t largest = { 128 << 10 }; /* glibc's threshold at the start; 32 MiB is its last */
+    void *volatile block;              /* or the compiler drops the pair */
+
+    if (likely(bytes <= load_relaxed(&largest) || bytes > 32 << 20))
+        return;
+    store_relaxed(&largest, bytes);
+    block = malloc(bytes);
+    free(block);
+}
+
+/* It stood in for an object of a shared slab. */
+static void run_uncount(struct thread *self, const struct page_run *run)
+{
+    struct heap *heap = run->run_for ? heap_lookup(self, load_plain(&run->objcg->memcg)) : NULL;
+
+    if (heap)
+        count_unpromoted(heap, run->run_for, -1);
+}
+
+void memcg_free(void *p)
+{
+    struct thread *self;
+    struct slab *slab;
+    size_t run_bytes = 0;
+    bool is_run;
+    int error;
+
+    if (!p)
+        return;
+    self = thread_enter();
+    slab = virt_to_slab(p);
+    is_run = slab && !slab->cache; /* slab_free() may end the slab */
+    error = !slab ? -EINVAL : is_run ? slab->base == p ? 0 : -EINVAL : slab_free(self, slab, p);
+    if (unlikely(error))
+        bad_free(slab, p, error);
+    if (is_run) {
+        struct page_run *run = slab_to_run(slab);
+
+        run_bytes = run->nr_pages << PAGE_SHIFT;
+        run_uncount(self, run);
+        run_free(run);
+    }
+    thread_leave(self);
+    teach_libc(run_bytes);
+}
+
+void free_past_sheaf(void *object, struct thread *self, struct slab *slab)
+{
+    bool done = likely(slab != NULL) && slab->shared && shared_free(self, slab, object);
+
+    section_end(self);
+    if (unlikely(!done))
+        memcg_free(object);
+}
+
+/* The block is live, so its descriptor stays: no section needed. */
+static inline size_t usable_size(const struct slab *slab, const void *p)
+{
+    size_t asked = unlikely(slab_debug) && slab ? debug_usable_size(slab, p) : 0;
+
+    return asked         ? asked
+           : !slab       ? 0
+           : slab->cache ? slab->size
+                         : slab_to_run(slab)->nr_pages << PAGE_SHIFT;
+}
+
+size_t memcg_usable_size(const void *p) { return usable_size(virt_to_slab(p), p); }
+
+static int run_grow_to(struct page_run *run, size_t size)
+{
+    struct request req = { .bytes = size, .kind = CHARGE_SMALL };
+    int error;
+
+    if (size > arena_bytes())
+        return -ENOSPC;
+    do {
+        struct thread *self = thread_enter();
+
+        if (self->stop_depth)
+            req.kind = CHARGE_FORCE;
+        error = should_fail_request(self, NULL, &req)
+                    ? -ENOMEM
+                    : run_grow(self, run, (size + PAGE_SIZE - 1) >> PAGE_SHIFT, &req);
+        thread_leave(self);
+    } while (error == -EAGAIN && request_retry(&req));
+    return error;
+}
+
+/* -ENOSPC: it must move. */
+static int run_resize(struct page_run *run, size_t size)
+{
+    size_t nr_pages = (size + PAGE_SIZE - 1) >> PAGE_SHIFT;
+
+    if (nr_pages > run->nr_pages)
+        return run_grow_to(run, size);
+    if (nr_pages < run->nr_pages - run->nr_pages / 8)
+        run_shrink(run, nr_pages);
+    return 0;
+}
+
+void *memcg_realloc(void *p, size_t size)
+{
+    struct slab *slab;
+    size_t old;
+    void *q;
+    int error;
+
+    if (!p)
+        return memcg_malloc_fast(size);
+    if (size > PTRDIFF_MAX - PAGE_SIZE)
+        return NULL;
+    size = size ? size : 1;
+    slab = virt_to_slab(p);
+    if (unlikely(!slab || (slab->cache ? !slab_is_object(slab, p) : slab->base != p)))
+        bad_free(slab, p, -EINVAL);
+    old = usable_size(slab, p);
+    if (unlikely(slab_debug) && debug_usable_size(slab, p))
+        goto move; /* its red zone begins where its bytes end */
+    if (!slab->cache && size > KMALLOC_MAX_CACHE_SIZE) {
+        error = run_resize(slab_to_run(slab), size);
+        if (error != -ENOSPC)
+            return error ? NULL : p;
+    } else if (size <= old && size > old / 2) {
+        return p;
+    }
+move:
+    q = size > KMALLOC_MAX_CACHE_SIZE && size > old
+            ? malloc_slow(size, false, true, CHARGE_SMALL)
+            : memcg_malloc_fast(size);
+    if (!q)
+        return size <= old ? p : NULL;
+    memcpy(q, p, size < old ? size : old);
+    memcg_free_fast(p);
+    return q;
+}
+
+bool memcg_owns(const void *p) { return arena_contains(p); }

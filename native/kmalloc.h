@@ -1,0 +1,69 @@
+/*
+ * kmalloc.h - memory of any size: the fast path, allocate and free without a call.
+ *
+ * The group's heap has private slabs of a class once the group has a child cache, and
+ * with them a sheaf; before that the sheaf is empty: slow path.
+ */
+#ifndef MEMCG_KMALLOC_H
+#define MEMCG_KMALLOC_H
+
+#include "arena.h"
+#include "shared.h"
+#include "sheaf.h"
+
+/* What the fast path goes on with; both end its section.  Its own argument comes first, so that it
+ * stays in its register. */
+void *malloc_past_sheaf(size_t size, struct thread *self, const struct heap_slot *slot);
+void free_past_sheaf(void *object, struct thread *self, struct slab *slab); /* slab may be NULL */
+
+static inline void *memcg_malloc_fast(size_t size)
+{
+    struct thread *self = memcg_self;
+    unsigned index;
+
+    if (likely(size - 1 < KMALLOC_TABLE_SIZE)) /* one compare, of 0 too */
+        index = kmalloc_table[(size - 1) >> 4];
+    else if (size - 1 < KMALLOC_MAX_CACHE_SIZE)
+        index = kmalloc_index_above(size);
+    else
+        return memcg_malloc(size);
+    if (likely(section_begin(self))) {
+        struct heap_slot *slot = &self->kmalloc[index];
+        void *object = sheaf_pop(slot);
+
+        if (unlikely(!object))
+            return malloc_past_sheaf(size, self, slot);
+        section_end(self);
+        return object;
+    }
+    return memcg_malloc(size);
+}
+
+/* arena_contains(p). */
+static inline void memcg_free_inside(void *p)
+{
+    struct thread *self = memcg_self;
+    size_t page = arena_page(p);
+
+    if (likely(section_begin(self))) {
+        struct slab *slab = page_to_slab(page);
+
+        if (likely(slab != NULL) && likely(sheaf_push(self, slab, p)))
+            section_end(self);
+        else
+            free_past_sheaf(p, self, slab);
+        return;
+    }
+    memcg_free(p);
+}
+
+/* p may be NULL, which is in no arena. */
+static inline void memcg_free_fast(void *p)
+{
+    if (likely(arena_contains(p)))
+        memcg_free_inside(p);
+    else
+        memcg_free(p);
+}
+
+#endif

@@ -1,0 +1,11 @@
+/*
+ * memcontrol.h - groups: their life, their figures, the current one.
+ */
+#ifndef MEMCG_MEMCONTROL_H
+#define MEMCG_MEMCONTROL_H
+
+#include "types.h"
+
+int mem_cgroup_init(void); /* the root; the caller is the only thread */
+
+#endif

@@ -1,0 +1,93 @@
+/*
+ * section.h - read-side sections, and the walker that needs all threads out of them.
+ *
+ * A section is entered with a store, a compiler fence and a load; the walker (section.c) pays for the
+ * fence with membarrier.  While there is a reason to be slow (no membarrier, MEMCG_DEBUG, armed faults)
+ * `stolen` is never 0, and every section begins in thread_enter(), with a fence.  ThreadSanitizer knows
+ * neither fence and sees sequentially consistent accesses.
+ *
+ * Declared here, provided by thread.c above: thread_enter_slow(), the one call up in native/.  The first
+ * entry of a thread makes its heaps, of which a section knows nothing.
+ */
+#ifndef MEMCG_SECTION_H
+#define MEMCG_SECTION_H
+
+#include "types.h"
+
+#ifdef __GLIBC__
+#define MEMCG_TLS_MODEL __attribute__((tls_model("initial-exec")))
+#else
+#define MEMCG_TLS_MODEL /* musl has no static TLS to spare for dlopen */
+#endif
+
+extern __thread struct thread *memcg_self MEMCG_TLS_MODEL;
+extern struct thread thread_unborn;   /* memcg_self of a thread that has not been here yet */
+extern struct mutex walker_mutex;     /* the right to steal; never taken inside a section */
+extern struct mutex orphan_lock;      /* the orphan's section; taken before that section begins */
+extern struct hlist_head all_threads; /* walker_mutex */
+#define for_each_thread(t) hlist_for_each_entry(t, &all_threads, node)
+
+void section_init(void); /* once, before there are threads */
+bool section_is_ready(void);
+void section_fork_child(void);
+
+/* Why sections have no fast beginning, in bits. */
+enum section_slow { SLOW_NO_MEMBARRIER = 1, SLOW_DEBUG = 2, SLOW_FAULTS = 4 };
+/* With all threads stolen, or before there are threads. */
+void section_set_slow(enum section_slow reason, bool on);
+bool section_is_slow(enum section_slow reason);
+int stolen_idle(void); /* `stolen` of a thread that no walker wants */
+
+void thread_steal_all(void);    /* takes walker_mutex; not inside a section */
+void thread_release_all(void);
+/* The same of some: walker_lock() wants none, thread_steal_wanted() steals those that are. */
+void walker_lock(void);         /* takes walker_mutex; not inside a section */
+void thread_steal_wanted(void); /* walker_mutex held; ended by thread_release_all() */
+void walker_unlock(void);       /* nobody was stolen */
+/* This thread is between fork's handlers: it is the walker, and not stolen from itself. */
+bool thread_is_forking(void);
+void thread_set_forking(bool on);
+
+struct thread *thread_enter_slow(void); /* thread.c */
+bool section_begin_slow(struct thread *self); /* section_begin() that works without membarrier too */
+
+/* Pairs with thread_steal_all(): either we see stolen, or the walker sees busy. */
+static inline bool section_begin(struct thread *self)
+{
+#ifdef __SANITIZE_THREAD__
+    store_seq_cst(&self->busy, 1);
+    if (!load_seq_cst(&self->stolen))
+        return true;
+#else
+    store_relaxed(&self->busy, 1);
+    compiler_fence();
+    if (__builtin_expect(!load_acquire(&self->stolen), 1))
+        return true;
+#endif
+    store_release(&self->busy, 0);
+    return false;
+}
+
+static inline void section_end(struct thread *self)
+{
+    store_release(&self->busy, 0);
+}
+
+/* Begins a section; makes the thread if need be. */
+static inline struct thread *thread_enter(void)
+{
+    struct thread *self = memcg_self;
+
+    MEMCG_ASSERT(load_relaxed(&self->stolen) ||
+                 !load_relaxed(&self->busy)); /* no section inside another */
+    return likely(section_begin(self)) ? self : thread_enter_slow();
+}
+
+static inline void thread_leave(struct thread *self)
+{
+    section_end(self);
+    if (unlikely(self->is_orphan))
+        mutex_unlock(&orphan_lock);
+}
+
+#endif

@@ -1,0 +1,90 @@
+/*
+ * sheaf.c - the sheaf: free objects of a size class at hand (struct heap_slot).
+ *
+ * Taking and giving one is a push or a pop on one list, whatever slab it lies in.  An empty sheaf is
+ * given the active slab's free list whole; a full one sends frees to their slabs.
+ *
+ * Kernel: mm/slub.c (sheaves: 2025).  Where we differ: a list and not an array; one for all slabs of a
+ * class that a heap has.
+ *
+ * Locks: none: the section of the heap's thread, or stolen.
+ */
+#include "sheaf.h"
+
+#include "arena.h"
+#include "debug.h"
+
+bool sheaf_is_valid(const struct heap_slot *slot)
+{
+    int32_t nr = 0;
+
+    for (void *p = slot->sheaf; p; p = *(void **)p, nr++) {
+        struct slab *slab = virt_to_slab(p);
+
+        if (!slab || slab->slot != slot || !load_plain(&slab->fast) ||
+            load_plain(&slab->fast) != load_plain(&slab->owner) ||
+            slab_object_index(slab, p) < 0 || (uint32_t)nr > slab->objects + SHEAF_OBJECTS_MAX)
+            return false;
+    }
+    return slot->sheaf_room + nr == slot->sheaf_limit || (!nr && !slot->sheaf_room);
+}
+
+void *sheaf_refill(struct heap_slot *slot, struct slab *slab)
+{
+    void *object = slab_pop(slab);
+
+    MEMCG_ASSERT(!slot->sheaf && slab->slot == slot && slab == slot->active);
+    if (slot->overflow) {
+        uint16_t most = sheaf_limit_max(slab->size);
+
+        slot->sheaf_limit = slot->sheaf_limit < most / 2 ? 2 * slot->sheaf_limit : most;
+    }
+    slot->overflow = 0;
+    slot->sheaf = slab->freelist;
+    slot->sheaf_room = slot->sheaf_limit - (int32_t)(load_plain(&slab->carved) - slab->inuse);
+    slab->freelist = NULL;
+    slab->free_sum = 0;
+    slab->inuse = load_plain(&slab->carved);
+    MEMCG_ASSERT(sheaf_is_valid(slot));
+    return object;
+}
+
+/* Neighbours in the sheaf are often neighbours in a slab: they go as one chain. */
+void sheaf_flush(struct heap_slot *slot)
+{
+    void *first = slot->sheaf;
+    int32_t left = slot->sheaf_limit - slot->sheaf_room;
+
+    MEMCG_ASSERT(sheaf_is_valid(slot));
+    slot->sheaf = NULL;
+    while (first) {
+        struct slab *slab = virt_to_slab(first);
+        void *last = first, *next;
+        uint32_t nr = 1;
+
+        slab->free_sum += slab_sum(slab, first);
+        while ((next = *(void **)last) && (size_t)((char *)next - slab->base) < slab->bytes) {
+            last = next;
+            slab->free_sum += slab_sum(slab, next);
+            if (unlikely(nr++ == (uint32_t)left))
+                slab_bug(slab, last, "Object already free");
+        }
+        left -= (int32_t)nr;
+        if (unlikely(!next && left)) /* what is freed past a full sheaf has another list */
+            slab_bug(slab, last, "Object already free");
+        slab_put(slab, first, last, nr);
+        first = next;
+    }
+    slot->sheaf_room = slot->sheaf_limit = slot->sheaf_start;
+    slot->overflow = 0;
+}
+
+void sheaf_give_up(struct heap_slot *slot)
+{
+    uint16_t limit = slot->sheaf_limit;
+
+    sheaf_flush(slot);
+    slot->sheaf_limit = limit;
+    slot->sheaf_room = 0;
+    slot->overflow = SHEAF_OVERFLOW;
+}
