@@ -187,6 +187,7 @@ void *metadata_alloc(size_t bytes)
     int i = metadata_class(bytes, &size);
     struct free_block *block = NULL;
 
+    assert_any_section();
     if (should_fail(FAULT_METADATA, NULL, NULL, bytes))
         return NULL;
     if (size > METADATA_MAX) {
@@ -226,6 +227,7 @@ void metadata_free(void *p, size_t bytes)
     int i = metadata_class(bytes, &size);
     struct free_block *block = p;
 
+    assert_any_section();
     if (!p)
         return;
     if (size > METADATA_MAX) {

@@ -39,21 +39,36 @@
 
 struct mutex {
     pthread_mutex_t lock;
+#ifdef MEMCG_DEBUG_VM
+    ATOMIC(pthread_t) owner; /* 0: nobody */
+#endif
 };
-#define MUTEX_INITIALIZER { PTHREAD_MUTEX_INITIALIZER }
+#define MUTEX_INITIALIZER { .lock = PTHREAD_MUTEX_INITIALIZER }
+
+#ifdef MEMCG_DEBUG_VM
+#define mutex_set_owner(m, thread) store_relaxed(&(m)->owner, thread)
+#define mutex_is_held(m) (load_relaxed(&(m)->owner) == pthread_self()) /* by this thread */
+#else
+#define mutex_set_owner(m, thread) ((void)0)
+#endif
+/* Kernel: lockdep_assert_held(). */
+#define assert_locked(m) MEMCG_ASSERT(mutex_is_held(m))
 
 static inline void mutex_init(struct mutex *m)
 {
     pthread_mutex_init(&m->lock, NULL);
+    mutex_set_owner(m, 0);
 }
 
 static inline void mutex_lock(struct mutex *m)
 {
     pthread_mutex_lock(&m->lock);
+    mutex_set_owner(m, pthread_self());
 }
 
 static inline void mutex_unlock(struct mutex *m)
 {
+    mutex_set_owner(m, 0);
     pthread_mutex_unlock(&m->lock);
 }
 

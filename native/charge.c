@@ -295,6 +295,7 @@ int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req)
     struct mem_cgroup *limited;
     int error = 0;
 
+    assert_any_section();
     if (bytes > CHARGE_LIMIT)
         return -ENOMEM;
     if (req->kind == CHARGE_FORCE) {

@@ -48,6 +48,7 @@ void css_put(struct mem_cgroup *memcg)
 
 void objcg_link(struct obj_cgroup *objcg, struct mem_cgroup *memcg)
 {
+    assert_locked(&groups_lock);
     hlist_add_head(&objcg->node, &memcg->objcgs);
     store_release(&objcg->memcg, memcg);
 }
@@ -72,6 +73,7 @@ void objcg_get(struct obj_cgroup *objcg)
 
 void objcg_put(struct obj_cgroup *objcg)
 {
+    assert_any_section();
     if (sub_acq_rel(&objcg->refs, 1))
         return;
     mutex_lock(&groups_lock);

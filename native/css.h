@@ -29,6 +29,7 @@ static inline void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind
 static inline struct mem_cgroup *next_descendant(struct mem_cgroup *memcg,
                                                  const struct mem_cgroup *top)
 {
+    assert_locked(&groups_lock);
     if (!hlist_empty(&memcg->children))
         return hlist_first_entry(&memcg->children, struct mem_cgroup, sibling);
     while (memcg != top && !memcg->sibling.next)

@@ -83,10 +83,10 @@ static bool is_below(const struct mem_cgroup *memcg, const char *path)
     return memcg != NULL;
 }
 
-/* fault_lock held. */
 static bool is_eligible(enum fault_point point, const struct mem_cgroup *memcg,
                         const struct kmem_cache *s, size_t bytes)
 {
+    assert_locked(&fault_lock);
     return attr.points >> point & 1 && (!armed_by || armed_by == memcg_self) &&
            bytes >= attr.min_size && bytes <= attr.max_size &&
            (!attr.cache || (s && strncmp(s->root->name, attr.cache, CACHE_NAME_MAX - 1) == 0)) &&

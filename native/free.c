@@ -35,13 +35,13 @@ static int slab_free_no_owner(struct slab *slab, void *object)
     return 0;
 }
 
-/* In a section.  0, -EINVAL: not an object; -EALREADY: free (exact for users' caches). */
 int slab_free(struct thread *self, struct slab *slab, void *object)
 {
     long index = slab_object_index(slab, object);
     struct thread *owner;
     void *first;
 
+    assert_section(self);
     if (index < 0)
         return -EINVAL;
     if (slab->live && !exchange_acq_rel(&slab->live[index], 0))

@@ -52,6 +52,7 @@ struct heap *heap_lookup(struct thread *self, struct mem_cgroup *memcg)
     int id = load_relaxed(&memcg->id);
     struct heap *heap;
 
+    assert_section(self);
     if (memcg == &root_mem_cgroup)
         return self->root_heap;
     if (id < 0 || id >= self->nr_by_id)
@@ -63,6 +64,7 @@ struct heap *heap_lookup(struct thread *self, struct mem_cgroup *memcg)
 /* The heap of memcg or, without an id or memory, of the nearest ancestor that has one. */
 struct heap *heap_of(struct thread *self, struct mem_cgroup *memcg)
 {
+    assert_section(self);
     for (; memcg != &root_mem_cgroup; memcg = memcg->parent) {
         struct heap *heap = heap_lookup(self, memcg);
         int id = load_relaxed(&memcg->id);
@@ -97,6 +99,7 @@ size_t heap_drain_stock(struct heap *heap)
 {
     size_t bytes = (size_t)heap->stock;
 
+    assert_section(heap->thread);
     heap->stock = 0;
     if (bytes)
         memcg_uncharge(heap->memcg, bytes);
@@ -129,6 +132,7 @@ static void slot_hand_over(struct heap_slot *slot)
 
 void heap_hand_over(struct heap *heap)
 {
+    assert_section(heap->thread);
     for (int i = 0; i < NR_KMALLOC + heap->nr_user; i++) {
         struct heap_slot *slot = heap_slot(heap, i, false);
 
@@ -142,6 +146,7 @@ void heap_hand_over_cache(struct heap *heap, struct kmem_cache *s)
 {
     struct heap_slot *slot = heap_slot(heap, s->index, false);
 
+    assert_section(heap->thread);
     if (slot && heap->memcg == s->memcg)
         slot_hand_over(slot);
     else if (slot && !s->memcg && (!heap->memcg || heap->memcg == &root_mem_cgroup))
@@ -152,6 +157,7 @@ void heap_drop(struct heap *heap)
 {
     struct thread *thread = heap->thread;
 
+    assert_section(heap->thread);
     heap_hand_over(heap);
     heap_drain_stock(heap);
     if (heap->memcg && heap->kmalloc != slots_none)
@@ -203,6 +209,7 @@ static size_t slot_shrink(struct heap_slot *slot, struct kmem_cache *s)
  */
 racy bool heap_holds_free(const struct heap *heap)
 {
+    assert_walker();
     for (int i = 0; i < NR_KMALLOC; i++) {
         const volatile struct heap_slot *slot = &heap->kmalloc[i];
         const volatile struct slab *active = slot->active;
@@ -217,6 +224,7 @@ racy bool heap_holds_free(const struct heap *heap)
  * wants for memory, and the next reader is not to have the thread learn again. */
 void heap_give_back(struct heap *heap)
 {
+    assert_section(heap->thread);
     heap_flush(heap, NULL);
     for (int i = 0; i < NR_KMALLOC; i++)
         slot_shrink(&heap->kmalloc[i], NULL);
@@ -228,6 +236,7 @@ size_t heap_shrink(struct heap *heap, struct kmem_cache *s)
     int first = s ? s->index : 0, end = s ? s->index + 1 : NR_KMALLOC + heap->nr_user;
     size_t nr_pages = 0;
 
+    assert_section(heap->thread);
     heap_flush(heap, s);
     for (int i = first; i < end; i++) {
         struct heap_slot *slot = heap_slot(heap, i, false);
@@ -238,4 +247,49 @@ size_t heap_shrink(struct heap *heap, struct kmem_cache *s)
         nr_pages += slot_shrink(slot, s);
     }
     return nr_pages;
+}
+
+static bool list_is_valid(const struct heap *heap, const struct hlist_head *list,
+                          enum slab_place place, uint32_t *nr)
+{
+    struct hlist_node *const *link = &list->first;
+    const struct slab *slab;
+
+    *nr = 0;
+    hlist_for_each_entry(slab, list, slab_list) {
+        if (slab->slab_list.pprev != link || slab->heap != heap || slab->place != place ||
+            load_plain(&slab->owner) != heap->thread || !slab_is_valid(slab))
+            return false;
+        link = &slab->slab_list.next;
+        ++*nr;
+    }
+    return true;
+}
+
+static bool slot_is_valid(const struct heap *heap, const struct heap_slot *slot, bool has_sheaf)
+{
+    const struct slab *active = slot->active;
+    uint32_t nr;
+
+    if (active != &slab_none &&
+        (active->heap != heap || active->place != SLAB_ACTIVE || !slab_is_valid(active)))
+        return false;
+    return list_is_valid(heap, &slot->partial, SLAB_PARTIAL, &nr) &&
+           list_is_valid(heap, &slot->full, SLAB_FULL, &nr) &&
+           list_is_valid(heap, &slot->empty, SLAB_EMPTY, &nr) && nr == slot->nr_empty &&
+           (has_sheaf ? sheaf_is_valid(slot) : !slot->sheaf);
+}
+
+bool heap_is_valid(const struct heap *heap)
+{
+    assert_section(heap->thread);
+    if (heap->stock < 0)
+        return false;
+    for (int i = 0; heap->kmalloc != slots_none && i < NR_KMALLOC; i++)
+        if (!slot_is_valid(heap, &heap->kmalloc[i], true))
+            return false;
+    for (int i = 0; i < heap->nr_user; i++)
+        if (!slot_is_valid(heap, &heap->user[i], false))
+            return false;
+    return true;
 }

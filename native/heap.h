@@ -18,6 +18,7 @@ void heap_hand_over_cache(struct heap *heap, struct kmem_cache *s); /* what it h
 size_t heap_shrink(struct heap *heap, struct kmem_cache *s); /* stolen: drop empty slabs; pages */
 bool heap_holds_free(const struct heap *heap);      /* walker_mutex held; racy unless stolen */
 void heap_give_back(struct heap *heap);             /* stolen: what heap_holds_free() saw */
+bool heap_is_valid(const struct heap *heap);         /* section or stolen */
 void heap_flush(struct heap *heap, struct kmem_cache *s); /* section or stolen; NULL: all sheaves */
 
 #endif

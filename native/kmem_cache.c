@@ -35,11 +35,11 @@ void *kmem_cache_owner(const struct kmem_cache *s) { return s->cache_owner; }
 size_t kmem_cache_size(const struct kmem_cache *s) { return s->size; }
 size_t kmem_cache_object_size(const struct kmem_cache *s) { return s->object_size; }
 
-/* caches_lock held. */
 static void root_has_children(struct kmem_cache *root, unsigned nr)
 {
     unsigned allocs = nr < UINT16_MAX / PROMOTE_ALLOCS ? (nr + 1) * PROMOTE_ALLOCS : UINT16_MAX;
 
+    assert_locked(&caches_lock);
     root->nr_children = nr;
     if (!root->user)
         store_relaxed(&promote_allocs[root->index], (uint16_t)allocs);
@@ -64,12 +64,12 @@ static void cache_geometry(struct kmem_cache *s)
     s->objects = (uint32_t)(bytes / s->size);
 }
 
-/* In a section, or while the process has one thread. */
 static struct kmem_cache *cache_create(struct mem_cgroup *memcg, struct kmem_cache *root,
                                        size_t object_size, size_t align, int index)
 {
     struct kmem_cache *s = metadata_alloc(sizeof(*s));
 
+    assert_any_section();
     if (!s)
         return NULL;
     align = align < 16 ? 16 : align;
@@ -169,6 +169,7 @@ void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *
     struct slab *slab;
     void *object;
 
+    assert_section(self);
     if (!root->user && ((object = sheaf_pop(&self->kmalloc[root->index])) ||
                         (object = shared_pop(self, (unsigned)root->index))))
         return object; /* a cache that is dead has no owned slab, so nothing in a sheaf */
@@ -265,6 +266,7 @@ static void cache_hand_over(struct kmem_cache *s)
     struct thread *t;
     struct heap *heap;
 
+    assert_walker();
     for_each_thread(t) {
         thread_collect(t);
         hlist_for_each_entry(heap, &t->heaps, node)
@@ -353,6 +355,29 @@ void kmem_cache_read_info(struct kmem_cache *s, struct kmem_cache_info *info)
         info->nr_pages += slab->nr_pages;
     }
     thread_release_all();
+}
+
+bool cache_is_valid(const struct kmem_cache *s)
+{
+    const struct slab *slab;
+    long nr_slabs = 0, nr_pages = 0, nr_partial = 0, nr_listed = 0;
+
+    assert_walker();
+    hlist_for_each_entry(slab, &s->slabs, cache_node) {
+        nr_slabs++;
+        nr_pages += slab->nr_pages;
+        nr_partial += slab->place == SLAB_NO_OWNER_PARTIAL;
+        if (slab->cache != s || virt_to_slab(slab->base) != slab || !slab_is_valid(slab))
+            return false;
+    }
+    for (int shared = 0; shared < 2; shared++)
+        hlist_for_each_entry(slab, &s->partial[shared], slab_list) {
+            nr_listed++;
+            if (slab->cache != s || slab->shared != shared || slab->place != SLAB_NO_OWNER_PARTIAL)
+                return false;
+        }
+    return nr_slabs == load_plain(&s->nr_slabs) && nr_pages == load_plain(&s->total_pages) &&
+           nr_listed == nr_partial && (!nr_slabs || !load_plain(&s->ended));
 }
 
 /* ---- memcg_caches: writers under memcg_slab_mutex (above us) ---- */

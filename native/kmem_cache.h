@@ -11,6 +11,7 @@ extern struct hlist_head all_caches; /* caches_lock */
 extern struct mutex caches_lock;     /* all_caches, the indices, the number of a root's children */
 int kmem_cache_init(void);           /* the size classes' root caches */
 void kmem_cache_put(struct kmem_cache *s); /* section */
+bool cache_is_valid(const struct kmem_cache *s); /* all threads stolen */
 /* In a section.  An object for the current group: its child's, or of the shared slabs. */
 void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *req);
 

@@ -36,7 +36,8 @@ struct memcg_config {
  * What is found corrupt is reported to stderr and the process aborts.
  */
 int memcg_parse_debug(const char *text, unsigned *flags);
-void memcg_validate(void); /* all objects, now */
+void memcg_validate(void); /* all objects and structures, now; nothing without a letter */
+const char *memcg_find_invalid(void); /* "heap", "cache", "pages": what is not as it must be; or NULL */
 /* For U: writes the code that asks now to text (n bytes), or "".  Inside the data plane: must not allocate. */
 typedef void (*memcg_caller_fn)(char *text, size_t n);
 void memcg_set_caller(memcg_caller_fn caller);

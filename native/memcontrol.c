@@ -173,11 +173,12 @@ void mem_cgroup_set_limit(struct mem_cgroup *memcg, enum mem_cgroup_limit which,
     }
 }
 
-/* groups_lock held.  Everything charged that is not stock. */
+/* Everything charged that is not stock. */
 static int64_t subtree_bytes(struct mem_cgroup *top)
 {
     int64_t bytes = 0;
 
+    assert_locked(&groups_lock);
     for (struct mem_cgroup *memcg = top; memcg; memcg = next_descendant(memcg, top))
         for (int i = 0; i < NR_STAT; i++)
             bytes += load_relaxed(&memcg->stat[i]);
@@ -214,9 +215,10 @@ void mem_cgroup_reset_watermark(struct mem_cgroup *memcg)
 
 /* ---- this thread ---- */
 
-/* In a section.  What the group has on hand goes back, so that one at rest holds what lives. */
+/* What the group has on hand goes back, so that one at rest holds what lives. */
 static void set_heap(struct thread *self, struct heap *heap)
 {
+    assert_section(self);
     shared_flush(self);
     heap_drain_stock(load_plain(&self->heap));
     thread_set_heap(self, heap);

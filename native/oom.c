@@ -26,6 +26,7 @@ static int64_t now_ns(clockid_t clock)
 
 static void forget_path(char **path)
 {
+    assert_locked(&oom_lock);
     free(*path);
     *path = NULL;
 }
@@ -36,6 +37,7 @@ void mem_cgroup_note_oom(struct mem_cgroup *memcg, struct mem_cgroup *limited, s
     int64_t tick = now_ns(CLOCK_REALTIME_COARSE);
     struct last_oom last;
 
+    assert_any_section();
     if (!refused && exchange_relaxed(&limited->oom_tick, tick) == tick)
         return;
     last = (struct last_oom){
@@ -54,6 +56,7 @@ void mem_cgroup_note_oom(struct mem_cgroup *memcg, struct mem_cgroup *limited, s
 
 static char *copy_path(const struct mem_cgroup *memcg, const char *path)
 {
+    assert_locked(&oom_lock);
     return strdup(memcg ? memcg->path ? memcg->path : "" : path ? path : "?");
 }
 
@@ -74,9 +77,9 @@ bool mem_cgroup_last_oom(struct mem_cgroup *memcg, struct memcg_oom *oom)
     return oom->time_ns != 0;
 }
 
-/* In a section, before memcg is freed. */
 void mem_cgroup_leave_oom(struct mem_cgroup *memcg)
 {
+    assert_any_section();
     mutex_lock(&oom_lock);
     for (struct mem_cgroup *m = memcg; m; m = m->parent) {
         struct last_oom *last = &m->last_oom;

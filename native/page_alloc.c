@@ -84,6 +84,7 @@ static void __span_add(size_t first, size_t len)
 {
     int bin = bin_of(len);
 
+    assert_locked(&pages_lock);
     span_len[first] = span_len[first + len - 1] = (uint32_t)len;
     span_prev[first] = NONE;
     span_next[first] = bins[bin];
@@ -96,6 +97,7 @@ static void __span_del(size_t first)
 {
     size_t len = span_len[first];
 
+    assert_locked(&pages_lock);
     if (span_prev[first] != NONE)
         span_next[span_prev[first]] = span_next[first];
     else
@@ -110,6 +112,7 @@ static size_t __span_find(size_t nr_pages, uint32_t tag)
 {
     int bin;
 
+    assert_locked(&pages_lock);
     for (bin = bin_of(nr_pages); bin < NR_BINS; bin++) {
         uint32_t span, fits = NONE;
         int tries = 0;
@@ -157,6 +160,7 @@ static void __roll_window(void)
     struct timespec time;
     uint64_t now, elapsed;
 
+    assert_locked(&pages_lock);
     clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
     now = (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
     elapsed = now - window_start;
@@ -185,6 +189,7 @@ static size_t __take(size_t nr_pages, size_t align_pages, size_t room, uint32_t 
     size_t base_page = (uintptr_t)arena.base >> PAGE_SHIFT; /* alignment is of addresses */
     size_t first = room ? __span_find(wanted + room, tag) : NONE, len, start;
 
+    assert_locked(&pages_lock);
     if (first == NONE)
         first = __span_find(wanted, tag);
     if (first == NONE) { /* from the top, with the free span that ends there */
@@ -245,6 +250,7 @@ static void *__alloc_pages(size_t nr_pages, size_t align_pages, size_t room, uin
     bool resident;
     char *p;
 
+    assert_any_section();
     if (nr_pages == 0 || nr_pages > nr_total || align_pages > nr_total ||
         should_fail(FAULT_PAGES, NULL, NULL, nr_pages << PAGE_SHIFT))
         return NULL;
@@ -304,6 +310,7 @@ static void __trim_by(size_t unit, size_t keep)
     size_t base_page = (uintptr_t)arena.base >> PAGE_SHIFT;
     int bin;
 
+    assert_locked(&pages_lock);
     for (bin = NR_BINS - 1; bin >= 0 && nr_dirty > keep; bin--) {
         uint32_t span;
 
@@ -346,6 +353,7 @@ static void __decay(void)
     size_t peak = peak_before > peak_now ? peak_before : peak_now;
     size_t cap = peak - nr_used > DIRTY_MIN ? peak - nr_used : DIRTY_MIN;
 
+    assert_locked(&pages_lock);
     trim_due = false;
     if (nr_dirty > cap)
         __trim(cap);
@@ -355,6 +363,7 @@ void free_pages(void *p, size_t nr_pages)
 {
     size_t first = arena_page(p), len = nr_pages;
 
+    assert_any_section();
     MEMCG_ASSERT(arena_contains(p) && nr_pages > 0);
     mutex_lock(&pages_lock);
     MEMCG_ASSERT(span_len[first] == 0 && nr_used >= nr_pages);
@@ -415,4 +424,52 @@ size_t pages_free_dirty(void)
     n = nr_dirty;
     mutex_unlock(&pages_lock);
     return n;
+}
+
+/* The first page behind the free span that begins at i, or 0: the tables do not agree on it. */
+static size_t __span_end(size_t i, size_t *nr_spans)
+{
+    size_t len = span_len[i];
+
+    if (i + len > top || span_len[i + len - 1] != len || (i + len < top && span_len[i + len]))
+        return 0;
+    for (size_t k = i + 1; k + 1 < i + len; k++)
+        if (span_len[k])
+            return 0;
+    ++*nr_spans;
+    return i + len;
+}
+
+static bool __pages_are_valid(void)
+{
+    size_t nr_spans = 0, nr_binned = 0, dirty = 0, used = 0;
+
+    for (size_t i = 0; i < top;) {
+        size_t end = span_len[i] ? __span_end(i, &nr_spans) : i + 1;
+
+        if (!end)
+            return false;
+        if (span_len[i])
+            dirty += count_dirty(i, end - i);
+        else
+            used++;
+        i = end;
+    }
+    for (int bin = 0; bin < NR_BINS; bin++)
+        for (uint32_t span = bins[bin]; span != NONE; span = span_next[span])
+            if (bin_of(span_len[span]) != bin || ++nr_binned > nr_spans)
+                return false;
+    return nr_binned == nr_spans && dirty == nr_dirty && used == nr_used &&
+           top <= arena.nr_committed;
+}
+
+bool pages_are_valid(void)
+{
+    bool valid;
+
+    assert_any_section();
+    mutex_lock(&pages_lock);
+    valid = __pages_are_valid();
+    mutex_unlock(&pages_lock);
+    return valid;
 }

@@ -20,6 +20,7 @@ bool extend_pages(void *p, size_t nr_pages, size_t more, uint32_t tag);
 void free_pages(void *p, size_t nr_pages);
 /* Give free pages back to the system until at most keep_bytes of them hold old bytes. */
 size_t page_trim(size_t keep_bytes);
+bool pages_are_valid(void);    /* every page, so it takes time */
 size_t pages_in_use(void);     /* pages */
 size_t pages_free_dirty(void); /* pages */
 void pages_fit(size_t space);  /* as arena_fit() */

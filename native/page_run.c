@@ -33,6 +33,7 @@ struct page_run *run_alloc(struct thread *self, struct request *req)
     bool zeroed = req->zero;
     void *pages;
 
+    assert_section(self);
     if (memcg_charge(memcg, bytes, req))
         return NULL;
     pages = req->grows ? alloc_pages_to_grow(nr_pages, GROWTH_ROOM * nr_pages, memcg->tag, &zeroed)
@@ -62,17 +63,18 @@ struct page_run *run_alloc(struct thread *self, struct request *req)
     return run;
 }
 
-/* In a section. */
 static void run_uncharge(struct page_run *run, size_t nr_pages)
 {
     struct mem_cgroup *memcg = load_acquire(&run->objcg->memcg);
 
+    assert_any_section();
     memcg_stat_add(memcg, STAT_RUNS, -(int64_t)(nr_pages << PAGE_SHIFT));
     memcg_uncharge(memcg, nr_pages << PAGE_SHIFT);
 }
 
 void run_free(struct page_run *run)
 {
+    assert_any_section();
     if (unlikely(slab_debug))
         debug_free(&run->slab, run->slab.base);
     run_unlink(run);
@@ -107,6 +109,7 @@ int run_grow(struct thread *self, struct page_run *run, size_t nr_pages, struct 
     size_t more = nr_pages - run->nr_pages, bytes = more << PAGE_SHIFT;
     int error;
 
+    assert_section(self);
     if (memcg != load_acquire(&run->objcg->memcg))
         return -ENOSPC;
     error = memcg_charge(memcg, bytes, req);

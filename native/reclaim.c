@@ -51,6 +51,7 @@ size_t cache_shrink_stolen(struct kmem_cache *s)
     struct heap *heap;
     long before = load_plain(&s->total_pages);
 
+    assert_walker();
     for_each_thread(t) {
         thread_collect(t);
         hlist_for_each_entry(heap, &t->heaps, node)
@@ -89,6 +90,7 @@ static racy bool thread_holds_free(const struct thread *t, const struct mem_cgro
 {
     const struct heap *heap = load_acquire(&t->heap);
 
+    assert_walker();
     return load_relaxed(&t->remote_slabs) ||
            (*(const volatile uint64_t *)&t->shared_used &&
             mem_cgroup_is_descendant(heap->memcg, top));
@@ -101,6 +103,7 @@ static bool want_threads(struct mem_cgroup *top, bool *any)
     struct heap *heap;
     bool others = false;
 
+    assert_walker();
     for_each_thread(t)
         t->wanted = thread_holds_free(t, top);
     mutex_lock(&groups_lock);
@@ -124,6 +127,7 @@ static void collect_stolen(struct mem_cgroup *top)
     struct heap *heap;
     struct heap *list = NULL;
 
+    assert_walker();
     for_each_thread(t)
         if (t->wanted)
             thread_collect(t);

@@ -67,6 +67,7 @@ int stolen_idle(void)
 /* Every owner's store of busy that its load of stolen has passed is visible afterwards. */
 static void barrier_everywhere(void)
 {
+    assert_walker();
 #ifndef __SANITIZE_THREAD__ /* there all four accesses are sequentially consistent */
     struct thread *t;
 
@@ -99,6 +100,7 @@ void thread_steal_wanted(void)
 {
     struct thread *t;
 
+    assert_walker();
     for_each_thread(t)
         if (t->wanted)
             store_seq_cst(&t->stolen, STOLEN_BY_WALKER | stolen_idle());

@@ -90,4 +90,31 @@ static inline void thread_leave(struct thread *self)
         mutex_unlock(&orphan_lock);
 }
 
+/* ---- asserts ----
+ *
+ * assert_section(t): this thread may touch what t's section protects: it is in that section, or it is a
+ * walker that has stolen t (or is t), or nobody else sees t yet.  assert_any_section(): it is in some
+ * section or is a walker, so it may take a leaf lock.  assert_walker(): it has stolen threads.
+ */
+#ifdef MEMCG_DEBUG_VM
+static inline bool section_is_held(const struct thread *t)
+{
+    if (!t->node.pprev) /* nobody else sees it */
+        return true;
+    if (load_relaxed(&t->busy) && (t == memcg_self || (t->is_orphan && mutex_is_held(&orphan_lock))))
+        return true;
+    return mutex_is_held(&walker_mutex) &&
+           (t == memcg_self || load_relaxed(&t->stolen) & STOLEN_BY_WALKER);
+}
+
+static inline bool any_section_is_held(void)
+{
+    return hlist_empty(&all_threads) || load_relaxed(&memcg_self->busy) ||
+           mutex_is_held(&orphan_lock) || mutex_is_held(&walker_mutex);
+}
+#endif
+#define assert_section(t) MEMCG_ASSERT(section_is_held(t))
+#define assert_any_section() MEMCG_ASSERT(any_section_is_held())
+#define assert_walker() assert_locked(&walker_mutex)
+
 #endif

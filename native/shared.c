@@ -224,6 +224,7 @@ bool shared_free(struct thread *self, struct slab *slab, void *object)
     uint32_t entry;
     long index;
 
+    assert_section(self);
     if (load_relaxed(&slab->owner) != self || slab->live)
         return false;
     use = &heap->shared[class];
@@ -249,6 +250,7 @@ bool shared_free(struct thread *self, struct slab *slab, void *object)
 
 void shared_flush(struct thread *self)
 {
+    assert_section(self);
     for (uint64_t used = self->shared_used; used; used &= used - 1) {
         int class = __builtin_ctzll(used);
         struct shared_use *use = &load_plain(&self->heap)->shared[class];
@@ -335,6 +337,7 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
     char *object;
     int i = -1;
 
+    assert_section(self);
     if (root->object_size % PAGE_SIZE == 0 && !req->object)
         return alloc_alone(self, root, req);
     if (stock_charge(heap, root->size, req))

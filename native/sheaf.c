@@ -55,6 +55,7 @@ void sheaf_flush(struct heap_slot *slot)
     void *first = slot->sheaf;
     int32_t left = slot->sheaf_limit - slot->sheaf_room;
 
+    assert_any_section();
     MEMCG_ASSERT(sheaf_is_valid(slot));
     slot->sheaf = NULL;
     while (first) {

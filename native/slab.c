@@ -61,6 +61,7 @@ void __slab_unlist(struct slab *slab)
 {
     struct kmem_cache *s = slab->cache;
 
+    assert_locked(&slab->cache->lock);
     hlist_del(&slab->cache_node);
     store_relaxed(&s->nr_slabs, load_plain(&s->nr_slabs) - 1);
     store_relaxed(&s->total_pages, load_plain(&s->total_pages) - slab->nr_pages);
@@ -172,6 +173,7 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     void *pages;
     bool zeroed = s->flags & KMEM_CACHE_ZERO;
 
+    assert_section(heap->thread);
     if (!shared && memcg_charge(memcg, bytes, req))
         return NULL;
     if (shared) {
@@ -246,6 +248,7 @@ void *slab_pop(struct slab *slab)
 {
     void *object = slab->freelist;
 
+    assert_slab(slab);
     if (unlikely(slab_debug & SLAB_CONSISTENCY_CHECKS) && !slab_is_valid(slab))
         slab_bug(slab, object, "free list, counts and list of the slab do not agree");
     if (object) {
@@ -407,6 +410,7 @@ struct slab *slab_active(struct thread *self, struct heap *heap, struct kmem_cac
     struct heap_slot *slot;
     struct slab *slab;
 
+    assert_section(self);
     if (load_relaxed(&self->remote_slabs))
         slab_collect(self);
     slot = heap_slot(heap, s->index, true);
@@ -424,6 +428,7 @@ void slab_collect(struct thread *self)
 {
     struct slab *slab = exchange_acquire(&self->remote_slabs, NULL);
 
+    assert_section(self);
     while (slab) {
         struct slab *next = slab->next_remote;
 
@@ -436,6 +441,7 @@ void slab_hand_over(struct slab *slab)
 {
     struct kmem_cache *s = slab->cache;
 
+    assert_walker();
     MEMCG_ASSERT(slab_is_valid(slab) && !load_plain(&slab->remote));
     if (!slab->inuse) {
         slab_destroy(slab);

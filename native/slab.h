@@ -29,12 +29,18 @@ void slab_collect(struct thread *self);             /* section or stolen: take r
 /* After a free: the slab was full, or is empty; to the list where it belongs. */
 void slab_put_moved(struct slab *slab);
 
+/* Its owner's section, or its cache's lock where it has no owner. */
+#define assert_slab(slab)                                                              \
+    MEMCG_ASSERT(load_relaxed(&(slab)->owner) ? section_is_held(load_relaxed(&(slab)->owner)) \
+                                              : mutex_is_held(&(slab)->cache->lock))
+
 /*
  * A chain of nr objects.  In the owner's section; without an owner under cache->lock, and an empty slab
  * is the caller's to unlist and release.  free_sum has the chain already.
  */
 static inline void slab_put(struct slab *slab, void *first, void *last, uint32_t nr)
 {
+    assert_slab(slab);
     if (unlikely(slab->inuse < nr))
         slab_bug(slab, first, "Object already free");
     set_freepointer(last, slab->freelist);

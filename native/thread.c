@@ -24,11 +24,11 @@ static struct thread orphan = { .is_orphan = true };
 static struct hlist_head free_threads; /* walker_mutex */
 static pthread_key_t thread_key;
 
-/* walker_mutex and all threads stolen. */
 static void thread_empty(struct thread *t)
 {
     struct heap *heap;
 
+    assert_walker();
     thread_collect(t);
     while ((heap = hlist_first_entry(&t->heaps, struct heap, node)))
         heap_drop(heap);
@@ -43,6 +43,7 @@ static void thread_empty(struct thread *t)
 
 static void thread_unlink(struct thread *t)
 {
+    assert_walker();
     hlist_del(&t->node);
     hlist_add_head(&t->node, &free_threads);
 }

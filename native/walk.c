@@ -71,8 +71,35 @@ stop:
 
 /* ---- the whole ---- */
 
+static const char *__find_invalid(void)
+{
+    struct kmem_cache *s;
+    struct thread *t;
+    struct heap *heap;
+
+    for_each_thread(t)
+        hlist_for_each_entry(heap, &t->heaps, node)
+            if (!heap_is_valid(heap))
+                return "heap";
+    hlist_for_each_entry(s, &all_caches, all_node)
+        if (!cache_is_valid(s))
+            return "cache";
+    return pages_are_valid() ? NULL : "pages";
+}
+
+const char *memcg_find_invalid(void)
+{
+    const char *invalid;
+
+    thread_steal_all();
+    invalid = __find_invalid();
+    thread_release_all();
+    return invalid;
+}
+
 void memcg_validate(void)
 {
+    const char *invalid;
     struct thread *t;
     struct kmem_cache *s;
     struct slab *slab;
@@ -83,6 +110,10 @@ void memcg_validate(void)
     thread_steal_all();
     for_each_thread(t)
         thread_collect(t);
+    if ((invalid = __find_invalid())) {
+        fprintf(stderr, "memcg: BUG %s: its lists and counts do not agree\n", invalid);
+        abort();
+    }
     hlist_for_each_entry(s, &all_caches, all_node)
         hlist_for_each_entry(slab, &s->slabs, cache_node)
             debug_check_slab(slab);

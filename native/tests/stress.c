@@ -6,8 +6,8 @@
  * The model knows of each block its size, its pattern and the group that pays.  Between two
  * epochs all threads have ended, and every account is compared with the model.
  *
- * wrong: "lost", a block is freed behind the model's back, or "written", a byte of one is: it must end
- * with what it noticed.
+ * wrong: "lost", a block is freed behind the model's back, "written", a byte of one is, or "counted",
+ * a cache has a slab less than it counts: it must end with what it noticed.
  */
 #include <sys/wait.h>
 #include <time.h>
@@ -282,6 +282,9 @@ static void stir(struct worker *w)
             mem_cgroup_uncharge(memcg, 12345);
         break;
     }
+    case 6:
+        CHECK(!memcg_find_invalid());
+        break;
     default:
         work();
     }
@@ -336,6 +339,7 @@ static void compare_with_model(void)
         CHECK(stat.slab_shared + stat.slab_private + stat.page_runs >= sum.bytes);
         own += stat.slab_shared + stat.slab_private + stat.page_runs;
     }
+    CHECK(!memcg_find_invalid());
     CHECK(of_groups == cost_below(mem_cgroup_root()));
     CHECK(own == usage_of_group(mem_cgroup_root()) && page_counter_underflows() == 0);
 }
@@ -376,6 +380,8 @@ static void do_wrong(const char *what)
         i++;
     if (!strcmp(what, "lost"))
         memcg_free(slots[i].p);
+    else if (!strcmp(what, "counted"))
+        add_relaxed(&kmalloc_caches[0]->nr_slabs, 1);
     else
         slots[i].p[0] ^= 1;
 }
