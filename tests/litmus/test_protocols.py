@@ -113,7 +113,7 @@ def functions(file):
 
 def written(site):
     """The text of a site, with its order as in C."""
-    return site.text.format(site.order.lower()) if site.order != PRESENT else site.text
+    return site.text.format(site.order.lower(), site.order) if site.order != PRESENT else site.text
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda p: p.name)

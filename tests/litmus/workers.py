@@ -24,15 +24,15 @@ from litmus.protocols import (
     Orders,
     Protocol,
     Site,
-    heap_collect,
     push,
     release_all,
+    slab_collect,
     steal_all,
     thread_enter,
     thread_leave,
 )
 
-# -- a figure is read: memcontrol.c, mem_cgroup_collect()
+# -- a figure is read: reclaim.c, mem_cgroup_collect()
 
 
 def _collect(o: Orders, *, owner_collects: bool) -> list[Result]:
@@ -47,7 +47,7 @@ def _collect(o: Orders, *, owner_collects: bool) -> list[Result]:
         if not owner_collects:
             yield from uncharge(("b",))
         elif (yield load("o.remote_slabs")) is not None:
-            yield from uncharge((yield from heap_collect(o, "o")))
+            yield from uncharge((yield from slab_collect(o, "o")))
         yield from thread_leave(o, 0)
 
     def reader() -> Thread:
@@ -55,7 +55,7 @@ def _collect(o: Orders, *, owner_collects: bool) -> list[Result]:
         stolen = (yield load("o.remote_slabs", o["look"])) is not None
         if stolen:
             yield from steal_all(o, 0)
-            yield from uncharge((yield from heap_collect(o, "o")))
+            yield from uncharge((yield from slab_collect(o, "o")))
             yield from release_all(o, 0)
         yield join(0)  # the owner may be giving back at this moment
         return (yield read("usage")), stolen
@@ -79,9 +79,7 @@ def _collect(o: Orders, *, owner_collects: bool) -> list[Result]:
 collect = Protocol(
     "collect",
     {
-        "look": Site(
-            "memcontrol.c", "thread_holds_free", "__atomic_load_n(&t->remote_slabs, {})", "RELAXED"
-        ),
+        "look": Site("reclaim.c", "thread_holds_free", "load_{0}(&t->remote_slabs)", "RELAXED"),
         "membarrier": SECTION["membarrier"],
     },
     lambda o: _collect(o, owner_collects=False) + _collect(o, owner_collects=True),
@@ -90,34 +88,24 @@ collect = Protocol(
 
 # -- a fork, or the end of the interpreter, holds the workers: worker.c
 
+
+def _site(function: str, access: str) -> Site:
+    """`access` is a builtin that lacks its last argument, the order."""
+    return Site("worker.c", function, f"__atomic_{access}, __ATOMIC_{{1}})", "SEQ_CST")
+
+
 HOLD = {
-    "count": Site(
-        "worker.c", "worker_begins", "__atomic_add_fetch(&nr_workers[kind], 1, {})", "SEQ_CST"
-    ),
-    "see_hold": Site(
-        "worker.c", "worker_begins", "if (!__atomic_load_n(&nr_holds, {}))", "SEQ_CST"
-    ),
-    "miss": Site("worker.c", "worker_begins", "__atomic_store_n(&missed[kind], 1, {})", "SEQ_CST"),
-    "hold_ended": Site(
-        "worker.c", "worker_begins", "while (!__atomic_load_n(&nr_holds, {})", "SEQ_CST"
-    ),
-    "take_back": Site(
-        "worker.c", "worker_begins", "__atomic_exchange_n(&missed[kind], 0, {})", "SEQ_CST"
-    ),
-    "gone": Site(
-        "worker.c", "worker_ended", "__atomic_sub_fetch(&nr_workers[kind], 1, {})", "SEQ_CST"
-    ),
-    "hold": Site("worker.c", "worker_hold", "__atomic_add_fetch(&nr_holds, 1, {})", "SEQ_CST"),
-    "see_worker": Site(
-        "worker.c", "at_work", "__atomic_load_n(&nr_workers[WORKER_EVENTS], {})", "SEQ_CST"
-    ),
-    "release": Site(
-        "worker.c", "worker_release", "__atomic_sub_fetch(&nr_holds, 1, {})", "SEQ_CST"
-    ),
-    "any_missed": Site("worker.c", "any_missed", "__atomic_load_n(&missed[kind], {})", "SEQ_CST"),
-    "take_missed": Site(
-        "worker.c", "start_missed", "__atomic_exchange_n(&missed[kind], 0, {})", "SEQ_CST"
-    ),
+    "count": _site("worker_begins", "add_fetch(&nr_workers[kind], 1"),
+    "see_hold": _site("worker_begins", "load_n(&nr_holds"),
+    "miss": _site("worker_begins", "store_n(&missed[kind], 1"),
+    "hold_ended": _site("worker_begins", "load_n(&nr_holds"),
+    "take_back": _site("worker_begins", "exchange_n(&missed[kind], 0"),
+    "gone": _site("worker_ended", "sub_fetch(&nr_workers[kind], 1"),
+    "hold": _site("worker_hold", "add_fetch(&nr_holds, 1"),
+    "see_worker": _site("at_work", "load_n(&nr_workers[WORKER_EVENTS]"),
+    "release": _site("worker_release", "sub_fetch(&nr_holds, 1"),
+    "any_missed": _site("any_missed", "load_n(&missed[kind]"),
+    "take_missed": _site("start_missed", "exchange_n(&missed[kind], 0"),
 }
 
 
