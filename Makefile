@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 EXTENSION := build/extension-$(VERSION)
 SOURCES := $(wildcard native/*.[ch] src/memcg/core/binding/*) meson.build
 
-.PHONY: help demo test test-all verify mutants locking-doc native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint clean
+.PHONY: help demo test test-all verify mutants locking-doc native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -14,7 +14,7 @@ help: ## list the targets
 FRAGILE := bottleneck greenlet msgspec opencv-python-headless orjson ormsgpack
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pytest>=8' hypothesis numpy mypy ruff meson ninja 'cython>=3.1' uvloop memray asgiref tblib sentry-sdk uvicorn h11 httptools $(FRAGILE)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pytest>=8' hypothesis numpy mypy ruff meson ninja 'cython>=3.1' uvloop memray asgiref tblib sentry-sdk uvicorn h11 httptools pyyaml clang-format codespell $(FRAGILE)
 	touch $@
 
 # The extension beside the sources, where PYTHONPATH=src finds it.
@@ -68,12 +68,19 @@ bench bench-quick: $(EXTENSION)/.built ## side by side with the peers, then docs
 	$(BENCH)/venv/bin/python benchmarks/run.py $(if $(filter bench-quick,$@),--quick)
 	$(BENCH)/venv/bin/python benchmarks/run.py --page
 
-bench-instructions: $(EXTENSION)/.built ## instructions of the fast paths and of a group's life, within the budget; UPDATE=1
-	$(VENV)/bin/python benchmarks/instructions.py $(if $(UPDATE),--update)
+bench-instructions: $(EXTENSION)/.built ## instructions of the fast paths and of a group's life, within the budget; UPDATE=1, BUDGET=file
+	$(VENV)/bin/python benchmarks/instructions.py $(if $(UPDATE),--update) $(if $(BUDGET),--budget "$(BUDGET)")
 
-lint: $(STAMP) ## ruff and mypy
-	$(VENV)/bin/ruff check src tests examples benchmarks tools
+PYTHON_FILES := src tests examples benchmarks tools
+C_FILES = $(shell find native src tests benchmarks -name '*.[ch]' -not -path '*/build/*')
+lint: $(STAMP) ## ruff, mypy and codespell
+	$(VENV)/bin/ruff check $(PYTHON_FILES)
 	$(VENV)/bin/mypy
+	$(VENV)/bin/codespell
+
+format: $(STAMP) ## ruff format and clang-format, in place
+	$(VENV)/bin/ruff format $(PYTHON_FILES)
+	$(VENV)/bin/clang-format -i $(C_FILES)
 
 clean: ## remove what was built
 	rm -rf build native/build src/memcg/core/*.so

@@ -2,7 +2,7 @@
 
 Callgrind counts them. A figure is the difference of two run lengths divided by the difference of
 their turns, so start-up does not count. Two runs of one thread give the same figure; where a worker
-takes part they differ by up to 0.15 % (seen in pairs of runs). No clock, load or other program
+takes part they have differed by up to 0.3 %. No clock, load or other program
 changes them. ``instructions.toml`` holds the budget: one table for each processor, compiler and C
 library, and for each CPython, since each of them changes the code that runs. A figure that is 2 %
 above its budget fails; one that is 2 % below asks for a new budget (``--update``).

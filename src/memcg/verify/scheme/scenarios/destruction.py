@@ -125,7 +125,7 @@ def last_free_worker_root_destruction() -> None:
     s.finish()
 
 
-@scenario("a group's last reference x a new group: ids are re-used once free")
+@scenario("a group's last reference x a new group: ids are used again once free")
 def id_reuse() -> None:
     s = System()
     _, address = s.serve(s.a)
