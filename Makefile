@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 EXTENSION := build/extension-$(VERSION)
 SOURCES := $(wildcard native/*.[ch] src/memcg/core/binding/*) meson.build
 
-.PHONY: help demo test test-all verify mutants locking-doc native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
+.PHONY: help demo test test-all verify mutants docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -42,8 +42,9 @@ verify: $(EXTENSION)/.built ## the scheme under every schedule; the old scheme's
 mutants: $(EXTENSION)/.built ## every lock, check, reference and wake-up taken out in turn: a test must notice
 	$(VENV)/bin/python tools/mutants.py
 
-locking-doc: $(STAMP) ## write the generated parts of docs/locking.md
+docs: $(STAMP) ## write what is generated in docs/locking.md and docs/statements.md
 	PYTHONPATH=src $(VENV)/bin/python tools/locking_doc.py
+	PYTHONPATH=src $(VENV)/bin/python tools/statements_doc.py
 
 native-stress: ## the data plane under random load, as it ships and under the sanitizers; OPERATIONS=10^8 each
 	$(MAKE) -C native stress OPERATIONS=$(or $(OPERATIONS),100000000)

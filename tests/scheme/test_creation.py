@@ -261,7 +261,7 @@ def test_s27_s60_d1_an_item_pending_at_offline_makes_no_child(scheme):
     assert memcg.css_refs == 0
 
 
-def test_s70_d2_destroying_a_root_flushes_its_pending_item(scheme):
+def test_s62_s70_d2_destroying_a_root_flushes_its_pending_item(scheme):
     memcg = scheme.make()
     scheme.frames.free(scheme.frames.alloc(memcg))
     refs = memcg.css_refs

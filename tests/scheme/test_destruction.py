@@ -40,6 +40,20 @@ def test_s50_s51_a_destroyed_child_is_in_no_slot_and_no_list_and_put_its_referen
     assert memcg.css_refs == refs - 1
 
 
+def test_s50_a_busy_child_is_refused_and_stays_registered(scheme, child_of):
+    memcg = scheme.make()
+    child, address = child_of(memcg)
+    busy = pytest.raises(scheme.errors.CacheBusy, match="1 objects")
+    with scheme.memcontrol.memcg_slab_mutex, busy:
+        scheme.memcontrol.memcg_kmem_destroy_cache(child)
+    assert scheme.child(scheme.frames, memcg) is child
+    assert child in memcg.memcg_slab_caches
+    scheme.frames.free(address)
+    with scheme.memcontrol.memcg_slab_mutex:
+        scheme.memcontrol.memcg_kmem_destroy_cache(child)
+    assert scheme.child(scheme.frames, memcg) is None
+
+
 @on_the_model
 def test_s52_s71_d4_destruction_waits_for_a_reader_that_looked_the_child_up(scheme, child_of):
     memcg = scheme.make()
@@ -122,12 +136,71 @@ def test_s58_charges_of_nested_closed_groups_reach_the_nearest_group_alive(schem
     assert scheme.root.current == scheme.before + of_groups
 
 
+def test_s58_charges_alone_hold_no_reference_to_a_closed_group(scheme):
+    parent, memcg = scheme.make("p"), scheme.make("p/c")
+    address = scheme.frames.alloc(memcg)
+    charged = memcg.current
+    assert charged >= scheme.frames.object_size
+    before = parent.current
+    scheme.cgroup.cgroup_rmdir(memcg)
+    scheme.work()  # no child cache is made any more, and what asked for one lets go
+    assert scheme.child(scheme.frames, memcg) is None
+    assert memcg not in scheme.memcontrol.dying  # its last reference is gone
+    assert (memcg.current, parent.current) == (0, before)
+    scheme.frames.free(address)
+    assert parent.current == before - charged
+
+
+def test_s59_charges_are_the_parents_before_the_caches_go(scheme, child_of, monkeypatch):
+    memcg, seen = scheme.make(), []
+    child, address = child_of(memcg)
+    destroy = scheme.memcontrol.mem_cgroup_destroy_all_caches
+
+    def spy(group):
+        seen.append((group.online, group.current, child in group.memcg_slab_caches))
+        destroy(group)
+
+    for module in (scheme.memcontrol, scheme.cgroup):
+        monkeypatch.setattr(module, "mem_cgroup_destroy_all_caches", spy)
+    scheme.cgroup.cgroup_rmdir(memcg)
+    assert seen == [(False, 0, True)]
+    scheme.frames.free(address)
+    scheme.work()
+
+
 def test_s59_a_group_takes_no_reference_once_offline(scheme):
     memcg = scheme.make()
     assert memcg.css_tryget()
     memcg.css_put()
     scheme.cgroup.cgroup_rmdir(memcg)
     assert not memcg.css_tryget()
+
+
+def test_s6_a_root_is_dying_and_has_no_children_when_slab_mutex_is_taken_for_it(
+    scheme, child_of, monkeypatch
+):
+    memcg = scheme.make()
+    _, address = child_of(memcg)
+    scheme.frames.free(address)
+    seen, mutex = [], scheme.slab_common.slab_mutex
+
+    class Spy:
+        """Stands in for ``slab_mutex`` and looks at the root each time that it is taken."""
+
+        def __enter__(self):
+            seen.append((scheme.frames.dying, scheme.child(scheme.frames, memcg) is None))
+            mutex.__enter__()
+
+        def __exit__(self, *exc):
+            mutex.__exit__(*exc)
+
+        def held(self):
+            return mutex.held()
+
+    monkeypatch.setattr(scheme.slab_common, "slab_mutex", Spy())
+    scheme.slab_common.kmem_cache_destroy(scheme.frames)
+    monkeypatch.undo()
+    assert seen == [(True, False), (True, True)]  # for the child, then for the root
 
 
 def test_s61_s63_s64_s67_d3_a_root_with_a_busy_child_is_refused_with_the_count_and_stays_usable(

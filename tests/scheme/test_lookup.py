@@ -62,6 +62,25 @@ def test_s38_s39_s40_a_group_is_activated_any_time_and_once(scheme):
     assert memcg.parent.kmemcg_id >= 0
 
 
+def test_s38_a_group_that_is_entered_and_has_children_can_be_activated(scheme):
+    memcg = scheme.memcontrol.mem_cgroup("x", scheme.root)
+    child = scheme.memcontrol.mem_cgroup("x/y", memcg)
+    with memcg:
+        scheme.memcontrol.memcg_activate_kmem(memcg)
+    assert scheme.memcontrol.memcg_kmem_is_active(memcg)
+    assert not scheme.memcontrol.memcg_kmem_is_active(child)
+
+
+def test_s39_a_group_below_an_inactive_one_is_activated(scheme):
+    inactive = scheme.memcontrol.mem_cgroup("x", scheme.root)
+    memcg = scheme.memcontrol.mem_cgroup("x/y", inactive)
+    scheme.memcontrol.memcg_activate_kmem(memcg)
+    assert not scheme.memcontrol.memcg_kmem_is_active(inactive)
+    scheme.frames.free(scheme.frames.alloc(memcg))
+    scheme.work()
+    assert scheme.child(scheme.frames, memcg) is not None
+
+
 def test_s41_s43_a_failed_relocation_leaves_the_group_inactive_and_the_rest_working(
     scheme, monkeypatch
 ):
