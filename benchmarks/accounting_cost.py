@@ -1,6 +1,6 @@
 """What does accounting and limiting cost, in the same allocator?
 
-Unaccounted is the same library with the root, which has no limit, as the current group. "small
+"Unaccounted" is the same library with the root, which has no limit, as the current group. A "small
 group" never holds more than one object, so that it lives in shared slabs.
 """
 

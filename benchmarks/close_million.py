@@ -1,7 +1,7 @@
 """What does it cost to close a group with a million `KmemCache` objects that nobody freed?
 
-Against freeing them one by one. The second table: ten times fewer, ten times larger objects, in
-as many slabs: the cost grows with slabs, so it must be the same.
+The cost is compared with freeing them one by one. The second table has ten times fewer and ten
+times larger objects, in as many slabs: the cost grows with slabs, so it must be the same.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What does the one mutex of the control plane cost when many threads make groups and caches?
 
-Throughput of T threads that make, use and close groups against one thread; the storm: 1,000
-groups ask for 40 child caches each at once (threshold 0) while another group goes on, whose
-allocations are timed one by one. Each (group, root cache) must get one child, none twice.
+The first part is the throughput of T threads that make, use and close groups, against one thread.
+In the storm, 1,000 groups ask for 40 child caches each at once (threshold 0) while another group
+goes on, whose allocations are timed one by one. Each (group, root cache) must get one child, none
+twice.
 """
 
 from __future__ import annotations

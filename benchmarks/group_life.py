@@ -1,9 +1,10 @@
 """What does a group cost from its making to its end, and what does a dying one pin?
 
-Ours is created, limited, entered, used, left and closed. A kernel cgroup is only made, limited
-and removed; a process is forked, allocates and exits. "Make and close alone" is of our group,
-beside the whole life of the others: what would be left if all else cost nothing. A request of so
-many items reads and writes JSON, in a group of its own; stock has no groups.
+Our group is created, limited, entered, used, left and closed. A kernel cgroup is only made,
+limited and removed; a process is forked, allocates and exits. "Make and close alone" is our group
+without the rest, beside the whole life of the others: this would be left if all else cost
+nothing. A request of so many items reads and writes JSON, in a group of its own; stock has no
+groups.
 """
 
 from __future__ import annotations

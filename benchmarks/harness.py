@@ -1,11 +1,11 @@
 """Contenders take turns; what counts is the ratio within a round.
 
-A contender is a process that answers one line per request (`worker.py`, or a C program): the
-name of a piece of work in, what it cost out, as JSON: ``{"cpu": s, "wall": s, "check": ...}``.
-All contenders live at once and each piece of work goes round all of them before the next
-round, so that a change of the machine's speed meets everybody. The order turns with each round;
-processes are replaced a few times, since where things lie in memory decides too. `check` says
-what the work computed: contenders that disagree are an error, not a result.
+A contender is a process that answers one line per request (`worker.py`, or a C program): the name
+of a piece of work in, what it cost out, as JSON: ``{"cpu": s, "wall": s, "check": ...}``. All
+contenders live at once and each piece of work goes round all of them before the next round, so
+that a change of the machine's speed meets everybody. The order turns with each round; processes
+are replaced a few times, since where things lie in memory decides too. `check` says what the work
+computed: contenders that disagree are an error, not a result.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What does a buffer from a `KmemCache` cost beside the other ways to get one in Python?
 
-A pair is allocate and free, of one buffer or of eight; "written" also fills it, which is where
-fresh pages cost. The pools of objects hand out bytearrays that they keep. Each way is written
-out as statements, so that nobody pays for a wrapper. "Nothing allocated" is the same loop around
-one buffer that is kept: what no allocator can be quicker than.
+A pair is allocate and free, of one buffer or of eight. "Written" also fills it, which is where
+fresh pages cost. The pools of objects hand out bytearrays that they keep. Each way is written out
+as statements, so that no contender pays for a wrapper. "Nothing allocated" is the same loop
+around one buffer that is kept; no allocator can be quicker than that.
 """
 
 from __future__ import annotations

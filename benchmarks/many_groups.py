@@ -1,8 +1,8 @@
 """Do many groups waste memory, or slow each other down?
 
-Waste: slab bytes / live bytes with 10,000 groups that each keep a few small objects, beside one
-cache set per group (threshold 0, the seed's way) and one set for all (one group). Cost: an
-operation in one group while N others exist; and with the groups in turn.
+Waste is slab bytes / live bytes with 10,000 groups that each keep a few small objects, beside one
+cache set per group (threshold 0, the patch's way) and one set for all (one group). Cost is the
+time of an operation in one group while N others exist, and of operations in the groups in turn.
 """
 
 from __future__ import annotations

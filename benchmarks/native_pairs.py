@@ -1,8 +1,9 @@
 """What does an allocation and its free cost in C, beside the best general allocators?
 
-One C program; ours is linked as a shared library, so that both are calls through the PLT, and
-all it allocates is charged to a group with a limit. With several threads wall time counts.
-Last-in-first-out runs in processes of its own: there the group never holds more than one object.
+All contenders run one C program. Ours is linked as a shared library, so that both are calls
+through the PLT, and all it allocates is charged to a group with a limit. With several threads
+wall time counts. Last-in-first-out runs in processes of its own: there the group never holds more
+than one object.
 """
 
 from __future__ import annotations

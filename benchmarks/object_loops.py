@@ -1,7 +1,7 @@
 """What do loops over small objects cost, charged to a group, beside stock and the profilers?
 
-"memray objects" traces Python's allocators, so it sees what we charge; plain memray sees only
-pymalloc's arenas. What tracing costs differs by loop; the target is for the mean.
+"memray objects" traces Python's allocators, so it sees what memcg charges; plain memray sees only
+pymalloc's arenas. The cost of tracing differs by loop, so the target is for the mean.
 """
 
 from __future__ import annotations

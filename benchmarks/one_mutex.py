@@ -1,6 +1,6 @@
 """What does one mutex for all groups cost, against a mutex per group, when children are made?
 
-The seed's own question, on the native core without the GIL: threads make, publish, use and
+This is the patch's own question, on the native core without the GIL: threads make, publish, use and
 destroy child caches of different groups, with the same work under either kind of mutex.
 """
 

@@ -15,20 +15,22 @@ HEAD = """# Benchmarks
 
 Written by `python benchmarks/run.py --page` from the JSON of a {kind} run.
 
-Smaller is better unless a target says ≥: a ratio is ours / theirs. It is taken within a round, in
-which all contenders do the same work one after the other (the order turns; pyperformance: at once);
-the table has the median of the rounds and the quartiles. Contenders are processes that live beside
-each other and are replaced a few times; two turns of each work are not counted. One-thread works
-are measured in processor time of the process (user and system, all threads, so our worker counts),
-the others in wall time. What each work computes is compared among the contenders. Python works run
-after `memcg.install()` in a group with `max="4GiB"`; C works in a group with a limit and in a
-shared library, called through the PLT as `malloc` is. Where a row says "the best of them", the peer
-with the lowest median has the target; the other peers are shown without one.
+A ratio is ours / theirs, so smaller is better unless a target says ≥. It is taken within a round,
+in which all contenders do the same work one after the other (the order turns; pyperformance: at
+once). The table has the median of the rounds and the quartiles. Contenders are processes that
+live beside each other and are replaced a few times; two turns of each work are not counted.
+One-thread works are measured in processor time of the process (user and system, all threads, so
+our worker counts), the others in wall time. The results of each work are compared among the
+contenders. Python works run after `memcg.install()` in a group with `max="4GiB"`. C works run in
+a group with a limit and in a shared library, called through the PLT as `malloc` is. Where a row
+says "the best of them", the peer with the lowest median has the target; the other peers are shown
+without one.
 
-Between two turns of one contender the others work, so each turn comes after a second or so of
-idling: what an allocator gives back when idle, it pays for here.
+Between two turns of one contender the others work, so each turn begins after a second or so of
+idling. An allocator that returns memory to the system when idle pays for getting it back in these
+figures.
 
-The machine has {processor}, and is shared: absolute times are worth little, ratios
+The machine has {processor}, and is shared. Absolute times are worth little, ratios
 more, and a wide spread says that the machine was busy.
 
 {machine}

@@ -1,16 +1,16 @@
 """What does the pyperformance suite cost, with everything charged to a group with a limit?
 
-The suite's own scripts in all their variants, each with the packages that the suite asks for, run
-by pyperf: stock and ours at once, a process each, ours through a `sitecustomize` that installs
-memcg and enters a group before the benchmark is imported. The two share one processor, so that the
-scheduler's slices give them the same machine, quick or slow; the clock is processor time, and a
-process's mean counts (the spread is that of values made at once). Each processor has a benchmark of
-its own. Those of pools have all; four that use one port or directory run one after the other. A
-process of either world may be slow for as long as it lives: a script with a ratio further than a
-tenth from one, above or below, is run twice more in new processes, and the median of the three
-counts. There may be several turns, and what is measured is written down after each. tracemalloc and
-memray (with Python's allocators traced) run beside eleven of them, once. What cannot be run here is
-said to be missing.
+The suite's own scripts run in all their variants, each with the packages that the suite asks for,
+under pyperf. Stock and ours run at once, a process each, ours through a `sitecustomize` that
+installs memcg and enters a group before the benchmark is imported. The two share one processor,
+so that the scheduler's slices give them the same machine, quick or slow. The clock is processor
+time, and a process's mean counts (the spread is that of values made at once). Each processor has
+a benchmark of its own. Benchmarks of pools have all processors; four that use one port or
+directory run one after the other. A process of either world may be slow for as long as it lives.
+So a script with a ratio further than a tenth from one, above or below, is run twice more in new
+processes, and the median of the three counts. There may be several turns, and results are written
+down after each. tracemalloc and memray (with Python's allocators traced) run beside eleven of
+them, once. Benchmarks that cannot be run here are said to be missing.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """How much of the slabs is objects, on a server-like mix of 1,000 groups?
 
 Each group is a tenant with a session: parsed JSON, rows, strings, and what requests leave. Half
-of the sessions end, others grow, as on a server that has run for a while; the target is for three
-such turns, twelve with a reclaim among them are shown. Live bytes are objects at class size; slab
-bytes are those of the shared slabs and of the groups' own. What rounding to classes costs is
-counted from the sessions' own objects.
+of the sessions end and others grow, as on a server that has run for a while. The target is for
+three such turns; twelve with a reclaim among them are shown. Live bytes are objects at class
+size; slab bytes are those of the shared slabs and of the groups' own. The cost of rounding to
+classes is counted from the sessions' own objects.
 """
 
 from __future__ import annotations

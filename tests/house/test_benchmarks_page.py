@@ -1,0 +1,51 @@
+"""docs/benchmarks.md has the text of its sources: a table is of a run, its words are not."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+PAGE = (ROOT / "docs" / "benchmarks.md").read_text()
+QUESTIONS = re.findall(r"^`benchmarks/(\w+)\.py`\.", PAGE, re.M)
+
+
+def section(question: str) -> str:
+    """The heading and the paragraph that benchmarks/page.py makes of a question's docstring."""
+    tree = ast.parse((BENCHMARKS / f"{question}.py").read_text())
+    head, *rest = (ast.get_docstring(tree) or "").split("\n\n")
+    text = "".join(f" {' '.join(part.split())}" for part in rest)
+    return f"\n## {head}\n\n`benchmarks/{question}.py`.{text}\n"
+
+
+def head_is_in(page: str, source: str) -> bool:
+    """Tell whether the page begins with the text of page.py, whatever a run filled in."""
+    (head,) = re.findall(r'^HEAD = """(.*?)"""', source, re.M | re.S)
+    pattern = "".join(
+        ".*?" if part.startswith("{") else re.escape(part) for part in re.split(r"(\{\w+\})", head)
+    )
+    return re.match(pattern, page, re.S) is not None
+
+
+def test_the_page_ends_with_the_notes():
+    assert PAGE.endswith("\n" + (BENCHMARKS / "notes.md").read_text())
+
+
+def test_the_page_begins_with_the_text_of_its_writer():
+    assert head_is_in(PAGE, (BENCHMARKS / "page.py").read_text())
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_section_begins_with_the_words_of_its_question(question):
+    assert section(question) in PAGE
+
+
+def test_a_page_of_other_words_is_noticed():
+    assert len(QUESTIONS) > 10
+    source = (BENCHMARKS / "page.py").read_text()
+    assert not head_is_in(PAGE.replace("A ratio is", "A ratio was", 1), source)
+    assert section(QUESTIONS[0]) not in PAGE.replace(section(QUESTIONS[0]).split("\n")[3], "x")
