@@ -34,8 +34,9 @@ def life_of_a_child_cache() -> None:
     core.set_waker(None)  # the worker waits, so that each step can be shown
 
     def tell(what: str) -> None:
-        child = memcontrol.cache_from_memcg_idx(root, g.kmemcg_id)
-        print(f"{what}: slot {g.kmemcg_id} holds {child.name if child else 'nothing'}")
+        slot = memcontrol.memcg_cache_id(g)
+        child = memcontrol.cache_from_memcg_idx(root, slot)
+        print(f"{what}: slot {slot} holds {child.name if child else 'nothing'}")
         for line in dict.fromkeys(log):
             print(line, f"({log.count(line)} times)" if log.count(line) > 1 else "")
         log.clear()
@@ -56,7 +57,7 @@ def life_of_a_child_cache() -> None:
     for address in held:
         root.free(address)
     workqueue.run_pending()
-    tell(f"last object freed: destroyed (root {memcg.root.current}, references {g.css_refs})")
+    tell(f"last object freed: destroyed (root {memcg.root.current}, references {core.css_refs(g)})")
     slab_common.kmem_cache_destroy(root)
     print("root cache destroyed")
 

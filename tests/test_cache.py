@@ -160,7 +160,7 @@ def test_bulk_allocation_that_meets_a_limit_allocates_nothing(world):
         with pytest.raises(world.errors.MemcgOOM):
             cache.alloc_bulk(20)
         cache.shrink()
-        group.drain()
+        world.core.mem_cgroup_drain(group)
         assert group.current == 0
         cache.free_bulk(cache.alloc_bulk(3))
     world.group.group("a").close()

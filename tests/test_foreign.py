@@ -27,7 +27,8 @@ SUITES = {
     "hang": ("import time\n" + HOG + "def test_waits(): time.sleep(100)\n", "hung"),
     "unmet": ("def test_fits(): pass\n", "nothing met the limit"),
     "account": (
-        "import memcg\n" + HOG + "def test_loses(): memcg.group('foreign').uncharge(4096)\n",
+        "import memcg\n" + HOG + "def test_loses():\n"
+        "    memcg.core.memcg_uncharge(memcg.group('foreign'), 4096)\n",
         "foreign: current",
     ),
 }  # fmt: skip

@@ -71,7 +71,7 @@ class World:
         assert not failures, failures
 
     def child(self, root_cache, memcg):
-        return self.memcontrol.cache_from_memcg_idx(root_cache, memcg.kmemcg_id)
+        return self.memcontrol.cache_from_memcg_idx(root_cache, memcg._kmemcg_id)
 
     def check_invariants(self) -> None:
         """List <=> slot <=> registry, no child of a dead root, no empty child of a dead group."""

@@ -13,9 +13,9 @@ from typing import NamedTuple
 LOCKS = ("mutex", "_lock", "read_side")
 # What makes something visible to others: swapped with the statement before.
 PUBLISHERS = {
-    "publish", "unpublish", "set_dead", "shutdown", "offline", "synchronize", "freed", "set",
-    "clear", "css_put", "css_get", "create_done", "memcg_update_array_size", "kmem_cache_destroy",
-    "memcg_activate_kmem", "mem_cgroup_css_offline", "flush",
+    "publish", "unpublish", "set_dead", "shutdown", "mem_cgroup_offline", "synchronize", "freed",
+    "set", "clear", "css_put", "css_get", "create_done", "memcg_update_array_size",
+    "kmem_cache_destroy", "memcg_activate_kmem", "mem_cgroup_css_offline", "flush",
 }  # fmt: skip
 
 

@@ -16,9 +16,17 @@ from .control.cgroup import (
     subtree,
 )  # fmt: skip
 from .control.vmscan import try_to_free
+from .core import (
+    ancestry,
+    mem_cgroup_events_local,
+    mem_cgroup_get_limit,
+    mem_cgroup_last_oom,
+    mem_cgroup_reset_peak,
+    mem_cgroup_set_limit,
+)  # fmt: skip
 from .errors import GroupBusy, MemcgError
 from .locking import know_main_thread, report_exception
-from .sizes import format_size, parse_size
+from .sizes import PAGE_COUNTER_MAX, format_size, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -164,40 +172,40 @@ class Group(cgroup):
     @property
     def max(self) -> int:
         """The limit in bytes. cgroup v2: ``memory.max``."""
-        return self.get_limit("max")
+        return mem_cgroup_get_limit(self, "max")
 
     @max.setter
     def max(self, size: Size) -> None:
-        self.write_limit("max", size)
+        self._write_limit("max", size)
 
     @property
     def high(self) -> int:
         """Where reclaim starts, in bytes; by default 7/8 of `max`. cgroup v2: ``memory.high``."""
-        return self.get_limit("high")
+        return mem_cgroup_get_limit(self, "high")
 
     @high.setter
     def high(self, size: Size) -> None:
-        self.write_limit("high", size)
+        self._write_limit("high", size)
 
     @property
     def reserve(self) -> int:
         """Bytes past `max` for small requests; by default 1/8 of `max`, at least 16 MiB."""
-        return self.get_limit("reserve")
+        return mem_cgroup_get_limit(self, "reserve")
 
     @reserve.setter
     def reserve(self, size: Size) -> None:
-        self.write_limit("reserve", size)
+        self._write_limit("reserve", size)
 
     @property
     def overdraft(self) -> int:
         """Bytes past `reserve` for requests up to 1 KiB; by default as many as `reserve`."""
-        return self.get_limit("overdraft")
+        return mem_cgroup_get_limit(self, "overdraft")
 
     @overdraft.setter
     def overdraft(self, size: Size) -> None:
-        self.write_limit("overdraft", size)
+        self._write_limit("overdraft", size)
 
-    def write_limit(self, which: str, size: Size, *, bare_is_binary: bool = False) -> None:
+    def _write_limit(self, which: str, size: Size, *, bare_is_binary: bool = False) -> None:
         """Write one of the limits: one store, from any thread, then reclaim.
 
         A limit below the use reclaims what it can and then holds for new charges. None is the
@@ -213,14 +221,15 @@ class Group(cgroup):
             size, of=parent.max if parent is not None else None, bare_is_binary=bare_is_binary
         )
         if _limit(which) in ("reserve", "overdraft"):
-            self.set_limit(which, -1 if size is None else n)
+            mem_cgroup_set_limit(self, which, -1 if size is None else n)
             return
-        self.set_limit(which, n)
+        mem_cgroup_set_limit(self, which, n)
         if which == "high":
             self._own_high = size is not None
         if not self._own_high:
             limit = self.max
-            self.set_limit("high", limit if limit == core.PAGE_COUNTER_MAX else limit * 7 // 8)
+            high = limit if limit == PAGE_COUNTER_MAX else limit * 7 // 8
+            mem_cgroup_set_limit(self, "high", high)
         if which == "max" and self.current > n:
             try_to_free(self, self.current - n)
 
@@ -262,13 +271,13 @@ class Group(cgroup):
             case "memory.peak":
                 return self.peak
             case "memory.max" | "memory.high" | "memory.reserve" | "memory.overdraft":
-                return self.get_limit(file.removeprefix("memory."))
+                return mem_cgroup_get_limit(self, file.removeprefix("memory."))
             case "memory.oom.group":
                 return int(self.oom_group)
             case "memory.events":
                 return self.events
             case "memory.events.local":
-                return self.events_local
+                return mem_cgroup_events_local(self)
             case "memory.stat":
                 return self.stat
             case "memory.kmem.slabinfo":
@@ -280,9 +289,9 @@ class Group(cgroup):
                     "nr_dying_descendants": self.nr_dying,
                 }
             case "cgroup.max.descendants":
-                return "max" if self.max_descendants is None else self.max_descendants
+                return "max" if self._max_descendants is None else self._max_descendants
             case "cgroup.max.depth":
-                return "max" if self.max_depth is None else self.max_depth
+                return "max" if self._max_depth is None else self._max_depth
         raise KeyError(f"a group has no file {file!r}; it has {', '.join(READABLE)}")
 
     def __setitem__(self, file: str, size: Size) -> None:
@@ -298,19 +307,19 @@ class Group(cgroup):
         if file not in WRITABLE:
             raise MemcgError(f"{file!r} cannot be written; one can write {', '.join(WRITABLE)}")
         if file == "memory.peak":
-            self.reset_peak()
+            mem_cgroup_reset_peak(self)
         elif file == "memory.oom.group":
             if size not in (0, 1, "0", "1"):
                 raise ValueError(f"memory.oom.group is 0 or 1, not {size!r}")
             self.oom_group = bool(int(size))
         elif file == "cgroup.max.descendants":
-            self.max_descendants = _count(file, size)
+            self._max_descendants = _count(file, size)
         elif file == "cgroup.max.depth":
-            self.max_depth = _count(file, size)
+            self._max_depth = _count(file, size)
         elif file == "memory.reclaim":
             try_to_free(self, parse_size(size, bare_is_binary=True))
         else:
-            self.write_limit(file.removeprefix("memory."), size, bare_is_binary=True)
+            self._write_limit(file.removeprefix("memory."), size, bare_is_binary=True)
 
     @property
     def last_oom(self) -> Oom | None:
@@ -320,7 +329,7 @@ class Group(cgroup):
         ``limit``, ``owner`` and ``group`` (paths: whose limit it was, who asked), ``current``,
         ``refused`` and ``time``; its text is the error's. It stays when groups are closed.
         """
-        found = self.last_oom_fields
+        found = mem_cgroup_last_oom(self)
         if found is None:
             return None
         core.stop_account()  # the first import happens to be in the group
@@ -336,7 +345,7 @@ class Group(cgroup):
         """Closed groups below this one that something still refers to."""
         refuse_nested(self.path)
         with memcontrol.activate_kmem_mutex:
-            return sum(self in g.ancestry() for g in memcontrol.dying if g is not self)
+            return sum(self in ancestry(g) for g in memcontrol.dying if g is not self)
 
     def report(self) -> str:
         """Account for the group: figures of its tree, and what still holds memory."""
@@ -373,9 +382,9 @@ class Group(cgroup):
         exception of a thread.
         """
         if is_nested():
-            _put_off.append((self, recursive))
+            _deferred_closes.append((self, recursive))
             return
-        _catch_up()
+        _run_deferred_closes()
         self._close(recursive, wait)
 
     def _close(self, recursive: bool, wait: float) -> None:
@@ -392,7 +401,7 @@ class Group(cgroup):
 
 
 root = Group("", None)
-_put_off: list[tuple[Group, bool]] = []  # closings that wait for what they interrupted
+_deferred_closes: list[tuple[Group, bool]] = []  # closings that wait for what they interrupted
 
 
 def _now() -> core.Memcg | None:
@@ -402,9 +411,9 @@ def _now() -> core.Memcg | None:
         return None
 
 
-def _catch_up() -> None:
-    while _put_off and not is_nested():
-        group, recursive = _put_off.pop()
+def _run_deferred_closes() -> None:
+    while _deferred_closes and not is_nested():
+        group, recursive = _deferred_closes.pop()
         try:
             group._close(recursive, 0)
         except MemcgError as error:
@@ -435,18 +444,16 @@ def group(path: str, **limits: Size) -> Group:
     >>> g.parent.close(recursive=True)
     """
     limits = _checked(path, limits)
-    _catch_up()
+    _run_deferred_closes()
     g = cgroup_mkdir(root, path)
     for which, size in limits.items():
-        g.write_limit(which, size)
+        g._write_limit(which, size)
     return g
 
 
 def _checked(path: str, limits: dict[str, Size]) -> dict[str, Size]:
-    """Limits in bytes, but for shares and defaults, which are the group's to know.
-
-    What `write_limit` would refuse is refused before anything is made or written.
-    """
+    """Convert limits to bytes. Percentages and None stay as they are: only the group can resolve
+    them. What `_write_limit` would refuse is refused before anything is made or written."""
     for which, size in limits.items():
         _limit(which)
         if isinstance(size, str) and "%" in size:
@@ -461,7 +468,7 @@ def _max_above(path: str) -> int:
     try:
         return (cgroup_find(root, above) if above else root).max
     except MemcgError:  # it will be made, without limits
-        return core.PAGE_COUNTER_MAX
+        return PAGE_COUNTER_MAX
 
 
 class scope:
@@ -484,11 +491,11 @@ class scope:
         return _wrap(fn, lambda: self)
 
     def __enter__(self) -> Group:
-        _catch_up()
+        _run_deferred_closes()
         g = cgroup_mkdir(root, self._name, exclusive=True)
         try:
             for which, size in self._limits.items():
-                g.write_limit(which, size)
+                g._write_limit(which, size)
             core.enter(g)
             self._groups[g] = None
             return g

@@ -10,7 +10,7 @@ import atexit
 import sys
 
 from . import core
-from .errors import MemcgError, MemcgOOM
+from .errors import MemcgError, tell_alarms_by
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def install(*, inherit: bool = True) -> None:
 
         frames = _tracemalloc.get_traceback_limit()
         _tracemalloc.stop()
-    MemcgOOM.describe = staticmethod(core.last_alarm)
+    tell_alarms_by(core.last_alarm)
     core.install()
     _installed = True
     if frames:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .sizes import oom_text
+from .errors import oom_text
 
 
 class Oom(NamedTuple):

@@ -1,8 +1,8 @@
 """What holds a group's memory: kinds of objects with what belongs to them, and the biggest by name.
 
-Who owns a block, and who refers to an object, binding/holders.c and binding/referrers.c tell. Here
-it becomes text. Nothing runs code of the program whose objects they are: no ``repr``, no attribute
-that a class may have defined, no comparison; and all texts are short.
+`core/binding/holders.c` tells which object owns a block, `core/binding/referrers.c` what refers to
+an object. Here it becomes text. Nothing runs code of the program whose objects they are: no
+``repr``, no attribute that a class may have defined, no comparison; and all texts are short.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from . import core
 from .control.cgroup import cgroup, subtree
+from .core import mem_cgroup_get_limit
 from .sizes import format_size
 
 KINDS_SHOWN = 20
@@ -236,7 +237,7 @@ def report(group: cgroup) -> str:
         events = ", ".join(f"{k} {v}" for k, v in g.events.items() if v)
         lines.append(
             f"{g.path or '/'}{state}: current {format_size(g.current)}, "
-            f"peak {format_size(g.peak)}, max {format_size(g.get_limit('max'))}"
+            f"peak {format_size(g.peak)}, max {format_size(mem_cgroup_get_limit(g, 'max'))}"
             + (f"; events: {events}" if events else "")
         )
     blocks, kinds, biggest = holders(group)

@@ -78,16 +78,6 @@ def parse_size(
     )
 
 
-def oom_text(group: str, nbytes: int, current: int, limit: int, owner: str) -> str:
-    """Say that a request of a group met a limit: subject, rule, values, owner, cure."""
-    owner = repr(owner or "/")
-    return (
-        f"group {group or '/'!r}: charge of {format_size(nbytes)} is over memory.max (current "
-        f"{format_size(current)}, max {format_size(limit)}, set on {owner}); raise memory.max or "
-        f"free memory in {owner}"
-    )
-
-
 def format_size(n: int) -> str:
     """Write bytes for people.
 

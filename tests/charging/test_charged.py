@@ -237,7 +237,7 @@ def test_innocent_threads_see_nothing_of_hogs(program, round):
     for g in groups:
         live = sum(size for _, size, _ in memcg.core.live_blocks(g))
         assert live <= 64 * 1024, g.report()
-    before = [g.css_refs for g in [memcg.root]]
+    before = [memcg.core.css_refs(g) for g in [memcg.root]]
     for g in groups: g.close()
     assert all(g.current == 0 for g in groups)
     """)

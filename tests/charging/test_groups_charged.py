@@ -30,11 +30,11 @@ assert mid.current == 101 * one  # whoever holds a closed group holds its struct
 del g, made
 settle()
 assert mid.current == one
-kept.css_get()  # as what is charged to it would
+memcg.core.css_get(kept)  # as what is charged to it would
 kept.close()
 mid.close()  # what it was charged is its parent's
 assert top.current == 2 * one
-kept.css_put()
+memcg.core.css_put(kept)
 del kept, mid
 settle()
 assert top.current == 0

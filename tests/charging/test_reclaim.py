@@ -121,5 +121,6 @@ def test_a_parents_limit_holds_for_the_sum_of_its_children(program):
             raise SystemExit("not refused")
         except MemoryError as error:
             assert "set on 'p'" in memcg.core.last_failure()
-    assert parent.events["fail"] == 1 == b.parent.events_local["fail"] and a.events["fail"] == 0
+    assert parent.events["fail"] == 1 == b.parent["memory.events.local"]["fail"]
+    assert a.events["fail"] == 0
     """)

@@ -37,7 +37,7 @@ def settle() -> None:
     end = time.monotonic() + SETTLE_S
     while nr_threads() > NR_THREADS and time.monotonic() < end:
         time.sleep(0.0002)
-    memcg.root.drain()
+    core.mem_cgroup_drain(memcg.root)
 
 
 def state() -> dict[str, object]:
@@ -45,7 +45,8 @@ def state() -> dict[str, object]:
     settle()
     stat = core.global_stat()
     groups = {
-        g.path: (g.current, g.stat, g.css_refs, memcg.slabinfo(g.path)) for g in subtree(memcg.root)
+        g.path: (g.current, g.stat, core.css_refs(g), memcg.slabinfo(g.path))
+        for g in subtree(memcg.root)
     }
     return {
         "groups": groups,

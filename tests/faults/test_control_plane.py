@@ -63,7 +63,7 @@ with faults.inject(nth={n}, what=CORE, all_threads=True) as injected:
 check_locks()
 assert told == bool(injected.faults)
 settle()
-ids = {{g.kmemcg_id for g in memcg.root.children.values()}}
+ids = {{g._kmemcg_id for g in memcg.root.children.values()}}
 assert len(ids) == len(memcg.root.children) and set(memcontrol._used_ids) == ids, ids
 for i in range(9):
     memcg.group(f"t{{i}}")

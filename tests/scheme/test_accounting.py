@@ -21,7 +21,7 @@ def test_s73_pages_are_charged_to_the_caches_group_whoever_frees(scheme, child_o
 
 def test_s74_p12_a_refused_charge_changes_no_counter(scheme):
     parent, memcg = scheme.make("p"), scheme.make("p/c")
-    parent.set_limit("max", 10_000)
+    scheme.core.mem_cgroup_set_limit(parent, "max", 10_000)
     objects = []
     with pytest.raises(scheme.errors.MemcgOOM, match=r"group 'p/c'.*set on 'p'"):
         while True:
@@ -62,7 +62,7 @@ def test_p2_p5_hundred_groups_used_and_closed_leave_nothing(scheme):
         for address in objects:
             scheme.frames.free(address)
         scheme.work()
-        assert memcg.css_refs == 0
+        assert scheme.core.css_refs(memcg) == 0
     del memcg
     scheme.work()
     assert scheme.frames.shrink() >= 1
@@ -93,11 +93,11 @@ def test_no_group_reads_another_groups_bytes(scheme, child_of):
 
 def test_high_is_counted_and_asked_for_once_per_crossing(scheme):
     memcg = scheme.make()
-    memcg.set_limit("high", 1500)
+    scheme.core.mem_cgroup_set_limit(memcg, "high", 1500)
     objects = [scheme.frames.alloc(memcg) for _ in range(3)]
-    refs = memcg.css_refs
+    refs = scheme.core.css_refs(memcg)
     scheme.work()
     assert memcg.events["high"] == 1
-    assert memcg.css_refs <= refs
+    assert scheme.core.css_refs(memcg) <= refs
     for address in objects:
         scheme.frames.free(address)

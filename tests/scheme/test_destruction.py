@@ -19,10 +19,10 @@ def test_s49_destroying_a_child_that_is_not_in_its_slot_fails_loudly(scheme, chi
     child, address = child_of(memcg)
     scheme.frames.free(address)
     slots = scheme.frames._memcg_caches.load()
-    slots[memcg.kmemcg_id] = None
+    slots[memcg._kmemcg_id] = None
     with scheme.memcontrol.memcg_slab_mutex, pytest.raises(AssertionError, match="not in its slot"):
         scheme.memcontrol.memcg_kmem_destroy_cache(child)
-    slots[memcg.kmemcg_id] = child
+    slots[memcg._kmemcg_id] = child
 
 
 def test_s50_s51_a_destroyed_child_is_in_no_slot_and_no_list_and_put_its_reference(
@@ -31,13 +31,13 @@ def test_s50_s51_a_destroyed_child_is_in_no_slot_and_no_list_and_put_its_referen
     memcg = scheme.make()
     child, address = child_of(memcg)
     scheme.frames.free(address)
-    refs = memcg.css_refs
+    refs = scheme.core.css_refs(memcg)
     with scheme.memcontrol.memcg_slab_mutex:
         scheme.memcontrol.memcg_kmem_destroy_cache(child)
     assert scheme.child(scheme.frames, memcg) is None
     assert child not in memcg.memcg_slab_caches
     assert child not in scheme.slab_common.slab_caches
-    assert memcg.css_refs == refs - 1
+    assert scheme.core.css_refs(memcg) == refs - 1
 
 
 def test_s50_a_busy_child_is_refused_and_stays_registered(scheme, child_of):
@@ -102,7 +102,7 @@ def test_s54_s55_offline_destroys_every_empty_child_at_once(scheme):
     assert len(memcg.memcg_slab_caches) == 5
     scheme.cgroup.cgroup_rmdir(memcg)
     assert not memcg.memcg_slab_caches
-    assert all(root.from_memcg_idx(memcg.kmemcg_id) is None for root in roots)
+    assert all(root.from_memcg_idx(memcg._kmemcg_id) is None for root in roots)
 
 
 def test_s56_s57_a_busy_child_is_dead_charged_to_the_parent_and_gone_with_its_last_object(
@@ -119,7 +119,7 @@ def test_s56_s57_a_busy_child_is_dead_charged_to_the_parent_and_gone_with_its_la
     scheme.work()
     assert scheme.child(scheme.frames, memcg) is None
     assert parent.current == of_memcg
-    assert memcg.css_refs == 0
+    assert scheme.core.css_refs(memcg) == 0
 
 
 def test_s58_charges_of_nested_closed_groups_reach_the_nearest_group_alive(scheme, child_of):
@@ -170,10 +170,10 @@ def test_s59_charges_are_the_parents_before_the_caches_go(scheme, child_of, monk
 
 def test_s59_a_group_takes_no_reference_once_offline(scheme):
     memcg = scheme.make()
-    assert memcg.css_tryget()
-    memcg.css_put()
+    assert scheme.core.css_tryget(memcg)
+    scheme.core.css_put(memcg)
     scheme.cgroup.cgroup_rmdir(memcg)
-    assert not memcg.css_tryget()
+    assert not scheme.core.css_tryget(memcg)
 
 
 def test_s6_a_root_is_dying_and_has_no_children_when_slab_mutex_is_taken_for_it(
@@ -278,7 +278,7 @@ def test_s69_offline_and_root_destruction_of_the_same_child_exclude_each_other(s
         scheme.work()
         assert raised == []
         assert root not in scheme.slab_common.slab_caches
-        assert memcg.css_refs == 0
+        assert scheme.core.css_refs(memcg) == 0
 
 
 def test_s65_s72_caches_are_never_merged_so_destroying_one_leaves_its_twin(scheme):
@@ -306,10 +306,10 @@ def test_r11_an_id_is_reused_only_when_nothing_refers_to_the_old_group(scheme, c
     old = scheme.make("old")
     _, address = child_of(old)
     scheme.cgroup.cgroup_rmdir(old)
-    assert scheme.make("new").kmemcg_id != old.kmemcg_id
+    assert scheme.make("new")._kmemcg_id != old._kmemcg_id
     scheme.frames.free(address)
     scheme.work()
-    assert scheme.make("newer").kmemcg_id == old.kmemcg_id
+    assert scheme.make("newer")._kmemcg_id == old._kmemcg_id
 
 
 def test_an_id_that_is_used_and_returned_again_and_again_is_kept_once(scheme):
@@ -343,7 +343,7 @@ def test_r18_a_close_whose_caller_is_interrupted_goes_on_to_its_end(
     scheme.settle()
     assert scheme.make() is not memcg
     scheme.work()
-    assert memcg.css_refs == 0
+    assert scheme.core.css_refs(memcg) == 0
     assert not memcg.memcg_slab_caches
 
 

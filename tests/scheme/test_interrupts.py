@@ -61,7 +61,7 @@ def make_group(world):
 
 def references(world):
     """css references of the root: one of its own, one per group."""
-    return world.root.css_refs, len(world.memcontrol._used_ids)
+    return world.core.css_refs(world.root), len(world.memcontrol._used_ids)
 
 
 def points(flow):

@@ -50,16 +50,16 @@ def test_s36_a_reader_of_a_grown_array_still_reads_the_old_one(scheme, child_of)
     for i in range(2 * len(old)):
         scheme.make(f"g{i}")
     assert scheme.frames.array_size > len(old)
-    assert old[memcg.kmemcg_id] is child
+    assert old[memcg._kmemcg_id] is child
     scheme.frames.free(address)
 
 
 def test_s38_s39_s40_a_group_is_activated_any_time_and_once(scheme):
     memcg = scheme.make("a/b")
-    first = memcg.kmemcg_id
+    first = memcg._kmemcg_id
     scheme.memcontrol.memcg_activate_kmem(memcg)
-    assert memcg.kmemcg_id == first >= 0
-    assert memcg.parent.kmemcg_id >= 0
+    assert memcg._kmemcg_id == first >= 0
+    assert memcg.parent._kmemcg_id >= 0
 
 
 def test_s38_a_group_that_is_entered_and_has_children_can_be_activated(scheme):
@@ -122,13 +122,13 @@ def test_s44_s45_the_id_is_set_only_after_relocation(scheme, monkeypatch):
     memcg = scheme.memcontrol.mem_cgroup("x", scheme.root)
 
     def spy(n):
-        seen.append(memcg.kmemcg_id)
+        seen.append(memcg._kmemcg_id)
         update(n)
 
     monkeypatch.setattr(scheme.slab_common, "memcg_update_all_caches", spy)
     scheme.memcontrol.memcg_activate_kmem(memcg)
     assert seen == [-1]
-    assert memcg.kmemcg_id >= 0
+    assert memcg._kmemcg_id >= 0
 
 
 def test_s46_creators_racing_with_relocation_lose_no_slot(scheme):

@@ -88,7 +88,7 @@ def test_at_any_line_the_handler_is_done_or_refused_and_nothing_is_half_done(out
         for group in list(world.root.children.values()):
             group.close(recursive=True)
         world.workqueue.run_pending()
-        assert (world.root.css_refs, len(world.memcontrol._used_ids)) == (1, 0), n
+        assert (world.core.css_refs(world.root), len(world.memcontrol._used_ids)) == (1, 0), n
         assert not world.memcontrol.dying
     world.close()
     assert refused > 0

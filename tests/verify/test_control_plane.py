@@ -28,7 +28,7 @@ def test_an_id_that_was_reused_is_not_given_out_again(system):
     system.mkdir("b")
     system.rmdir(system.a)
     system.work()
-    assert [system.mkdir(name).kmemcg_id for name in "cde"] == [0, 2, 3]
+    assert [system.mkdir(name)._kmemcg_id for name in "cde"] == [0, 2, 3]
     signal.setitimer(signal.ITIMER_PROF, 0)
 
 
@@ -39,7 +39,7 @@ def test_when_all_ids_are_in_use_a_group_is_refused_and_nothing_is_lost(system):
         system.mkdir("c")
     system.rmdir(b)
     system.work()
-    assert system.mkdir("c").kmemcg_id == 1
+    assert system.mkdir("c")._kmemcg_id == 1
 
 
 def test_nothing_is_made_below_a_closed_group(system):
@@ -71,7 +71,7 @@ def test_a_group_whose_making_is_interrupted_after_activation_gives_its_id_back(
     system.cgroup.memcg_activate_kmem = activate
     gc.collect()
     system.finish()
-    assert system.mkdir("c").kmemcg_id == 1
+    assert system.mkdir("c")._kmemcg_id == 1
 
 
 def test_the_size_classes_become_root_caches(system):
@@ -132,7 +132,7 @@ def test_reclaim_asks_each_shrinker_collects_garbage_and_drops_empty_slabs(syste
 def over_high(system):
     """A group whose charge crossed ``high``; the event that says so waits."""
     system.core.set_promote_bytes(1 << 30)
-    system.a.set_limit("high", 100)
+    system.core.mem_cgroup_set_limit(system.a, "high", 100)
     address = system.frames.alloc(system.a)
     yield system
     system.frames.free(address)
@@ -142,11 +142,12 @@ def over_high(system):
 def test_work_at_high_reclaims_the_excess_tells_the_group_and_drops_its_reference(over_high):
     asked, told = [], []
     over_high.a.shrinkers.append(asked.append)
-    over_high.a.high_done = lambda: told.append(over_high.a.css_refs)
+    refs = over_high.core.css_refs
+    over_high.vmscan.mem_cgroup_high_done = lambda memcg: told.append(refs(memcg))
     over_high.work()
     assert asked == [over_high.frames.size - 100]
     assert told == [2]  # the item's reference is still held
-    assert over_high.a.css_refs == 1
+    assert over_high.core.css_refs(over_high.a) == 1
 
 
 def test_what_a_shrinker_raises_at_high_is_shown_and_the_reference_dropped(over_high, monkeypatch):
@@ -156,10 +157,10 @@ def test_what_a_shrinker_raises_at_high_is_shown_and_the_reference_dropped(over_
     shown, told = [], []
     monkeypatch.setattr(over_high.vmscan, "report_exception", shown.append)
     over_high.a.shrinkers.append(broken)
-    over_high.a.high_done = lambda: told.append(1)
+    over_high.vmscan.mem_cgroup_high_done = lambda memcg: told.append(1)
     over_high.work()
     assert [str(error) for error in shown] == ["a shrinker's own"]
-    assert (told, over_high.a.css_refs) == ([1], 1)
+    assert (told, over_high.core.css_refs(over_high.a)) == ([1], 1)
 
 
 # -- registered and counted
@@ -295,7 +296,7 @@ def test_whoever_posts_an_event_has_the_worker_started():
     frames = w.slab_common.kmem_cache_create("frames", 1000)
     a = w.cgroup.cgroup_mkdir(w.root, "a")
     frames.free(frames.alloc(a))
-    assert w.memcontrol.cache_from_memcg_idx(frames, a.kmemcg_id) is not None
+    assert w.memcontrol.cache_from_memcg_idx(frames, a._kmemcg_id) is not None
 
 
 def test_a_start_of_the_worker_that_fails_and_is_interrupted_is_made_good_by_the_next(system):

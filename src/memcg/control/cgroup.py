@@ -9,6 +9,7 @@ Locks: ``cgroup_mutex``, the outermost, protects every group's `children` and st
 
 from __future__ import annotations
 
+from ..core import css_put
 from ..errors import GroupBusy, MemcgError, OfflineError
 from ..locking import Mutex, shared
 from . import workqueue
@@ -47,13 +48,13 @@ class cgroup(mem_cgroup):
         Name -> group.
     shrinkers : list
         What gives memory back when asked for some bytes. Kernel: ``struct shrinker``.
-    max_descendants, max_depth : int or None
+    _max_descendants, _max_depth : int or None
         How many groups there may be below, and how many levels; None: any. Read when a group is
-        made below: one store each. Kernel: ``struct cgroup``, of these names.
+        made below: one store each. Kernel: ``max_descendants`` and ``max_depth``.
     """
 
-    max_descendants: int | None = None
-    max_depth: int | None = None
+    _max_descendants: int | None = None
+    _max_depth: int | None = None
 
     def __init__(self, path: str, parent: cgroup | None) -> None:
         super().__init__(path, parent)
@@ -156,8 +157,8 @@ def __check_hierarchy_limits(parent: cgroup, path: str) -> None:
     level = 1
     while above is not None:
         for rule, limit, value, cure in (
-            ("descendants", above.max_descendants, __descendants(above) + 1, "close groups below"),
-            ("depth", above.max_depth, level, "make it less deep below"),
+            ("descendants", above._max_descendants, __descendants(above) + 1, "close groups below"),
+            ("depth", above._max_depth, level, "make it less deep below"),
         ):
             if limit is not None and value > limit:
                 owner = above.path or "/"
@@ -174,7 +175,7 @@ def __descendants(group: cgroup) -> int:
 
     Context: `cgroup_mutex` held.
     """
-    most = group.max_descendants
+    most = group._max_descendants
     if most is None:
         return 0
     groups = [group]
@@ -216,7 +217,7 @@ def __link(group: cgroup, parent: cgroup) -> cgroup:
         parent.children[group.name] = group
     except BaseException:
         if memcg_kmem_is_active(group) and parent.children.get(group.name) is not group:
-            group.css_put()  # a group that is not active lets go of its parent by itself
+            css_put(group)  # a group that is not active lets go of its parent by itself
         raise
     return group
 
@@ -226,7 +227,7 @@ def __unlink(group: cgroup, parent: cgroup) -> None:
     with activate_kmem_mutex:
         dying[group] = None
     del parent.children[group.name]  # with no call in between that an exception could come after
-    group.css_put()
+    css_put(group)
 
 
 def cgroup_find(root: G, path: str) -> G:

@@ -29,6 +29,7 @@ here.
 from __future__ import annotations
 
 from .. import core
+from ..core import css_put, mem_cgroup_offline
 from ..errors import CacheBusy, GroupBusy
 from ..locking import Mutex, assert_held, freed, shared
 from . import slab_common, workqueue
@@ -58,7 +59,7 @@ class mem_cgroup(core.Memcg):
     ----------
     memcg_slab_caches : dict
         This group's child caches, an ordered set; ``memcg_slab_mutex`` protects it.
-    kmemcg_id : int
+    _kmemcg_id : int
         Index into memcg_caches; -1 before activation.
     """
 
@@ -70,12 +71,12 @@ class mem_cgroup(core.Memcg):
 
 def memcg_cache_id(memcg: mem_cgroup) -> int:
     """The group's index into memcg_caches, or -1."""
-    return memcg.kmemcg_id
+    return memcg._kmemcg_id
 
 
 def memcg_kmem_is_active(memcg: mem_cgroup) -> bool:
     """Tell whether the group can have child caches."""
-    return memcg.kmemcg_id >= 0
+    return memcg._kmemcg_id >= 0
 
 
 def cache_from_memcg_idx(root_cache: kmem_cache, idx: int) -> kmem_cache | None:
@@ -106,7 +107,7 @@ def memcg_update_cache_size(s: kmem_cache, num_groups: int) -> None:
 
 
 def memcg_activate_kmem(memcg: mem_cgroup) -> None:
-    """Give the group its id and every root's array a slot for it; again is nothing.
+    """Give the group its id and every root's array a slot for it; a second call does nothing.
 
     Raises
     ------
@@ -133,7 +134,7 @@ def memcg_activate_kmem(memcg: mem_cgroup) -> None:
         # Stores with no call between them, so that no asynchronous exception parts them.
         del _freed_ids[-1:]
         _used_ids[memcg_id] = None
-        memcg.kmemcg_id = memcg_id  # last: from here on the group is accounted
+        memcg._kmemcg_id = memcg_id  # last: from here on the group is accounted
 
 
 # -- one child cache
@@ -181,7 +182,7 @@ def memcg_kmem_destroy_cache(cachep: kmem_cache) -> None:
     root_cache.unpublish(memcg_id, cachep, memcg.memcg_slab_caches)
     core.synchronize()
     freed(cachep)
-    memcg.css_put()
+    css_put(memcg)
 
 
 # -- offline and root destruction
@@ -214,7 +215,7 @@ def mem_cgroup_css_offline(memcg: mem_cgroup) -> None:
     GroupBusy
         Something is inside; nothing changed.
     """
-    if not memcg.offline():
+    if not mem_cgroup_offline(memcg):
         raise GroupBusy(
             f"group {memcg.path!r} is entered {memcg.nr_inside} times; "
             "leave it first or close(wait=seconds)"
@@ -308,7 +309,7 @@ def memcg_create_cache_work_func(event: core.Event) -> None:
     finally:
         workqueue.settled(event)
         root_cache.create_done(memcg)
-        memcg.css_put()
+        css_put(memcg)
 
 
 def memcg_cache_empty_work_func(event: core.Event) -> None:
@@ -320,7 +321,7 @@ def memcg_cache_empty_work_func(event: core.Event) -> None:
                 __destroy_if_empty(cachep)
     finally:
         workqueue.settled(event)
-        memcg.css_put()
+        css_put(memcg)
 
 
 def mem_cgroup_release_work_func(event: core.Event) -> None:
@@ -328,14 +329,14 @@ def mem_cgroup_release_work_func(event: core.Event) -> None:
     memcg = event.memcg
     parent = memcg.parent
     with activate_kmem_mutex:
-        if memcg.kmemcg_id in _used_ids:
-            del _used_ids[memcg.kmemcg_id]
-            _freed_ids.append(memcg.kmemcg_id)
+        if memcg._kmemcg_id in _used_ids:
+            del _used_ids[memcg._kmemcg_id]
+            _freed_ids.append(memcg._kmemcg_id)
         dying.pop(memcg, None)
         freed(memcg)
     workqueue.settled(event)
     if parent is not None:
-        parent.css_put()
+        css_put(parent)
 
 
 workqueue.register("create", memcg_create_cache_work_func)

@@ -18,6 +18,7 @@ to here, and the destruction of a root goes from here to its children there.
 from __future__ import annotations
 
 from .. import core
+from ..core import css_put
 from ..core.dataplane import OBJECT_SIZE_MAX
 from ..errors import CacheBusy, MemcgError
 from ..locking import Mutex, choose, shared
@@ -144,7 +145,7 @@ def kmem_cache_create(
 
 def memcg_create_cache_name(memcg: mem_cgroup, root_cache: kmem_cache) -> str:
     """Name a child ``root(id:group)``."""
-    return f"{root_cache.name}({memcg.kmemcg_id}:{memcg.path})"
+    return f"{root_cache.name}({memcontrol.memcg_cache_id(memcg)}:{memcg.path})"
 
 
 def kmem_cache_create_memcg(memcg: mem_cgroup, root_cache: kmem_cache) -> kmem_cache | None:
@@ -240,7 +241,7 @@ def kmem_cache_forget_unpublished(published: Container[kmem_cache]) -> None:
                 s.shutdown()  # nobody had an object of it
                 del slab_caches[s]
                 memcg.memcg_slab_caches.pop(s, None)
-                memcg.css_put()
+                css_put(memcg)
 
 
 def memcg_update_all_caches(num_memcgs: int) -> None:

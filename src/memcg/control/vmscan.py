@@ -12,6 +12,13 @@ from __future__ import annotations
 
 import gc
 
+from ..core import (
+    css_put,
+    mem_cgroup_collect_garbage,
+    mem_cgroup_drain,
+    mem_cgroup_get_limit,
+    mem_cgroup_high_done,
+)
 from ..locking import report_exception
 from . import workqueue
 from .cgroup import cgroup, subtree
@@ -23,8 +30,12 @@ if TYPE_CHECKING:
     from .. import core
 
 
+def _collect(group: cgroup) -> None:
+    gc.collect()
+
+
 def try_to_free(
-    group: cgroup, nbytes: int, collect: Callable[[], object] = gc.collect
+    group: cgroup, nbytes: int, collect: Callable[[cgroup], object] = _collect
 ) -> int:
     """Reclaim from a group and below: shrinkers, garbage, empty slabs, stock.
 
@@ -47,8 +58,8 @@ def try_to_free(
                 shrink(nbytes)
             except Exception as error:
                 raised.append(error)
-    collect()
-    group.drain()
+    collect(group)
+    mem_cgroup_drain(group)
     if raised:
         raise raised[0]
     return max(before - group.current, 0)
@@ -61,13 +72,14 @@ def mem_cgroup_high_work_func(event: core.Event) -> None:
     """
     group = event.memcg
     try:
-        try_to_free(group, group.current - group.get_limit("high"), group.collect)
+        over = group.current - mem_cgroup_get_limit(group, "high")
+        try_to_free(group, over, mem_cgroup_collect_garbage)
     except Exception as error:  # a shrinker's: its author's to see
         report_exception(error)
     finally:
         workqueue.settled(event)
-        group.high_done()
-        group.css_put()
+        mem_cgroup_high_done(group)
+        css_put(group)
 
 
 workqueue.register("high", mem_cgroup_high_work_func)

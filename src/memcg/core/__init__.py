@@ -1,7 +1,7 @@
 """Picks the data plane.
 
-Both data planes offer the same classes and functions. ``native`` is the C core;
-``model`` is plain Python over mmap, the specification in code, for platforms without a
+Both data planes offer the same classes and functions, which `dataplane` lists. ``native`` is the C
+core; ``model`` is plain Python over mmap, the specification in code, for platforms without a
 compiler and for the explorer. ``MEMCG_CORE=model`` asks for it.
 """
 
@@ -10,23 +10,13 @@ from __future__ import annotations
 import os
 import sys
 
+from ..locking import begin
 from ..sizes import PAGE_COUNTER_MAX as PAGE_COUNTER_MAX
 from .dataplane import PAGE_SIZE as PAGE_SIZE
 from .dataplane import CacheInfo as CacheInfo
+from .dataplane import DataPlane, NativePlane, names
 from .dataplane import Event as Event
 
-_BOTH = (
-    "GROUP_BYTES", "KMALLOC_SIZES", "LOCKS", "Bound", "Cache", "Memcg", "Shield",
-    "after_fork_in_child",
-    "current", "current_entry", "enter", "hold_workers", "leave", "live_blocks", "name",
-    "next_event", "release_workers", "resume_account", "set_promote_bytes", "set_waker",
-    "stop_account", "synchronize", "view", "wait_worker",
-)  # fmt: skip
-_NATIVE = (
-    "Faults", "ModuleFinder", "Started", "exiting", "explain", "fit", "forget_alarms",
-    "global_stat", "install", "install_numpy", "is_traced", "last_alarm", "last_failure", "scan",
-    "stranger", "trim",
-)  # fmt: skip
 why_not_native = ""
 
 
@@ -40,24 +30,39 @@ def _why_not_built() -> str:
     return "memcg was installed without a C compiler; install one and memcg again"
 
 
+def _native() -> Any:
+    """The native core, or None and `why_not_native`."""
+    global why_not_native
+    if os.environ.get("MEMCG_CORE") == "model":
+        return None
+    try:
+        return __import__(f"{__package__}._core", fromlist=("name",))
+    except ModuleNotFoundError:
+        why_not_native = _why_not_built()
+    except ImportError as error:
+        why_not_native = str(error)  # no address space, say
+        if "interpreter" in why_not_native.lower():
+            why_not_native = "this is a subinterpreter; the main one has the process's memory"
+    return None
+
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
+    from . import _core, model
     from ._core import *  # noqa: F403  # the stub says what both have
+
+    _is_native: NativePlane = _core
+    _is_model: DataPlane = model
 else:
-    if os.environ.get("MEMCG_CORE") == "model":
-        from . import model as _plane
+    _plane = _native()
+    begin(_plane.Mutex if _plane else None)  # before the model core makes one
+    if _plane:
+        _offered = names(NativePlane)
     else:
-        try:
-            _plane = __import__(f"{__package__}._core", fromlist=("name",))
-        except ModuleNotFoundError:
-            from . import model as _plane
+        from . import model as _plane
 
-            why_not_native = _why_not_built()
-        except ImportError as error:
-            from . import model as _plane
-
-            why_not_native = str(error)  # no address space, say
-            if "interpreter" in why_not_native.lower():
-                why_not_native = "this is a subinterpreter; the main one has the process's memory"
-    for _name in _BOTH + (_NATIVE if _plane.name == "native" else ()):
+        _offered = names(DataPlane)
+    for _name in _offered:
         globals()[_name] = getattr(_plane, _name)

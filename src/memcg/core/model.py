@@ -28,13 +28,13 @@ from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Self
 
-from ..errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
+from ..errors import CacheBusy, MemcgError, MemcgOOM, OfflineError, oom_text
 from ..locking import Atomic, Mutex, Published, ReadSide, current_task, shared
-from ..sizes import PAGE_COUNTER_MAX, oom_text
+from ..sizes import PAGE_COUNTER_MAX
 from .dataplane import EVENTS, PAGE_SIZE, STAT, CacheInfo, Event
 
 name = "model"
-KMALLOC_SIZES = (64, 256, 1024, 4096)
+KMALLOC_SIZES: tuple[int, ...] = (64, 256, 1024, 4096)
 GROUP_BYTES = 0  # a group's structures are Python's here
 _ARENA_PAGES = 1 << 16
 _SHARED = 0  # the serial of shared slabs' pages: cleared when a group takes them over
@@ -112,7 +112,7 @@ class _PageAllocator:
 
 
 _pages = _PageAllocator()
-LOCKS = (_entry_lock, _cache_lock, _pages.page_lock)
+LOCKS: tuple[Mutex, ...] = (_entry_lock, _cache_lock, _pages.page_lock)
 
 
 def view(address: int, size: int) -> memoryview:
@@ -147,15 +147,15 @@ class Memcg:
     _serials = 0
     path = ""  # for error texts
     parent: Memcg | None = None
-    kmemcg_id = -1
-    last_oom_fields: tuple[Any, ...] | None = None  # of the last refusal here or below; one store
+    _kmemcg_id = -1  # the control plane stores it
+    _last_oom: tuple[Any, ...] | None = None  # of the last refusal here or below; one store
 
     def __init__(self, parent: Memcg | None) -> None:
         global _root
         if parent is None:
             _root = self
         Memcg._serials += 1
-        self.serial = Memcg._serials  # never reused, unlike kmemcg_id
+        self.serial = Memcg._serials  # never reused, unlike _kmemcg_id
         self.usage = Atomic(0)
         self.peak = 0
         self._limits = dict.fromkeys(("max", "high"), PAGE_COUNTER_MAX)
@@ -170,14 +170,12 @@ class Memcg:
         self.objcg = ObjCgroup(self)
         self._objcgs = [self.objcg]  # stubs that point here; cgroup_mutex protects the list
         if parent is not None:
-            parent.css_get()
+            css_get(parent)
             self.parent = parent
 
     def __del__(self) -> None:
-        if self.parent is not None and self.kmemcg_id < 0:  # dropped before it was activated
-            self.parent.css_put()
-
-    # -- css references: what keeps an offline group's state alive
+        if self.parent is not None and self._kmemcg_id < 0:  # dropped before it was activated
+            css_put(self.parent)
 
     @property
     def online(self) -> bool:
@@ -187,82 +185,6 @@ class Memcg:
     def current(self) -> int:
         """Bytes charged here and below. cgroup v2: ``memory.current``."""
         return self.usage.get()
-
-    def __enter__(self) -> Self:
-        enter(self)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        leave(self)
-
-    @property
-    def css_refs(self) -> int:
-        return self._refs.get()
-
-    def css_tryget(self) -> bool:
-        """Take a reference unless the group is offline or gone."""
-        while self._online.load() and (refs := self._refs.get()) > 0:
-            if self._refs.compare_exchange(refs, refs + 1):
-                return True
-        return False
-
-    def css_get(self) -> None:
-        """Take one more reference; the caller already holds one."""
-        self._refs.add(1)
-
-    def css_put(self) -> None:
-        """Drop a reference; the last one posts ``release``."""
-        refs = self._refs.add(-1)
-        if refs < 0:
-            raise AssertionError("css reference count fell below zero")
-        if refs == 0:
-            _post(Event("release", self, None))
-
-    def offline(self) -> bool:
-        """Take no new references, unless something is inside; tell whether it is done.
-
-        What is still charged here becomes the parent's.
-
-        After the grace period nobody charges or uncharges this group any more, and its
-        ancestors' counters contained its charges already. Again is nothing.
-        Kernel: ``memcg_reparent_objcgs``.
-        """
-        if self.parent is None:
-            raise MemcgError("the root group cannot go offline")
-        with self._entry_lock:
-            if self.nr_inside:
-                return False
-            self._online.store(False)
-        for objcg in self._objcgs:
-            objcg.memcg.store(self.parent)
-        self.parent._objcgs, self._objcgs = self.parent._objcgs + self._objcgs, []
-        synchronize()
-        self.usage.set(0)
-        return True
-
-    # -- limits and figures
-
-    def get_limit(self, which: str) -> int:
-        """``max``, ``high``, ``reserve`` or ``overdraft`` in bytes."""
-        return self._limits[which]
-
-    def set_limit(self, which: str, n: int) -> None:
-        """Store a limit in bytes; a negative reserve or overdraft: the default."""
-        self._limits[which] = n
-
-    @property
-    def events_local(self) -> dict[str, int]:
-        """As `events`: they are counted at the limit's group alone here."""
-        return self.events
-
-    collect = staticmethod(gc.collect)
-
-    def high_done(self) -> None:
-        """The receiver of ``high`` has reclaimed."""
-
-    def reset_peak(self) -> None:
-        """Start `peak` again at the usage of now."""
-        self.peak = self.current
 
     @property
     def stat(self) -> dict[str, int]:
@@ -274,69 +196,173 @@ class Memcg:
                 found["slab_shared"] += slab.cache.size * sum(o in mine for o in slab.live.values())
         return found
 
-    def drain(self) -> int:
-        """Drop empty slabs here and below; return bytes given back."""
-        before = self.current
-        for cache in {slab.cache for slab in list(_slab_of_page.values())}:
-            if cache.memcg is not None and self in cache.memcg.ancestry():
-                cache.shrink()
-        return before - self.current
+    def __enter__(self) -> Self:
+        enter(self)
+        return self
 
-    # -- page counter
+    def __exit__(self, *exc: object) -> None:
+        leave(self)
 
-    def ancestry(self) -> Iterator[Memcg]:
-        """The group, its parent, and so on up to the root."""
-        memcg: Memcg | None = self
-        while memcg is not None:
-            yield memcg
-            memcg = memcg.parent
 
-    def try_charge(self, n: int) -> Memcg | None:
-        """Charge `n` bytes here and above, or nothing and return the group that refused.
+def ancestry(memcg: Memcg | None) -> Iterator[Memcg]:
+    """The group, its parent, and so on up to the root."""
+    while memcg is not None:
+        yield memcg
+        memcg = memcg.parent
 
-        Kernel: ``page_counter_try_charge``.
-        """
-        for memcg in self.ancestry():
-            if memcg.usage.add(n) > memcg._limits["max"]:
-                for undo in self.ancestry():
-                    undo.usage.add(-n)
-                    if undo is memcg:
-                        break
-                memcg.events["max"] += 1
-                self._note_oom(memcg, n)
-                return memcg
-        self._charged()
-        return None
 
-    def _note_oom(self, limited: Memcg, n: int) -> None:
-        limit, current, now = limited.get_limit("max"), limited.usage.get(), time.time()
-        for memcg in limited.ancestry():
-            memcg.last_oom_fields = (n, limit, limited.path, self.path, current, True, now)
+# -- css references: what keeps an offline group's state alive
 
-    def charge(self, n: int) -> None:
-        """Charge `n` bytes by force."""
-        for memcg in self.ancestry():
-            memcg.usage.add(n)
-        self._charged()
 
-    def _charged(self) -> None:
-        for memcg in self.ancestry():
-            usage = memcg.usage.get()
-            if usage > memcg.peak:  # racy: a lower peak may overwrite a higher one in flight
-                memcg.peak = usage
-            if usage > memcg._limits["high"] and memcg._high_posted.compare_exchange(0, 1):
-                memcg.events["high"] += 1
-                if memcg.css_tryget():
-                    _post(Event("high", memcg, None))
+def css_refs(memcg: Memcg) -> int:
+    """How many references there are."""
+    return memcg._refs.get()
 
-    def uncharge(self, n: int) -> None:
-        """Give `n` bytes back here and above. Kernel: ``page_counter_uncharge``."""
-        for memcg in self.ancestry():
-            usage = memcg.usage.add(-n)
-            if usage < 0:
-                raise AssertionError(f"charge of a group fell below zero by {-usage} bytes")
-            if usage <= memcg._limits["high"]:
-                memcg._high_posted.set(0)
+
+def css_tryget(memcg: Memcg) -> bool:
+    """Take a reference unless the group is offline or gone."""
+    while memcg._online.load() and (refs := memcg._refs.get()) > 0:
+        if memcg._refs.compare_exchange(refs, refs + 1):
+            return True
+    return False
+
+
+def css_get(memcg: Memcg) -> None:
+    """Take one more reference; the caller already holds one."""
+    memcg._refs.add(1)
+
+
+def css_put(memcg: Memcg) -> None:
+    """Drop a reference; the last one posts ``release``."""
+    refs = memcg._refs.add(-1)
+    if refs < 0:
+        raise AssertionError("css reference count fell below zero")
+    if refs == 0:
+        _post(Event("release", memcg, None))
+
+
+def mem_cgroup_offline(memcg: Memcg) -> bool:
+    """Take no new references, unless something is inside; tell whether it is done.
+
+    What is still charged here becomes the parent's.
+
+    After the grace period nobody charges or uncharges this group any more, and its
+    ancestors' counters contained its charges already. A second call does nothing.
+    Kernel: ``memcg_reparent_objcgs``.
+    """
+    if memcg.parent is None:
+        raise MemcgError("the root group cannot go offline")
+    with memcg._entry_lock:
+        if memcg.nr_inside:
+            return False
+        memcg._online.store(False)
+    for objcg in memcg._objcgs:
+        objcg.memcg.store(memcg.parent)
+    memcg.parent._objcgs, memcg._objcgs = memcg.parent._objcgs + memcg._objcgs, []
+    synchronize()
+    memcg.usage.set(0)
+    return True
+
+
+# -- limits and figures
+
+
+def mem_cgroup_get_limit(memcg: Memcg, which: str) -> int:
+    """``max``, ``high``, ``reserve`` or ``overdraft`` in bytes."""
+    return memcg._limits[which]
+
+
+def mem_cgroup_set_limit(memcg: Memcg, which: str, n: int) -> None:
+    """Store a limit in bytes; a negative reserve or overdraft: the default."""
+    memcg._limits[which] = n
+
+
+def mem_cgroup_events_local(memcg: Memcg) -> dict[str, int]:
+    """As `events`: they are counted at the limit's group alone here."""
+    return memcg.events
+
+
+def mem_cgroup_last_oom(memcg: Memcg) -> tuple[Any, ...] | None:
+    """The fields of `Oom` for the last refusal here or below; None: never."""
+    return memcg._last_oom
+
+
+def mem_cgroup_collect_garbage(memcg: Memcg) -> None:
+    """Collect garbage."""
+    gc.collect()
+
+
+def mem_cgroup_high_done(memcg: Memcg) -> None:
+    """The receiver of ``high`` has reclaimed."""
+
+
+def mem_cgroup_reset_peak(memcg: Memcg) -> None:
+    """Start `peak` again at the usage of now."""
+    memcg.peak = memcg.current
+
+
+def mem_cgroup_drain(memcg: Memcg) -> int:
+    """Drop empty slabs here and below; return bytes given back."""
+    before = memcg.current
+    for cache in {slab.cache for slab in list(_slab_of_page.values())}:
+        if cache.memcg is not None and memcg in ancestry(cache.memcg):
+            cache.shrink()
+    return before - memcg.current
+
+
+# -- page counter
+
+
+def memcg_try_charge(memcg: Memcg, n: int) -> Memcg | None:
+    """Charge `n` bytes here and above, or nothing and return the group that refused.
+
+    Kernel: ``page_counter_try_charge``.
+    """
+    for limited in ancestry(memcg):
+        if limited.usage.add(n) > limited._limits["max"]:
+            for undo in ancestry(memcg):
+                undo.usage.add(-n)
+                if undo is limited:
+                    break
+            limited.events["max"] += 1
+            _note_oom(memcg, limited, n)
+            return limited
+    _charged(memcg)
+    return None
+
+
+def _note_oom(memcg: Memcg, limited: Memcg, n: int) -> None:
+    limit, current, now = limited._limits["max"], limited.usage.get(), time.time()
+    for above in ancestry(limited):
+        above._last_oom = (n, limit, limited.path, memcg.path, current, True, now)
+
+
+def memcg_charge(memcg: Memcg, n: int) -> None:
+    """Charge `n` bytes by force."""
+    for above in ancestry(memcg):
+        above.usage.add(n)
+    _charged(memcg)
+
+
+def _charged(memcg: Memcg) -> None:
+    for above in ancestry(memcg):
+        usage = above.usage.get()
+        if usage > above.peak:  # racy: a lower peak may overwrite a higher one in flight
+            above.peak = usage
+        if usage > above._limits["high"] and above._high_posted.compare_exchange(0, 1):
+            above.events["high"] += 1
+            if css_tryget(above):
+                _post(Event("high", above, None))
+
+
+def memcg_uncharge(memcg: Memcg, n: int) -> None:
+    """Give `n` bytes back here and above. Kernel: ``page_counter_uncharge``."""
+    for above in ancestry(memcg):
+        usage = above.usage.add(-n)
+        if usage < 0:
+            raise AssertionError(f"charge of a group fell below zero by {-usage} bytes")
+        if usage <= above._limits["high"]:
+            above._high_posted.set(0)
 
 
 class _Slab:
@@ -415,7 +441,7 @@ class Cache:
         self._buffers: dict[int, tuple[int, memoryview, weakref.ref[object]]] = {}
         self._shared_bytes: dict[int, int] = {}  # group serial -> live shared bytes
         if memcg is not None:
-            memcg.css_get()
+            css_get(memcg)
 
     @property
     def nr_pages(self) -> int:
@@ -528,7 +554,7 @@ class Cache:
         offset = _pages.alloc(self.pages_per_slab, memcg.serial if memcg else _SHARED)
         if offset < 0:
             if memcg is not None:
-                memcg.uncharge(nbytes)
+                memcg_uncharge(memcg, nbytes)
             raise MemoryError(f"arena of {_ARENA_PAGES * PAGE_SIZE} bytes is full")
         slab = _Slab(self, offset, self.pages_per_slab, objcg)
         for page in range(offset // PAGE_SIZE, offset // PAGE_SIZE + slab.nr_pages):
@@ -561,14 +587,14 @@ class Cache:
             slab.free.append(address)
             if owner is not None:
                 memcg = owner.memcg.load()
-                memcg.uncharge(self.size)
+                memcg_uncharge(memcg, self.size)
                 if memcg.serial in self._shared_bytes:
                     self._shared_bytes[memcg.serial] -= self.size
             if self._dead and not slab.live:
                 self._drop(slab)
             emptied = self._dead and not self._slabs
             if emptied and self.memcg is not None:
-                self.memcg.css_get()
+                css_get(self.memcg)
         if emptied:
             _post(Event("empty", self.memcg, self))
 
@@ -579,7 +605,7 @@ class Cache:
         self._slabs.remove(slab)
         self._nr_pages.add(-slab.nr_pages)
         if slab.objcg is not None:
-            slab.objcg.memcg.load().uncharge(slab.nr_pages * PAGE_SIZE)
+            memcg_uncharge(slab.objcg.memcg.load(), slab.nr_pages * PAGE_SIZE)
         _pages.release(slab.offset, slab.nr_pages)
 
     def alloc_buffer(self) -> memoryview:
@@ -655,12 +681,12 @@ class Cache:
 
 def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
     if _skip_account.get(current_task()):
-        memcg.charge(n)
+        memcg_charge(memcg, n)
         return
-    limited = memcg.try_charge(n)
+    limited = memcg_try_charge(memcg, n)
     if limited is not None:
         limited.events["oom"] += 1
-        current, limit = limited.usage.get(), limited.get_limit("max")
+        current, limit = limited.usage.get(), limited._limits["max"]
         raise MemcgOOM(oom_text(memcg.path, n, current, limit, limited.path))
 
 
@@ -678,9 +704,9 @@ def _memcg_kmem_get_cache(root: Cache, memcg: Memcg) -> Cache:
     Context: inside a read-side section. Kernel: ``__memcg_kmem_get_cache``.
     """
     memcg = _charged_group(memcg)
-    if memcg.parent is None or memcg.kmemcg_id < 0:
+    if memcg.parent is None or memcg._kmemcg_id < 0:
         return root
-    child = root.from_memcg_idx(memcg.kmemcg_id)
+    child = root.from_memcg_idx(memcg._kmemcg_id)
     if child is not None and not child.frozen:
         return child
     if root._shared_bytes.get(memcg.serial, 0) >= _promote_bytes and not root.dying:
@@ -691,14 +717,14 @@ def _memcg_kmem_get_cache(root: Cache, memcg: Memcg) -> Cache:
 def _memcg_schedule_create(root: Cache, memcg: Memcg) -> None:
     """Post one create item for the pair, with a css reference, unless one is on its way."""
     with root.cache_lock:
-        if memcg.serial in root._pending or not memcg.css_tryget():
+        if memcg.serial in root._pending or not css_tryget(memcg):
             return
         root._pending.add(memcg.serial)
     try:
         _post(Event("create", memcg, root))
     except MemoryError:  # no item: the root serves, and a later allocation asks again
         root.create_done(memcg)
-        memcg.css_put()
+        css_put(memcg)
 
 
 def live_blocks(memcg: Memcg) -> list[tuple[int, int, Cache | None]]:

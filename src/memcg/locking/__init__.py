@@ -10,10 +10,11 @@ Lock order, outermost first: ``cgroup_mutex``, ``activate_kmem_mutex``,
 ``memcg_slab_mutex``, ``slab_mutex``, then the locks private to the data plane.
 
 Kernel: ``include/linux/mutex.h``, ``include/linux/rcupdate.h``.
-Where we differ: a mutex here is the native core's (`binding/mutex.c`) or, without that, a reentrant
-lock of CPython's, because their ``__enter__`` is one C call that no asynchronous exception can cut
-in two. Recursion is still an error: the explorer reports it. ``threading`` is not imported: with
-what it imports it would be a third of a bare interpreter's start.
+Where we differ: a mutex here is the native core's (`core/binding/mutex.c`), which `memcg.core`
+hands in by `begin`, or, without that, a reentrant lock of CPython's, because their ``__enter__`` is
+one C call that no asynchronous exception can cut in two. Recursion is still an error: the explorer
+reports it. ``threading`` is not imported: with what it imports it would be a third of a bare
+interpreter's start.
 """
 
 from __future__ import annotations
@@ -34,17 +35,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Atomic", "Event", "Mutex", "Published", "ReadSide", "assert_held", "at_exit", "at_fork",
-    "choose", "current_task", "freed", "report_exception", "shared", "spawn",
+    "begin", "choose", "current_task", "freed", "report_exception", "shared", "spawn",
 ]  # fmt: skip
 
 
-# The native core's, if `core` has chosen it: it is read before us.
-_native = sys.modules.get(__package__.removesuffix("locking") + "core._core")
-
 if TYPE_CHECKING:
     from ..core._core import Mutex as _Mutex
-elif _native:
-    _Mutex = _native.Mutex
 else:
 
     class _Mutex(_thread.RLock):
@@ -60,7 +56,7 @@ else:
             return _thread.RLock.acquire(self, True, seconds)
 
         def lend(self) -> None:
-            """Keep it: CPython's locks cannot be taken from who holds them."""
+            """Keep it: CPython's locks cannot be taken from the thread that holds them."""
 
         held = _thread.RLock._is_owned
         forget_holder = _thread.RLock._at_fork_reinit
@@ -72,11 +68,22 @@ class Mutex(_Mutex):
     ``held()`` tells whether the caller holds it. ``acquire_within(seconds)`` tells whether it got
     it. After ``lend()`` the caller holds it until another thread has waited for it for some
     milliseconds. ``forget_holder()`` is for the child of a fork and a mutex that the caller does
-    not hold: whoever did is gone.
+    not hold: the thread that held it is gone.
     """
 
-    if _native:
-        __slots__ = ()
+
+def begin(native: type | None) -> None:
+    """Have mutexes be of the class `native`, and lockdep attached if the environment asks for it.
+
+    `memcg.core` calls it, once, before anybody makes a mutex; None: there is no native core.
+    """
+    if native is not None:
+        names = {"__slots__": (), "__doc__": Mutex.__doc__, "__module__": __name__}
+        globals()["Mutex"] = type("Mutex", (native,), names)
+    if value := os.environ.get("MEMCG_LOCKDEP"):
+        from . import lockdep
+
+        lockdep.attach_from_environment(sys.modules[__name__], value)
 
 
 def assert_held(mutex: Mutex) -> None:
@@ -196,9 +203,3 @@ if not TYPE_CHECKING:
         from . import lockless
 
         return getattr(lockless, name)
-
-
-if value := os.environ.get("MEMCG_LOCKDEP"):
-    from . import lockdep
-
-    lockdep.attach_from_environment(sys.modules[__name__], value)

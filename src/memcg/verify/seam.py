@@ -19,8 +19,8 @@ from .task import Task
 
 __all__ = [
     "Array", "Atomic", "Event", "GuardedDict", "Mutex", "Published", "Queue", "ReadSide", "Table",
-    "assert_held", "at_exit", "at_fork", "choose", "current_task", "fork", "freed", "module",
-    "parallel", "quietly", "report_exception", "settle", "shared", "spawn",
+    "assert_held", "at_exit", "at_fork", "begin", "choose", "current_task", "fork", "freed",
+    "module", "parallel", "quietly", "report_exception", "settle", "shared", "spawn",
 ]  # fmt: skip
 
 _outside = itertools.count(-1, -1)
@@ -80,6 +80,10 @@ def choose(n: int) -> int:
     """Branch: the explorer tries 0 to `n` - 1. Outside an exploration 0."""
     run = runtime.active
     return 0 if run is None else run.choose(n)
+
+
+def begin(native: type | None) -> None:
+    """Take no mutex of a native core: the explorer has its own."""
 
 
 def at_fork(

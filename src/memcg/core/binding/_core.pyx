@@ -1,5 +1,5 @@
 # cython: language_level=3, binding=False, auto_pickle=False
-"""The native data plane, wrapped: the classes and functions of `memcg.model`, in C.
+"""The native data plane, wrapped: the classes and functions of `memcg.core.model`, in C.
 
 Every method is one call that no asynchronous exception can cut in two.
 """
@@ -23,8 +23,7 @@ from memcg cimport *
 from memcg cimport entry as c_entry
 
 from .dataplane import EVENTS, PAGE_SIZE, STAT, CacheInfo, Event
-from ..errors import CacheBusy, MemcgError, MemcgOOM, OfflineError
-from ..sizes import PAGE_COUNTER_MAX, oom_text
+from ..errors import CacheBusy, MemcgError, MemcgOOM, OfflineError, oom_text
 
 name = "native"
 GROUP_BYTES = MEMCG_GROUP_BYTES  # what a group costs its parent
@@ -195,7 +194,7 @@ cdef class Memcg:
                 if memcg_last_failure(&failure):
                     raise MemcgOOM(describe(&failure))
                 raise MemoryError("no memory for a group")
-            css_get(parent.c)
+            c_css_get(parent.c)
             self.parent = parent
         mem_cgroup_set_owner(self.c, <void *>self)
 
@@ -205,7 +204,7 @@ cdef class Memcg:
             return
         alarm_forget(self.c)
         if not self.activated:  # dropped before it was linked
-            css_put(self.parent.c)
+            c_css_put(self.parent.c)
         mem_cgroup_free(self.c)
 
     cdef mem_cgroup *get(self) except NULL:
@@ -228,50 +227,16 @@ cdef class Memcg:
         return mem_cgroup_online(self.get())
 
     @property
-    def kmemcg_id(self):
+    def _kmemcg_id(self):
+        """The index into memcg_caches, or -1; the control plane stores it."""
         return mem_cgroup_id(self.get())
 
-    @kmemcg_id.setter
-    def kmemcg_id(self, int kmemcg_id):
+    @_kmemcg_id.setter
+    def _kmemcg_id(self, int kmemcg_id):
         if not self.activated:
             self.activated = True
             Py_INCREF(self)  # dropped with the `release` event
         mem_cgroup_set_id(self.get(), kmemcg_id)
-
-    @property
-    def css_refs(self):
-        return css_refs(self.get())
-
-    def css_tryget(self):
-        """Take a reference unless the group is offline or gone."""
-        return css_tryget(self.get())
-
-    def css_get(self):
-        """Take one more reference; the caller already holds one."""
-        css_get(self.get())
-
-    def css_put(self):
-        """Drop a reference; the last one posts ``release``."""
-        if css_refs(self.get()) <= 0:
-            raise AssertionError("css reference count fell below zero")
-        css_put(self.get())
-
-    def offline(self):
-        """Take no new references, unless something is inside; tell whether it is done.
-
-        What is still charged here becomes the parent's.
-        """
-        if self.parent is None:
-            raise MemcgError("the root group cannot go offline")
-        if self.nr_inside:
-            current_forget(NULL)
-            if self.nr_entries:
-                return False
-            self.nr_inside = 0  # who was inside is gone, context and all, and never left
-            opened_clear(&self.opened)
-        mem_cgroup_offline(self.get())
-        current_forget(<PyObject *>self)
-        return True
 
     # -- being inside
 
@@ -282,7 +247,7 @@ cdef class Memcg:
     def __exit__(self, type, value, traceback):
         leave(self, value)
 
-    # -- limits and figures
+    # -- figures
 
     cdef mem_cgroup_stat read(self):
         cdef mem_cgroup_stat stat
@@ -303,14 +268,6 @@ cdef class Memcg:
         """The highest usage. cgroup v2: ``memory.peak``."""
         return self.read().watermark
 
-    def get_limit(self, str which):
-        """``max``, ``high``, ``reserve`` or ``overdraft`` in bytes."""
-        return mem_cgroup_get_limit(self.get(), LIMITS[which])
-
-    def set_limit(self, str which, int64_t n):
-        """Store a limit in bytes; a negative reserve or overdraft: the default."""
-        mem_cgroup_set_limit(self.get(), LIMITS[which], n)
-
     @property
     def oom_group(self):
         """The process ends when the group goes on at its ceiling. cgroup v2: ``memory.oom.group``."""
@@ -327,35 +284,6 @@ cdef class Memcg:
         return {EVENTS[i]: stat.events[i] for i in range(len(EVENTS))}
 
     @property
-    def events_local(self):
-        """As `events`, of this group's own limit."""
-        cdef mem_cgroup_stat stat = self.read()
-        return {EVENTS[i]: stat.events_local[i] for i in range(len(EVENTS))}
-
-    @property
-    def last_oom_fields(self):
-        """Bytes, limit, owner, group, current, refused and time of the last refusal or alarm of this
-        group's limit or of one below; None: never."""
-        cdef memcg_oom oom
-        if not mem_cgroup_last_oom(self.get(), &oom):
-            return None
-        try:
-            return (oom.bytes, oom.max, path_of(oom.limited), path_of(oom.memcg), oom.current,
-                    bool(oom.refused), oom.time_ns / 1e9)
-        finally:
-            libc_free(oom.memcg)
-            libc_free(oom.limited)
-
-    def ancestry(self):
-        """The group, its parent, and so on up to the root."""
-        cdef Memcg memcg = self
-        cdef list found = []
-        while memcg is not None:  # no generator: its type would be made with the module
-            found.append(memcg)
-            memcg = memcg.parent
-        return found
-
-    @property
     def stat(self):
         """Bytes of this group alone, by kind. cgroup v2: ``memory.stat``."""
         cdef mem_cgroup_stat stat
@@ -364,51 +292,137 @@ cdef class Memcg:
         return dict(zip(STAT, (stat.slab_private, stat.slab_shared, stat.page_runs, stat.external,
                                stat.overdraft)))
 
-    def collect(self):
-        """Collect garbage, unless that was in vain for this group several times of late.
 
-        While another thread collects none can begin: then it is waited for, 1 s at most.
-        """
-        cdef int64_t before = mem_cgroup_usage(self.get())
-        if not collection_is_due(self.c):
-            return
-        for _ in range(1000):
-            began = time.monotonic_ns()
-            if collect_garbage():
-                break
-            time.sleep(0.001)
-        mem_cgroup_reclaim(self.c)
-        collection_ended(self.c, before - mem_cgroup_usage(self.c), time.monotonic_ns() - began)
+def ancestry(Memcg memcg not None):
+    """The group, its parent, and so on up to the root."""
+    cdef list found = []
+    while memcg is not None:  # no generator: its type would be made with the module
+        found.append(memcg)
+        memcg = memcg.parent
+    return found
 
-    def high_done(self):
-        """The receiver of ``high`` has reclaimed."""
-        mem_cgroup_high_done(self.get())
 
-    def reset_peak(self):
-        """Start `peak` again at the usage of now."""
-        mem_cgroup_reset_watermark(self.get())
+def css_refs(Memcg memcg not None):
+    """How many references there are."""
+    return c_css_refs(memcg.get())
 
-    def try_charge(self, size_t n):
-        """Charge `n` bytes here and above, or nothing and return the group that refused."""
-        cdef memcg_failure failure
-        if mem_cgroup_try_charge(self.get(), n) == 0:
-            return None
-        if memcg_last_failure(&failure):
-            return <Memcg>mem_cgroup_owner(failure.limited)
-        return self
 
-    def charge(self, size_t n):
-        """Charge `n` bytes by force."""
-        mem_cgroup_charge(self.get(), n)
+def css_tryget(Memcg memcg not None):
+    """Take a reference unless the group is offline or gone."""
+    return c_css_tryget(memcg.get())
 
-    def uncharge(self, size_t n):
-        """Give `n` bytes back here and above."""
-        mem_cgroup_uncharge(self.get(), n)
 
-    def drain(self):
-        """Drop empty slabs and stock here and below; return bytes given back."""
+def css_get(Memcg memcg not None):
+    """Take one more reference; the caller already holds one."""
+    c_css_get(memcg.get())
+
+
+def css_put(Memcg memcg not None):
+    """Drop a reference; the last one posts ``release``."""
+    if c_css_refs(memcg.get()) <= 0:
+        raise AssertionError("css reference count fell below zero")
+    c_css_put(memcg.get())
+
+
+def mem_cgroup_offline(Memcg memcg not None):
+    """Take no new references, unless something is inside; tell whether it is done.
+
+    What is still charged here becomes the parent's.
+    """
+    if memcg.parent is None:
+        raise MemcgError("the root group cannot go offline")
+    if memcg.nr_inside:
         current_forget(NULL)
-        return mem_cgroup_reclaim(self.get())
+        if memcg.nr_entries:
+            return False
+        memcg.nr_inside = 0  # who was inside is gone, context and all, and never left
+        opened_clear(&memcg.opened)
+    c_mem_cgroup_offline(memcg.get())
+    current_forget(<PyObject *>memcg)
+    return True
+
+
+def mem_cgroup_get_limit(Memcg memcg not None, str which):
+    """``max``, ``high``, ``reserve`` or ``overdraft`` in bytes."""
+    return c_mem_cgroup_get_limit(memcg.get(), LIMITS[which])
+
+
+def mem_cgroup_set_limit(Memcg memcg not None, str which, int64_t n):
+    """Store a limit in bytes; a negative reserve or overdraft: the default."""
+    c_mem_cgroup_set_limit(memcg.get(), LIMITS[which], n)
+
+
+def mem_cgroup_events_local(Memcg memcg not None):
+    """As `events`, of this group's own limit."""
+    cdef mem_cgroup_stat stat = memcg.read()
+    return {EVENTS[i]: stat.events_local[i] for i in range(len(EVENTS))}
+
+
+def mem_cgroup_last_oom(Memcg memcg not None):
+    """Bytes, limit, owner, group, current, refused and time of the last refusal or alarm of this
+    group's limit or of one below; None: never."""
+    cdef memcg_oom oom
+    if not c_mem_cgroup_last_oom(memcg.get(), &oom):
+        return None
+    try:
+        return (oom.bytes, oom.max, path_of(oom.limited), path_of(oom.memcg), oom.current,
+                bool(oom.refused), oom.time_ns / 1e9)
+    finally:
+        libc_free(oom.memcg)
+        libc_free(oom.limited)
+
+
+def mem_cgroup_collect_garbage(Memcg memcg not None):
+    """Collect garbage, unless that was in vain for this group several times of late.
+
+    While another thread collects none can begin: then it is waited for, 1 s at most.
+    """
+    cdef int64_t before = mem_cgroup_usage(memcg.get())
+    if not collection_is_due(memcg.c):
+        return
+    for _ in range(1000):
+        began = time.monotonic_ns()
+        if collect_garbage():
+            break
+        time.sleep(0.001)
+    mem_cgroup_reclaim(memcg.c)
+    collection_ended(memcg.c, before - mem_cgroup_usage(memcg.c), time.monotonic_ns() - began)
+
+
+def mem_cgroup_high_done(Memcg memcg not None):
+    """The receiver of ``high`` has reclaimed."""
+    c_mem_cgroup_high_done(memcg.get())
+
+
+def mem_cgroup_reset_peak(Memcg memcg not None):
+    """Start `peak` again at the usage of now."""
+    mem_cgroup_reset_watermark(memcg.get())
+
+
+def mem_cgroup_drain(Memcg memcg not None):
+    """Drop empty slabs and stock here and below; return bytes given back."""
+    current_forget(NULL)
+    return mem_cgroup_reclaim(memcg.get())
+
+
+def memcg_try_charge(Memcg memcg not None, size_t n):
+    """Charge `n` bytes here and above, or nothing and return the group that refused."""
+    cdef memcg_failure failure
+    if mem_cgroup_try_charge(memcg.get(), n) == 0:
+        return None
+    if memcg_last_failure(&failure):
+        return <Memcg>mem_cgroup_owner(failure.limited)
+    return memcg
+
+
+def memcg_charge(Memcg memcg not None, size_t n):
+    """Charge `n` bytes by force."""
+    mem_cgroup_charge(memcg.get(), n)
+
+
+def memcg_uncharge(Memcg memcg not None, size_t n):
+    """Give `n` bytes back here and above."""
+    mem_cgroup_uncharge(memcg.get(), n)
 
 
 # -- caches
@@ -1301,7 +1315,7 @@ GUARDED_FUNCTIONS = frozenset(("__aexit__", "__del__", "__enter__", "__aenter__"
 
 
 def install():
-    """Put the hooks in; again is nothing. Context: the main thread, where alarms are quickest."""
+    """Put the hooks in; a second call does nothing. Context: the main thread, where alarms are quickest."""
     refusal_init(GUARDED_MODULES)
     alarm_init(MemcgOOM, collect_garbage, find_memory_error, GUARDED_FUNCTIONS)
     hooks_install()

@@ -23,17 +23,17 @@ cdef extern from "memcg.h" nogil:
     mem_cgroup *mem_cgroup_alloc(mem_cgroup *parent)
     void mem_cgroup_set_id(mem_cgroup *memcg, int kmemcg_id)
     int mem_cgroup_id(const mem_cgroup *memcg)
-    mem_cgroup *mem_cgroup_parent(const mem_cgroup *memcg)
     void mem_cgroup_set_owner(mem_cgroup *memcg, void *owner)
     void *mem_cgroup_owner(const mem_cgroup *memcg)
-    void mem_cgroup_offline(mem_cgroup *memcg)
+    void c_mem_cgroup_offline "mem_cgroup_offline"(mem_cgroup *memcg)
     void mem_cgroup_set_path(mem_cgroup *memcg, const char *path)
     bint mem_cgroup_online(const mem_cgroup *memcg)
     size_t MEMCG_GROUP_BYTES
-    bint css_tryget(mem_cgroup *memcg)
-    void css_get(mem_cgroup *memcg)
-    void css_put(mem_cgroup *memcg)
-    long css_refs(const mem_cgroup *memcg)
+    # c_NAME: the Python function of the same work is NAME
+    bint c_css_tryget "css_tryget"(mem_cgroup *memcg)
+    void c_css_get "css_get"(mem_cgroup *memcg)
+    void c_css_put "css_put"(mem_cgroup *memcg)
+    long c_css_refs "css_refs"(const mem_cgroup *memcg)
     void mem_cgroup_free(mem_cgroup *memcg)
 
     enum mem_cgroup_limit:
@@ -43,8 +43,8 @@ cdef extern from "memcg.h" nogil:
         MEMCG_OVERDRAFT
     void mem_cgroup_set_oom_group(mem_cgroup *memcg, bint on)
     bint mem_cgroup_oom_group(const mem_cgroup *memcg)
-    void mem_cgroup_set_limit(mem_cgroup *memcg, mem_cgroup_limit which, int64_t bytes)
-    int64_t mem_cgroup_get_limit(const mem_cgroup *memcg, mem_cgroup_limit which)
+    void c_mem_cgroup_set_limit "mem_cgroup_set_limit"(mem_cgroup *memcg, mem_cgroup_limit which, int64_t bytes)
+    int64_t c_mem_cgroup_get_limit "mem_cgroup_get_limit"(const mem_cgroup *memcg, mem_cgroup_limit which)
 
     enum mem_cgroup_event_item:
         MEMCG_EV_OOM_KILL
@@ -59,7 +59,7 @@ cdef extern from "memcg.h" nogil:
     void mem_cgroup_reset_watermark(mem_cgroup *memcg)
     void mem_cgroup_count_event(mem_cgroup *memcg, mem_cgroup_event_item item)
     int64_t mem_cgroup_usage(const mem_cgroup *memcg)
-    void mem_cgroup_high_done(mem_cgroup *memcg)
+    void c_mem_cgroup_high_done "mem_cgroup_high_done"(mem_cgroup *memcg)
     int mem_cgroup_try_charge(mem_cgroup *memcg, size_t bytes)
     void mem_cgroup_charge(mem_cgroup *memcg, size_t bytes)
     void mem_cgroup_uncharge(mem_cgroup *memcg, size_t bytes)
@@ -76,7 +76,7 @@ cdef extern from "memcg.h" nogil:
         size_t bytes
         int64_t current, max, time_ns
         bint refused
-    bint mem_cgroup_last_oom(mem_cgroup *memcg, memcg_oom *oom)
+    bint c_mem_cgroup_last_oom "mem_cgroup_last_oom"(mem_cgroup *memcg, memcg_oom *oom)
 
     void memcg_set_current(mem_cgroup *memcg)
     mem_cgroup *memcg_get_current()

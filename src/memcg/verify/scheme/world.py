@@ -37,7 +37,7 @@ _OBSERVED: dict[str, dict[str, str | None]] = {
         "_pending": None,  # a set that only cache_lock's holders change
         "_shared_bytes": None,  # read racily: a hint that a child is worth its while
     },
-    "Memcg": {"kmemcg_id": "published", "nr_inside": None, "peak": None, "_objcgs": None},
+    "Memcg": {"_kmemcg_id": "published", "nr_inside": None, "peak": None, "_objcgs": None},
 }
 
 
@@ -194,7 +194,7 @@ class World:
             assert root in slab.slab_caches, f"{child.name} is a child of a dead root"
             assert (id(root), memcg.serial) not in pairs, f"two children {child.name}"
             pairs.add((id(root), memcg.serial))
-            assert root.from_memcg_idx(memcg.kmemcg_id) is child, f"{child.name} is in no slot"
+            assert root.from_memcg_idx(memcg._kmemcg_id) is child, f"{child.name} is in no slot"
             assert child in memcg.memcg_slab_caches, f"{child.name} is on no list"
         for root in roots:
             for i in range(root.array_size):
@@ -221,7 +221,7 @@ class World:
                 owners = piece.live.values() if piece.objcg is None else [piece.objcg]
                 size = cache.size if piece.objcg is None else piece.nr_pages * self.core.PAGE_SIZE
                 for owner in owners:
-                    for memcg in owner.memcg.load().ancestry():
+                    for memcg in self.model.ancestry(owner.memcg.load()):
                         expected[memcg] = expected.get(memcg, 0) + size
         for memcg in self.groups():
             assert memcg.usage.get() == expected.get(memcg, 0), f"charges of {memcg.path!r}"
@@ -238,9 +238,10 @@ class World:
         for group in self.groups():
             caches = len(group.memcg_slab_caches)
             expected = 1 + len(group.children) + caches
-            assert group.css_refs == expected, (
-                f"{group.path!r}: {group.css_refs} css references, not {expected}"
+            refs = self.core.css_refs(group)
+            assert refs == expected, (
+                f"{group.path!r}: {refs} css references, not {expected}"
             )
-        ids = {g.kmemcg_id for g in self.groups()} - {-1}
+        ids = {g._kmemcg_id for g in self.groups()} - {-1}
         assert set(self.memcontrol._used_ids) == ids, "an id of a dead group is still in use"
         assert not self.memcontrol.dying, "a group that is gone still counts as dying"

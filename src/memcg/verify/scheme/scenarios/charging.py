@@ -58,7 +58,7 @@ def charge_limit_offline() -> None:
             assert s.a.events["max"] == 1
 
     def lower() -> None:
-        s.a.set_limit("max", 100)
+        s.core.mem_cgroup_set_limit(s.a, "max", 100)
 
     def close() -> None:
         s.rmdir(below)
@@ -75,7 +75,7 @@ def charge_limit_offline() -> None:
 def charges_at_the_limit() -> None:
     s = System()
     s.core.set_promote_bytes(1 << 30)
-    s.a.set_limit("max", s.frames.size)
+    s.core.mem_cgroup_set_limit(s.a, "max", s.frames.size)
     kept: list[int] = []
 
     def charge() -> None:

@@ -11,7 +11,7 @@ def concurrent_creators() -> None:
     s = System()
     s.use()
     item = s.core.next_event()
-    s.a.css_get()
+    s.core.css_get(s.a)
 
     def create() -> None:
         s.memcontrol.memcg_create_cache_work_func(item)
@@ -26,8 +26,8 @@ def three_creators() -> None:
     s = System()
     s.use()
     item = s.core.next_event()
-    s.a.css_get()
-    s.a.css_get()
+    s.core.css_get(s.a)
+    s.core.css_get(s.a)
 
     def create() -> None:
         s.memcontrol.memcg_create_cache_work_func(item)
@@ -87,9 +87,9 @@ def creation_offline_root_destruction_slabinfo() -> None:
     s = System()
     s.use()
 
-    s.a.css_get()  # the reader's
+    s.core.css_get(s.a)  # the reader's
     seam.parallel(s.work, s.close, s.destroy_frames, s.slabinfo)
-    s.a.css_put()
+    s.core.css_put(s.a)
     s.finish()
 
 
@@ -97,11 +97,11 @@ def creation_offline_root_destruction_slabinfo() -> None:
 def worker_offline() -> None:
     s = System()
     s.start_worker()
-    s.a.css_get()  # the user's, so that the group outlives its allocation
+    s.core.css_get(s.a)  # the user's, so that the group outlives its allocation
 
     def use() -> None:
         s.use()
-        s.a.css_put()
+        s.core.css_put(s.a)
 
     seam.parallel(use, s.close)
     s.workqueue.flush()
@@ -175,7 +175,7 @@ def concurrent_reactivation() -> None:
 
     seam.parallel(activate, activate)
     assert set(s.memcontrol._used_ids) == {0, 1}
-    assert group.kmemcg_id == 1
+    assert group._kmemcg_id == 1
 
 
 @scenario("one group is activated by two threads x creation of another's child x lookup")
@@ -190,7 +190,7 @@ def reactivation_creation() -> None:
         s.memcontrol.memcg_activate_kmem(group)
 
     seam.parallel(activate, activate, s.work, s.look_up)
-    assert group.kmemcg_id == 4
+    assert group._kmemcg_id == 4
     assert s.child(s.a) is not None
     assert s.frames.array_size > 4
     seam.quietly(s.check_registry)

@@ -44,9 +44,9 @@ def allocation_offline_root_destruction() -> None:
     def destroy() -> None:
         s.destroy(s.frames)
 
-    s.a.css_get()  # the user's
+    s.core.css_get(s.a)  # the user's
     seam.parallel(use, s.close, destroy)
-    s.a.css_put()
+    s.core.css_put(s.a)
     s.finish()
 
 
@@ -75,7 +75,7 @@ def four_creators() -> None:
     s.use()
     item = s.core.next_event()
     for _ in range(3):
-        s.a.css_get()
+        s.core.css_get(s.a)
 
     def create() -> None:
         s.memcontrol.memcg_create_cache_work_func(item)
@@ -90,9 +90,9 @@ def creation_offline_root_destruction_growth_slabinfo() -> None:
     s = System()
     s.use()
 
-    s.a.css_get()  # the reader's
+    s.core.css_get(s.a)  # the reader's
     seam.parallel(s.work, s.close, s.destroy_frames, s.grow, s.slabinfo)
-    s.a.css_put()
+    s.core.css_put(s.a)
     s.finish()
 
 

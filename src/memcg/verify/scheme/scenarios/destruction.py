@@ -72,9 +72,9 @@ def allocation_offline_shrink() -> None:
             if s.child(s.a) is child:
                 s.slab_common.kmem_cache_shrink(child)
 
-    s.a.css_get()  # the shrinker's
+    s.core.css_get(s.a)  # the shrinker's
     seam.parallel(s.use, s.close, shrink)
-    s.a.css_put()
+    s.core.css_put(s.a)
     s.finish()
 
 

@@ -56,7 +56,7 @@ def failing_growth_creation() -> None:
                if root.memcg_params.is_root_cache)  # fmt: skip
     e = s.mkdir("e")
     s.serve_empty(e)
-    assert e.kmemcg_id == 4
+    assert e._kmemcg_id == 4
     s.finish(references=False)  # a group dropped half-made lets go of its parent when collected
 
 

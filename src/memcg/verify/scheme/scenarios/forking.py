@@ -135,7 +135,7 @@ def worker_exit_free() -> None:
 def worker_exit_release() -> None:
     s = System()
     b = s.mkdir("b")
-    b.css_get()
+    s.core.css_get(b)
     s.rmdir(b)
     s.use()
     s.start_worker()
@@ -143,7 +143,7 @@ def worker_exit_release() -> None:
     def end() -> None:
         s.workqueue.stop()
         seam.fork()
-        b.css_put()
+        s.core.css_put(b)
 
     s.workqueue.wake()
     seam.parallel(end)

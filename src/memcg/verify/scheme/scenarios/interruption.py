@@ -84,13 +84,13 @@ def interrupted_mkdir() -> None:
 def alarmed_close_allocation() -> None:
     s = System()
     s.serve_empty(s.a)
-    s.a.css_get()  # the test's, to look at the group afterwards
+    s.core.css_get(s.a)  # the test's, to look at the group afterwards
 
     seam.parallel(s.use, s.close)
     seam.settle()
     if "a" in s.children():
         s.rmdir(s.a)
-    s.a.css_put()
+    s.core.css_put(s.a)
     s.finish()
 
 
@@ -136,10 +136,10 @@ def interrupted_mkdir_mkdir() -> None:
 def interrupted_slabinfo_offline() -> None:
     s = System()
     s.serve_empty(s.a)
-    s.a.css_get()
+    s.core.css_get(s.a)
 
     seam.parallel(s.slabinfo, s.close)
-    s.a.css_put()
+    s.core.css_put(s.a)
     s.finish()
 
 

@@ -69,7 +69,7 @@ class System(World):
         return True
 
     def child(self, group: Any, cache: Any = None) -> Any:
-        return self.memcontrol.cache_from_memcg_idx(cache or self.frames, group.kmemcg_id)
+        return self.memcontrol.cache_from_memcg_idx(cache or self.frames, group._kmemcg_id)
 
     def serve(self, group: Any, cache: Any = None) -> Any:
         """Give `group` its child of a root, with one live object; return (child, address)."""

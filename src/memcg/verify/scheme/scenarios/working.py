@@ -194,9 +194,9 @@ def reclaim_mkdir() -> None:
 def high_close() -> None:
     s = System()
     s.core.set_promote_bytes(1 << 30)
-    s.a.set_limit("high", 100)
-    s.a.css_get()
+    s.core.mem_cgroup_set_limit(s.a, "high", 100)
+    s.core.css_get(s.a)
 
     seam.parallel(s.use, s.work, s.close)
-    s.a.css_put()
+    s.core.css_put(s.a)
     s.finish()

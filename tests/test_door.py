@@ -1,0 +1,84 @@
+"""What users find: the names of a group; and what the cores offer beneath them."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+
+import pytest
+
+import memcg
+from memcg.core import dataplane, model
+
+NAMES = [
+    "close", "current", "events", "high", "iterate", "last_oom", "max", "nr_dying", "nr_inside",
+    "online", "oom_group", "overdraft", "parent", "path", "peak", "reclaim", "report", "reserve",
+    "run", "shrinker", "stat", "wrap",
+]  # fmt: skip
+
+
+def public(cls):
+    return [name for name in dir(cls) if not name.startswith("_")]
+
+
+def test_a_group_has_the_users_names_and_no_others(native):
+    assert public(memcg.Group) == NAMES
+
+
+def test_a_group_of_the_model_core_has_no_name_that_is_not_the_users():
+    program = "import memcg; print(*[name for name in dir(memcg.Group) if name[0] != '_'])"
+    shown = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "MEMCG_CORE": "model"},
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert set(shown) <= set(NAMES)
+    assert set(NAMES) - set(shown) == {"events", "nr_inside", "oom_group", "peak"}  # of instances
+
+
+def test_group_is_one_thing_the_function():
+    assert inspect.isfunction(memcg.group)
+
+
+# -- the cores
+
+
+def missing(plane, kind):
+    """What a core does not have of what `kind` lists, or has with other parameters."""
+    found = []
+    for name in dataplane.names(kind):
+        declared = getattr(kind, name, None)
+        if not hasattr(plane, name):
+            found.append(name)
+        elif inspect.isfunction(declared) and inspect.isfunction(getattr(plane, name)):
+            wanted = list(inspect.signature(declared).parameters)[1:]
+            if list(inspect.signature(getattr(plane, name)).parameters) != wanted:
+                found.append(name)
+    return found
+
+
+def test_the_model_core_is_a_data_plane():
+    assert missing(model, dataplane.DataPlane) == []
+
+
+def test_the_native_core_is_one_that_charges(native):
+    from memcg.core import _core
+
+    assert missing(_core, dataplane.NativePlane) == []
+    assert {name for name in dataplane.names(dataplane.NativePlane)} <= set(dir(memcg.core))
+
+
+@pytest.mark.parametrize("name", ["css_put", "KMALLOC_SIZES", "Memcg"])
+def test_a_core_that_lacks_something_is_noticed(name, monkeypatch):
+    monkeypatch.delattr(model, name)
+    assert missing(model, dataplane.DataPlane) == [name]
+
+
+def test_a_function_with_other_parameters_is_noticed(monkeypatch):
+    monkeypatch.setattr(model, "css_put", lambda group: None)
+    assert missing(model, dataplane.DataPlane) == ["css_put"]
+
+
+def test_the_model_core_is_not_taken_for_one_that_charges():
+    assert "install" in missing(model, dataplane.NativePlane)
