@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import os
 import subprocess
 import sys
 
 import pytest
+from environment import environment
 
 import memcg
 from memcg.core import dataplane, model
@@ -30,7 +30,7 @@ def test_a_group_has_the_users_names_and_no_others(native):
 def test_a_group_of_the_model_core_has_no_name_that_is_not_the_users():
     program = "import memcg; print(*[name for name in dir(memcg.Group) if name[0] != '_'])"
     shown = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "MEMCG_CORE": "model"},
+        [sys.executable, "-c", program], env=environment(MEMCG_CORE="model"),
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert set(shown) <= set(NAMES)

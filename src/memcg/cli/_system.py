@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from opcode import opmap  # imported by install() anyway
 from typing import Any, NamedTuple
 
@@ -16,8 +16,6 @@ import memcg
 from memcg import core
 from memcg.core.dataplane import PAGE_SIZE
 from memcg.sizes import PAGE_COUNTER_MAX, format_size
-
-NO_HOOKS = "this build has no hooks; it holds groups and caches, but charges no Python object"
 
 
 class CacheLine(NamedTuple):
@@ -42,7 +40,7 @@ def core_reason() -> str:
         return f"MEMCG_CORE={wanted}"
     if core_name() == "native":
         return "compiled, in use"
-    return getattr(core, "why_not_native", None) or "no compiled memcg.core._core for this Python"
+    return core.why_not_native
 
 
 def resident() -> tuple[int, int]:
@@ -72,10 +70,7 @@ class System:
         MemcgError
             It cannot be done here; the text says why.
         """
-        install = getattr(memcg, "install", None)
-        if install is None:
-            raise memcg.MemcgError(NO_HOOKS)
-        install()
+        memcg.install()
 
     def set_limits(self, max: int | None, high: int | None, oom_group: bool = False) -> None:
         """Write the root's limits; None leaves one as it is."""
@@ -111,11 +106,7 @@ class System:
         return None
 
     def _last_failure(self) -> str | None:
-        for module in (memcg, core, sys.modules.get("memcg.core._core")):
-            last_failure = getattr(module, "last_failure", None)
-            if last_failure is not None:
-                return _one_line(last_failure() or "") or None
-        return None
+        return _one_line(core.last_failure() or "") or None
 
     def _over_limit(self) -> str:
         # An alarm raised by type has no text of its own.
@@ -164,12 +155,11 @@ class System:
         afterwards: atexit handlers run under them. `limits` tells them meanwhile.
         """
         root: Any = memcg.root
-        shield = getattr(memcg, "shield", nullcontext)
         self._root_limits = limits = self.limits(root)
         root.max = root.high = PAGE_COUNTER_MAX
         done = False
         try:
-            with shield():
+            with memcg.shield():
                 yield
                 done = True
         except memcg.MemcgOOM:
@@ -206,17 +196,14 @@ class System:
             waiting += sorted(list(group.children.values()), key=lambda g: g.peak)
 
     def stat(self, group: Any) -> dict[str, int]:
-        """Return a group's ``memory.stat``; empty if this core has none."""
-        try:
-            return dict(group["memory.stat"])
-        except KeyError:
-            return {}
+        """Return a group's ``memory.stat``."""
+        return dict(group["memory.stat"])
 
     def caches(self) -> list[CacheLine]:
         """Return every slab cache that holds pages, the biggest first."""
         lines = []
         for group in self.groups():
-            if group.path and not getattr(group, "memcg_slab_caches", True):
+            if group.path and not group.memcg_slab_caches:
                 continue
             try:
                 text = memcg.slabinfo(group.path)

@@ -234,8 +234,7 @@ def css_get(memcg: Memcg) -> None:
 
 def css_put(memcg: Memcg) -> None:
     """Drop a reference; the last one posts ``release``."""
-    refs = memcg._refs.add(-1)
-    if refs < 0:
+    if (refs := memcg._refs.add(-1)) < 0:
         raise AssertionError("css reference count fell below zero")
     if refs == 0:
         _post(Event("release", memcg, None))
@@ -751,6 +750,11 @@ def resume_account() -> None:
     _skip_account[task] -= 1  # 0 is as good as none, if an interrupt comes before the next line
     if not _skip_account[task]:
         del _skip_account[task]
+
+
+def last_failure() -> str | None:
+    """The account of the thread's last refusal: none, for every `MemcgOOM` here has its text."""
+    return None
 
 
 class _Entry(NamedTuple):
