@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import subprocess
 import sys
@@ -39,6 +40,21 @@ def test_a_group_of_the_model_core_has_no_name_that_is_not_the_users():
 
 def test_group_is_one_thing_the_function():
     assert inspect.isfunction(memcg.group)
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ("memcontrol", "control.memcontrol"), ("workqueue", "control.workqueue"),
+    ("lockdep", "locking.lockdep"), ("model", "core.model"), ("holders", "report"),
+])  # fmt: skip
+def test_a_module_that_has_moved_is_found_and_its_new_name_is_told(old, new):
+    with pytest.warns(DeprecationWarning, match=rf"memcg\.{old} is now memcg\.{new}; write that"):
+        found = getattr(memcg, old)
+    assert found is importlib.import_module(f"memcg.{new}")
+
+
+def test_a_name_that_there_never_was_is_not_found():
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        memcg.nothing  # noqa: B018
 
 
 # -- the cores

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import memcg
+from memcg.control import slab_common
 
 SOURCE = Path(memcg.__file__).parent
 LAYERS = [  # bottom to top; what stands in one row may import each other
@@ -179,6 +180,68 @@ def test_only_locking_imports_thread_primitives(module):
 @pytest.mark.parametrize("text", ["import threading", "from concurrent import futures"])
 def test_a_thread_import_is_found(text):
     assert imports("core.model", text) & {f"/{noun}" for noun in PRIMITIVES}
+
+
+# -- what docs/design.md says of it
+
+DESIGN = (SOURCE.parent.parent / "docs" / "design.md").read_text()
+
+
+def figure(page):
+    """The rows of the figure, top to bottom: what stands in front of the words."""
+    block = page.split("## Layers", 1)[1].split("```\n")[1]
+    heads = [line[:33].rstrip() for line in block.splitlines()]
+    rows = [re.findall(r"(\w+)(?:\.py|/)(?= |$)", head) for head in heads]
+    return [set(row) for row in rows if row]
+
+
+def chains(page):
+    """The classes of each line of the figure, the base first."""
+    block = page.split("## The data plane's interface", 1)[1].split("```\n")[1]
+    return [re.split(r" *<- *", line) for line in block.strip().splitlines()]
+
+
+def chain(cls):
+    """The classes of the package that `cls` derives from, the base first, by the page's names."""
+    names = [f"{c.__module__}.{c.__qualname__}".removeprefix("memcg.") for c in cls.__mro__[:-1]]
+    return [re.sub(r"core\.(_core|model)\.", "core.", name) for name in reversed(names)]
+
+
+def test_the_figure_in_the_design_has_the_layers():
+    assert figure(DESIGN) == LAYERS[::-1]
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ("report.py", "remember.py"), ("\nhooks.py", "\n        "), ("faults.py  oom.py", "faults.py"),
+])  # fmt: skip
+def test_a_figure_that_is_wrong_is_found(old, new):
+    assert old in DESIGN
+    assert figure(DESIGN.replace(old, new, 1)) != LAYERS[::-1]
+
+
+def test_the_class_chains_in_the_design_are_those_of_the_classes():
+    assert chains(DESIGN) == [chain(memcg.Group), chain(slab_common.kmem_cache)]
+    assert memcg.KmemCache.__mro__ == (memcg.KmemCache, object)
+
+
+def test_a_class_that_is_left_out_of_a_chain_is_found():
+    assert chains(DESIGN.replace("control.cgroup.cgroup  <-  ", "")) != chains(DESIGN)
+    assert chain(memcg.Group) not in chains(DESIGN.replace("control.cgroup.cgroup  <-  ", ""))
+
+
+def test_a_newcomer_reads_at_most_ten_files_and_all_are_there():
+    root = SOURCE.parent.parent
+    order = DESIGN.split("## Where to begin", 1)[1].split("\n## ", 1)[0]
+    linked = [root / "docs" / name for name in re.findall(r"\]\(([\w./]+)\)", order)]
+    named, folder = [], root
+    for name in re.findall(r"`([\w./]+\.(?:py|h|md))`", order):
+        folder = (root / name).parent if "/" in name else folder
+        named.append(folder / name.rpartition("/")[2])
+    assert 8 <= len(linked) + len(named) + 1 <= 10  # with this page
+    assert [path for path in linked + named if not path.exists()] == []
+
+
+# -- the model core
 
 
 def lines_of_code(source: str) -> int:

@@ -49,7 +49,7 @@ def oom_text(group: str, nbytes: int, current: int, limit: int, owner: str) -> s
 def tell_alarms_by(last_alarm: Callable[[], str | None]) -> None:
     """Take from `last_alarm` the text of a `MemcgOOM` that is raised as a bare class.
 
-    CPython raises an asynchronous exception as a class: whoever makes the instance gives no text.
+    CPython raises an asynchronous exception as a class, and makes the instance without arguments.
     """
     global _last_alarm
     _last_alarm = last_alarm

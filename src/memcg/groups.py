@@ -326,7 +326,7 @@ class Group(cgroup):
         """The last refusal or alarm of this group's limit or of one below; None: never.
 
         For an error that has no text, or was caught and dropped. Its attributes are ``bytes``,
-        ``limit``, ``owner`` and ``group`` (paths: whose limit it was, who asked), ``current``,
+        ``limit``, ``owner`` and ``group`` (paths: whose limit it was, which asked), ``current``,
         ``refused`` and ``time``; its text is the error's. It stays when groups are closed.
         """
         found = mem_cgroup_last_oom(self)

@@ -42,12 +42,12 @@ def why_not() -> str | None:
 
 
 def install(*, inherit: bool = True) -> None:
-    """Charge what CPython and NumPy allocate to the current group. Again is nothing.
+    """Charge what CPython and NumPy allocate to the current group. A second call does nothing.
 
     Parameters
     ----------
     inherit : bool
-        New threads and jobs of thread pools are in the group of who started or submitted them;
+        New threads, and jobs of thread pools, are in the group that started or submitted them;
         but see `memcg.service`.
 
     Raises
@@ -104,7 +104,7 @@ def _hook_libraries(inherit: bool) -> None:
     sys.meta_path.insert(0, core.ModuleFinder(_waiting, _find_spec))
     for name in files:
         if sys.modules.get(name):
-            _hook(name, __import__(name, fromlist=("",)))  # waits for who is importing it now
+            _hook(name, __import__(name, fromlist=("",)))  # waits while others import it
 
 
 def _find_spec(

@@ -1,12 +1,12 @@
 """Forks: the child finds the control plane whole.
 
-No other thread is inside the control plane when a process forks.  Whoever forks
-may hold, or take before it forks, locks of the program's own, which others want while they have
-our mutexes or wait for one.  So it waits for nobody for ever, and lends the mutexes that it has
-taken: another thread takes one that it cannot do without.  After that, and in a fork in a
-finalizer or signal handler that has interrupted our own work, the child mends what is halfway.
+No other thread is inside the control plane when a process forks. The thread that forks may hold,
+or take before it forks, locks of the program's own, which other threads want while they hold our
+mutexes or wait for one. So it never waits without an end, and it lends the mutexes that it has
+taken: another thread takes one that it cannot do without. After that, and in a fork in a finalizer
+or signal handler that has interrupted our own work, the child mends what is halfway.
 
-Kernel: kernel/fork.c has no counterpart: a forked process there shares no lock with its parent.
+Kernel: no counterpart, for a process there shares no lock of the kernel's with its child.
 
 Locks: all mutexes of the control plane, outermost first, for the time of the fork.
 """
@@ -35,7 +35,7 @@ _nested_forks: set[Hashable] = set()  # tasks that fork while somebody may be in
 
 def _before_fork() -> None:
     core.hold_workers()  # else there may always be one, where other threads give them work
-    # Who waits for a mutex of this task's would be waited for: a nested fork takes none.
+    # A nested fork takes no mutex: the thread that holds it may wait for one of this task's.
     if is_nested():
         _nested_forks.add(current_task())
         return
@@ -63,7 +63,7 @@ def _after_fork_in_child() -> None:
         return
     if not _nested_forks:  # another thread has taken one of those that this one had lent
         _release_mutexes()
-    for mutex in _MUTEXES:  # the others may have been held by who is gone
+    for mutex in _MUTEXES:  # the threads that held the others may be gone
         if not mutex.held():
             mutex.forget_holder()
     workqueue.after_fork_in_child()

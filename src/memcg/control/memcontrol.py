@@ -208,7 +208,7 @@ def mem_cgroup_offline_bare(memcg: mem_cgroup) -> bool:
 
 
 def mem_cgroup_css_offline(memcg: mem_cgroup) -> None:
-    """Take a group offline unless something is inside: who enters comes before or fails.
+    """Take a group offline unless something is inside: an entry comes before it or fails.
 
     Raises
     ------

@@ -216,7 +216,7 @@ def __kmem_cache_destroy_root(s: kmem_cache) -> None:
 
 def __kmem_cache_shutdown(s: kmem_cache) -> None:
     with slab_mutex:
-        if s not in slab_caches and is_root_cache(s):  # a child: who did it is gone with a fork
+        if s not in slab_caches and is_root_cache(s):  # a child: a fork cut it short
             raise MemcgError(f"cache {s.name!r} was destroyed already")
         s.shutdown()
         s.refcount = 0
@@ -230,7 +230,7 @@ def root_caches() -> list[kmem_cache]:
 
 
 def kmem_cache_forget_unpublished(published: Container[kmem_cache]) -> None:
-    """Drop children that are not in `published`: who made them is gone with a fork.
+    """Drop children that are not in `published`: the threads that made them are gone with a fork.
 
     Context: the only thread; takes ``slab_mutex``.
     """

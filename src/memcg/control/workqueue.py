@@ -48,13 +48,14 @@ class _Place:
 
 
 _place = _Place()
-# Who has the place. Stored by that task, and compared with one's own name only: what another task
-# reads is never its own, whenever it reads. So no order matters, and it is no step to explore.
+# The task that has the place, or None. Every task compares it only with itself, and only that task
+# writes its own name; a stale value can therefore never equal the reader. Hence no lock, and no
+# scheduling point.
 _worker_task: Hashable = None
 _idle = Event("wq_idle")
 _idle.set()
 _handlers: dict[str, Callable[[core.Event], None]] = {}
-# Who handles which event. A forked child handles anew what a thread had in hand that is gone.
+# Which task handles which event. A forked child handles the events of threads that are gone anew.
 _in_hand: list[tuple[Hashable, core.Event]] = []
 _left: list[core.Event] = []
 failures: list[BaseException] = []  # what handlers raised: a defect; the test suite checks it

@@ -173,7 +173,7 @@ def with_seed(attr: FaultAttr) -> FaultAttr:
 
 
 def from_environment() -> FaultAttr | None:
-    """What `MEMCG_FAIL` asks for; a seed that it does not give, or an error, is told on stderr.
+    """What `MEMCG_FAIL` asks for; an error, or a seed that was chosen, is printed to stderr.
 
     Raises
     ------

@@ -12,7 +12,7 @@ unpublished before `synchronize` is not in use after it.
 Kernel: mm/slub.c, mm/page_counter.c, obj_cgroup in mm/memcontrol.c (2020).
 Where we differ: no per-CPU slabs, no NUMA; retired arrays instead of RCU-freed ones.
 
-Locks: ``entry_lock`` (who is inside a group); ``cache_lock`` (the slabs), then ``page_lock`` (the
+Locks: ``entry_lock`` (entries into groups); ``cache_lock`` (the slabs), then ``page_lock`` (the
 arena). Innermost.
 """
 
@@ -165,7 +165,7 @@ class Memcg:
         self._refs = Atomic(1)
         self._online = Published(True)
         self._high_posted = Atomic(0)
-        self._entry_lock = _entry_lock  # who enters comes before offline, or fails
+        self._entry_lock = _entry_lock  # an entry comes before offline, or fails
         self.nr_inside = 0
         self.objcg = ObjCgroup(self)
         self._objcgs = [self.objcg]  # stubs that point here; cgroup_mutex protects the list
@@ -433,7 +433,7 @@ class Cache:
         self.root_cache = root
         self._nr_pages = Atomic(0)
         # Roots only. Writers hold memcg_slab_mutex; readers none (one acquire load). A grown
-        # array is published whole and the old one stays readable for whoever loaded it.
+        # array is published whole and the old one stays readable for a thread that loaded it.
         self._memcg_caches: Published[list[Cache | None]] = Published([])
         self._pending: set[int] = set()  # serials of groups with a create item on its way
         # id of buffer -> address, buffer, and the object that every view and array of it keeps
@@ -467,7 +467,7 @@ class Cache:
         if slots[kmemcg_id] is not None:
             raise AssertionError("the slot of a child to be published is taken")
         listed[child] = None
-        slots[kmemcg_id] = child  # a release: who reads it sees a complete child
+        slots[kmemcg_id] = child  # a release: a reader sees a complete child
 
     def unpublish(self, kmemcg_id: int, child: Cache, listed: dict[Any, None]) -> None:
         """Take a child out of its slot and off its group's list. Context: as for `publish`."""

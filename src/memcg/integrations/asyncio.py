@@ -1,6 +1,6 @@
 """What a transport calls, it calls in the group that the transport was made in.
 
-asyncio's loop takes the context of whoever has it wait for a connection or a pipe: after flow
+asyncio's loop takes the context of the task that has it wait for a connection or pipe: after flow
 control that is the task that read from it, or wrote to it, and so is whatever comes next on that
 connection (CPython issue 140947). Here the group alone is put right; other variables are asyncio's.
 uvloop needs nothing: its transports keep the context that they were made in.

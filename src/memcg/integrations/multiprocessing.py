@@ -1,6 +1,7 @@
-"""Children of pools, and servers of managers, begin in the root: they serve whoever asks.
+"""Children of pools, and servers of managers, begin in the root: they serve every caller.
 
-Forked, a child is in the context of whoever started it, which is whoever had the first job.
+A forked child is in the context of the thread that started it, which is the one that submitted the
+first job.
 """
 
 from __future__ import annotations

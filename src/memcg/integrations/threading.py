@@ -1,6 +1,6 @@
-"""New threads, and jobs of thread pools, are in the group of whoever started or submitted them.
+"""New threads, and jobs of thread pools, are in the group that started or submitted them.
 
-A thread that serves everybody is in the root, whoever came first and had it started: those of the
+A thread that serves everybody is in the root, whichever group needed it first: those of the
 standard library (docs/coverage.md has a table of all that it starts), and those that
 `memcg.service` was called with.
 """
@@ -48,10 +48,11 @@ _starters: list[Callable[..., Any]] = []  # ours, in place of CPython's
 
 
 def service(fn: T, /) -> T:
-    """Have threads and processes that run `fn` belong to the root, whoever starts them.
+    """Have threads and processes that run `fn` belong to the root, whichever group starts them.
 
-    For what serves everybody, and is started by whoever comes first: a thread that sends metrics or
-    reports errors. Else it works for, and at the limit of, the group that it was started in.
+    Use it for what serves everybody and is started by the first that needs it: a thread that sends
+    metrics or reports errors. Without it such a thread is charged to, and limited by, the group
+    that started it.
 
     Parameters
     ----------
@@ -106,9 +107,9 @@ def serves_all(thread: object, target: object) -> bool:
 
 
 class _Run:
-    """In place of a thread's ``run``, once: calls it in the group of whoever started the thread.
+    """In place of a thread's ``run``, once: calls it in the group that started the thread.
 
-    Not around the thread's own beginning: whoever started it waits for that.
+    It is not around the thread's own beginning: the thread that started it waits for that.
     """
 
     def __init__(self, entry: object, thread: Any) -> None:

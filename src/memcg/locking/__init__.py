@@ -95,7 +95,7 @@ def assert_held(mutex: Mutex) -> None:
 class Event:
     """An event with a name.
 
-    Who waits appends a lock of its own, then looks whether the event is set; `set` stores first,
+    A waiter appends a lock of its own, then looks whether the event is set; `set` stores first,
     then releases the locks it finds. So one of them sees the other, and a fork
     in between leaves no lock behind that the child needs.
     """
@@ -112,7 +112,7 @@ class Event:
         self._is_set = False
 
     def set(self) -> None:
-        """Let go who waits, now and until `clear`."""
+        """Let the waiters go, now and until `clear`."""
         self._is_set = True
         while self._waiters:
             try:
@@ -172,7 +172,7 @@ def report_exception(error: BaseException) -> None:
 
 
 def shared(**guards: str | None) -> Callable[[C], C]:
-    """Declare who guards which field: ``@shared(list="memcg_slab_mutex")``. Free in production."""
+    """Declare what guards which field: ``@shared(list="memcg_slab_mutex")``. Free in production."""
 
     def declare(cls: C) -> C:
         return cls
@@ -181,7 +181,7 @@ def shared(**guards: str | None) -> Callable[[C], C]:
 
 
 def freed(obj: object) -> None:
-    """Say that `obj` must not be touched again; the explorer reports who does."""
+    """Say that `obj` must not be touched again; the explorer reports a task that does."""
 
 
 def current_task() -> Hashable:

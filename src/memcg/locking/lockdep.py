@@ -141,7 +141,7 @@ class Lockdep:
         self.seen.add(name)
         if any(h.key == key for h in task.held):
             if not again:
-                self._report("recursion", (name,), f"{name} is taken by who holds it", here)
+                self._report("recursion", (name,), f"{name} is taken by its holder", here)
         else:
             self._wants(task, name, here)
             if name not in self.anywhere and (context := interrupting()):
@@ -247,7 +247,7 @@ _stacks: dict[tuple[Any, int], Stack] = {}
 
 
 def _stack() -> Stack:
-    """The stack of who called the seam: the first that was seen from that line."""
+    """The stack of the caller of the seam: the first that was seen from that line."""
     frame = sys._getframe(3)
     while frame.f_back is not None and frame.f_code.co_filename.endswith(_HIDDEN):
         frame = frame.f_back
@@ -362,7 +362,8 @@ def attach(
         The running task, or None: look away.
     collections : bool
         Recognise a garbage collection, not its ``__del__`` methods alone. That takes a callback
-        in Python, where the GIL may be given away; whoever collects meanwhile collects nothing.
+        in Python, where the GIL may be given away; another thread that collects meanwhile collects
+        nothing.
     """
     undo: list[tuple[type, str, Any]] = []
     for (noun, name), tell in _METHODS.items():

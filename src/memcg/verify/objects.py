@@ -85,7 +85,7 @@ class Mutex(Sync):
             run.fail(LockError(f"{task.name} takes {self.name} twice"))
         if run.step("acquire", self, ACQUIRE, self._is_free, late=self._can_be_taken):
             run.access(self, ACQUIRE)
-        if isinstance(self._owner, Task):  # who has lent it
+        if isinstance(self._owner, Task):  # the task that has lent it
             self._owner.held.remove(self)
         self._take(task)
         return True
@@ -114,7 +114,7 @@ class Mutex(Sync):
         self._lent = True
 
     def forget_holder(self) -> None:
-        """In the child of a fork: whoever held it is gone."""
+        """In the child of a fork: the task that held it is gone."""
         self._owner, self._lent = None, False
 
     def release(self) -> None:
@@ -130,7 +130,7 @@ class Mutex(Sync):
                 return
             run.fail(LockError(f"{task.name} releases {self.name}, which it does not hold"))
         if run.options.forks and not run.abandoned:
-            run.step("release", self, 0)  # a fork notices who holds what
+            run.step("release", self, 0)  # a fork notices which task holds what
         task.held.remove(self)
         self._owner, self._lent = None, False
         if run.abandoned:

@@ -1,7 +1,8 @@
 """One execution: tasks on real threads that hand a turn around.
 
 A task announces each operation that another task could notice, and waits for its turn to do
-it. Whoever has the turn asks the strategy who is next, so going on costs no thread switch.
+it. The task that has the turn asks the strategy which task is next, so going on costs no thread
+switch.
 
 Operations that commute with everything the others do until their next operation are no
 scheduling points: releasing a mutex, starting a task, ending a read-side section (Lipton 1975).
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 STUCK = -1000  # the alternative that no interrupt comes, and nobody can go on
 active: Run | None = None  # the execution that runs; the turn protects it
-# Files of what the explored program stands on, and is not itself explored: no interrupt comes
-# there, and a place in one is told with its caller. Who loads such a file adds it.
+# Files that the explored program stands on and that are not explored themselves: no interrupt comes
+# there, and a place in one is shown with its caller. The loader of such a file adds it.
 beneath: set[str] = set()
 
 
@@ -251,7 +252,7 @@ class Run:
     def alone(self, task: Task) -> bool:
         """Tell whether all that other tasks did is before `task`, and they do nothing more.
 
-        That they ended is not enough: who did not join them could have gone first.
+        That they ended is not enough: a task that did not join them could have gone first.
         """
         return self.alive == 1 and all(
             t is task or t.vanished or covers(task.clock, t.id, t.clock[t.id]) for t in self.tasks

@@ -55,7 +55,7 @@ class Worker:
 
 
 class Pool:
-    """Idle workers. Only who has the turn touches it."""
+    """Idle workers. Only the task that has the turn touches it."""
 
     def __init__(self) -> None:
         self._idle: list[Worker] = []

@@ -335,7 +335,7 @@ def mem_cgroup_offline(Memcg memcg not None):
         current_forget(NULL)
         if memcg.nr_entries:
             return False
-        memcg.nr_inside = 0  # who was inside is gone, context and all, and never left
+        memcg.nr_inside = 0  # the tasks inside are gone, contexts and all, and never left
         opened_clear(&memcg.opened)
     c_mem_cgroup_offline(memcg.get())
     current_forget(<PyObject *>memcg)
@@ -1376,7 +1376,7 @@ def forget_alarms():
 
 
 def after_fork_in_child():
-    """Forget the workers of the parent, and who waits there for a mutex."""
+    """Forget the workers of the parent, and the threads that wait there for a mutex."""
     worker_after_fork()
     mutex_after_fork()
 

@@ -42,7 +42,7 @@ def scenario(
 class System(World):
     """A world with one root cache ``frames`` and one group ``a``; asks for children at once.
 
-    The worker is off; `start_worker` has it started by whoever posts an event.
+    The worker is off; `start_worker` has it started by the task that posts an event.
     """
 
     def __init__(self) -> None:
