@@ -33,7 +33,7 @@ def why_not() -> str | None:
     """Say why the hooks cannot be put in here, or None."""
     if core.name != "native":
         return core.why_not_native or "MEMCG_CORE=model asks for the model core"
-    if file := core.stranger():
+    if file := core.foreign_hooks():
         return (
             f"hooks of {file} are in CPython's allocators, and would take ours out with them; "
             "stop what put them in, install, start it again"

@@ -42,7 +42,7 @@ class Node:
     def __init__(self, enabled: Enabled, sleep: dict[int, Sleeper], task: int) -> None:
         self.enabled = dict(enabled)
         self.sleep = sleep  # done tasks end here
-        # Who can only be interrupted is tried, and then somebody who can go on.
+        # A task that can only be interrupted is tried, and then one that can go on.
         self.backtrack = {t for t, o in enabled.items() if o.picks[0] < 0 and t not in sleep}
         self.task = min(self.backtrack, default=task)
         self.backtrack.add(task)

@@ -1,8 +1,8 @@
 """Guarded fields, freed objects, and races between undeclared fields.
 
 A field that is declared ``published`` or ``atomic`` is a scheduling point at each use. A
-field that a mutex guards is none: who holds the mutex is alone with it, and who does not is
-reported. Undeclared fields of a declared class are checked for data races by
+field that a mutex guards is none: a task that holds the mutex is alone with it, and a task that
+does not is reported. Undeclared fields of a declared class are checked for data races by
 vector clocks (FastTrack; Flanagan & Freund 2009), and so are the uses of an object before
 it is freed. A race that some schedule has shows in every schedule of its trace, so exploring
 one schedule per trace finds it.
@@ -122,7 +122,7 @@ def _race(run: Run, obj: object, name: str, other: int, how: str, place: str) ->
     run.fail(
         DataRace(
             f"{_name(obj)}.{name} is used by {run.current.name} at {_place()} and {by}, and "
-            "nothing orders the two; declare who guards it"
+            "nothing orders the two; declare what guards it"
         )
     )
 
@@ -158,7 +158,7 @@ def _setattr(self: Any, name: str, value: Any) -> None:
 
 
 def shared(**guards: str | None) -> Callable[[C], C]:
-    """Declare who guards which field: a mutex's name, ``published``, ``atomic``.
+    """Declare what guards which field: a mutex's name, ``published``, ``atomic``.
 
     None says that races on the field are meant. A mutex that the object itself has under the
     name is the one to hold.

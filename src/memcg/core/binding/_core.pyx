@@ -1323,7 +1323,7 @@ def install():
         enter_root()
 
 
-def stranger():
+def foreign_hooks():
     """The file whose hooks stand in CPython's allocators, and not above ours; None: nobody's."""
     cdef const char *file = hooks_stranger()
     return None if file is NULL else os.fsdecode(file)

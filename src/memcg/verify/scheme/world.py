@@ -61,7 +61,7 @@ def _compiled(noun: str) -> CodeType:
 runtime.beneath.add(str(path("model")))
 
 
-# Dictionaries of modules, and who guards them.
+# Dictionaries of modules, and the mutexes that guard them.
 _GUARDED: dict[str, dict[str, str]] = {
     "memcontrol": {"_used_ids": "activate_kmem_mutex", "dying": "activate_kmem_mutex"},
     "slab_common": {"slab_caches": "slab_mutex"},

@@ -1,4 +1,4 @@
-"""Scenarios on the control plane that ships: who may get in whose way.
+"""Scenarios on the control plane that ships: what may get in the way of what.
 
 Each is a program for `explore`. It sets a system up, lets two or more tasks loose on it, and
 checks at the end what must hold; the registry is checked at every release of

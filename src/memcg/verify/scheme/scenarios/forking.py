@@ -202,7 +202,7 @@ def fork_foreign_lock() -> None:
     seam.parallel(make, fork)
 
 
-@scenario("the parent of such a fork: its handlers, and who works under the lock, come to an end")
+@scenario("the parent of such a fork: its handlers, and the thread under the lock, come to an end")
 def fork_foreign_lock_parent() -> None:
     s = System()
     lock = _Own("the program's own")
@@ -303,7 +303,7 @@ def fork_impatient_destroy() -> None:
         if s.has(s.frames) and not s.frames.frozen:
             s.use()
             s.work()
-            assert s.child(s.a) is not None  # the root is not dying: who destroyed it is gone
+            assert s.child(s.a) is not None  # not dying: the thread that destroyed it is gone
         if s.has(s.frames):
             assert s.destroy(s.frames)
         s.rmdir(s.a)

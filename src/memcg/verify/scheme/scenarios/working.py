@@ -1,4 +1,4 @@
-"""The worker: one at a time, no event is left, and whoever waits for it waits long enough."""
+"""The worker: one at a time, no event is left, and a task that waits for it waits long enough."""
 
 from __future__ import annotations
 
