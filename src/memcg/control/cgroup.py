@@ -266,6 +266,8 @@ def cgroup_rmdir(group: cgroup) -> None:
         raise GroupBusy("the root group cannot be closed; it ends with the process")
     assert isinstance(parent, cgroup)
     place = (parent, group.name)  # a thread that is left behind may come when the group is gone
+    # First in this thread: a group without caches goes offline by one call into the data plane,
+    # which no asynchronous exception can part. Destroying caches takes many: in another thread.
     if not __cgroup_rmdir(group, *place, mem_cgroup_offline_bare):
         workqueue.uninterrupted(__cgroup_rmdir, group, *place, __offline)
 
