@@ -1,3 +1,18 @@
+"""The folders mirror those of ``src/memcg``; a file here tests the module of its name.
+
+control/    the scheme: groups, child caches, the mutexes, statement by statement
+core/       the data planes: the model against the native one
+locking/    mutexes and events; the order of locks
+programs/   whole programs, each in a process of its own: charging, alarms, threads, forks
+cli/        ``memcg run`` beside plain Python
+faults/     every request of an operation refused in turn
+hostile/    an extension in C that breaks the rules
+litmus/     the lock-free protocols under every execution of the memory model
+verify/     the explorer, its scenarios and the mutants
+house/      what holds of the tree: layers, documents, examples, installation, tools
+long/       what runs for an hour, apart from ``make test``
+"""
+
 from __future__ import annotations
 
 import signal

@@ -49,7 +49,7 @@ EQUIVALENT = HERE / "mutants.txt"
 MODULES = ("memcontrol", "slab_common", "cgroup", "vmscan", "fork", "workqueue")
 COPIED = ("src", "tests", "tools", "pyproject.toml")
 CALIBRATION = HERE / "calibration.json"  # in the copy: scenario -> schedules, the cheapest first
-DEAR_TEST = "tests/scheme/test_state_machine.py"
+DEAR_TEST = "tests/core/test_state_machine.py"
 SLACK = 10  # times what the unchanged source needs: processor time, schedules of a scenario
 ORIGINAL = "original"
 # Left out: more than a second each, and what they kill others kill.
@@ -171,8 +171,8 @@ def failing_test(ended: Ended) -> str:
 
 def test_files() -> list[str]:
     """What is run, the dearest last."""
-    scheme = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("tests/scheme/test_*.py"))
-    return ["tests/verify/test_control_plane.py", *(p for p in scheme if p != DEAR_TEST),
+    scheme = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("tests/control/test_*.py"))
+    return ["tests/verify/test_control_plane.py", *scheme,
             "tests/test_group.py", "tests/test_cache.py", DEAR_TEST]  # fmt: skip
 
 

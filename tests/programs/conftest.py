@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from environment import OURS, environment
 TIMEOUT_S = int(os.environ.get("PROGRAM_TIMEOUT_S", "40"))
 PRELUDE = """\
 import memcg; memcg.install()
-import asyncio, contextlib, gc, json, os, queue, sys, threading, time
+import contextlib, gc, json, os, queue, sys, threading, time
 MIB = 1 << 20
 def in_thread(fn):
     # what fn returns or raises, from a thread of its own
@@ -58,6 +59,8 @@ def run_program(native, tmp_path):
     ):  # fmt: skip
         if isinstance(source, str):
             path = tmp_path / "program.py"
+            if prelude is PRELUDE and re.search("asyncio|in_task", source):
+                prelude += "import asyncio\n"  # half of what a start takes
             path.write_text(prelude + dedent(source))
         else:
             path = source
@@ -94,3 +97,34 @@ def end_session(group: int) -> None:
     """Leave no process of a failed program behind."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
+
+
+# `filled` is held in the group up to just below its limit; then one more page run of STEP passes
+# it. No memory.high: nothing is reclaimed meanwhile that could make an alarm needless.
+FILLED = """
+import numpy as np
+STEP = 57_344  # whole pages, and under 64 KiB: never refused
+x = np.ones(STEP // 8 - 8)
+def full(path, size=2 * MIB):
+    g = memcg.group(path, max=size, high="max")
+    with g:
+        filled = [bytearray(STEP - 64) for _ in range((size - g.current) // STEP - 1)]
+        while g.current + STEP <= size:
+            filled.append(bytearray(4000))
+    return g, filled
+def nothing(n=50):
+    for _ in range(n):
+        str(n)
+"""
+
+
+@pytest.fixture
+def alarm(run_program):
+    """Run code that defines check(), after FILLED; gives what check() returns."""
+
+    def run(code, where="in_main", *options, **kwargs):
+        return run_program(
+            dedent(FILLED) + dedent(code) + f"\nshow(result={where}(check))", **kwargs
+        )["result"]
+
+    return run

@@ -34,6 +34,7 @@ if __name__ == "__main__":
     with parent:
         held = [bytes(1000) for _ in range(1000)]
     before = parent.current
+    assert before > 10**6
     context = multiprocessing.get_context({method!r})
     with context.Pool(2) as pool:
         results = pool.map(work, [100] * 6)
@@ -113,6 +114,7 @@ def test_forks_while_threads_allocate(run_program, record_property):
         rows = None
         with groups[0]:  # the group of a thread that is not here
             texts = [str(i) for i in range(500)]
+            assert memcg.root.current >= groups[0].current > 0
         buffer = frames.alloc(); frames.free(buffer)
         assert memcg.root.current >= mine.current
         new.close()
@@ -322,3 +324,96 @@ show(exit=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         timeout=20,
     )
     assert shown["exit"] == 7
+
+
+def test_no_worker_starts_while_workers_are_held_and_then_those_that_were_due(run_program):
+    run_program(
+        """
+    import time
+    busy, held = memcg.group("busy"), []
+    memcg.core.hold_workers(); memcg.core.hold_workers()
+    with busy:
+        held.append([[i] for i in range(30_000)])  # asks for child caches
+    memcg.core.release_workers()
+    for _ in range(20):
+        memcg.core.wait_worker(); time.sleep(0.005)
+        assert not busy.memcg_slab_caches
+    memcg.core.release_workers()
+    memcg.core.wait_worker()
+    assert busy.memcg_slab_caches
+    """
+    )
+
+
+def test_workers_are_held_while_a_fork_is_on_its_way(run_program):
+    run_program(
+        """
+    import time
+    from memcg.control import fork
+    busy, held = memcg.group("busy"), []
+    fork._before_fork()
+    with busy:
+        held.append([[i] for i in range(30_000)])  # asks for child caches
+    fork._release_mutexes()  # else a worker would only wait
+    for _ in range(20):
+        memcg.core.wait_worker(); time.sleep(0.005)
+        assert not busy.memcg_slab_caches
+    fork._after_fork()
+    for _ in range(4000):  # the main thread starts it at one of its next checks
+        time.sleep(0.005); memcg.core.wait_worker()
+        if busy.memcg_slab_caches: break
+    assert busy.memcg_slab_caches
+    """
+    )
+
+
+def test_a_fork_at_rest_warns_of_nothing(run_program):
+    run_program(
+        """
+    import os, subprocess
+    g = memcg.group("a", max="16MiB")
+    with g:
+        rows = [[i] for i in range(50_000)]  # has child caches made: the worker came and went
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert subprocess.run(["true"]).returncode == 0
+    """,
+        options=["-W", "error"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "environment"),
+    [
+        (["-X", "dev", "-W", "ignore::ResourceWarning"], {}),
+        ([], {"PYTHONMALLOC": "debug"}),
+        ([], {"PYTHONMALLOC": "malloc"}),
+        (["-X", "tracemalloc"], {}),
+        ([], {"PYTHONMALLOC": "malloc_debug"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_a_program_ends_cleanly_with_live_groups_arrays_and_threads(
+    run_program, options, environment
+):
+    run_program(
+        """
+    import threading, time, tracemalloc
+    import numpy as np
+    held = []
+    def daemon():
+        with memcg.group("daemon", max="32MiB"):
+            while True:
+                held.append([bytes(100), np.ones(10)])
+                del held[:-100]
+    threading.Thread(target=daemon, daemon=True).start()
+    with memcg.group("main", max="64MiB"):
+        rows = [np.ones(1000), [str(i) for i in range(10_000)]]
+    tracemalloc.start(); more = [str(i) for i in range(1000)]; tracemalloc.stop()
+    time.sleep(0.1)
+    """,
+        options=options,
+        **environment,
+    )

@@ -140,7 +140,7 @@ def test_work():
     assert hasattr(group, 'by_test')
     done.wait()
 """,
-    "tests/scheme/test_state_machine.py": "",
+    "tests/core/test_state_machine.py": "",
     "tests/test_group.py": "",
     "tests/test_cache.py": "",
 }

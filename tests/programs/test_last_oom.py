@@ -32,8 +32,8 @@ ACCOUNT = "group 't/a': charge of 20.0 MiB is over memory.max (current "
         "thread()",
     ],
 )
-def test_a_memory_error_without_a_text_gets_the_account(program, way):
-    out = program(
+def test_a_memory_error_without_a_text_gets_the_account(run_program, way):
+    out = run_program(
         GROUP
         + f"""
 from concurrent.futures import ThreadPoolExecutor
@@ -65,8 +65,8 @@ print({way})
     assert out.endswith("set on 't/a'); raise memory.max or free memory in 't/a'\n")
 
 
-def test_an_error_with_a_text_of_its_own_gets_a_note_and_the_programs_own_neither(program):
-    program(
+def test_an_error_with_a_text_of_its_own_gets_a_note_and_the_programs_own_neither(run_program):
+    run_program(
         GROUP
         + """
 class Mine(MemoryError):
@@ -86,8 +86,8 @@ assert text_of(lambda: a.run(plain)) == ""
     )
 
 
-def test_each_member_of_a_group_of_exceptions_gets_the_account(program):
-    out = program(
+def test_each_member_of_a_group_of_exceptions_gets_the_account(run_program):
+    out = run_program(
         GROUP
         + """
 async def grabs():
@@ -105,8 +105,8 @@ except* MemoryError as group:
     assert out.startswith(ACCOUNT)
 
 
-def test_last_oom_is_of_the_limits_group_and_those_above_it(program):
-    program(
+def test_last_oom_is_of_the_limits_group_and_those_above_it(run_program):
+    run_program(
         GROUP
         + """
 low, beside = memcg.group("t/a/low"), memcg.group("t/b")
@@ -130,8 +130,8 @@ else:
     )
 
 
-def test_last_oom_tells_a_refusal_that_was_caught_and_outlives_its_group(program):
-    program(
+def test_last_oom_tells_a_refusal_that_was_caught_and_outlives_its_group(run_program):
+    run_program(
         GROUP
         + """
 import gc
@@ -150,8 +150,8 @@ assert (oom.owner, oom.limit) == ("t/s", 8 * MIB), oom
 
 
 @pytest.mark.parametrize("where", ["main", "thread"])
-def test_last_oom_tells_an_alarm(program, where):
-    program(
+def test_last_oom_tells_an_alarm(run_program, where):
+    run_program(
         GROUP
         + f"""
 def hog():
@@ -175,8 +175,8 @@ else:
     )
 
 
-def test_last_oom_is_right_while_threads_are_refused_and_groups_come_and_go(program):
-    program(
+def test_last_oom_is_right_while_threads_are_refused_and_groups_come_and_go(run_program):
+    run_program(
         """
 import threading
 top = memcg.group("t", max="64MiB")

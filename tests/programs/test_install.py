@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 
-def test_installing_twice_after_threads_and_in_a_subinterpreter(program):
-    shown = program(
+def test_installing_twice_after_threads_and_in_a_subinterpreter(run_program):
+    shown = run_program(
         """
     import threading, time
     stop = []
@@ -44,8 +44,8 @@ def test_installing_twice_after_threads_and_in_a_subinterpreter(program):
     assert int(shown) > 400_000
 
 
-def test_the_model_core_says_why_it_cannot(program):
-    program(
+def test_the_model_core_says_why_it_cannot(run_program):
+    run_program(
         """
     import memcg
     try:
@@ -62,8 +62,8 @@ def test_the_model_core_says_why_it_cannot(program):
     )
 
 
-def test_importing_is_quick_and_starts_nothing(program):
-    shown = program(
+def test_importing_is_quick_and_starts_nothing(run_program):
+    shown = run_program(
         """
     import sys, threading
     before = set(sys.modules)

@@ -11,7 +11,7 @@ import itertools
 import threading
 
 import pytest
-from interrupt import Interrupt
+from control.interrupt import Interrupt
 from world import World
 
 MODULES = ("memcontrol", "slab_common", "cgroup", "vmscan", "groups", "cache")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 
-def test_objects_and_arrays_are_charged_once_and_given_back(program):
-    program("""
+def test_objects_and_arrays_are_charged_once_and_given_back(run_program):
+    run_program("""
     import gc, numpy as np
     g = memcg.group("a")
     with g:
@@ -25,8 +25,8 @@ def test_objects_and_arrays_are_charged_once_and_given_back(program):
     """)
 
 
-def test_the_owner_is_credited_whoever_frees(program):
-    program("""
+def test_the_owner_is_credited_whoever_frees(run_program):
+    run_program("""
     import threading
     a, b = memcg.group("a"), memcg.group("b")
     with a:
@@ -41,8 +41,8 @@ def test_the_owner_is_credited_whoever_frees(program):
     """)
 
 
-def test_s32_a_native_thread_is_charged_to_the_root(program):
-    program("""
+def test_s32_a_native_thread_is_charged_to_the_root(run_program):
+    run_program("""
     import ctypes
     libc, api = ctypes.CDLL(None), ctypes.pythonapi
     thread, block = ctypes.c_ulong(), ctypes.c_void_p()
@@ -61,8 +61,8 @@ def test_s32_a_native_thread_is_charged_to_the_root(program):
     """)
 
 
-def test_arrays_outlive_their_group(program):
-    program("""
+def test_arrays_outlive_their_group(run_program):
+    run_program("""
     import numpy as np
     g = memcg.group("p/a")
     with g:
@@ -77,8 +77,8 @@ def test_arrays_outlive_their_group(program):
     """)
 
 
-def test_blocks_from_before_the_hooks_are_freed_and_charged_when_they_grow(program):
-    program(
+def test_blocks_from_before_the_hooks_are_freed_and_charged_when_they_grow(run_program):
+    run_program(
         """
     import memcg
     old = [bytearray(500) for _ in range(1000)]
@@ -98,8 +98,8 @@ def test_blocks_from_before_the_hooks_are_freed_and_charged_when_they_grow(progr
     )
 
 
-def test_threads_jobs_and_tasks_are_in_the_group_of_who_started_them(program):
-    program("""
+def test_threads_jobs_and_tasks_are_in_the_group_of_who_started_them(run_program):
+    run_program("""
     import asyncio, contextvars, threading
     from concurrent.futures import ThreadPoolExecutor
     a, b = memcg.group("a"), memcg.group("b")
@@ -138,8 +138,8 @@ def test_threads_jobs_and_tasks_are_in_the_group_of_who_started_them(program):
     """)
 
 
-def test_a_buffer_of_a_cache_is_an_array_without_a_copy(program):
-    program("""
+def test_a_buffer_of_a_cache_is_an_array_without_a_copy(run_program):
+    run_program("""
     import numpy as np
     frames = memcg.KmemCache("frame", size=4096, align=64)
     buffer = frames.alloc()
@@ -157,8 +157,8 @@ def test_a_buffer_of_a_cache_is_an_array_without_a_copy(program):
     """)
 
 
-def test_ten_thousand_groups_share_slabs_and_give_all_back(program):
-    shown = program("""
+def test_ten_thousand_groups_share_slabs_and_give_all_back(run_program):
+    shown = run_program("""
     groups = [memcg.group(f"g{i}") for i in range(10_000)]
     texts = []
     for i, g in enumerate(groups):
@@ -178,8 +178,8 @@ def test_ten_thousand_groups_share_slabs_and_give_all_back(program):
     assert float(shown) > 0.3
 
 
-def test_a_thousand_tasks_charge_their_own_groups(program):
-    program("""
+def test_a_thousand_tasks_charge_their_own_groups(run_program):
+    run_program("""
     import asyncio, gc
     groups = [memcg.group(f"g{i}") for i in range(10)]
     async def task(g, held):
@@ -202,8 +202,8 @@ def test_a_thousand_tasks_charge_their_own_groups(program):
 
 
 @pytest.mark.parametrize("round", range(2))
-def test_innocent_threads_see_nothing_of_hogs(program, round):
-    program("""
+def test_innocent_threads_see_nothing_of_hogs(run_program, round):
+    run_program("""
     import gc, hashlib, threading, time
     def innocent(i, results):
         for r in range(30):

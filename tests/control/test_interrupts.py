@@ -12,7 +12,7 @@ import gc
 import weakref
 
 import pytest
-from interrupt import Interrupt
+from control.interrupt import Interrupt
 from world import World
 
 

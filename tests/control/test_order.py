@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from scheme.conftest import on_the_model
+from control.conftest import on_the_model
 
 from memcg.locking import lockdep
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from environment import environment
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def seconds_of_children():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from scheme.conftest import on_the_model
+from control.conftest import on_the_model
 
 
 def test_s48_destroying_a_root_as_a_child_fails_loudly(scheme):

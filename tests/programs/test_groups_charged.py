@@ -12,8 +12,8 @@ def settle():
 """
 
 
-def test_a_group_is_charged_to_its_parent_until_it_is_gone(program):
-    program(
+def test_a_group_is_charged_to_its_parent_until_it_is_gone(run_program):
+    run_program(
         SETTLE
         + """
 mid = memcg.group("top/mid")
@@ -42,8 +42,8 @@ assert top.current == 0
     )
 
 
-def test_a_parent_at_its_limit_gets_no_more_groups(program):
-    program(
+def test_a_parent_at_its_limit_gets_no_more_groups(run_program):
+    run_program(
         SETTLE
         + """
 top.max, top.reserve = "64KiB", 0
@@ -61,8 +61,8 @@ top.close(recursive=True)
     )
 
 
-def test_a_fork_has_the_charge_on_both_sides(program):
-    program(
+def test_a_fork_has_the_charge_on_both_sides(run_program):
+    run_program(
         SETTLE
         + """
 import os

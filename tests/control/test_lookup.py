@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from scheme.conftest import on_the_model
+from control.conftest import on_the_model
 
 
 def test_s33_lookup_and_allocation_take_none_of_the_three_mutexes(scheme, child_of):

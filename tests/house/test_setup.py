@@ -14,7 +14,7 @@ from environment import SOURCE, environment
 import memcg
 from memcg import core
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 
 
 def run(*command: object, **more: object) -> str:

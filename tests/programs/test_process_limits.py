@@ -57,8 +57,9 @@ def test_the_error_names_the_limit_that_is_set(native, limit, named):
 
 @pytest.mark.parametrize("mib", [1024, 2048, 8192])
 @pytest.mark.parametrize("before", [True, False], ids=["imported first", "imported later"])
-def test_a_program_may_limit_its_own_address_space(program, mib, before):
-    program(f"""
+def test_a_program_may_limit_its_own_address_space(run_program, mib, before):
+    run_program(
+        f"""
     {"" if before else "import threading"}
     import resource
     kept = [bytes(1 << 16) for _ in range(1000)]
@@ -68,4 +69,6 @@ def test_a_program_may_limit_its_own_address_space(program, mib, before):
         thread = threading.Thread(target=int); thread.start(); thread.join()
     more = [bytes(1 << 16) for _ in range(1000)]
     assert all(not any(block[::4096]) for block in kept + more)
-    """)
+    """,
+        prelude="import memcg; memcg.install()\n",
+    )

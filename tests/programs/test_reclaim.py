@@ -6,8 +6,8 @@ import pytest
 
 
 @pytest.mark.parametrize("in_thread", [False, True], ids=["main", "thread"])
-def test_cyclic_garbage_alone_never_meets_the_limit(program, in_thread):
-    shown = program(f"""
+def test_cyclic_garbage_alone_never_meets_the_limit(run_program, in_thread):
+    shown = run_program(f"""
     import gc, threading
     gc.disable()  # what memory.high asks for is enough
     g = memcg.group("a", max="64MiB")
@@ -33,9 +33,9 @@ def test_cyclic_garbage_alone_never_meets_the_limit(program, in_thread):
 
 @pytest.mark.parametrize("in_thread", [False, True], ids=["main", "thread"])
 def test_nobody_is_told_before_a_collection_that_is_under_way_elsewhere_has_ended(
-    program, in_thread
+    run_program, in_thread
 ):
-    program(f"""
+    run_program(f"""
     import gc, threading, time
     gc.disable()
     g = memcg.group("a", max="16MiB", reserve="64MiB")
@@ -66,8 +66,8 @@ def test_nobody_is_told_before_a_collection_that_is_under_way_elsewhere_has_ende
     """)
 
 
-def test_a_shrinker_is_asked_at_high_and_what_it_raises_is_shown(program):
-    program("""
+def test_a_shrinker_is_asked_at_high_and_what_it_raises_is_shown(run_program):
+    run_program("""
     import time
     cache, asked = [], []
     g = memcg.group("a", max="32MiB")
@@ -84,8 +84,8 @@ def test_a_shrinker_is_asked_at_high_and_what_it_raises_is_shown(program):
     """)
 
 
-def test_a_limit_below_the_use_holds_for_new_charges_and_kills_nobody(program):
-    program("""
+def test_a_limit_below_the_use_holds_for_new_charges_and_kills_nobody(run_program):
+    run_program("""
     g = memcg.group("a")
     with g:
         held = bytes(20 * MIB)
@@ -108,8 +108,8 @@ def test_a_limit_below_the_use_holds_for_new_charges_and_kills_nobody(program):
     """)
 
 
-def test_a_parents_limit_holds_for_the_sum_of_its_children(program):
-    program("""
+def test_a_parents_limit_holds_for_the_sum_of_its_children(run_program):
+    run_program("""
     parent = memcg.group("p", max="30MiB")
     a, b = memcg.group("p/a"), memcg.group("p/b", max="90%")
     assert b.max == int(30 * MIB * 0.9)

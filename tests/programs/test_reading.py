@@ -34,8 +34,8 @@ g = memcg.group("tenant", max="256MiB")
 
 
 @pytest.fixture
-def hands(program):
-    return partial(program, prelude=HAND)
+def hands(run_program):
+    return partial(run_program, prelude=HAND)
 
 
 @pytest.mark.parametrize(

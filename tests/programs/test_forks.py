@@ -30,11 +30,11 @@ IMPORT = "import memcg; memcg.install(); MIB = 1 << 20\n"
 
 
 @pytest.mark.parametrize("order", ["before memcg", "after memcg"])
-def test_a_lock_under_which_groups_are_made_and_closed(program, order):
+def test_a_lock_under_which_groups_are_made_and_closed(run_program, order):
     first, second = (
         ("register()\n", IMPORT) if order == "before memcg" else (IMPORT, "register()\n")
     )
-    program(
+    run_program(
         """
     stop = False
     def work():
@@ -62,8 +62,8 @@ def test_a_lock_under_which_groups_are_made_and_closed(program, order):
     )
 
 
-def test_a_lock_that_a_shrinker_takes_while_the_fork_has_it(program):
-    program(
+def test_a_lock_that_a_shrinker_takes_while_the_fork_has_it(run_program):
+    run_program(
         """
     g = memcg.group("a", max="64MiB", high="8MiB")
     begun, ended = threading.Event(), threading.Event()
@@ -86,8 +86,8 @@ def test_a_lock_that_a_shrinker_takes_while_the_fork_has_it(program):
     )
 
 
-def test_a_lock_that_a_finalizer_takes_in_the_middle_of_our_own_work(program):
-    program(
+def test_a_lock_that_a_finalizer_takes_in_the_middle_of_our_own_work(run_program):
+    run_program(
         """
     from memcg.control.cgroup import cgroup_mutex
     inside, forked = threading.Event(), threading.Event()
