@@ -16,6 +16,13 @@ def top():
     g.close(recursive=True)
 
 
+def refused(path):
+    """What is said of a group that may not be made."""
+    with pytest.raises(memcg.MemcgError) as error:
+        memcg.group(path)
+    return str(error.value)
+
+
 @pytest.mark.parametrize("file", ["cgroup.max.descendants", "cgroup.max.depth"])
 def test_a_file_reads_what_was_written(top, file):
     assert top[file] == "max"
@@ -32,9 +39,7 @@ def test_no_group_is_one_too_many_for_any_group_above(top):
     top["cgroup.max.descendants"] = 3
     memcg.group("top/a/b")
     memcg.group("top/c")
-    with pytest.raises(memcg.MemcgError) as refused:
-        memcg.group("top/a/d")
-    assert str(refused.value) == (
+    assert refused("top/a/d") == (
         "group 'top/a/d': would be over cgroup.max.descendants (4, max 3, set on 'top'); raise "
         "cgroup.max.descendants or close groups below 'top'"
     )
@@ -43,20 +48,16 @@ def test_no_group_is_one_too_many_for_any_group_above(top):
     memcg.group("top/a/d")
     assert top["cgroup.stat"]["nr_descendants"] == 3
     top["cgroup.max.descendants"] = 0
-    with pytest.raises(memcg.MemcgError, match=r"\(1, max 0|\(\d, max 0"):
-        memcg.group("top/e")
+    assert ", max 0, set on 'top')" in refused("top/e")
 
 
 def test_no_group_is_too_deep_for_any_group_above(top):
     memcg.group("top/a")["cgroup.max.depth"] = 2
     memcg.group("top/a/b/c")
-    with pytest.raises(memcg.MemcgError) as refused:
-        memcg.group("top/a/b/c/d")
-    assert str(refused.value) == (
+    assert refused("top/a/b/c/d") == (
         "group 'top/a/b/c/d': would be over cgroup.max.depth (3, max 2, set on 'top/a'); raise "
         "cgroup.max.depth or make it less deep below 'top/a'"
     )
     memcg.group("top/b/c/d/e")
     top["cgroup.max.depth"] = 0
-    with pytest.raises(memcg.MemcgError, match=r"cgroup.max.depth \(1, max 0, set on 'top'\)"):
-        memcg.group("top/f")
+    assert "cgroup.max.depth (1, max 0, set on 'top')" in refused("top/f")

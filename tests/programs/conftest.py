@@ -115,6 +115,18 @@ def full(path, size=2 * MIB):
 def nothing(n=50):
     for _ in range(n):
         str(n)
+def rounds(g, times, calls):
+    # how often the error came, when the limit was passed once in each round
+    told = 0
+    for _ in range(times):
+        try:
+            with g:
+                y = x + x
+                nothing(calls)
+        except memcg.MemcgOOM:
+            told += 1
+        y = None
+    return told
 """
 
 

@@ -164,15 +164,7 @@ def test_frames_are_looked_at_meanwhile(alarm, where):
                 looks[0] += 1
         watchers = [threading.Thread(target=look) for _ in range(2)]
         for thread in watchers: thread.start()
-        told = 0
-        for _ in range(500):
-            try:
-                with g:
-                    y = x + x
-                    nothing(20)
-            except memcg.MemcgOOM:
-                told += 1
-            y = None
+        told = rounds(g, 500, 20)
         stop.set()
         for thread in watchers: thread.join()
         assert looks[0] > 10
