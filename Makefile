@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 EXTENSION := build/extension-$(VERSION)
 SOURCES := $(wildcard native/*.[ch] src/memcg/core/binding/*) meson.build
 
-.PHONY: help demo test test-all verify mutants docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
+.PHONY: help demo test test-long test-all verify mutants docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -14,7 +14,7 @@ help: ## list the targets
 FRAGILE := bottleneck greenlet msgspec opencv-python-headless orjson ormsgpack
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pytest>=8' hypothesis numpy mypy ruff meson ninja 'cython>=3.1' uvloop memray asgiref tblib sentry-sdk uvicorn h11 httptools pyyaml clang-format codespell $(FRAGILE)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pytest>=8' pytest-xdist hypothesis numpy mypy ruff meson ninja 'cython>=3.1' uvloop memray asgiref tblib sentry-sdk uvicorn h11 httptools pyyaml clang-format codespell $(FRAGILE)
 	touch $@
 
 # The extension beside the sources, where PYTHONPATH=src finds it.
@@ -29,9 +29,14 @@ demo: $(EXTENSION)/.built ## tenants beside a hog, then the life of one child ca
 	@echo
 	PYTHONPATH=src $(VENV)/bin/python examples/child_cache.py
 
-test: $(EXTENSION)/.built ## set everything up and pass the tests
-	$(MAKE) -C native check
-	$(VENV)/bin/python -m pytest
+# Tests and compilers that run at a time; tests that measure time wait until they are alone.
+JOBS ?= 2
+test: $(EXTENSION)/.built ## set everything up and pass the tests, JOBS=2 at a time
+	$(MAKE) -j$(JOBS) -C native check
+	$(VENV)/bin/python -m pytest -n $(JOBS)
+
+test-long: $(EXTENSION)/.built ## the longer forms of some tests: more rounds, schedules and sizes
+	$(VENV)/bin/python -m pytest -n $(JOBS) -x -m long
 
 test-all: ## the tests on 3.11, 3.12 and 3.13
 	for v in 3.11 3.12 3.13; do $(MAKE) test PYTHON=python$$v || exit 1; done

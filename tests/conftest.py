@@ -11,14 +11,21 @@ litmus/     the lock-free protocols under every execution of the memory model
 verify/     the explorer, its scenarios and the mutants
 house/      what holds of the tree: layers, documents, examples, installation, tools
 long/       what runs for an hour, apart from ``make test``
+
+The marker ``alone`` is for tests that measure time: no other worker of pytest-xdist runs a test
+meanwhile. The marker ``long`` is for what ``make test`` has a shorter form of; ``make test-long``
+runs it.
 """
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
 
 import pytest
 from environment import check_reports
+from machine import machine
 from world import World
 
 import memcg
@@ -27,6 +34,25 @@ from memcg.locking import lockdep
 
 # A shell's background job ignores it, and so would the programs that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """Run those that need the machine alone last: so workers seldom wait for each other."""
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+
+
+def pytest_collection_finish():
+    """Spare collections what pytest and its plugins hold to the end: tests collect often."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    with machine(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,10 @@ import sys
 import pytest
 
 ALL = "FZPUH"
-FORKS = int(os.environ.get("FORKS", "300"))  # `make soak`: 10,000
+FORKS = pytest.mark.parametrize(
+    "forks",
+    [int(os.environ.get("FORKS", "100")), pytest.param(1000, marks=pytest.mark.long)],
+)  # `make soak`: 10,000
 
 
 def test_blocks_are_freed_in_other_threads_and_other_groups(survives):
@@ -243,12 +246,13 @@ def test_native_threads_while_the_interpreter_ends(survives):
     assert shown == f"{ENDS} 0\n"
 
 
-def test_forks_while_native_threads_hold_the_locks(survives):
+@FORKS
+def test_forks_while_native_threads_hold_the_locks(survives, forks):
     shown = survives(
         f"""
     hostile.start_churn(8)
     with memcg.group("a"):
-        statuses = [hostile.fork() for _ in range({FORKS})]
+        statuses = [hostile.fork() for _ in range({forks})]
     print(sum(map(bool, statuses)), *hostile.stop_churn())
     """
     )
@@ -256,8 +260,9 @@ def test_forks_while_native_threads_hold_the_locks(survives):
     assert shown.split()[2] == "0"
 
 
+@FORKS
 @pytest.mark.parametrize("cores", [1, 2])
-def test_forks_while_threads_allocate_and_workers_come_and_go(survives, cores):
+def test_forks_while_threads_allocate_and_workers_come_and_go(survives, cores, forks):
     """On 3.11 a child hung where a worker was making its thread state.
 
     On one core a fork took seconds: it waited until no worker was there, and there always was one.
@@ -274,7 +279,7 @@ def test_forks_while_threads_allocate_and_workers_come_and_go(survives, cores):
     threads = [threading.Thread(target=tenant, args=(f"t{{i}}",)) for i in range(4)]
     for t in threads: t.start()
     sys.setswitchinterval(1e-5)
-    for _ in range({FORKS}):
+    for _ in range({forks}):
         pid = os.fork()
         if pid == 0:
             signal.alarm(30)

@@ -385,15 +385,7 @@ def test_neighbours_in_other_threads_never_get_it(alarm, where):
         threads = [threading.Thread(target=innocent, args=(inside,))
                    for inside in [h, h, contextlib.nullcontext(), contextlib.nullcontext()]]
         for thread in threads: thread.start()
-        told = 0
-        for _ in range(1000):
-            try:
-                with g:
-                    y = x + x
-                    nothing(5)
-            except memcg.MemcgOOM:
-                told += 1
-            y = None
+        told = rounds(g, 1000, 5)
         stop.set()
         for thread in threads: thread.join()
         return told, len(done), raised
@@ -558,15 +550,7 @@ def test_contexts_that_end_over_their_limit_take_no_alarm_from_others(alarm, whe
         assert loop.run_until_complete(main()) == 300
         loop.close()
         assert all(isinstance(error, MemoryError) for error in errors), errors
-        told = 0
-        for _ in range(20):
-            try:
-                with h:
-                    y = x + x
-                    nothing(20)
-            except memcg.MemcgOOM:
-                told += 1
-            y = None
+        told = rounds(h, 20, 20)
         return told
     """,
         where,
@@ -622,15 +606,7 @@ def test_a_thousand_contexts_that_end_with_an_alarm_on_its_way_do_not_make_other
         h, also = full("h")
         kept = [context.run(bytes, 3000) for context in contexts]  # no Python code in them
         contexts.clear()
-        told = 0
-        for _ in range(20):
-            try:
-                with h:
-                    y = x + x
-                    nothing(20)
-            except memcg.MemcgOOM:
-                told += 1
-            y = None
+        told = rounds(h, 20, 20)
         if {worker == "comes late"}: memcg.core.release_workers()
         return told
     """,
@@ -677,6 +653,7 @@ def test_the_handler_around_a_loop_gets_it(alarm, loop, where):
     ) == 60  # fmt: skip
 
 
+@pytest.mark.alone
 @WHERE
 def test_from_the_charge_to_the_error_it_takes_milliseconds(alarm, record_property, where):
     latencies = alarm(

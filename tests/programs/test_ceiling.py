@@ -139,7 +139,7 @@ def test_who_swallows_it_is_slowed_down(run_program, how, where, interval, recor
         BESIDE
         + f"""
 sys.setswitchinterval({interval})
-kept, end = collections.deque(), time.monotonic() + 2
+kept, end = collections.deque(), time.monotonic() + 1
 def more(): return time.monotonic() < end
 def keep():
     for n in range(100): kept.append([n])
@@ -149,7 +149,7 @@ def offend():
     except MemoryError as error: pass
     return time.monotonic()
 result = {where}(offend)
-show(peak=g.peak, seconds=result - end + 2, fail=g.events["fail"])
+show(peak=g.peak, seconds=result - end + 1, fail=g.events["fail"])
 """
     )
     record_property("peak", shown["peak"])

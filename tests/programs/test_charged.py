@@ -201,12 +201,12 @@ def test_a_thousand_tasks_charge_their_own_groups(run_program):
     """)
 
 
-@pytest.mark.parametrize("round", range(2))
-def test_innocent_threads_see_nothing_of_hogs(run_program, round):
-    run_program("""
+@pytest.mark.parametrize("rounds", [8, pytest.param(60, marks=pytest.mark.long)])
+def test_innocent_threads_see_nothing_of_hogs(run_program, rounds):
+    run_program(f"    ROUNDS = {rounds}" + """
     import gc, hashlib, threading, time
     def innocent(i, results):
-        for r in range(30):
+        for r in range(ROUNDS):
             rows = [{"i": j, "text": str(j) * 3} for j in range(3000)]
             digest = hashlib.sha256("".join(row["text"] for row in rows).encode()).hexdigest()
         results[i] = digest

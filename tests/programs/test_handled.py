@@ -71,7 +71,10 @@ def test_the_handler_runs(run_program, hog):
     assert run_program(source, timeout=120) == {"wrong": {}}
 
 
-@pytest.mark.parametrize("limit", ["32MiB", "64MiB", "128MiB"])
+LARGER = [pytest.param(limit, marks=pytest.mark.long) for limit in ("64MiB", "128MiB")]
+
+
+@pytest.mark.parametrize("limit", ["32MiB", *LARGER])
 def test_the_handler_runs_at_larger_limits(run_program, limit):
     hog = HOGS["a function"]
     source = f"{HANDLERS}\n{hog}\nshow(wrong=all_handlers({limit!r}, (plain, formats)))"

@@ -5,6 +5,9 @@ Processor seconds, the least of several runs, in turn: others on the machine onl
 
 from __future__ import annotations
 
+import pytest
+
+pytestmark = pytest.mark.alone
 MOST = 1.15
 LOOPS = """
 import json, sys, time

@@ -10,7 +10,12 @@ from memcg.verify import errors, explore, runtime, seam
 from memcg.verify.scheme import world
 from memcg.verify.scheme.scenarios import SCENARIOS
 
-SOUND = [name for name, s in SCENARIOS.items() if not s.long]
+MOST_SCHEDULES = "worker_offline"  # half of what all the scenarios take
+SOUND = [
+    pytest.param(name, marks=pytest.mark.long) if name == MOST_SCHEDULES else name
+    for name, s in SCENARIOS.items()
+    if not s.long
+]
 MANY_SCHEDULES = {  # too slow under lockdep; what they take, others take too
     "allocation_offline_root_destruction", "creation_offline_root_destruction_slabinfo",
     "two_offlines_root_destruction", "worker_offline",
@@ -25,6 +30,12 @@ def test_the_control_plane_holds_under_every_schedule_in_the_documented_order_of
         request.getfixturevalue("order")
     result = SCENARIOS[name].explore().check()
     assert result.schedules > 1, "the tasks never met: the scenario shows nothing"
+
+
+def test_the_scenario_of_most_schedules_holds_under_those_with_one_preemption():
+    result = SCENARIOS[MOST_SCHEDULES].explore(strategy="bounded", preemption_bound=1)
+    assert result.failure is None, result.failure
+    assert result.schedules > 100
 
 
 HOLD = "        with memcg_slab_mutex:\n            memcg_kmem_create"
