@@ -29,7 +29,7 @@ WAYS = {
     "freed": "with a: drop(fill(size, n))\nwith b: found += look(size, n)",
     "reclaimed": "with a: drop(fill(size, n))\nmemcg.core.trim()\nwith b: found += look(size, n)",
     "closed": "g = memcg.group('closing')\nwith g: blocks = fill(size, n)\n"
-    "g.close()\nmemcg.workqueue.flush()\ndrop(blocks)\nwith b: found += look(size, n)",
+    "g.close()\nmemcg.control.workqueue.flush()\ndrop(blocks)\nwith b: found += look(size, n)",
     "thread": "def run():\n    with a: drop(fill(size, n))\n"
     "t = threading.Thread(target=run); t.start(); t.join()\nwith b: found += look(size, n)",
     "to-the-root": "with a: drop(fill(size, n))\nfound += look(size, n)",
