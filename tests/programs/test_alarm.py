@@ -165,7 +165,9 @@ def test_a_generator_of_the_group_gets_it_and_its_consumer_does_not(alarm, where
 
 
 def test_a_generator_of_the_group_gets_it(run_program):
-    run_program(TWO + dedent("""
+    run_program(
+        TWO
+        + dedent("""
     def rows():
         held = []
         while True:
@@ -177,7 +179,8 @@ def test_a_generator_of_the_group_gets_it(run_program):
         raise SystemExit("lost")
     except MemoryError:
         pass
-    """))
+    """)
+    )
 
 
 LOOPS = ["asyncio", "uvloop"]

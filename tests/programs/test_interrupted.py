@@ -115,7 +115,7 @@ def test_what_it_interrupts_is_whole_afterwards(alarm, kind, where):
         return told
     """,
         where,
-    ) == rounds
+    ) == rounds  # fmt: skip
 
 
 @WHERE
@@ -335,7 +335,9 @@ def test_locks_of_libraries_are_free_afterwards(alarm, where):
 
 
 def test_frames_are_looked_at_and_threads_started_meanwhile(run_program):
-    run_program(TWO + dedent("""
+    run_program(
+        TWO
+        + dedent("""
     stop = threading.Event()
     def look():
         while not stop.is_set():
@@ -351,11 +353,14 @@ def test_frames_are_looked_at_and_threads_started_meanwhile(run_program):
         except MemoryError:
             rows = None
     stop.set(); watcher.join()
-    """))
+    """)
+    )
 
 
 def test_a_thread_that_waits_for_a_lock_gets_it_when_it_goes_on(run_program):
-    run_program(TWO + dedent("""
+    run_program(
+        TWO
+        + dedent("""
     lock, ready, seen = threading.Lock(), threading.Event(), []
     def offender():
         try:
@@ -376,4 +381,5 @@ def test_a_thread_that_waits_for_a_lock_gets_it_when_it_goes_on(run_program):
         thread.join(20)
         assert seen.pop() is thread and lock.acquire(timeout=1)
         lock.release()
-    """))
+    """)
+    )

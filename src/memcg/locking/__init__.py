@@ -3,8 +3,8 @@
 Production runs on the bare primitives of this module. The explorer
 (`memcg.verify`) loads the same control plane with a module of the same names in
 its place, where each operation is a scheduling point. Nothing else in the package may import
-``threading``, ``_thread`` or ``queue``; ``tests/house/test_layers.py`` holds that. What only the model
-core needs of it lies in `lockless`, which is read when it is asked for here.
+``threading``, ``_thread`` or ``queue``; ``tests/house/test_layers.py`` holds that. What only the
+model core needs of it lies in `lockless`, which is read when it is asked for here.
 
 Lock order, outermost first: ``cgroup_mutex``, ``activate_kmem_mutex``,
 ``memcg_slab_mutex``, ``slab_mutex``, then the locks private to the data plane.
