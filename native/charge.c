@@ -16,9 +16,12 @@
 #include "event.h"
 #include "oom.h"
 
+#define CHARGE_LIMIT ((size_t)1 << 56) /* so that no sum of a few passes INT64_MAX */
 #define RECLAIM_ALWAYS MEMCG_SMALL_SIZE /* what may be refused is refused after a reclaim only */
 #define RECLAIM_SKIP 64
+
 typedef void (*called_fn)(void);
+
 static ATOMIC(memcg_alarm_fn) alarm_fn;
 static ATOMIC(memcg_refusal_fn) refusal_fn;
 static ATOMIC(called_fn) collector_called;

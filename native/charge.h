@@ -14,8 +14,6 @@
 #define MEMCG_GRANT ((int64_t)256 << 10)
 #define MEMCG_GRANT_MIN ((int64_t)4 << 10)
 
-#define CHARGE_LIMIT ((size_t)1 << 56) /* so that no sum of a few passes INT64_MAX */
-
 /* In a section.  0, -ENOMEM, or -EAGAIN: leave the section, reclaim, try again. */
 int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req);
 void memcg_uncharge(struct mem_cgroup *memcg, size_t bytes);

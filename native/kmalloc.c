@@ -79,7 +79,8 @@ static _Noreturn void bad_free(const struct slab *slab, const void *p, int error
  * malloc and free one of that size from glibc, without touching it, which raises its threshold. */
 static void teach_libc(size_t bytes)
 {
-    static atomic_usize_t largest = { 128 << 10 }; /* glibc's threshold at the start; 32 MiB is its last */
+    /* glibc's threshold at the start; 32 MiB is its last */
+    static atomic_usize_t largest = { 128 << 10 };
     void *volatile block;              /* or the compiler drops the pair */
 
     if (likely(bytes <= load_relaxed(&largest) || bytes > 32 << 20))

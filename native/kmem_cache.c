@@ -19,9 +19,11 @@
 #include "shared.h"
 
 #define NR_CACHES 4096 /* indices: a heap's user slots grow to at most 128 KiB */
+
 struct mutex caches_lock = MUTEX_INITIALIZER;
 struct hlist_head all_caches;
 static uint8_t index_used[NR_CACHES]; /* caches_lock; user caches */
+
 int kmalloc_nr_caches(void) { return NR_KMALLOC; }
 struct kmem_cache *kmalloc_cache(int index) { return kmalloc_caches[index]; }
 void kmem_cache_set_owner(struct kmem_cache *s, void *owner) { s->cache_owner = owner; }

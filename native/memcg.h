@@ -37,7 +37,8 @@ struct memcg_config {
  */
 int memcg_parse_debug(const char *text, unsigned *flags);
 void memcg_validate(void); /* all objects and structures, now; nothing without a letter */
-const char *memcg_find_invalid(void); /* "heap", "cache", "pages": what is not as it must be; or NULL */
+/* "heap", "cache" or "pages": what is not as it must be; or NULL. */
+const char *memcg_find_invalid(void);
 /* For U: writes the code that asks now to text (n bytes), or "".  Inside the data plane: must not allocate. */
 typedef void (*memcg_caller_fn)(char *text, size_t n);
 void memcg_set_caller(memcg_caller_fn caller);
@@ -45,7 +46,7 @@ int memcg_init(const struct memcg_config *config); /* once; later calls return 0
 bool memcg_owns(const void *p);                    /* p lies in one of our ranges */
 void memcg_set_promote_bytes(size_t bytes);
 
-/* ---- groups (page_counter.c, memcontrol.c) --------------------------- */
+/* ---- groups (css.c, memcontrol.c) -------------------------------------- */
 struct mem_cgroup *mem_cgroup_root(void);
 /* A new group under parent, which is charged for it until mem_cgroup_free(); the caller holds the
  * first css reference.  NULL: no memory, or a limit (memcg_last_failure() tells). */
@@ -133,7 +134,8 @@ void mem_cgroup_charge(struct mem_cgroup *memcg, size_t bytes); /* by force */
 void mem_cgroup_uncharge(struct mem_cgroup *memcg, size_t bytes);
 /* Drop empty slabs and drain stock in the subtree; returns bytes uncharged. */
 size_t mem_cgroup_reclaim(struct mem_cgroup *memcg);
-/* The last refusal of this thread: the group that asked, and the one whose limit was met. For error texts. */
+/* The last refusal of this thread, for error texts: the group that asked, and the one whose limit
+ * was met. */
 struct memcg_failure {
     struct mem_cgroup *memcg;   /* charged group */
     struct mem_cgroup *limited; /* the group whose max was met */
@@ -173,7 +175,7 @@ void *memcg_realloc(void *p, size_t size); /* p must be ours; shrinking never fa
 void memcg_free(void *p);                  /* p must be ours */
 size_t memcg_usable_size(const void *p);
 
-/* ---- slab caches (slab.c) ---------------------------------------------- */
+/* ---- slab caches (kmem_cache.c) ---------------------------------------- */
 struct kmem_cache_info { /* a line of slabinfo, in the kernel's columns */
     uint64_t active_objs, num_objs, objsize, objperslab, pagesperslab;
     uint64_t active_slabs, num_slabs, nr_pages;

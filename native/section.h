@@ -6,8 +6,8 @@
  * `stolen` is never 0, and every section begins in thread_enter(), with a fence.  ThreadSanitizer knows
  * neither fence and sees sequentially consistent accesses.
  *
- * Declared here, provided by thread.c above: thread_enter_slow(), the one call up in native/.  The first
- * entry of a thread makes its heaps, of which a section knows nothing.
+ * Declared here, provided by thread.c above: thread_enter_slow(), the one call up in native/.  The
+ * first entry of a thread makes its heaps, of which a section knows nothing.
  */
 #ifndef MEMCG_SECTION_H
 #define MEMCG_SECTION_H

@@ -20,7 +20,9 @@
 #include "page_run.h"
 
 #define ROOM_TRIES 8 /* partial slabs looked at for room in the owner table */
-atomic_usize_t promote_bytes = { 256 * 1024 }; /* 16 of the small slabs, so that the last one is a small part */
+
+/* 16 of the small slabs, so that the last one is a small part. */
+atomic_usize_t promote_bytes = { 256 * 1024 };
 atomic_u16_t promote_allocs[NR_KMALLOC];
 struct kmem_cache *kmalloc_caches[NR_KMALLOC];
 

@@ -22,7 +22,7 @@ bool shared_free(struct thread *self, struct slab *slab, void *object);
 void shared_flush(struct thread *self); /* section or stolen */
 void thread_collect(struct thread *self); /* the same, and what other threads freed is taken in */
 void shared_uncharge(struct thread *self, struct slab *slab, long index); /* the freeing thread */
-/* nr more objects, or fewer, in shared slabs, or in page runs for want of a cache of the group's own. */
+/* nr more objects, or fewer, in shared slabs, or in page runs that stand in for them. */
 void count_unpromoted(struct heap *heap, struct kmem_cache *root, int64_t nr);
 
 /* In a section.  NULL: none, or a cache of its own is due to the group. */

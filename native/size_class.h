@@ -11,7 +11,7 @@
 #define NR_KMALLOC 44 /* 16 to 256, then 4 for each of the 7 doublings to 32768 */
 
 #define KMALLOC_TABLE_SIZE 1024
-extern const uint8_t kmalloc_table[KMALLOC_TABLE_SIZE / 16]; /* kmem_cache.c */
+extern const uint8_t kmalloc_table[KMALLOC_TABLE_SIZE / 16]; /* by 16 bytes */
 
 /* size: above 256. */
 static inline unsigned kmalloc_index_above(size_t size)

@@ -181,7 +181,8 @@ struct memcg_cache_array { /* published by a release store; old ones live until 
     size_t bytes;
     struct memcg_cache_array *retired;
     atomic_u8_t *pending;      /* per slot: from the post of CREATE to memcg_create_done() */
-    ATOMIC(struct kmem_cache *) slot[]; /* the child: release store by the publisher, acquire by readers */
+    /* the child: release store by the publisher, acquire by readers */
+    ATOMIC(struct kmem_cache *) slot[];
 };
 
 #define CACHE_NAME_MAX 40 /* makes a cache 256 bytes, a size of metadata */
@@ -370,7 +371,7 @@ struct heap { /* the section of `thread` */
 #define STOLEN_SLOW 2 /* without a walker too: sections begin in thread_enter() */
 
 struct thread {
-    /* the pair of the protocol; see thread.c */
+    /* the pair of the protocol; see section.c */
     atomic_int_t busy;   /* the owner writes */
     atomic_int_t stolen; /* the walker writes: STOLEN_ bits */
     /* section */

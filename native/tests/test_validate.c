@@ -1,8 +1,13 @@
-/* test_validate.c - what checks the structures finds each wrong; the asserts stop what is out of place. */
+/* test_validate.c - each structure that is broken is found; what is out of place stops. */
 #include "control.h"
 
 static struct mem_cgroup *g;
 static void *kept[600];
+
+static struct kmem_cache *child_of_1024(void)
+{
+    return cache_from_memcg_idx(kmalloc_cache((int)kmalloc_index(1024)), mem_cgroup_id(g));
+}
 
 static struct heap_slot *slot_of(size_t size)
 {
@@ -63,7 +68,7 @@ static void a_wrong_heap_is_found(void)
 
 static void a_wrong_cache_is_found(void)
 {
-    struct kmem_cache *s = cache_from_memcg_idx(kmalloc_cache((int)kmalloc_index(1024)), mem_cgroup_id(g));
+    struct kmem_cache *s = child_of_1024();
     struct slab *slab = hlist_first_entry(&s->slabs, struct slab, cache_node);
     long nr = load_plain(&s->nr_slabs), nr_pages = load_plain(&s->total_pages);
 
@@ -150,7 +155,7 @@ static void shrinks_a_heap_of_another_thread(void)
 
 static void unlinks_a_slab_without_its_lock(void)
 {
-    struct kmem_cache *s = cache_from_memcg_idx(kmalloc_cache((int)kmalloc_index(1024)), mem_cgroup_id(g));
+    struct kmem_cache *s = child_of_1024();
 
     thread_enter();
     __slab_unlist(hlist_first_entry(&s->slabs, struct slab, cache_node));
