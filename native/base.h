@@ -72,13 +72,4 @@ static inline void mutex_unlock(struct mutex *m)
     pthread_mutex_unlock(&m->lock);
 }
 
-static inline void cpu_relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
 #endif
