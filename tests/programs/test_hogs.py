@@ -104,7 +104,7 @@ def hog():
 runs, before = [], dict(g.events)
 for where in in_main, in_thread, in_task:  # each time in the same group
     threading.stack_size(1 << 29 if {recursion} and where is in_thread else 0)
-    g.reset_peak()
+    g["memory.peak"] = 0
     seen = where(hog)
     threading.stack_size(0)
     peak, events = g.peak, {{name: n - before[name] for name, n in g.events.items()}}
