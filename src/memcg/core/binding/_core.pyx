@@ -19,8 +19,9 @@ from cpython.unicode cimport PyUnicode_AsUTF8
 from libc.stdint cimport SIZE_MAX, UINT64_MAX, int64_t, uintptr_t
 from libc.stdlib cimport free as libc_free
 from libc.stdlib cimport malloc as libc_malloc
+from binding cimport *
+from binding cimport entry as c_entry
 from memcg cimport *
-from memcg cimport entry as c_entry
 
 from .dataplane import EVENTS, PAGE_SIZE, STAT, CacheInfo, Event
 from ..errors import CacheBusy, MemcgError, MemcgOOM, OfflineError, oom_text
@@ -141,7 +142,7 @@ cdef start():
         environment_faults.__enter__()
     if memcg_init(&config):
         raise ImportError(f"memcg: no address space for the arena; {limits_met()}")
-    memcg_set_caller(caller)
+    memcg_set_caller(frame_caller)
 
 
 start()
@@ -771,7 +772,7 @@ cdef raise_oom(size_t size):
 @cython.no_gc
 @cython.final
 cdef class Entry:
-    """One ``with group:``: the group and the entry before it. `struct entry` in binding.h."""
+    """One ``with group:``: the group and the entry before it. `struct entry` in current.h."""
 
     cdef Memcg memcg
     cdef Entry previous
@@ -870,20 +871,6 @@ cdef class Bound:
             current_leave_bound(c_entry_of(self.entry), index, c_entry_of(before))
 
 
-cdef extern from *:
-    """
-    static void show_error_of_thread(PyObject *fn, PyObject *error) {
-        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-    #if PY_VERSION_HEX >= 0x030d0000
-        PyErr_FormatUnraisable("Exception ignored in thread started by %R", fn);
-    #else
-        _PyErr_WriteUnraisableMsg("in thread started by", fn);
-    #endif
-    }
-    """
-    void show_error_of_thread(object fn, object error)
-
-
 cdef class Started:
     """What a new thread runs: `fn` in `entry`; None: in the root, and so are copies of its context.
 
@@ -909,7 +896,7 @@ cdef class Started:
         except SystemExit:
             pass
         except BaseException as error:
-            show_error_of_thread(self.fn, error)
+            py_show_error_of_thread(self.fn, error)
 
 
 cdef enter_root():
@@ -918,13 +905,6 @@ cdef enter_root():
         current_set_entry(NULL, ENTER_NOT)
     except MemoryError:
         pass
-
-
-cdef extern from *:
-    """
-    static PyObject *context_now(void) { return PyThreadState_Get()->context; }
-    """
-    PyObject *context_now()
 
 
 cpdef enter(Memcg memcg):
@@ -936,7 +916,7 @@ cpdef enter(Memcg memcg):
     if not current_enter_again(<PyObject *>memcg):
         set_entry(new_entry(memcg, entry_now(), NO_SHIELD), ENTER_GROUP)
     memcg.nr_inside += 1
-    opened_add(&memcg.opened, context_now())
+    opened_add(&memcg.opened, current_context())
 
 
 def collect_garbage():
@@ -964,7 +944,7 @@ cdef Entry without(Memcg memcg, Entry top):
 
 cdef bint may_leave(Memcg memcg, Entry top):
     """Tell whether nothing is inside but what others have set the variable to."""
-    cdef PyObject *context = context_now()
+    cdef PyObject *context = current_context()
     cdef Entry entry = top
     cdef bint is_innermost = True, entered_above = False
     while entry is not None and (entry.memcg is not memcg or entry.shield != NO_SHIELD):
@@ -1006,7 +986,7 @@ cdef bint is_memory_error_alive(uintptr_t code, int lasti, bint without_tracebac
         memcg_resume_kmem_account()
 
 
-cdef bint is_other_error(error, caller_line *line):
+cdef bint is_other_error(error, code_line *line):
     """Tell whether `error` is what code made of a refusal there in place of a MemoryError."""
     cdef set seen = set()
     cdef bint found = False
@@ -1034,7 +1014,7 @@ cpdef leave(Memcg memcg, error=None):
     cdef c_entry *now = current_entry_now()
     cdef Entry top = None if now is NULL else <Entry><PyObject *>now
     cdef memcg_failure failure, refused
-    cdef caller_line line
+    cdef code_line line
     cdef refusal_doubt doubt
     cdef bint alarmed, plain
     if memcg is None:
@@ -1045,14 +1025,14 @@ cpdef leave(Memcg memcg, error=None):
             f"group {memcg.path!r} is left, but it is not the innermost group of this context; leave "
             "it where it was entered, and in generators use group.iterate()"
         )
-    alarmed = alarm_take(memcg.c, &failure)
+    alarmed = delivery_leave(memcg.c, &failure)
     if plain:
         current_leave()
     else:
         set_entry(without(memcg, top), ENTER_NOT)
     memcg.nr_inside -= 1
     if memcg.nr_inside > 0:
-        opened_remove(&memcg.opened, context_now())
+        opened_remove(&memcg.opened, current_context())
     else:
         opened_clear(&memcg.opened)
     doubt = refusal_take(memcg.c, &refused, &line)
@@ -1131,7 +1111,7 @@ cdef class Shield:
         entry.shield = SHIELD_LEFT
         if top is entry:
             set_entry(entry.previous, ENTER_NOT)
-        alarm_resume(context_now())
+        delivery_resume(current_context())
 
 
 # -- events
@@ -1296,7 +1276,7 @@ def scan(Memcg memcg not None, list types not None):
 
     Of kinds, (kind, number of objects, bytes with what belongs to them), where a kind is a type, a
     Cache, or None for what nobody owns up to. Of the ten biggest objects, (object, kind, bytes,
-    guessed, path); see binding.h.
+    guessed, path); see holders.h.
     """
     return holders_scan(memcg.get(), types, gc.get_objects(), gc.get_freeze_count())
 
@@ -1317,7 +1297,9 @@ GUARDED_FUNCTIONS = frozenset(("__aexit__", "__del__", "__enter__", "__aenter__"
 def install():
     """Put the hooks in; a second call does nothing. Context: the main thread, where alarms are quickest."""
     refusal_init(GUARDED_MODULES)
-    alarm_init(MemcgOOM, collect_garbage, find_memory_error, GUARDED_FUNCTIONS)
+    verdict_init(find_memory_error, GUARDED_FUNCTIONS)
+    collection_init(collect_garbage)
+    delivery_init(MemcgOOM)
     hooks_install()
     if entry_now() is None:
         enter_root()
@@ -1359,7 +1341,7 @@ cdef class ModuleFinder:
 
 def install_numpy(array_api):
     """Put the hooks of NumPy before 2.5 in; `array_api` is its ``_ARRAY_API``."""
-    hooks_numpy(array_api)
+    numpy_hook(array_api)
 
 
 def exiting():
@@ -1378,5 +1360,6 @@ def forget_alarms():
 def after_fork_in_child():
     """Forget the workers of the parent, and the threads that wait there for a mutex."""
     worker_after_fork()
+    delivery_after_fork()
     mutex_after_fork()
 

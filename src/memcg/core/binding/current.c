@@ -17,40 +17,17 @@
  * entering the same group from the same map again, and leaving, is an exchange of the two.
  * The version of the context moves on, as for any other change of context.
  */
-#define Py_BUILD_CORE 1
-#include "binding.h"
+#include "current.h"
 
-#include <internal/pycore_context.h>
-
-#if PY_VERSION_HEX < 0x030c0000 /* later it is thread-local, and not for us to see */
-#include <internal/pycore_runtime.h>
-
-static PyThreadState *no_tstate;
-PyThreadState **tstate_now = &no_tstate;
-
-/* It saves a call in each hook.  Tried out, for it is where this CPython's headers say. */
-static void find_tstate(void)
-{
-    PyThreadState **now = (PyThreadState **)&_PyRuntime.gilstate.tstate_current._value;
-    PyThreadState *tstate = PyThreadState_Get();
-    bool found = *now == tstate;
-
-    PyThreadState_Swap(NULL);
-    found = found && !*now;
-    PyThreadState_Swap(tstate);
-    if (found && *now == tstate)
-        tstate_now = now;
-}
-#else
-static void find_tstate(void) {}
-#endif
+#include "css.h"
 
 static PyThreadState nobody;
 __thread struct current_key current_key MEMCG_TLS_MODEL = { .tstate = &nobody };
-struct context_var entry_var __attribute__((aligned(64)));
+struct py_context_var entry_var __attribute__((aligned(64)));
 static PyTypeObject *entry_type;
 static PyInterpreterState *interpreter;
-static size_t map_offset; /* of a context's map; 0: not as we know it, then without exchange */
+static void ignore(PyObject *context) { (void)context; }
+static void (*resumed)(PyObject *context) = ignore; /* GIL */
 
 /* GIL held. The references keep addresses from being used again.  The first half: groups that were
  * entered; the second: jobs that ran in an entry of another context. */
@@ -60,66 +37,18 @@ static struct slot {
     PyObject *without, *with;
 } slots[2 * NR_SLOTS];
 
-static PyObject **map_of(PyObject *context)
-{
-    return context && map_offset ? (PyObject **)((char *)context + map_offset) : NULL;
-}
-
-/* The context that runs this one, while it does; borrowed. */
-static PyObject *runner_of(PyObject *context)
-{
-    return map_offset ? *(PyObject **)((char *)context + sizeof(PyObject)) : NULL;
-}
-
-/* In CPython 3.11 to 3.13: the head, the context that runs it, the map. */
-static size_t find_map(void)
-{
-    size_t offset = sizeof(PyObject) + sizeof(void *);
-    PyObject *runner = PyContext_New(), *context = PyContext_New(), *map;
-    PyObject **before;
-
-    if (runner && context && PyContext_Enter(runner) == 0) {
-        if (PyContext_Enter(context) == 0) {
-            before = (PyObject **)((char *)context + sizeof(PyObject));
-            map = *(PyObject **)((char *)context + offset);
-            if (Py_TYPE(context)->tp_basicsize < (Py_ssize_t)(offset + sizeof(map)) ||
-                *before != runner || !map || strcmp(Py_TYPE(map)->tp_name, "hamt") != 0)
-                offset = 0;
-            PyContext_Exit(context);
-        }
-        PyContext_Exit(runner);
-    }
-    if (PyErr_Occurred()) {
-        PyErr_Clear();
-        offset = 0;
-    }
-    Py_XDECREF(runner);
-    Py_XDECREF(context);
-    return offset;
-}
-
 #define VAR ((PyObject *)&entry_var.object)
-#define SAME_PLACE(ours, theirs)                                                                  \
-    _Static_assert(offsetof(struct context_var, ours) - offsetof(struct context_var, object) ==   \
-                       offsetof(PyContextVar, theirs), "the ContextVar of another CPython")
-SAME_PLACE(loaded_ver, var_cached);
-SAME_PLACE(cached_tsid, var_cached_tsid);
-SAME_PLACE(cached_tsver, var_cached_tsver);
-SAME_PLACE(hash, var_hash);
+
+void current_set_resumed(void (*fn)(PyObject *context)) { resumed = fn; }
 
 PyObject *current_init(PyObject *var, PyTypeObject *type)
 {
-    if (Py_TYPE(var)->tp_basicsize != sizeof(PyContextVar)) {
-        PyErr_SetString(PyExc_ImportError, "memcg: built for another CPython; install it again");
+    if (py_copy_context_var(&entry_var, var) < 0)
         return NULL;
-    }
-    Py_INCREF(var); /* what it refers to is the copy's now */
-    memcpy(VAR, var, sizeof(PyContextVar));
     Py_INCREF(type);
     entry_type = type;
-    find_tstate();
-    map_offset = find_map();
-    interpreter = PyThreadState_Get()->interp;
+    py_init();
+    interpreter = py_interpreter(PyThreadState_Get());
     return Py_NewRef(VAR);
 }
 
@@ -141,12 +70,14 @@ static void make_unique(uint64_t *context_ver)
 /* The variable is the main interpreter's, and its cache is written with that one's GIL held. */
 static void set_key(PyThreadState *tstate, struct entry *entry)
 {
-    make_unique(&tstate->context_ver);
-    current_key = (struct current_key){ tstate, tstate->context_ver, tstate->context, entry, false };
+    uint64_t *context_ver = py_context_ver(tstate);
+
+    make_unique(context_ver);
+    current_key = (struct current_key){ tstate, *context_ver, py_context(tstate), entry, false };
     memcg_set_current(entry ? entry->c : NULL);
-    if (tstate->interp == interpreter) {
+    if (py_interpreter(tstate) == interpreter) {
         entry_var.cached_tsid = UINT64_MAX;
-        entry_var.loaded_ver = tstate->context_ver;
+        entry_var.loaded_ver = *context_ver;
     }
 }
 
@@ -157,7 +88,7 @@ static void set_key(PyThreadState *tstate, struct entry *entry)
 static PyObject *knowing_context(PyObject *context)
 {
     while (context && PySequence_Contains(context, VAR) != 1)
-        context = runner_of(context);
+        context = py_context_runner(context);
     return context;
 }
 
@@ -177,7 +108,7 @@ static PyObject *get_value(PyThreadState *tstate)
         PyErr_Clear();
     if (value == VAR) { /* the default */
         Py_DECREF(value);
-        context = knowing_context(tstate->context);
+        context = knowing_context(py_context(tstate));
         value = context ? PyObject_GetItem(context, VAR) : NULL;
     }
     PyErr_Restore(type, error, traceback);
@@ -203,22 +134,22 @@ void current_reload(PyThreadState *tstate)
 
     if (!interpreter || !tstate)
         return;
-    value = tstate->interp == interpreter ? get_value(tstate) : NULL;
+    value = py_interpreter(tstate) == interpreter ? get_value(tstate) : NULL;
     set_key(tstate, entry_of(value));
     current_key.is_foreign = value && value != Py_None && !current_key.entry;
-    if (tstate->interp == interpreter) {
+    if (py_interpreter(tstate) == interpreter) {
         nr_unset = is_unset ? nr_unset + 1 : 0;
         if (is_unset && nr_unset <= RESET_ALLOCS)
             entry_var.loaded_ver = 0;
     }
     /* else another thread had the GIL, or the variable was read */
     if (before.context_ver != current_key.context_ver || before.entry != current_key.entry)
-        alarm_resume(tstate->context);
+        resumed(py_context(tstate));
 }
 
 PyObject *current_foreign_value(void)
 {
-    return current_key.is_foreign ? get_value(tstate_get()) : NULL;
+    return current_key.is_foreign ? get_value(py_tstate()) : NULL;
 }
 
 struct entry *current_entry_now(void)
@@ -234,7 +165,7 @@ static void exchange(PyThreadState *tstate, PyObject **map, PyObject *to, struct
 
     Py_INCREF(to);
     *map = to;
-    tstate->context_ver++;
+    ++*py_context_ver(tstate);
     Py_DECREF(from);
     set_key(tstate, entry);
 }
@@ -246,8 +177,8 @@ static int slot_of(const void *what, PyObject *map)
 
 int current_enter_again(PyObject *memcg)
 {
-    PyThreadState *tstate = tstate_get();
-    PyObject **map = map_of(tstate->context), *now = (PyObject *)current_entry_now();
+    PyThreadState *tstate = py_tstate();
+    PyObject **map = py_context_map(py_context(tstate)), *now = (PyObject *)current_entry_now();
     struct slot *slot;
 
     if (!map)
@@ -275,8 +206,8 @@ static void keep(int index, struct entry *entry, PyObject *without, PyObject *wi
 
 int current_set_entry(struct entry *entry, enum entering enter)
 {
-    PyThreadState *tstate = tstate_get();
-    PyObject **map = map_of(tstate->context), *without = map ? *map : NULL, *token;
+    PyThreadState *tstate = py_tstate();
+    PyObject **map = py_context_map(py_context(tstate)), *without = map ? *map : NULL, *token;
     int index;
 
     Py_XINCREF(without);
@@ -295,14 +226,14 @@ int current_set_entry(struct entry *entry, enum entering enter)
         index = entry->slot = slot_of(entry->memcg, without);
     else
         index = NR_SLOTS + slot_of(entry, without);
-    keep(index, entry, without, *map_of(tstate->context));
+    keep(index, entry, without, *py_context_map(py_context(tstate)));
     return index;
 }
 
 int current_enter_bound(struct entry *entry)
 {
-    PyThreadState *tstate = tstate_get();
-    PyObject **map = map_of(tstate->context);
+    PyThreadState *tstate = py_tstate();
+    PyObject **map = py_context_map(py_context(tstate));
     int index = map ? NR_SLOTS + slot_of(entry, *map) : 0;
 
     if (!map || !entry || slots[index].without != *map || slots[index].entry != entry)
@@ -313,8 +244,8 @@ int current_enter_bound(struct entry *entry)
 
 int current_leave_bound(struct entry *entry, int index, struct entry *before)
 {
-    PyThreadState *tstate = tstate_get();
-    PyObject **map = map_of(tstate->context);
+    PyThreadState *tstate = py_tstate();
+    PyObject **map = py_context_map(py_context(tstate));
 
     if (!map || index < NR_SLOTS || slots[index].entry != entry || slots[index].with != *map)
         return current_set_entry(before, ENTER_NOT);
@@ -325,8 +256,8 @@ int current_leave_bound(struct entry *entry, int index, struct entry *before)
 int current_leave(void)
 {
     struct entry *entry = current_key.entry, *previous;
-    PyThreadState *tstate = tstate_get();
-    PyObject **map = map_of(tstate->context);
+    PyThreadState *tstate = py_tstate();
+    PyObject **map = py_context_map(py_context(tstate));
     struct slot *slot = &slots[entry->slot];
 
     previous = entry->previous == Py_None ? NULL : (struct entry *)entry->previous;
@@ -350,7 +281,7 @@ void current_forget(PyObject *memcg)
     }
 }
 
-bool context_is_below(PyObject *context, struct mem_cgroup *memcg)
+bool current_is_below(PyObject *context, struct mem_cgroup *memcg)
 {
     struct entry *entry = NULL;
     PyObject *value;
@@ -364,7 +295,7 @@ bool context_is_below(PyObject *context, struct mem_cgroup *memcg)
 }
 
 /* Runs no Python code: the variable is found by identity. */
-enum entry_state entry_state_of(PyObject *context, struct mem_cgroup *memcg)
+enum entry_state current_state_of(PyObject *context, struct mem_cgroup *memcg)
 {
     enum entry_state inside = memcg == mem_cgroup_root() ? ENTRY_INSIDE : ENTRY_LEFT;
     PyObject *value;

@@ -16,8 +16,14 @@
  *
  * Kernel: none; ours.  Locks: the GIL throughout.
  */
-#define Py_BUILD_CORE 1
 #include "holders.h"
+
+#include "arena.h"
+#include "frame.h"
+#include "map.h"
+#include "numpy.h"
+#include "referrers.h"
+#include "types.h"
 
 #define HEAD 6 /* words of a block that are looked at: an object after the largest header */
 #define LINKS 2
@@ -73,69 +79,6 @@ struct scan {
     bool failed;       /* no memory */
     PyTypeObject *ndarray, *managed_buffer; /* NULL: there is none */
 };
-
-/* ---- a map of addresses to numbers ---------------------------------------- */
-
-static size_t slot_of(const struct map *map, uintptr_t key)
-{
-    size_t i = (key >> 4) * 0x9e3779b97f4a7c15u >> 20;
-
-    while (map->slots[i &= map->size - 1].key && map->slots[i].key != key)
-        i++;
-    return i;
-}
-
-static bool map_grow(struct map *map)
-{
-    struct map old = *map;
-
-    map->size = old.size ? 2 * old.size : 256;
-    map->slots = calloc(map->size, sizeof(*map->slots));
-    if (!map->slots) {
-        *map = old;
-        return false;
-    }
-    for (size_t i = 0; i < old.size; i++)
-        if (old.slots[i].key)
-            map->slots[slot_of(map, old.slots[i].key)] = old.slots[i];
-    free(old.slots);
-    return true;
-}
-
-uint64_t *map_find(const struct map *map, uintptr_t key)
-{
-    struct map_slot *slot = map->nr ? &map->slots[slot_of(map, key)] : NULL;
-
-    return slot && slot->key ? &slot->value : NULL;
-}
-
-uint64_t *map_add(struct map *map, uintptr_t key, bool *is_new)
-{
-    struct map_slot *slot;
-
-    if (map->nr * 2 >= map->size && !map_grow(map))
-        return NULL;
-    slot = &map->slots[slot_of(map, key)];
-    *is_new = !slot->key;
-    map->nr += *is_new;
-    slot->key = key;
-    return &slot->value;
-}
-
-static bool objects_add(struct objects *objects, PyObject *op)
-{
-    if (objects->nr == objects->room) {
-        size_t room = objects->room ? 2 * objects->room : 256;
-        PyObject **grown = realloc(objects->all, room * sizeof(*grown));
-
-        if (!grown)
-            return false;
-        objects->all = grown;
-        objects->room = room;
-    }
-    objects->all[objects->nr++] = op;
-    return true;
-}
 
 /* ---- noting blocks: all threads stand still ------------------------------- */
 
@@ -303,7 +246,7 @@ static bool owns_nothing(const struct scan *s, PyObject *op)
 static void claim(struct scan *s, PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
-    const uintptr_t *words = (const uintptr_t *)op;
+    const uintptr_t *words = (const uintptr_t *)op, *from, *to;
     bool array = is_array(op, s->ndarray), certain;
 
     if (owns_nothing(s, op))
@@ -312,10 +255,8 @@ static void claim(struct scan *s, PyObject *op)
               PyByteArray_Check(op) || array;
     /* The data of a view are another's. */
     claim_words(s, op, words + (array && array_base(op) ? 3 : 2), words + type->tp_basicsize / sizeof(*words), certain);
-#if PY_VERSION_HEX < 0x030d0000 /* values of attributes, before the collector's two words */
-    if (PyType_HasFeature(type, Py_TPFLAGS_MANAGED_DICT))
-        claim_words(s, op, words - 4, words - 2, true);
-#endif
+    if (py_words_before(op, &from, &to))
+        claim_words(s, op, from, to, true);
 }
 
 /* op is alive. Of a container that the collector does not list: look into it later. */
@@ -358,7 +299,7 @@ static bool see_all(struct scan *s)
     for (size_t i = 0; i < s->tracked.nr && s->frozen; i++)
         if (!map_add(&s->seen, (uintptr_t)s->tracked.all[i], &is_new))
             return false;
-    visit_frames(see, s, NULL);
+    frame_visit_all(see, s, NULL);
     for (size_t i = 0; i < s->tracked.nr && !s->failed; i++) {
         see(s->tracked.all[i], s);
         look_into(s, s->tracked.all[i]);
@@ -577,7 +518,7 @@ static PyObject *scan(struct scan *s, struct mem_cgroup *memcg, PyObject *types,
 PyObject *holders_scan(struct mem_cgroup *memcg, PyObject *types, PyObject *tracked, int frozen)
 {
     struct scan s = {
-        .header = hooks_header(), .frozen = frozen,
+        .header = py_debug_header(), .frozen = frozen,
         .tracked = { ((PyListObject *)tracked)->ob_item, (size_t)PyList_GET_SIZE(tracked), 0 },
     };
     int collecting = PyGC_Disable(); /* a collection would run finalizers */

@@ -1,13 +1,15 @@
 /*
- * hooks.c - CPython's RAW, MEM, OBJ and arena allocators, and NumPy's before 2.5.
+ * hooks.c - CPython's RAW, MEM, OBJ and arena allocators.
  *
  * A block that is not in our arena was born before the hooks or in an exit window:
  * it is freed and resized where it was born; when it grows past 1 KiB it moves to us, so
  * that the growth is charged.  Nothing is ever uninstalled.
  *
- * PEP 445 (PyMem_SetAllocator), NEP 49 (PyDataMem_Handler).
+ * PEP 445 (PyMem_SetAllocator).  Locks: none.
  */
-#include "binding.h"
+#include "hooks.h"
+
+#include "current.h"
 
 #include <link.h>
 
@@ -34,26 +36,11 @@ static void *foreign_realloc(const PyMemAllocatorEx *previous, void *p, size_t s
     return ours;
 }
 
-static inline void *zero_malloc(size_t nelem, size_t elsize)
-{
-    size_t size;
-    void *p;
-
-    if (unlikely(__builtin_mul_overflow(nelem, elsize, &size)))
-        return NULL;
-    if (size > KMALLOC_MAX_CACHE_SIZE)
-        return memcg_calloc(size);
-    p = memcg_malloc_fast(size);
-    if (likely(p != NULL))
-        memset(p, 0, size);
-    return p;
-}
-
 /* ---- MEM and OBJ: the GIL is held; ctx is the previous allocator ---------- */
 
 static __attribute__((noinline)) void *malloc_afresh(size_t size)
 {
-    current_reload(tstate_get());
+    current_reload(py_tstate());
     return memcg_malloc_fast(size);
 }
 
@@ -158,11 +145,11 @@ static void raw_free(void *ctx, void *p)
 /* A thread's first chunk is never refused: who starts a thread waits until it has run a little. */
 static void *arena_hook_alloc(void *ctx, size_t size)
 {
-    PyThreadState *tstate = tstate_get();
+    PyThreadState *tstate = py_tstate();
     void *p;
 
     (void)ctx;
-    if (tstate && tstate->datastack_chunk) {
+    if (tstate && py_has_frame_memory(tstate)) {
         current_refresh();
         return memcg_malloc_stack(WITH_UNWINDING * size);
     }
@@ -180,61 +167,19 @@ static void arena_hook_free(void *ctx, void *p, size_t size)
         previous_arena.free(ctx, p, size);
 }
 
-/*
- * With PYTHONMALLOC=debug and -X dev CPython's debug hooks stay above ours, where they see every
- * block.  A domain's are a letter and the allocator below, three in a row (Objects/obmalloc.c,
- * debug_alloc_api_t, 3.6 to 3.13).
- */
-struct debug_api {
-    char letter;
-    PyMemAllocatorEx below;
-};
-static struct debug_api *debug_apis; /* RAW, MEM, OBJ; or NULL */
-
-static void find_debug_apis(void)
-{
-    struct debug_api *api[3];
-
-    for (int i = 0; i < 3; i++) {
-        PyMemAllocatorEx now;
-
-        PyMem_GetAllocator((PyMemAllocatorDomain)i, &now);
-        api[i] = now.ctx;
-    }
-    if (api[0] && api[1] == api[0] + 1 && api[2] == api[1] + 1 && api[0]->letter == 'r' &&
-        api[1]->letter == 'm' && api[2]->letter == 'o')
-        debug_apis = api[0];
-}
-
-static void get_allocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator)
-{
-    if (debug_apis)
-        *allocator = debug_apis[domain].below;
-    else
-        PyMem_GetAllocator(domain, allocator);
-}
-
-static void set_allocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator)
-{
-    if (debug_apis)
-        debug_apis[domain].below = *allocator;
-    else
-        PyMem_SetAllocator(domain, allocator);
-}
-
 /* Free and realloc are published first: what new malloc returns meets new free. */
 static void set_raw(void)
 {
     PyMemAllocatorEx hooked;
 
-    get_allocator(PYMEM_DOMAIN_RAW, &previous_raw);
+    py_get_allocator(PYMEM_DOMAIN_RAW, &previous_raw);
     hooked = previous_raw;
     hooked.realloc = raw_realloc;
     hooked.free = raw_free;
-    set_allocator(PYMEM_DOMAIN_RAW, &hooked);
+    py_set_allocator(PYMEM_DOMAIN_RAW, &hooked);
     hooked.malloc = raw_malloc;
     hooked.calloc = raw_calloc;
-    set_allocator(PYMEM_DOMAIN_RAW, &hooked);
+    py_set_allocator(PYMEM_DOMAIN_RAW, &hooked);
     PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &hooked);
     visible_raw_malloc = hooked.malloc;
 }
@@ -243,13 +188,12 @@ static void set_domain(PyMemAllocatorDomain domain, PyMemAllocatorEx *previous)
 {
     PyMemAllocatorEx hooked = { previous, hook_malloc, hook_calloc, hook_realloc, hook_free };
 
-    get_allocator(domain, previous);
-    set_allocator(domain, &hooked);
+    py_get_allocator(domain, previous);
+    py_set_allocator(domain, &hooked);
 }
 
 int hooks_installed(void) { return installed; }
 bool hooks_is_raw(void *(*function)(void *, size_t)) { return function == visible_raw_malloc; }
-int hooks_header(void) { return debug_apis ? 2 * (int)sizeof(size_t) : 0; }
 
 /* The file that a function is from.  dladdr would also search the file's symbols for its name. */
 struct file_of {
@@ -283,9 +227,9 @@ const char *hooks_stranger(void)
 
     if (installed || !dl_iterate_phdr(find_file, &python))
         return NULL;
-    find_debug_apis();
+    py_find_debug_hooks();
     for (int domain = 0; domain < 3; domain++) {
-        get_allocator((PyMemAllocatorDomain)domain, &now);
+        py_get_allocator((PyMemAllocatorDomain)domain, &now);
         found = (struct file_of){ (uintptr_t)now.malloc, NULL };
         if (dl_iterate_phdr(find_file, &found) && strcmp(found.file, python.file))
             return found.file;
@@ -300,7 +244,7 @@ int hooks_install(void)
     if (installed)
         return 0;
     installed = 1;
-    find_debug_apis();
+    py_find_debug_hooks();
     set_raw();
     set_domain(PYMEM_DOMAIN_MEM, &previous_mem);
     set_domain(PYMEM_DOMAIN_OBJ, &previous_obj);
@@ -311,77 +255,3 @@ int hooks_install(void)
 }
 
 void hooks_exiting(void) { __atomic_store_n(&exiting, 1, __ATOMIC_RELAXED); }
-
-/* ---- NumPy before 2.5: arrays come from a handler ------------------------- */
-
-/* Public and versioned: numpy/ndarraytypes.h. */
-struct numpy_handler {
-    char name[127];
-    uint8_t version;
-    struct {
-        void *ctx;
-        void *(*malloc)(void *ctx, size_t size);
-        void *(*calloc)(void *ctx, size_t nelem, size_t elsize);
-        void *(*realloc)(void *ctx, void *p, size_t new_size);
-        void (*free)(void *ctx, void *p, size_t size);
-    } allocator;
-};
-static struct numpy_handler previous_numpy;
-
-static void *numpy_malloc(void *ctx, size_t size)
-{
-    (void)ctx;
-    return memcg_malloc_fast(size);
-}
-
-static void *numpy_calloc(void *ctx, size_t nelem, size_t elsize)
-{
-    (void)ctx;
-    return zero_malloc(nelem, elsize);
-}
-
-static void *numpy_realloc(void *ctx, void *p, size_t size)
-{
-    if (!p || arena_contains(p))
-        return memcg_realloc(p, size);
-    return previous_numpy.allocator.realloc(ctx, p, size);
-}
-
-static void numpy_free(void *ctx, void *p, size_t size)
-{
-    if (likely(arena_contains(p)))
-        memcg_free_inside(p);
-    else if (p)
-        previous_numpy.allocator.free(ctx, p, size);
-}
-
-/*
- * A handler set by PyDataMem_SetHandler lives in a context variable, and new threads start
- * with the default; so the default handler itself is what we change, in place. Free and
- * realloc first, as above.
- */
-int hooks_numpy(PyObject *array_api)
-{
-    enum { PYDATAMEM_DEFAULTHANDLER = 306 }; /* numpy/__multiarray_api.h, since 1.22 */
-    void **table = PyCapsule_GetPointer(array_api, NULL);
-    struct numpy_handler *handler;
-
-    if (!table)
-        return -1;
-    handler = PyCapsule_GetPointer(*(PyObject **)table[PYDATAMEM_DEFAULTHANDLER], "mem_handler");
-    if (!handler)
-        return -1;
-    if (handler->allocator.malloc == numpy_malloc)
-        return 0;
-    if (handler->version != 1) {
-        PyErr_Format(PyExc_NotImplementedError, "NumPy memory handler version %d is not known",
-                     handler->version);
-        return -1;
-    }
-    previous_numpy = *handler;
-    handler->allocator.free = numpy_free;
-    handler->allocator.realloc = numpy_realloc;
-    handler->allocator.calloc = numpy_calloc;
-    handler->allocator.malloc = numpy_malloc;
-    return 0;
-}

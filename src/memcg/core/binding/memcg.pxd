@@ -1,6 +1,4 @@
-# The data plane's interface, as declared in native/memcg.h and binding.h.
-from cpython.object cimport PyTypeObject
-from cpython.ref cimport PyObject
+# The data plane's interface, as declared in native/memcg.h.
 from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "memcg.h" nogil:
@@ -159,68 +157,3 @@ cdef extern from "memcg.h" nogil:
     void memcg_read_global_stat(memcg_global_stat *stat)
     size_t memcg_trim()
     void memcg_fit(size_t space)
-
-cdef extern from "binding.h":
-    void *kmem_cache_alloc_fast(kmem_cache *s)
-    int kmem_cache_free_fast(kmem_cache *s, void *object)
-    void caller(char *text, size_t n) nogil
-    struct entry:
-        pass
-    enum shield_state:
-        NO_SHIELD
-        SHIELD_UP
-        SHIELD_LEFT
-    object current_init(object var, PyTypeObject *type)
-    PyObject *current_foreign_value()
-    entry *current_entry_now()
-    bint current_enter_again(PyObject *memcg)
-    enum entering:
-        ENTER_NOT
-        ENTER_GROUP
-    int current_set_entry(entry *entry, entering enter) except -1
-    int current_enter_bound(entry *entry) except -1
-    int current_leave_bound(entry *entry, int index, entry *before) except -1
-    int current_leave() except -1
-    void current_forget(PyObject *memcg)
-    struct opened_table:
-        pass
-    void opened_add(opened_table *table, PyObject *context)
-    void opened_remove(opened_table *table, PyObject *context)
-    bint opened_has(const opened_table *table, PyObject *context)
-    void opened_clear(opened_table *table)
-    struct caller_line:
-        PyObject *code
-        int lasti
-    int refusal_init(object modules) except -1
-    enum refusal_doubt:
-        REFUSAL_HEARD
-        REFUSAL_SILENT
-    refusal_doubt refusal_take(mem_cgroup *memcg, memcg_failure *failure, caller_line *line)
-    void alarm_init(object exception, object gc_collect, object find_error, object functions)
-    bint alarm_take(mem_cgroup *memcg, memcg_failure *failure)
-    void alarm_stop()
-    bint collection_is_due(mem_cgroup *limited)
-    void collection_ended(mem_cgroup *limited, int64_t freed, int64_t ns)
-    bint alarm_last(memcg_failure *failure)
-    void alarm_forget(mem_cgroup *memcg)
-    void alarm_resume(PyObject *context)
-    void current_refresh()
-    const char *hooks_stranger()
-    int hooks_install() except -1
-    int hooks_installed()
-    void hooks_exiting()
-    int hooks_numpy(object array_api) except -1
-    object holders_scan(mem_cgroup *memcg, object types, object tracked, bint frozen)
-    object mutex_type()
-    void mutex_after_fork()
-    enum worker_kind:
-        WORKER_EVENTS
-    void worker_init(object work, object run_worker, bint traced)
-    void worker_run(worker_kind kind)
-    void worker_ended(worker_kind kind)
-    void worker_wake(worker_kind kind) noexcept nogil
-    bint worker_wait(double seconds)
-    void worker_stop()
-    void worker_hold()
-    void worker_release()
-    void worker_after_fork()

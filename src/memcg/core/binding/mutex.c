@@ -22,13 +22,11 @@
 #include <semaphore.h>
 #include <time.h>
 
-#include "binding.h"
+#include "mutex.h"
 
 #include <structmember.h>
 
 #define LENT_MS 20 /* four of CPython's switch intervals: a thread that can go on has gone on */
-
-extern int _PyOS_IsMainThread(void); /* GIL held */
 
 struct waiter {
     sem_t woken;
@@ -121,7 +119,7 @@ static bool is_past(const struct timespec *end)
 static int sleep_for(struct gil_mutex *mutex, bool in_vain, const struct timespec *end)
 {
     struct waiter me = {.asleep = true};
-    bool interrupted, late = false, is_main = _PyOS_IsMainThread();
+    bool interrupted, late = false, is_main = py_is_main_thread();
 
     sem_init(&me.woken, 0, 0);
     enlist(mutex, &me, in_vain);
@@ -144,22 +142,12 @@ static int sleep_for(struct gil_mutex *mutex, bool in_vain, const struct timespe
     return Py_MakePendingCalls();
 }
 
-/* Daemon threads do not get the GIL then, and so never come for what was kept for them. */
-static bool is_finalizing(void)
-{
-#if PY_VERSION_HEX >= 0x030d0000
-    return Py_IsFinalizing();
-#else
-    return _Py_IsFinalizing();
-#endif
-}
-
 /* 1: it is taken; 0: `end` came first; -1 with what a signal handler raised. */
 static int take(struct gil_mutex *mutex, const struct timespec *end)
 {
     bool in_vain = false;
 
-    if (!is_held(mutex) && (mutex->depth || (mutex->overdue && !is_finalizing()))) {
+    if (!is_held(mutex) && (mutex->depth || (mutex->overdue && !py_is_finalizing()))) {
         do {
             bool lent = is_lent(mutex);
             struct timespec lent_end = after_ms(lent ? LENT_MS : 0);

@@ -9,9 +9,9 @@
  * the group stays noted until nobody is inside, so another at its address may be taken for it.  Both
  * change only whether a wrong program gets an exception.
  */
-#include <stdlib.h>
+#include "opened.h"
 
-#include "binding.h"
+#include <stdlib.h>
 
 #define MIN_SIZE 8
 

@@ -10,22 +10,18 @@
  *
  * Kernel: none; ours.  Locks: the GIL throughout; nothing is freed meanwhile.
  */
-#define Py_BUILD_CORE 1
-#include "holders.h"
+#include "referrers.h"
+
+#include "frame.h"
+#include "numpy.h"
 
 #include <structmember.h>
 #include <time.h>
-
-#include <internal/pycore_dict.h>
-#include <internal/pycore_frame.h>
-#include <internal/pycore_object.h>
 
 #define NR_STEPS 5
 #define NR_NODES 512
 #define NR_UPS 4
 #define BUDGET_NS 300000000 /* a further step is not begun later */
-
-typedef _PyInterpreterFrame frame_type;
 
 struct node {
     PyObject *op; /* of a running frame: its address */
@@ -43,43 +39,6 @@ struct search {
     bool in_frame;      /* it is a running frame */
     PyTypeObject *ndarray;
 };
-
-static PyCodeObject *code_of(frame_type *frame)
-{
-#if PY_VERSION_HEX >= 0x030d0000
-    return _PyFrame_GetCode(frame);
-#else
-    return frame->f_code;
-#endif
-}
-
-/* Locals alone: what is on a running frame's stack CPython itself does not know. */
-void visit_frames(visitproc visit, void *arg, void (*enter)(frame_type *frame, void *arg))
-{
-    PyThreadState *tstate = PyInterpreterState_ThreadHead(PyInterpreterState_Main());
-
-    for (; tstate; tstate = PyThreadState_Next(tstate)) {
-#if PY_VERSION_HEX >= 0x030d0000
-        frame_type *frame = tstate->current_frame;
-#else
-        frame_type *frame = tstate->cframe->current_frame;
-#endif
-
-        for (; frame; frame = frame->previous) {
-#if PY_VERSION_HEX >= 0x030c0000
-            if (frame->owner == FRAME_OWNED_BY_CSTACK)
-                continue;
-#endif
-            if (_PyFrame_IsIncomplete(frame))
-                continue;
-            if (enter)
-                enter(frame, arg);
-            for (int i = 0; i < code_of(frame)->co_nlocalsplus; i++)
-                if (frame->localsplus[i])
-                    visit(frame->localsplus[i], arg);
-        }
-    }
-}
 
 /* ---- the graph ------------------------------------------------------------- */
 
@@ -145,7 +104,7 @@ static int visit_reference(PyObject *op, void *arg)
     return 0;
 }
 
-static void enter_frame(frame_type *frame, void *arg)
+static void enter_frame(py_frame *frame, void *arg)
 {
     ((struct search *)arg)->current = (PyObject *)frame;
 }
@@ -239,7 +198,7 @@ static void find_referrers(struct search *s, const struct objects *tracked,
         s->first = s->end;
         s->end = s->nr;
         s->in_frame = true;
-        visit_frames(visit_reference, s, enter_frame);
+        frame_visit_all(visit_reference, s, enter_frame);
         s->in_frame = false;
         visit_all(s, tracked);
         visit_all(s, found);
@@ -250,23 +209,15 @@ static void find_referrers(struct search *s, const struct objects *tracked,
 
 /* ---- names ----------------------------------------------------------------- */
 
-static PyObject *local_name(frame_type *frame, PyObject *op)
+static PyObject *local_name(py_frame *frame, PyObject *op)
 {
-    PyCodeObject *code = code_of(frame);
+    int n;
+    PyObject **locals = py_frame_locals(frame, &n);
 
-    for (int i = 0; i < code->co_nlocalsplus; i++)
-        if (frame->localsplus[i] == op)
-            return PyTuple_GET_ITEM(code->co_localsplusnames, i);
+    for (int i = 0; i < n; i++)
+        if (locals[i] == op)
+            return PyTuple_GET_ITEM(py_frame_code(frame)->co_localsplusnames, i);
     return Py_None;
-}
-
-static frame_type *frame_of(PyObject *op)
-{
-    PyGenObject *generator = (PyGenObject *)op;
-
-    if (PyFrame_Check(op))
-        return ((PyFrameObject *)op)->f_frame;
-    return generator->gi_frame_state < FRAME_CLEARED ? (frame_type *)generator->gi_iframe : NULL;
 }
 
 static PyObject *key_of(PyObject *dict, PyObject *op)
@@ -292,33 +243,6 @@ static const char *member_name(PyObject *owner, PyObject *op)
     return NULL;
 }
 
-/* Of attributes that are kept without a dict. */
-static PyObject *value_name(PyObject *owner, PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(owner);
-    PyDictKeysObject *keys;
-    PyDictValues *values = NULL;
-
-    if (!PyType_HasFeature(type, Py_TPFLAGS_MANAGED_DICT))
-        return NULL;
-#if PY_VERSION_HEX >= 0x030d0000
-    if (PyType_HasFeature(type, Py_TPFLAGS_INLINE_VALUES) && _PyObject_InlineValues(owner)->valid)
-        values = _PyObject_InlineValues(owner);
-#elif PY_VERSION_HEX >= 0x030c0000
-    if (_PyDictOrValues_IsValues(*_PyObject_DictOrValuesPointer(owner)))
-        values = _PyDictOrValues_GetValues(*_PyObject_DictOrValuesPointer(owner));
-#else
-    values = *_PyObject_ValuesPointer(owner);
-#endif
-    keys = ((PyHeapTypeObject *)type)->ht_cached_keys;
-    if (!values || !keys || !DK_IS_UNICODE(keys))
-        return NULL;
-    for (Py_ssize_t i = 0; i < keys->dk_nentries; i++)
-        if (values->values[i] == op)
-            return DK_UNICODE_ENTRIES(keys)[i].me_key;
-    return NULL;
-}
-
 /* op is owner's __dict__. */
 static bool is_dict_of(PyObject *owner, PyObject *op)
 {
@@ -329,7 +253,7 @@ static bool is_dict_of(PyObject *owner, PyObject *op)
     if (PyType_Check(owner))
         return ((PyTypeObject *)owner)->tp_dict == op;
     if (PyType_HasFeature(type, Py_TPFLAGS_MANAGED_DICT))
-        return ((PyObject **)owner)[-3] == op; /* the same place in 3.11 to 3.13 */
+        return py_managed_dict(owner) == op;
     return type->tp_dictoffset > 0 && *(PyObject **)((char *)owner + type->tp_dictoffset) == op;
 }
 
@@ -337,11 +261,11 @@ static PyObject *hop(const struct search *s, const struct node *node, PyObject *
 {
     PyObject *owner = node->op, *name;
     uint64_t *module = map_find(&s->modules, (uintptr_t)owner);
-    frame_type *frame = node->is_frame ? (frame_type *)owner : has_frame(owner) ? frame_of(owner) : NULL;
+    py_frame *frame = node->is_frame ? (py_frame *)owner : has_frame(owner) ? py_frame_of(owner) : NULL;
     const char *member;
 
     if (frame)
-        return Py_BuildValue("OsO", code_of(frame), "local", local_name(frame, op));
+        return Py_BuildValue("OsO", py_frame_code(frame), "local", local_name(frame, op));
     if (module)
         return Py_BuildValue("OsO", (PyObject *)*module, "global", key_of(owner, op));
     if (PyDict_Check(owner))
@@ -356,7 +280,7 @@ static PyObject *hop(const struct search *s, const struct node *node, PyObject *
         return Py_BuildValue("OsO", owner, "dict", Py_None);
     if ((member = member_name(owner, op)))
         return Py_BuildValue("Oss", owner, "attribute", member);
-    if ((name = value_name(owner, op)))
+    if ((name = py_attribute_name(owner, op)))
         return Py_BuildValue("OsO", owner, "attribute", name);
     return Py_BuildValue("OsO", owner, "in", Py_None);
 }

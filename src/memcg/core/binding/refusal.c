@@ -18,7 +18,9 @@
  *
  * Locks: none.  Runs in hooks, with and without the GIL; takes no memory from Python or libc.
  */
-#include "binding.h"
+#include "refusal.h"
+
+#include "section.h"
 
 #include <link.h>
 #include <unwind.h>
@@ -161,7 +163,7 @@ static bool is_fragile(void)
 {
     /* Its own, whether it holds the GIL or not: the frame that it runs is nobody else's to change. */
     PyThreadState *tstate = PyGILState_GetThisThreadState();
-    struct search search = { .end = tstate ? caller_stack(tstate) : UINTPTR_MAX,
+    struct search search = { .end = tstate ? py_c_stack(tstate) : UINTPTR_MAX,
                              .left = NR_C_FRAMES };
 
     _Unwind_Backtrace(look_at_frame, &search);
@@ -213,7 +215,7 @@ bool refusal_is_unheard(void)
 
     if (!PyGILState_Check()) /* a RAW request: its frame's module may be changed meanwhile */
         return false;
-    globals = caller_globals(tstate_get());
+    globals = frame_globals(py_tstate());
     return globals && refusal_is_guarded(globals);
 }
 
@@ -222,7 +224,7 @@ bool refusal_is_unheard(void)
 static __thread struct {
     PyObject *context; /* for comparison only */
     uint64_t nr_died, nr_heard;
-    struct caller_line line; /* code NULL: there was no refusal */
+    struct code_line line; /* code NULL: there was no refusal */
     struct memcg_failure failure;
     bool is_next; /* requester() has let it be refused; of KmemCache's objects it is not asked */
 } last MEMCG_TLS_MODEL;
@@ -251,7 +253,7 @@ static enum refusal_doubt doubt(void)
                                                                                : REFUSAL_HIDDEN;
 }
 
-bool refusal_note(const struct memcg_failure *failure, struct caller_line *before)
+bool refusal_note(const struct memcg_failure *failure, struct code_line *before)
 {
     PyThreadState *tstate;
     bool again, is_next = last.is_next;
@@ -259,21 +261,21 @@ bool refusal_note(const struct memcg_failure *failure, struct caller_line *befor
     last.is_next = false;
     if (!is_next || !PyGILState_Check())
         return false;
-    tstate = tstate_get();
-    again = is_last_of(tstate->context, failure->memcg) && doubt() == REFUSAL_SILENT;
+    tstate = py_tstate();
+    again = is_last_of(py_context(tstate), failure->memcg) && doubt() == REFUSAL_SILENT;
     *before = last.line;
-    last.context = tstate->context;
+    last.context = py_context(tstate);
     last.nr_died = nr_died;
     last.nr_heard = nr_heard;
-    last.line = caller_line(tstate);
+    last.line = frame_line(tstate);
     last.failure = *failure;
     return again;
 }
 
 enum refusal_doubt refusal_take(struct mem_cgroup *memcg, struct memcg_failure *failure,
-                                struct caller_line *line)
+                                struct code_line *line)
 {
-    if (likely(!last.line.code) || !is_last_of(tstate_get()->context, memcg))
+    if (likely(!last.line.code) || !is_last_of(py_context(py_tstate()), memcg))
         return REFUSAL_HEARD;
     *failure = last.failure;
     *line = last.line;

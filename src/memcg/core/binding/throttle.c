@@ -5,17 +5,20 @@
  * next check, without the GIL, so that its grants add up slowly whatever it catches.  At a check
  * it also lets the collector run that memory.high has asked for.  memory.oom.group ends the process.
  *
- * A check: the main thread and, since 3.12, the others by a pending call (alarm.c).  In 3.11 no other
+ * A check: the main thread and, since 3.12, the others by a pending call (delivery.c).  In 3.11 no other
  * thread makes pending calls; there a trace function comes once, at the thread's next line.
  *
  * Kernel: mem_cgroup_handle_over_high(), mem_cgroup_get_oom_group().  Where we differ: who sleeps is
  * past max and overdraft, not past high.
  * Locks: none; all of it is the thread's own.
  */
+#include "throttle.h"
+
 #include <time.h>
 #include <unistd.h>
 
-#include "binding.h"
+#include "current.h"
+#include "worker.h"
 
 #define SLEEP_FIRST_MS 1
 #define SLEEP_DOUBLINGS 10 /* to 1 s */
@@ -24,28 +27,7 @@
 static __thread int owed_ms;
 static __thread struct mem_cgroup *owed_for; /* for comparison only */
 static __thread bool awaits_collector; /* no check since this thread had it called */
-
-#if PY_VERSION_HEX < 0x030c0000
-static int at_event(PyObject *object, PyFrameObject *frame, int what, PyObject *arg)
-{
-    PyThreadState *tstate = PyThreadState_Get();
-
-    (void)object, (void)frame, (void)what, (void)arg;
-    tstate->c_tracefunc = NULL; /* CPython looks for it again when we return */
-    throttle_at_check();
-    return 0;
-}
-
-void throttle_ask_line(void)
-{
-    PyThreadState *tstate = tstate_get();
-
-    if (!current_holds_gil() || tstate->c_tracefunc || tstate->tracing)
-        return; /* a debugger's: the next charge asks again */
-    tstate->c_tracefunc = at_event;
-    tstate->cframe->use_tracing = 255;
-}
-#endif
+static void (*ask_check)(void);
 
 void throttle_owe(struct mem_cgroup *limited, unsigned refusals)
 {
@@ -63,7 +45,7 @@ static void collector_called(void)
     if (!current_holds_gil())
         return;
     awaits_collector = true;
-    alarm_ask_check();
+    ask_check();
 }
 
 /* Whether it may come before this request returns. It takes the GIL, which a thread gives up at
@@ -92,7 +74,7 @@ void throttle_at_check(void)
 
     if (awaits_collector)
         let_collector_run();
-    if (!owed_ms || !context_is_below(PyThreadState_Get()->context, owed_for))
+    if (!owed_ms || !current_is_below(current_context(), owed_for))
         return; /* another task's turn: the offender sleeps when it runs again */
     pause = (struct timespec){ owed_ms / 1000, owed_ms % 1000 * 1000000L };
     owed_ms = 0;
@@ -136,8 +118,9 @@ static void end_process(struct mem_cgroup *memcg, struct mem_cgroup *limited, un
     _exit(137);
 }
 
-void throttle_init(void)
+void throttle_init(void (*ask)(void))
 {
+    ask_check = ask;
     memcg_set_collector(collector_called, collector_can_run);
     memcg_set_oom_group_fn(end_process);
 }

@@ -6,12 +6,15 @@
  *
  * Kernel: schedule_work().  Where we differ: transient.
  */
+#include "worker.h"
+
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <time.h>
 
-#include "binding.h"
+#include "fault.h"
+#include "hooks.h"
 
 static PyObject *work, *thread_main;
 static PyMemAllocatorEx first_raw; /* the RAW allocator before anybody traced; or zero */
@@ -23,41 +26,10 @@ static int missed[NR_WORKERS]; /* atomic: it was to start while held */
 static __thread int my_holds;
 static __thread int is_worker; /* it does not wait for itself */
 
-#if PY_VERSION_HEX < 0x030c0000
-/*
- * Making a thread state takes a lock of the interpreter's without the GIL.  CPython 3.11 takes it
- * in the child of a fork before it makes it new, so no fork may come meanwhile.  Since 3.12 the
- * child makes it new first, and 3.13 forks with the lock held: there ours would be the deadlock.
- */
-static struct mutex state_mutex = MUTEX_INITIALIZER;
-static void fork_prepare(void) { mutex_lock(&state_mutex); }
-static void fork_done(void) { mutex_unlock(&state_mutex); }
-static void fork_child(void) { mutex_init(&state_mutex); }
-
-static void init_fork(void)
-{
-    if (pthread_atfork(fork_prepare, fork_done, fork_child))
-        Py_FatalError("memcg: no memory for a fork handler");
-}
-
-static PyThreadState *new_state(void)
-{
-    PyThreadState *tstate;
-
-    mutex_lock(&state_mutex);
-    tstate = PyThreadState_New(PyInterpreterState_Main());
-    mutex_unlock(&state_mutex);
-    return tstate;
-}
-#else
-static void init_fork(void) {}
-static PyThreadState *new_state(void) { return PyThreadState_New(PyInterpreterState_Main()); }
-#endif
-
 void worker_init(PyObject *callable, PyObject *run_worker, int traced)
 {
     if (!work) /* handlers that were registered twice would wait for each other */
-        init_fork();
+        py_new_tstate_init();
     Py_INCREF(callable);
     Py_INCREF(run_worker);
     if (!traced) /* else any allocator but ours may be tracemalloc's */
@@ -66,23 +38,27 @@ void worker_init(PyObject *callable, PyObject *run_worker, int traced)
     work = callable;
 }
 
+static void call_work(void)
+{
+    PyObject *result = PyObject_CallNoArgs(work);
+
+    if (result)
+        Py_DECREF(result);
+    else
+        PyErr_WriteUnraisable(work);
+}
+
+static void (*registered[NR_WORKERS])(void) = { [WORKER_EVENTS] = call_work };
+
+void worker_register(enum worker_kind kind, void (*fn)(void)) { registered[kind] = fn; }
+
 /* GIL held. */
 void worker_run(enum worker_kind kind)
 {
-    PyObject *result;
-
     is_worker = 1;
     memcg_stop_kmem_account(); /* nothing we do is refused or raises an alarm */
     __atomic_store_n(&starting[kind], 0, __ATOMIC_SEQ_CST); /* before the work: no wake is lost */
-    if (kind == WORKER_ALARM) {
-        alarm_work();
-    } else {
-        result = PyObject_CallNoArgs(work);
-        if (result)
-            Py_DECREF(result);
-        else
-            PyErr_WriteUnraisable(work);
-    }
+    registered[kind]();
 }
 
 void worker_ended(enum worker_kind kind)
@@ -172,7 +148,7 @@ static void *worker_main(void *argument)
         worker_ended(kind);
         return NULL;
     }
-    tstate = new_state();
+    tstate = py_new_tstate();
     if (tstate) {
         PyEval_AcquireThread(tstate);
         worker_run(kind);
@@ -361,5 +337,4 @@ void worker_after_fork(void)
     memset(missed, 0, sizeof(missed)); /* the next post wakes */
     memset(nr_workers, 0, sizeof(nr_workers));
     nr_holds = my_holds;
-    alarm_after_fork();
 }

@@ -1,0 +1,458 @@
+/*
+ * delivery.c - raising MemcgOOM in the offender, never anywhere else.
+ *
+ * A hook that charged past a limit only notes the alarm: thread, context, group (alarm.c).  Delivery
+ * holds the GIL.  It looks first whether the thread state is the only one with that thread id (a thread
+ * being started may carry its parent's), and whether the alarm may be raised and has to be (verdict.c).
+ * Else it is tried again, then parked until the context runs again or the thread charges
+ * past the limit once more.  Leaving the group takes an alarm back that was not raised yet.
+ *
+ * The main thread delivers to itself at its next check (Py_AddPendingCall); so do the others
+ * since 3.12, when the worker asks; on 3.11 the worker delivers (PyThreadState_SetAsyncExc).
+ *
+ * Locks: none of its own.
+ */
+#include "delivery.h"
+
+#include <time.h>
+
+#include "alarm.h"
+#include "css.h"
+#include "current.h"
+#include "handler.h"
+#include "refusal.h"
+#include "throttle.h"
+#include "verdict.h"
+#include "worker.h"
+
+#define LEAVING_WAITS 100 /* ms for a collection of another thread */
+
+static int pending_call;     /* atomic: a call is on its way to the main thread */
+static int pending_anywhere; /* atomic: a call is on its way to whichever thread takes it */
+static unsigned long main_thread;
+static PyObject *oom_class;
+
+/* ---- asking threads to look ------------------------------------------------------- */
+
+static int deliver_here(void *unused);
+static int deliver_anywhere(void *unused);
+
+/*
+ * Other threads.  3.11 looks for an asynchronous exception after it has given up the GIL at a
+ * check and got it back, so one that is set meanwhile comes at the place that was judged.  3.13
+ * looks before, and raises at the next check, which may be in an __exit__.  Since 3.12 a
+ * pending call can go to whatever thread is next at a check: most often the one that asks, as
+ * it has the GIL.  It looks whether it is the one.
+ */
+static void ask_all_threads(void)
+{
+    if (PY_CALLS_ANY_THREAD && !__atomic_load_n(&pending_anywhere, __ATOMIC_RELAXED) &&
+        !__atomic_exchange_n(&pending_anywhere, 1, __ATOMIC_SEQ_CST) &&
+        !py_call_any_thread(deliver_anywhere))
+        __atomic_store_n(&pending_anywhere, 0, __ATOMIC_SEQ_CST);
+}
+
+static void call_for_delivery(unsigned long thread_id)
+{
+    if (thread_id != main_thread)
+        ask_all_threads();
+    else if (!__atomic_exchange_n(&pending_call, 1, __ATOMIC_SEQ_CST) &&
+             Py_AddPendingCall(deliver_here, NULL) == 0)
+        return;
+    worker_wake(WORKER_ALARM);
+}
+
+/* In a hook: a check of this thread's.  3.11 makes pending calls in the main thread alone. */
+static void ask_check(void)
+{
+    if (!current_holds_gil())
+        return;
+    if (PY_CALLS_ANY_THREAD || py_this_thread() == main_thread)
+        call_for_delivery(py_this_thread());
+    else
+        py_call_at_next_line(throttle_at_check); /* a debugger's line: the next charge asks again */
+}
+
+/* In a hook, inside the data plane: a memcg_alarm_fn. */
+static void met_limit(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
+                      enum memcg_outcome outcome, unsigned refusals)
+{
+    struct memcg_failure failure = { memcg, limited, bytes, mem_cgroup_usage(limited),
+                                     mem_cgroup_get_limit(limited, MEMCG_MAX) };
+    bool refused = outcome != MEMCG_CHARGED, doubtful;
+    unsigned long me = py_this_thread();
+    struct code_line doubt;
+
+    if (alarm_is_stopped())
+        return;
+    if (outcome == MEMCG_REFUSED_AT_CEILING)
+        throttle_owe(limited, refusals);
+    if (unlikely(throttle_is_due()))
+        ask_check();
+    doubtful = refused && refusal_note(&failure, &doubt);
+    switch (alarm_post(&failure, refused && !doubtful, doubtful ? &doubt : NULL)) {
+    case ALARM_IS_DUE:
+        call_for_delivery(me);
+        break;
+    case ALARM_IS_POSTED: /* another thread may have come first */
+        if (me != main_thread)
+            ask_all_threads();
+        break;
+    case ALARM_IS_NOT_DUE:
+        break;
+    }
+}
+
+void delivery_resume(PyObject *context)
+{
+    if (unlikely(alarm_nr_parked) && context && alarm_resume(context))
+        call_for_delivery(py_this_thread());
+}
+
+/* ---- refusing the next request ----------------------------------------------------- */
+
+/*
+ * Where a check would raise outside the loop's `with`, a request in its body raises inside.  One
+ * thread at a time: the others are retried and get their turn later.  Written with the GIL held.
+ */
+static struct {
+    unsigned long thread_id; /* atomic; 0: nobody */
+    PyThreadState *tstate;
+    void *frame; /* for comparison only */
+    struct mem_cgroup *memcg;
+} to_refuse;
+
+static enum verdict refuse_next(const struct alarm *alarm, PyThreadState *tstate)
+{
+    to_refuse.tstate = tstate;
+    to_refuse.frame = frame_innermost(tstate);
+    to_refuse.memcg = alarm->failure.memcg;
+    __atomic_store_n(&to_refuse.thread_id, alarm->thread_id, __ATOMIC_RELEASE);
+    return VERDICT_RETRY;
+}
+
+/* In a hook, inside the data plane. Once: a handler in the same frame needs memory too. */
+static bool refuses_at_jump(struct mem_cgroup *memcg)
+{
+    if (__atomic_load_n(&to_refuse.thread_id, __ATOMIC_ACQUIRE) != py_this_thread() ||
+        to_refuse.tstate != py_tstate())
+        return false;
+    __atomic_store_n(&to_refuse.thread_id, 0, __ATOMIC_RELAXED);
+    return to_refuse.memcg == memcg && to_refuse.frame == frame_innermost(to_refuse.tstate);
+}
+
+/*
+ * In a hook, inside the data plane.  A handler may have what it asks for up to the ceiling, a growing
+ * list say.  So may a trace or profile function, which CPython takes out when it fails.  At the ceiling
+ * only a thread that has the GIL is refused: without it CPython starts threads, say.
+ */
+static bool refuses(struct mem_cgroup *memcg, size_t bytes, enum memcg_bound bound)
+{
+    PyThreadState *tstate = current_holds_gil() ? py_tstate() : NULL;
+
+    if (tstate && bound != MEMCG_AT_MAX && (bound == MEMCG_AT_CEILING || bytes > MEMCG_SMALL_SIZE) &&
+        handler_needs_frame(bytes))
+        return false;
+    if (bound == MEMCG_AT_CEILING)
+        return tstate;
+    if (bytes > MEMCG_SMALL_SIZE)
+        return !tstate || !(py_is_tracing(tstate) || handler_runs(tstate));
+    return refuses_at_jump(memcg);
+}
+
+/* ---- delivering ------------------------------------------------------------------------ */
+
+static PyThreadState *only_tstate(unsigned long thread_id, int *count)
+{
+    PyThreadState *tstate, *found = NULL;
+
+    *count = 0;
+    tstate = PyInterpreterState_ThreadHead(PyInterpreterState_Main());
+    for (; tstate; tstate = PyThreadState_Next(tstate))
+        if (py_thread_id(tstate) == thread_id) {
+            found = tstate;
+            ++*count;
+        }
+    return *count == 1 ? found : NULL;
+}
+
+static enum verdict reclaim_or_judge(const struct alarm *alarm, PyThreadState *tstate, bool self)
+{
+    enum verdict verdict = verdict_of(alarm, tstate, self);
+
+    if (to_refuse.thread_id == alarm->thread_id)
+        __atomic_store_n(&to_refuse.thread_id, 0, __ATOMIC_RELAXED);
+    if (verdict == VERDICT_DELIVER || verdict == VERDICT_REFUSE)
+        verdict = verdict_of_reclaim(alarm);
+    if (verdict != VERDICT_DELIVER)
+        return verdict;
+    return verdict_of(alarm, tstate, self); /* finalizers may have run */
+}
+
+/*
+ * CPython has nobody to raise to where a finalizer or a weak reference's callback fails: what was
+ * raised there has reached nobody.  An audit hook sees it, put in with the first delivery, for one
+ * cannot be taken out and costs each audited event.
+ */
+static void lost(PyObject *error)
+{
+    if (PyObject_TypeCheck(error, (PyTypeObject *)oom_class) && alarm_repost_last())
+        call_for_delivery(py_this_thread());
+}
+
+static int audit(const char *event, PyObject *arguments, void *unused)
+{
+    enum { EXC_VALUE = 1 }; /* sys.UnraisableHookArgs */
+
+    (void)unused;
+    if (strcmp(event, "sys.unraisablehook") == 0 && PyTuple_GET_SIZE(arguments) == 2) {
+        PyObject *hook = PyTuple_GET_ITEM(arguments, 0);
+        PyObject *error = PyStructSequence_GetItem(PyTuple_GET_ITEM(arguments, 1), EXC_VALUE);
+
+        if (PyMethod_Check(hook))
+            hook = PyMethod_GET_FUNCTION(hook);
+        verdict_set_unraisable(PyFunction_Check(hook) ? PyFunction_GET_CODE(hook) : NULL);
+        if (error)
+            lost(error); /* it is raised when the hook is over */
+    }
+    return 0;
+}
+
+static void watch_for_lost(void)
+{
+    static bool done;
+
+    if (done)
+        return;
+    done = true;
+    memcg_stop_kmem_account();
+    if (PySys_AddAuditHook(audit, NULL) < 0)
+        PyErr_WriteUnraisable(NULL); /* another audit hook forbids it: what is lost is raised with growth */
+    memcg_resume_kmem_account();
+}
+
+/* Whether this thread still stands where delivery was refused. CPython makes calls that are
+ * added by a pending call in the same round. */
+static bool stands_where_refused(PyThreadState *tstate)
+{
+    static __thread void *refused_frame; /* for comparison only */
+    static __thread int refused_offset;
+    PyFrameObject *frame = PyThreadState_GetFrame(tstate);
+    int offset = frame ? PyFrame_GetLasti(frame) : -1;
+    bool same = frame == refused_frame && offset == refused_offset;
+
+    refused_frame = frame;
+    refused_offset = offset;
+    Py_XDECREF(frame);
+    return same;
+}
+
+/* A pending call, at a check in Python code of this thread.  1: raise; -1: at the next check. */
+static int look_at_mine(void)
+{
+    static __thread bool is_retry;
+    PyThreadState *tstate = PyThreadState_Get();
+    struct alarm *alarm = alarm_first(), copy;
+
+    if (alarm_is_stopped())
+        return 0;
+    if (throttle_is_due())
+        throttle_at_check();
+    if (is_retry && stands_where_refused(tstate))
+        return -1;
+    is_retry = false;
+    while (alarm_next_posted(&alarm, &copy, py_this_thread(), 0)) {
+        enum verdict verdict = reclaim_or_judge(&copy, tstate, true);
+
+        if (verdict == VERDICT_REFUSE)
+            verdict = refuse_next(&copy, tstate);
+        is_retry |= verdict == VERDICT_RETRY;
+        if (alarm_settle(&copy, alarm - 1, verdict) && verdict == VERDICT_DELIVER) {
+            watch_for_lost();
+            return 1;
+        }
+    }
+    if (is_retry)
+        stands_where_refused(tstate);
+    return is_retry ? -1 : 0;
+}
+
+static int deliver_here(void *unused)
+{
+    int verdict;
+
+    (void)unused;
+    __atomic_store_n(&pending_call, 0, __ATOMIC_SEQ_CST);
+    verdict = look_at_mine();
+    if (verdict < 0)
+        call_for_delivery(main_thread);
+    if (verdict <= 0)
+        return 0;
+    PyErr_SetNone(oom_class);
+    return -1;
+}
+
+static int deliver_anywhere(void *unused)
+{
+    int verdict;
+
+    (void)unused;
+    verdict = py_this_thread() == main_thread ? 0 : look_at_mine();
+    if (verdict > 0)
+        PyErr_SetNone(oom_class);
+    /* Not before: we may have given up the GIL, and while this call runs a further one would keep
+     * the end of 3.13's interpreter, which holds the GIL, waiting for ever. */
+    __atomic_store_n(&pending_anywhere, 0, __ATOMIC_SEQ_CST);
+    if (verdict < 0)
+        ask_all_threads();
+    return verdict > 0 ? -1 : 0;
+}
+
+static enum verdict judge_for(const struct alarm *alarm, PyThreadState *tstate)
+{
+    enum verdict verdict;
+
+    if (!PY_CALLS_ANY_THREAD)
+        return reclaim_or_judge(alarm, tstate, false);
+    verdict = verdict_of(alarm, tstate, false);
+    if (verdict == VERDICT_PARK || verdict == VERDICT_SHIELDED || verdict == VERDICT_DROP)
+        return verdict;
+    ask_all_threads(); /* the thread itself settles it; it may be missed, so try again */
+    return VERDICT_RETRY;
+}
+
+/* Not a main thread's that is about to look itself. */
+static bool next_for_worker(struct alarm **alarm, struct alarm *copy)
+{
+    unsigned long but = __atomic_load_n(&pending_call, __ATOMIC_SEQ_CST) ? main_thread : 0;
+
+    return alarm_next_posted(alarm, copy, 0, but);
+}
+
+/* One round over what is posted; the number that must be tried again. */
+static int deliver_all(void)
+{
+    struct alarm *alarm = alarm_first(), copy;
+    int left = 0;
+
+    while (next_for_worker(&alarm, &copy)) {
+        int count;
+        PyThreadState *tstate = only_tstate(copy.thread_id, &count);
+        enum verdict verdict = count == 0 ? VERDICT_DROP : VERDICT_RETRY;
+
+        if (tstate)
+            verdict = judge_for(&copy, tstate);
+        if (verdict == VERDICT_REFUSE)
+            verdict = refuse_next(&copy, tstate);
+        if (!alarm_settle(&copy, alarm - 1, verdict))
+            continue;
+        left += verdict == VERDICT_RETRY;
+        if (verdict == VERDICT_DELIVER) {
+            watch_for_lost();
+            PyThreadState_SetAsyncExc(copy.thread_id, oom_class);
+        }
+    }
+    return left;
+}
+
+/* GIL held: until nothing is left to be tried again. */
+static void deliver_until_done(void)
+{
+    struct timespec pause = { 0, 500 * 1000 };
+
+    while (deliver_all()) {
+        if (worker_is_held()) { /* a fork, or the end of the interpreter, waits for us */
+            if (PY_CALLS_ANY_THREAD)
+                ask_all_threads(); /* they look for themselves: one of us right after a fork makes it warn */
+            else
+                worker_wake(WORKER_ALARM); /* when it is over */
+            return;
+        }
+        Py_BEGIN_ALLOW_THREADS
+        nanosleep(&pause, NULL);
+        Py_END_ALLOW_THREADS
+        if (pause.tv_nsec < 10 * 1000 * 1000)
+            pause.tv_nsec += pause.tv_nsec / 4;
+    }
+}
+
+/* ---- the thread's own side ------------------------------------------------------------- */
+
+/* Whether an alarm is needless after all.  Another thread's collection ends soon; one that this
+ * thread is inside of does not, so not for ever. */
+static bool reclaimed(const struct alarm *alarm)
+{
+    struct timespec pause = { 0, 1000 * 1000 };
+    enum verdict verdict;
+
+    mem_cgroup_set_collect_after(alarm->failure.limited, 0, mem_cgroup_vain(alarm->failure.limited));
+    verdict = verdict_of_reclaim(alarm); /* whatever was in vain before: this is the last chance */
+    for (int i = 0; i < LEAVING_WAITS && verdict == VERDICT_RETRY; i++) {
+        Py_BEGIN_ALLOW_THREADS
+        nanosleep(&pause, NULL);
+        Py_END_ALLOW_THREADS
+        verdict = verdict_of_reclaim(alarm);
+    }
+    return verdict == VERDICT_DROP;
+}
+
+/*
+ * The context leaves a group whose alarm was delivered, or is raised by that.  Handling it is the
+ * business of the group it comes to, if that is below the same max.
+ */
+static void hand_on(const struct alarm *taken, PyObject *context)
+{
+    PyObject *entry = current_key.entry ? current_key.entry->previous : Py_None;
+    struct mem_cgroup *to = entry == Py_None ? mem_cgroup_root() : ((struct entry *)entry)->c;
+
+    if (mem_cgroup_is_descendant(to, taken->failure.limited))
+        alarm_hand_on(taken, context, to);
+}
+
+bool delivery_leave(struct mem_cgroup *memcg, struct memcg_failure *failure)
+{
+    PyThreadState *tstate;
+    struct alarm taken;
+    bool raise, undelivered;
+
+    if (likely(!alarm_nr))
+        return false;
+    tstate = PyThreadState_Get();
+    if (!alarm_take(memcg, py_context(tstate), &taken))
+        return false;
+    undelivered = taken.state == ALARM_DELIVERED && py_async_exc(tstate) == oom_class;
+    raise = undelivered || (taken.state != ALARM_DELIVERED && !taken.again);
+    *failure = taken.failure;
+    if (undelivered) {
+        PyThreadState_SetAsyncExc(py_this_thread(), NULL); /* counted already */
+    } else if (raise) {
+        if (reclaimed(&taken))
+            return false;
+        mem_cgroup_count_event(taken.failure.limited, MEMCG_EV_OOM_KILL);
+    }
+    if (raise)
+        mem_cgroup_set_alarmed(memcg, MEMCG_NOT_ALARMED);
+    hand_on(&taken, py_context(tstate));
+    return raise;
+}
+
+void delivery_after_fork(void)
+{
+    throttle_after_fork();
+    alarm_after_fork();
+    pending_call = pending_anywhere = 0;
+    to_refuse.thread_id = 0;
+    main_thread = py_this_thread();
+}
+
+void delivery_init(PyObject *exception)
+{
+    Py_INCREF(exception);
+    oom_class = exception;
+    main_thread = PyThread_get_thread_ident();
+    current_set_resumed(delivery_resume);
+    worker_register(WORKER_ALARM, deliver_until_done);
+    memcg_set_alarm(met_limit);
+    memcg_set_refusal(refuses);
+    throttle_init(ask_check);
+}

@@ -1,0 +1,15 @@
+/*
+ * handler.h - what unwinding and handling an error of memory may use.
+ */
+#ifndef MEMCG_HANDLER_H
+#define MEMCG_HANDLER_H
+
+#include "compat.h"
+
+/* Whether the thread is in an `except`, `finally` or __exit__ for an error of memory.  GIL held. */
+bool handler_runs(PyThreadState *tstate);
+/* In a hook, GIL held: whether a request of so many bytes may be for a frame object of an unwinding, which
+ * must not be refused; up to a bound. */
+bool handler_needs_frame(size_t bytes);
+
+#endif

@@ -1,0 +1,24 @@
+/*
+ * opened.h - the contexts that a group was entered in.
+ */
+#ifndef MEMCG_OPENED_H
+#define MEMCG_OPENED_H
+
+#include "compat.h"
+
+struct opened {
+    PyObject *context; /* borrowed, for comparison only */
+    long n;            /* times that it was entered there and not left there */
+};
+/* All 0 at first.  GIL held. */
+struct opened_table {
+    struct opened first;        /* most groups are entered in one context at a time */
+    struct opened *more;        /* a hash table of `size`, with `nr_used` places that are not new */
+    unsigned int nr_used, size; /* size is 0 or a power of two */
+};
+void opened_add(struct opened_table *table, PyObject *context);
+void opened_remove(struct opened_table *table, PyObject *context); /* if it is there */
+bool opened_has(const struct opened_table *table, PyObject *context);
+void opened_clear(struct opened_table *table);
+
+#endif

@@ -1,0 +1,26 @@
+/*
+ * refusal.h - requests that must not be refused, and refusals that became no MemoryError.
+ */
+#ifndef MEMCG_REFUSAL_H
+#define MEMCG_REFUSAL_H
+
+#include "frame.h"
+#include "memcg.h"
+
+/* modules: the names of those that are guarded. 0, or -1 with an exception. */
+int refusal_init(PyObject *modules);
+/* Whether code of one of them runs whose frame has these globals. GIL held; runs no Python code
+ * and allocates nothing. */
+bool refusal_is_guarded(PyObject *globals);
+bool refusal_is_unheard(void); /* in a hook: a guarded module's code asks */
+/* In a hook: a request was refused. true: so was one before, here in this context, and no
+ * MemoryError has gone since; *before: where. */
+bool refusal_note(const struct memcg_failure *failure, struct code_line *before);
+/* Whether a refusal became a MemoryError: it did, for Python code; perhaps, and C code dropped it; it
+ * did not. */
+enum refusal_doubt { REFUSAL_HEARD, REFUSAL_HIDDEN, REFUSAL_SILENT };
+/* Take the running context's last refusal in memcg. GIL held. */
+enum refusal_doubt refusal_take(struct mem_cgroup *memcg, struct memcg_failure *failure,
+                                struct code_line *line);
+
+#endif

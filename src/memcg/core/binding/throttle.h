@@ -1,0 +1,17 @@
+/*
+ * throttle.h - what bounds an offender that goes on.
+ */
+#ifndef MEMCG_THROTTLE_H
+#define MEMCG_THROTTLE_H
+
+#include "memcg.h"
+
+/* ask_check: in a hook, has throttle_at_check() called at this thread's next check. */
+void throttle_init(void (*ask_check)(void));
+/* In a hook: this thread was refused at the ceiling of limited, for so many times now. */
+void throttle_owe(struct mem_cgroup *limited, unsigned refusals);
+bool throttle_is_due(void); /* this thread has to come to throttle_at_check() */
+void throttle_at_check(void); /* GIL held, where it may be given up */
+void throttle_after_fork(void);
+
+#endif

@@ -1,0 +1,161 @@
+/*
+ * verdict.c - whether an alarm may be raised now, and whether it has to be.
+ *
+ * It may be raised if
+ *
+ *   - the thread is in the context the charge came from, and that context still in the group;
+ *   - the group is not shielded, no exception is pending, and no trace or profile function runs,
+ *     which CPython would take out;
+ *   - its innermost frame is not in a library that holds locks of its own, and no frame near it
+ *     is a finalizer or a context manager's exit;
+ *   - it stands at an instruction after which CPython checks for exceptions before
+ *     anything else can happen, a task's suspension least of all, and where an exception
+ *     leaves nothing half done (frame.c).
+ *
+ * Before that, garbage is collected once per alarm, unless memory.high had it done meanwhile or it
+ * was in vain of late (collection.c).  What unwinding and handling an alarm takes is no new one.
+ *
+ * Locks: none; the GIL throughout.
+ */
+#include "verdict.h"
+
+#include "collection.h"
+#include "current.h"
+#include "handler.h"
+#include "refusal.h"
+
+#define SWITCHES 16 /* a greenlet may be back before it allocates: its only check may be there */
+#define NEAR_FRAMES 16
+
+static PyObject *guarded_functions, *find_error;
+static PyObject *unraisable_code; /* of sys.unraisablehook; for comparison only */
+
+/* ---- may it be raised? Allocates, but never collects ----------------------------- */
+
+static bool is_guarded(PyFrameObject *frame, bool innermost)
+{
+    PyCodeObject *code = PyFrame_GetCode(frame);
+    bool guarded = PySet_Contains(guarded_functions, code->co_name) == 1 ||
+                   (PyObject *)code == unraisable_code;
+
+    if (innermost && !guarded) {
+        PyObject *globals = PyFrame_GetGlobals(frame);
+
+        guarded = refusal_is_guarded(globals);
+        Py_DECREF(globals);
+    }
+    Py_DECREF(code);
+    return guarded;
+}
+
+static bool has_frame(PyThreadState *tstate)
+{
+    PyFrameObject *frame = PyThreadState_GetFrame(tstate);
+
+    Py_XDECREF(frame);
+    return frame != NULL;
+}
+
+static enum place place_now(PyThreadState *tstate, bool self)
+{
+    PyFrameObject *frame = PyThreadState_GetFrame(tstate);
+    enum place place = frame ? frame_place(frame, self) : PLACE_NO;
+
+    for (int i = 0; frame && i < NEAR_FRAMES; i++) {
+        PyFrameObject *back;
+
+        if (is_guarded(frame, i == 0))
+            place = PLACE_NO;
+        back = place ? PyFrame_GetBack(frame) : NULL;
+        Py_DECREF(frame);
+        frame = back;
+    }
+    Py_XDECREF(frame);
+    return place;
+}
+
+static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool self)
+{
+    enum entry_state state;
+    enum place place;
+
+    if (alarm->context && alarm->context != py_context(tstate))
+        return alarm->attempts < SWITCHES ? VERDICT_RETRY : VERDICT_PARK; /* the task is suspended */
+    state = current_state_of(py_context(tstate), alarm->failure.memcg);
+    if (state == ENTRY_LEFT)
+        return alarm->context ? VERDICT_DROP : VERDICT_PARK;
+    if (state == ENTRY_SHIELDED)
+        return VERDICT_SHIELDED;
+    if (py_async_exc(tstate) || py_is_tracing(tstate))
+        return VERDICT_RETRY;
+    if ((alarm->again && alarm->unseen) || (alarm->delivered && handler_runs(tstate)))
+        return VERDICT_HANDLED;
+    if (!has_frame(tstate))
+        return VERDICT_PARK; /* the interpreter ends, or the thread: nothing of it is cut short */
+    place = place_now(tstate, self);
+    return place == PLACE_OK ? VERDICT_DELIVER : place ? VERDICT_REFUSE : VERDICT_RETRY;
+}
+
+/* GIL held: no collection, so no Python code and no switch between judging and raising. */
+enum verdict verdict_of(const struct alarm *alarm, PyThreadState *tstate, bool self)
+{
+    PyObject *type, *value, *traceback;
+    int collecting = PyGC_Disable();
+    enum verdict verdict;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    memcg_stop_kmem_account();
+    verdict = judge(alarm, tstate, self);
+    memcg_resume_kmem_account();
+    PyErr_Restore(type, value, traceback);
+    if (collecting)
+        PyGC_Enable();
+    return verdict;
+}
+
+/* ---- has it to be raised? ---------------------------------------------------------- */
+
+/* Whether a refusal became a MemoryError that somebody keeps. As collection_run(). */
+static bool was_heard(const struct code_line *line)
+{
+    PyObject *type, *value, *traceback, *found;
+    bool heard;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    memcg_stop_kmem_account();
+    found = PyObject_CallFunction(find_error, "Ni", PyLong_FromVoidPtr(line->code), line->lasti);
+    heard = found != Py_False;
+    if (!found)
+        PyErr_WriteUnraisable(find_error);
+    Py_XDECREF(found);
+    memcg_resume_kmem_account();
+    PyErr_Restore(type, value, traceback);
+    return heard;
+}
+
+/* Reclaim may make the alarm needless.  A group without memory.high has asked for none. */
+enum verdict verdict_of_reclaim(const struct alarm *alarm)
+{
+    struct mem_cgroup *limited = alarm->failure.limited;
+
+    if (alarm->doubt.code) /* what was refused was not charged: usage says nothing */
+        return was_heard(&alarm->doubt) ? VERDICT_DROP : VERDICT_DELIVER;
+    if (mem_cgroup_get_limit(limited, MEMCG_HIGH) == PAGE_COUNTER_MAX)
+        return VERDICT_DELIVER;
+    if ((mem_cgroup_high_pending(limited) ||
+         mem_cgroup_alarmed(alarm->failure.memcg) != MEMCG_COLLECTED_IN_VAIN) &&
+        collection_is_due(limited) && !collection_run(&alarm->failure))
+        return VERDICT_RETRY;
+    return mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX) ? VERDICT_DROP
+                                                                                 : VERDICT_DELIVER;
+}
+
+void verdict_set_unraisable(PyObject *code) { unraisable_code = code; }
+
+void verdict_init(PyObject *find, PyObject *functions)
+{
+    Py_INCREF(find);
+    find_error = find;
+    Py_INCREF(functions);
+    guarded_functions = functions;
+}
