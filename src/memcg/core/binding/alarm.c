@@ -2,16 +2,16 @@
  * alarm.c - the table of alarms: which context of which thread has to get MemcgOOM, for which group.
  *
  * An entry is posted by a hook that met a limit; parked while it cannot be delivered, until its
- * context runs again or charges past the limit once more; delivered when the exception is on its way.  Then it
- * stays, so that the exception can be asked for its text, and that what unwinding and handling it takes
- * is no new alarm: growth counts from where the handler begins.  Leaving the group takes it out.
+ * context runs again or charges past the limit once more; delivered when the exception is on its way.
+ * Then it stays, so that the exception can be asked for its text, and that what unwinding and handling it
+ * takes is no new alarm: growth counts from where the handler begins.  Leaving the group takes it out.
  *
  *     free -> posted <-> parked
  *              |  ^
  *              v  | it has grown, or the exception was lost
  *           delivered
  *
- * Who raises it is delivery.c's; whether it may be raised, verdict.c's.
+ * delivery.c raises it; verdict.c knows whether it may be raised.
  *
  * Locks: alarm_lock, a leaf; held for a scan of the table, by hooks too.
  */

@@ -55,7 +55,7 @@ bool alarm_next_posted(struct alarm **alarm, struct alarm *copy, unsigned long o
 struct alarm *alarm_first(void); /* where alarm_next_posted() begins */
 /* Store a verdict, unless the entry is not what it was when the copy was made: then false. */
 bool alarm_settle(const struct alarm *copy, struct alarm *alarm, enum verdict verdict);
-/* Post the last that was delivered to this thread again: it has reached nobody. false: there is none. */
+/* Post the last that was delivered to this thread again: it was lost. false: there is none. */
 bool alarm_repost_last(void);
 /* Take the context's alarm of a group out; false: there is none. */
 bool alarm_take(struct mem_cgroup *memcg, PyObject *context, struct alarm *taken);

@@ -44,7 +44,7 @@ void collection_ended(struct mem_cgroup *limited, int64_t freed, int64_t ns)
 }
 
 /*
- * Garbage may be all that fills the group, whatever was reclaimed since the alarm was posted: it
+ * Garbage may be all that fills the group, even if some was collected since the alarm was posted: it
  * is collected here and now.  Not if a collection is under way, in a finalizer of it say: then
  * false.  GIL held, at a place where Python code may run.
  */

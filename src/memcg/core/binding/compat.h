@@ -84,7 +84,7 @@ void py_show_error_of_thread(PyObject *fn, PyObject *error);
  * !PY_CALLS_ANY_THREAD. */
 bool py_call_any_thread(int (*fn)(void *));
 /* Have fn called at this thread's next line, unless a debugger traces it; false: it does, or
- * PY_CALLS_ANY_THREAD, where nobody needs it.  GIL held. */
+ * PY_CALLS_ANY_THREAD, where it is not needed.  GIL held. */
 bool py_call_at_next_line(void (*fn)(void));
 
 /* ---- contexts ------------------------------------------------------------------ */

@@ -48,8 +48,8 @@ int current_enter_again(PyObject *memcg);
 /* Make entry (or NULL) the context's. -1: an exception; else, of ENTER_BOUND, the index (below). */
 enum entering { ENTER_NOT, ENTER_GROUP, ENTER_BOUND };
 int current_set_entry(struct entry *entry, enum entering enter);
-/* Make entry (or NULL), of another context, this one's for a while, and go back to what was there before: index
- * is what the first returned. -1: an exception. */
+/* Make entry (or NULL), of another context, this one's for a while, and go back to what was there before:
+ * index is what the first returned. -1: an exception. */
 int current_enter_bound(struct entry *entry);
 int current_leave_bound(struct entry *entry, int index, struct entry *before);
 /* Leave the context's entry for the one before it. 0, or -1 with an exception. */

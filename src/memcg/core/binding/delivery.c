@@ -4,8 +4,9 @@
  * A hook that charged past a limit only notes the alarm: thread, context, group (alarm.c).  Delivery
  * holds the GIL.  It looks first whether the thread state is the only one with that thread id (a thread
  * being started may carry its parent's), and whether the alarm may be raised and has to be (verdict.c).
- * Else it is tried again, then parked until the context runs again or the thread charges
- * past the limit once more.  Leaving the group takes an alarm back that was not raised yet.
+ * If one of these conditions fails, delivery is tried again, and after some seconds the alarm is parked
+ * until the context runs again or the thread charges past the limit once more.  Leaving the group takes an
+ * alarm back that was not raised yet.
  *
  * The main thread delivers to itself at its next check (Py_AddPendingCall); so do the others
  * since 3.12, when the worker asks; on 3.11 the worker delivers (PyThreadState_SetAsyncExc).
@@ -116,7 +117,7 @@ void delivery_resume(PyObject *context)
  * thread at a time: the others are retried and get their turn later.  Written with the GIL held.
  */
 static struct {
-    unsigned long thread_id; /* atomic; 0: nobody */
+    unsigned long thread_id; /* atomic; 0: none */
     PyThreadState *tstate;
     void *frame; /* for comparison only */
     struct mem_cgroup *memcg;
@@ -190,8 +191,8 @@ static enum verdict reclaim_or_judge(const struct alarm *alarm, PyThreadState *t
 }
 
 /*
- * CPython has nobody to raise to where a finalizer or a weak reference's callback fails: what was
- * raised there has reached nobody.  An audit hook sees it, put in with the first delivery, for one
+ * Where a finalizer or a weak reference's callback fails, CPython has no caller to raise to: an exception
+ * that was raised there is lost.  An audit hook sees it.  It is put in with the first delivery, for a hook
  * cannot be taken out and costs each audited event.
  */
 static void lost(PyObject *error)
@@ -379,7 +380,7 @@ static void deliver_until_done(void)
 /* ---- the thread's own side ------------------------------------------------------------- */
 
 /* Whether an alarm is needless after all.  Another thread's collection ends soon; one that this
- * thread is inside of does not, so not for ever. */
+ * thread is inside of does not end meanwhile, so it is not waited for without a bound. */
 static bool reclaimed(const struct alarm *alarm)
 {
     struct timespec pause = { 0, 1000 * 1000 };
@@ -397,8 +398,8 @@ static bool reclaimed(const struct alarm *alarm)
 }
 
 /*
- * The context leaves a group whose alarm was delivered, or is raised by that.  Handling it is the
- * business of the group it comes to, if that is below the same max.
+ * The context leaves a group whose alarm was delivered, or is raised by leaving.  The group that it comes
+ * to handles the exception then, if that group is below the same max.
  */
 static void hand_on(const struct alarm *taken, PyObject *context)
 {

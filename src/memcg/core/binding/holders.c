@@ -12,7 +12,7 @@
  *
  * All threads stand still while blocks are noted, with the little of them that is needed later: RAW
  * blocks are freed without the GIL.  After that only objects that are alive are read.  Nothing here
- * runs Python code, frees an object or gives up the GIL; memory is libc's, which is nobody's charge.
+ * runs Python code, frees an object or gives up the GIL; memory is libc's, which no group is charged for.
  *
  * Kernel: none; ours.  Locks: the GIL throughout.
  */
@@ -41,7 +41,7 @@ enum {
 struct block {
     uintptr_t start;
     uint64_t size : 56, flags : 8;
-    uintptr_t owner;        /* address of the object: the block's own, or whose memory it is */
+    uintptr_t owner;        /* address of the object: the block's own, or of the object whose memory it is */
     void *kind;             /* the object's type, the buffer's Cache; NULL: not known */
     uintptr_t links[LINKS]; /* of our addresses in the first words */
 };
@@ -232,7 +232,7 @@ static void claim_words(struct scan *s, PyObject *op, const uintptr_t *from, con
     }
 }
 
-/* What has its data inside, or looks at somebody else's, owns no block. */
+/* An object whose data lie inside it, or belong to another object, owns no block. */
 static bool owns_nothing(const struct scan *s, PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);

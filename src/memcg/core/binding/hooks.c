@@ -47,7 +47,7 @@ static __attribute__((noinline)) void *malloc_afresh(size_t size)
 /* Two and three lines of the instruction cache, for all callers the same. */
 #define HOT __attribute__((noinline, aligned(64)))
 
-/* The other way is a call in place of the rest, so that nothing is saved for it. */
+/* The slow path is a tail call, so the fast path saves no registers. */
 static HOT void *hook_malloc(void *ctx, size_t size)
 {
     (void)ctx;
@@ -135,14 +135,14 @@ static void raw_free(void *ctx, void *p)
 /* ---- arenas: frames of Python functions come in chunks from here ---------- */
 
 /*
- * Unwinding makes a traceback and a frame object for each frame, and who formats the traceback makes a
+ * Unwinding makes a traceback and a frame object for each frame, and formatting the traceback makes a
  * FrameSummary for each: 310 and 400 bytes for a frame of 120, when the group is at its limit already.
  * So a chunk is charged with that.  What it is larger by is never touched.  None is refused: CPython 3.11
  * releases the function that it could not call once too often (CALL_PY_EXACT_ARGS).
  */
 #define WITH_UNWINDING 6
 
-/* A thread's first chunk is never refused: who starts a thread waits until it has run a little. */
+/* A thread's first chunk is never refused: the thread that starts it waits until it has run a little. */
 static void *arena_hook_alloc(void *ctx, size_t size)
 {
     PyThreadState *tstate = py_tstate();

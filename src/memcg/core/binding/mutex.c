@@ -1,22 +1,22 @@
 /*
  * mutex.c - a mutex of the control plane, which is taken only with the GIL in hand.
  *
- * Who waits for a lock of CPython's takes it first and asks for the GIL then.  Meanwhile the thread
- * with the GIL comes to want the lock, and so they change places at every release: a convoy.
- * Here who is woken has nothing yet: it waits for the GIL like any thread, and then sees whether
+ * A thread that waits for a lock of CPython's takes the lock first and asks for the GIL then.  Meanwhile
+ * the thread with the GIL wants the lock, and so the two change places at every release: a convoy.
+ * Here a woken thread has nothing yet.  It waits for the GIL like any thread, and then looks whether
  * the mutex is free; others may have taken it in between, many times.  One waiter is awake at a
- * time, so while one is on its way a release wakes nobody.  If it comes in vain, who comes anew
- * waits behind the sleepers until one of them has had the mutex.
+ * time, so while one is on its way a release wakes none.  If the woken thread finds the mutex taken again,
+ * later arrivals queue behind the sleepers until one of the sleepers has acquired it (`overdue`).
  *
- * Who holds one may lend it: keep it as long as nobody else needs it for LENT_MS.  So a fork keeps
- * others out of what the child is to find whole, and is no link in a chain of threads that wait for
- * each other: it waits, after it has taken ours, for locks of the program's own.
+ * The thread that holds a mutex may lend it: it keeps the mutex until another thread has needed it for
+ * LENT_MS.  So a fork keeps others out of what the child has to find whole, and is no link in a chain of
+ * threads that wait for each other: after it has taken our mutexes it waits for locks of the program's own.
  *
- * The GIL protects every field.  A free mutex with sleepers has one awake, one that is overdue has a
- * waiter, and of those who wait for one that is lent one at least counts the time.
+ * The GIL protects every field.  A free mutex with sleepers has one awake, an overdue one has a
+ * waiter, and at least one of the threads that wait for a lent mutex counts the time.
  *
  * Kernel: kernel/locking/mutex.c (overdue: MUTEX_FLAG_HANDOFF).  Where we differ: it may be taken
- * again by who holds it, as a lock of CPython's may.
+ * again by the thread that holds it, as a lock of CPython's may.
  */
 #include <errno.h>
 #include <semaphore.h>
@@ -31,17 +31,17 @@
 struct waiter {
     sem_t woken;
     bool asleep;         /* on the list */
-    struct waiter *next; /* who has waited less */
+    struct waiter *next; /* the next, which has waited less */
 };
 
 struct gil_mutex {
     PyObject_HEAD
     PyObject *name;
-    unsigned long owner;    /* who holds it, if depth */
+    unsigned long owner;    /* the thread that holds it, if depth */
     int depth;              /* times that it was taken */
-    struct waiter *asleep;  /* who waits and was not woken */
+    struct waiter *asleep;  /* the waiters that were not woken, the longest first */
     bool awake;             /* one was woken and did not have the GIL yet */
-    bool overdue;           /* one came in vain */
+    bool overdue;           /* a woken thread found it taken again */
     bool lent;              /* by the owner, while depth is 1 */
     struct gil_mutex *next; /* of all_mutexes */
 };
@@ -65,7 +65,7 @@ static void wake_one(struct gil_mutex *mutex)
     sem_post(&waiter->woken);
 }
 
-/* Who comes in vain is the first of those who sleep, who comes anew the last. */
+/* A waiter that was woken in vain goes to the head of the queue, a new one to its tail. */
 static void enlist(struct gil_mutex *mutex, struct waiter *waiter, bool first)
 {
     struct waiter **link = &mutex->asleep;
@@ -155,10 +155,10 @@ static int take(struct gil_mutex *mutex, const struct timespec *end)
             if (sleep_for(mutex, in_vain, lent ? &lent_end : end))
                 return -1;
             if (lent && is_lent(mutex) && is_past(&lent_end))
-                mutex->depth = 0; /* it is nobody's, for the lender knows that it may lose it */
+                mutex->depth = 0; /* it is free now: the lender knows that it may lose it */
             in_vain = mutex->depth;
             if (in_vain && end && is_past(end)) {
-                mutex->overdue = false; /* who is the next that comes has slept, or is new */
+                mutex->overdue = false; /* the next that comes has slept, or is new */
                 return 0;
             }
             mutex->overdue = in_vain;
@@ -190,7 +190,7 @@ static PyObject *mutex_acquire_within(PyObject *self, PyObject *seconds)
     return taken < 0 ? NULL : PyBool_FromLong(taken);
 }
 
-/* Who counted no time yet begins to. */
+/* The woken waiter begins to count the time. */
 static PyObject *mutex_lend(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     struct gil_mutex *mutex = (struct gil_mutex *)self;
@@ -228,7 +228,7 @@ static PyObject *mutex_locked(PyObject *self, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(((struct gil_mutex *)self)->depth);
 }
 
-/* Of a mutex that is not held by this thread, in the child of a fork: by nobody who is there. */
+/* In the child of a fork, for a mutex whose holder was a thread of the parent. */
 static PyObject *mutex_forget_holder(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     ((struct gil_mutex *)self)->depth = 0;

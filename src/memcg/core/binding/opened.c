@@ -6,7 +6,7 @@
  * it was entered elsewhere, and the program is wrong.  This tells which.
  *
  * Racy on purpose: where no memory is left an entry is not noted; and a context that ended inside
- * the group stays noted until nobody is inside, so another at its address may be taken for it.  Both
+ * the group stays noted until no context is inside, so another at its address may be taken for it.  Both
  * change only whether a wrong program gets an exception.
  */
 #include "opened.h"
@@ -25,7 +25,7 @@ static struct opened *find(struct opened *places, unsigned int size, const PyObj
     return &places[i & (size - 1)];
 }
 
-/* Forgets places that are used by nobody. */
+/* Forgets places that are not in use. */
 static bool grow(struct opened_table *table)
 {
     unsigned int size = MIN_SIZE, nr_used = 0;

@@ -1,5 +1,5 @@
 /*
- * referrers.c - who refers to an object: a module's global, a frame's local, an attribute.
+ * referrers.c - what refers to an object: a module's global, a frame's local, an attribute.
  *
  * Goes from the objects asked about to their referrers, to the referrers of those, and so on: each
  * step is one pass over all containers, as gc.get_referrers makes.  It ends where a person knows the

@@ -1,5 +1,5 @@
 /*
- * referrers.h - who refers to an object.  GIL held throughout.
+ * referrers.h - the objects that refer to an object.  GIL held throughout.
  */
 #ifndef MEMCG_REFERRERS_H
 #define MEMCG_REFERRERS_H
@@ -7,7 +7,7 @@
 #include "map.h"
 
 /*
- * Who refers to each of nr targets, among the containers of two lists and the running frames.
+ * The objects that refer to each of nr targets, among the containers of two lists and the running frames.
  * paths: for each a new list of (referrer, how, name), from the target to what people know by name:
  *   (module's name, "global", name)
  *   (code, "local", name)         a frame's or a generator's

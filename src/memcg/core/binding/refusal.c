@@ -12,8 +12,8 @@
  * A fragile library makes a request if a function of it stands on the C stack above the innermost
  * Python frame: the stack is unwound only at the limit, and only if such a library is loaded.
  *
- * And some code answers with another exception, or with none (a parser: "bad JSON").  Whoever is
- * refused so has to learn it too: the last refusal of a context is kept with its line, until a
+ * And some code answers with another exception, or with none (a parser: "bad JSON").  The program
+ * has to learn of such a refusal too: the last refusal of a context is kept with its line, until a
  * MemoryError that a Python frame has seen dies, or the group is left.
  *
  * Locks: none.  Runs in hooks, with and without the GIL; takes no memory from Python or libc.
@@ -161,7 +161,7 @@ static _Unwind_Reason_Code look_at_frame(struct _Unwind_Context *frame, void *ar
 
 static bool is_fragile(void)
 {
-    /* Its own, whether it holds the GIL or not: the frame that it runs is nobody else's to change. */
+    /* Its own, whether it holds the GIL or not: no other thread changes the frame that it runs. */
     PyThreadState *tstate = PyGILState_GetThisThreadState();
     struct search search = { .end = tstate ? py_c_stack(tstate) : UINTPTR_MAX,
                              .left = NR_C_FRAMES };
@@ -285,12 +285,12 @@ enum refusal_doubt refusal_take(struct mem_cgroup *memcg, struct memcg_failure *
 
 static enum memcg_requester requester(void)
 {
-    enum memcg_requester who = fragile_loaded() && is_fragile() ? MEMCG_REQUESTER_FRAGILE
-                               : refusal_is_unheard()           ? MEMCG_REQUESTER_UNHEARD
-                                                                : MEMCG_REQUESTER_ANY;
+    enum memcg_requester found = fragile_loaded() && is_fragile() ? MEMCG_REQUESTER_FRAGILE
+                                 : refusal_is_unheard()           ? MEMCG_REQUESTER_UNHEARD
+                                                                  : MEMCG_REQUESTER_ANY;
 
-    last.is_next = who == MEMCG_REQUESTER_ANY;
-    return who;
+    last.is_next = found == MEMCG_REQUESTER_ANY;
+    return found;
 }
 
 int refusal_init(PyObject *modules)

@@ -8,8 +8,8 @@
  * A check: the main thread and, since 3.12, the others by a pending call (delivery.c).  In 3.11 no other
  * thread makes pending calls; there a trace function comes once, at the thread's next line.
  *
- * Kernel: mem_cgroup_handle_over_high(), mem_cgroup_get_oom_group().  Where we differ: who sleeps is
- * past max and overdraft, not past high.
+ * Kernel: mem_cgroup_handle_over_high(), mem_cgroup_get_oom_group().  Where we differ: the thread that
+ * sleeps is past max and overdraft, not past high.
  * Locks: none; all of it is the thread's own.
  */
 #include "throttle.h"
@@ -100,10 +100,10 @@ static int put_line(char *text, size_t n, struct mem_cgroup *memcg)
 static void put(const char *text, int n)
 {
     if (write(STDERR_FILENO, text, (size_t)n) < 0)
-        return; /* nobody reads it; the status tells */
+        return; /* no reader is left; the exit status tells */
 }
 
-/* In a hook: nothing of Python's may run, and nobody who allocates would come further. */
+/* In a hook: no code of Python's may run, and a thread that allocates would come no further. */
 static void end_process(struct mem_cgroup *memcg, struct mem_cgroup *limited, unsigned refusals)
 {
     const char *path = mem_cgroup_path(memcg), *whose = mem_cgroup_path(limited);

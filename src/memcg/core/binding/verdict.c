@@ -115,7 +115,7 @@ enum verdict verdict_of(const struct alarm *alarm, PyThreadState *tstate, bool s
 
 /* ---- has it to be raised? ---------------------------------------------------------- */
 
-/* Whether a refusal became a MemoryError that somebody keeps. As collection_run(). */
+/* Whether a refusal became a MemoryError that is still kept. Runs Python code, as collection_run() does. */
 static bool was_heard(const struct code_line *line)
 {
     PyObject *type, *value, *traceback, *found;

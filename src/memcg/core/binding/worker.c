@@ -1,5 +1,5 @@
 /*
- * worker.c - a thread that comes when the data plane has events, and goes.
+ * worker.c - a thread that comes for a kind of work, and goes: events of the data plane, alarms.
  *
  * A hook may hold no GIL and must not wait, so it starts a native thread, which takes the
  * GIL and calls the control plane.  A standing thread would make os.fork warn.
@@ -17,11 +17,11 @@
 #include "hooks.h"
 
 static PyObject *work, *thread_main;
-static PyMemAllocatorEx first_raw; /* the RAW allocator before anybody traced; or zero */
+static PyMemAllocatorEx first_raw; /* the RAW allocator before tracemalloc began; or zero */
 static int starting[NR_WORKERS]; /* atomic: a thread is on its way and has not begun */
 static int nr_workers[NR_WORKERS]; /* atomic: started and not yet gone */
 static int ending; /* atomic: the interpreter is, which waits for no alarm */
-static int nr_holds;   /* atomic: who lets no worker start: forks, and the end of the interpreter */
+static int nr_holds; /* atomic: forks, and the end of the interpreter, that let no worker start */
 static int missed[NR_WORKERS]; /* atomic: it was to start while held */
 static __thread int my_holds;
 static __thread int is_worker; /* it does not wait for itself */
@@ -130,7 +130,7 @@ static bool raw_is_covered(void)
     return !hooks_is_raw(now.malloc) && (hooks_installed() || now.malloc != first_raw.malloc);
 }
 
-/* Not counted until it is started: who waits for workers may be the main thread. */
+/* Not counted until it is started: the thread that waits for workers may be the main thread. */
 static void ask_main_thread(enum worker_kind kind)
 {
     if (Py_AddPendingCall(start_python_thread, (void *)(intptr_t)kind))
@@ -315,7 +315,7 @@ void worker_release(void)
         return;
     if (!any_missed())
         return;
-    forker = _PyOS_IsMainThread() ? forker_new() : NULL;
+    forker = py_is_main_thread() ? forker_new() : NULL;
     if (!forker || Py_AddPendingCall(start_missed_past_fork, forker)) {
         if (forker)
             Py_XDECREF(forker->frame);
