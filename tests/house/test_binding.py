@@ -12,7 +12,7 @@ import memcg
 BINDING = next(Path(memcg.__file__).parent.rglob("compat.h")).parent
 FLOORS = [  # bottom to top; a file includes headers of the floors below its own, and its own header
     {"compat"},
-    {"collection", "current", "frame", "map", "mutex", "opened"},
+    {"blocks", "collection", "current", "frame", "map", "mutex", "opened", "sealed"},
     {"handler", "hooks", "refusal"},
     {"alarm", "numpy", "worker"},
     {"referrers", "throttle", "verdict"},

@@ -18,7 +18,6 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT, PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8
 from libc.stdint cimport SIZE_MAX, UINT64_MAX, int64_t, uintptr_t
 from libc.stdlib cimport free as libc_free
-from libc.stdlib cimport malloc as libc_malloc
 from binding cimport *
 from binding cimport entry as c_entry
 from memcg cimport *
@@ -30,22 +29,6 @@ name = "native"
 GROUP_BYTES = MEMCG_GROUP_BYTES  # what a group costs its parent
 LOCKS = ()  # for fork; ours have handlers of their own (pthread_atfork)
 Mutex = mutex_type()
-
-
-
-cdef extern from *:
-    """
-    static PyObject *refuse_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-        return PyErr_Format(PyExc_TypeError, "%s: objects of this class are made by memcg alone; they "
-                            "cannot be made by a call, a copy or __new__()", type->tp_name);
-    }
-    /* This file makes them by a call of a C function, not by way of the type. */
-    static void made_here_only(PyTypeObject *type) {
-        type->tp_new = refuse_new;
-        type->tp_vectorcall = NULL;
-    }
-    """
-    void made_here_only(PyTypeObject *type)
 
 
 # -- injected faults
@@ -660,7 +643,7 @@ cdef void free_and_end(PyObject *buffer) noexcept:
 
 
 (<PyTypeObject *>Buffer).tp_dealloc = free_and_end
-made_here_only(<PyTypeObject *>Buffer)
+sealed_type(<PyTypeObject *>Buffer)
 
 
 @cython.no_gc
@@ -680,7 +663,7 @@ cdef class Constructed:
         self.buffer.exports -= 1
 
 
-made_here_only(<PyTypeObject *>Constructed)
+sealed_type(<PyTypeObject *>Constructed)
 
 
 cdef construct(Buffer buffer, char *p):
@@ -791,7 +774,7 @@ cdef class Entry:
             before = None
 
 
-made_here_only(<PyTypeObject *>Entry)
+sealed_type(<PyTypeObject *>Entry)
 cdef object entry_var = current_init(
     PyContextVar_New("memcg_current", <PyObject *>None), <PyTypeObject *>Entry
 )
@@ -1117,6 +1100,12 @@ cdef class Shield:
 # -- events
 
 
+cdef dict EVENT_KINDS = {
+    MEMCG_EVENT_CREATE: "create", MEMCG_EVENT_EMPTY: "empty", MEMCG_EVENT_HIGH: "high",
+    MEMCG_EVENT_RELEASE: "release",
+}
+
+
 def next_event():
     """Take the oldest event, or None."""
     cdef memcg_event event
@@ -1126,12 +1115,8 @@ def next_event():
         return None
     memcg = None if event.memcg is NULL else <Memcg>mem_cgroup_owner(event.memcg)
     cache = None if event.cache is NULL else <Cache>kmem_cache_owner(event.cache)
-    if event.kind == MEMCG_EVENT_EMPTY:
-        result.kind = "empty"
-    elif event.kind == MEMCG_EVENT_HIGH:
-        result.kind = "high"
-    elif event.kind == MEMCG_EVENT_RELEASE:
-        result.kind = "release"
+    result.kind = EVENT_KINDS[event.kind]
+    if event.kind == MEMCG_EVENT_RELEASE:
         Py_DECREF(memcg)  # it kept itself alive since it was activated
     result.memcg = memcg
     result.cache = cache
@@ -1225,50 +1210,23 @@ def fit(size_t space):
 
 # -- what holds memory
 
-cdef struct block:
-    void *start
-    size_t size
-    kmem_cache *cache
-
-cdef struct block_list:
-    block *blocks
-    size_t n, room
-
-
-cdef int note_block(void *arg, void *start, size_t size, kmem_cache *cache) noexcept nogil:
-    cdef block_list *found = <block_list *>arg
-    if found.n < found.room:
-        found.blocks[found.n] = block(start, size, cache)
-    found.n += 1
-    return 0
-
-
 def live_blocks(Memcg memcg not None):
     """List (address, size in bytes, cache or None) of what is charged to the group itself.
 
     Of a group that is offline: what was charged to it. Threads stand still meanwhile.
     """
-    cdef block_list found = block_list(NULL, 0, 0)
+    cdef size_t n = 0
+    cdef live_block *found = blocks_live(memcg.get(), &n)
+    if found is NULL:
+        raise MemoryError(f"no memory to list {n} blocks")
     try:
-        while True:
-            found.n = 0
-            mem_cgroup_for_each_block(memcg.get(), note_block, &found)
-            if found.n <= found.room:
-                break
-            libc_free(found.blocks)
-            found.room = found.n + found.n // 4
-            found.blocks = <block *>libc_malloc(found.room * sizeof(block))
-            if found.blocks is NULL:
-                found.room = 0
-                raise MemoryError(f"no memory to list {found.n} blocks")
         return [
-            (<uintptr_t>found.blocks[i].start, found.blocks[i].size,
-             None if found.blocks[i].cache is NULL
-             else <Cache>kmem_cache_owner(found.blocks[i].cache))
-            for i in range(found.n)
+            (<uintptr_t>found[i].start, found[i].size,
+             None if found[i].cache is NULL else <Cache>kmem_cache_owner(found[i].cache))
+            for i in range(n)
         ]
     finally:
-        libc_free(found.blocks)
+        libc_free(found)
 
 
 def scan(Memcg memcg not None, list types not None):
@@ -1283,21 +1241,11 @@ def scan(Memcg memcg not None, list types not None):
 
 # -- hooks
 
-# Libraries that hold locks of their own, drive other people's tasks or hold the state of their
-# connections, and code that must end. A named tuple's constructor is a module of its own.
-GUARDED_MODULES = frozenset((
-    "_frozen_importlib", "_frozen_importlib_external", "_weakrefset", "anyio", "asyncio", "atexit",
-    "concurrent", "contextlib", "gevent", "h11", "importlib", "logging", "memcg",
-    "multiprocessing", "namedtuple_SelectorKey", "queue", "sched", "selectors", "socket", "ssl",
-    "subprocess", "tempfile", "threading", "trio", "uvicorn", "uvloop", "weakref",
-))
-GUARDED_FUNCTIONS = frozenset(("__aexit__", "__del__", "__enter__", "__aenter__", "__exit__"))
-
 
 def install():
     """Put the hooks in; a second call does nothing. Context: the main thread, where alarms are quickest."""
-    refusal_init(GUARDED_MODULES)
-    verdict_init(find_memory_error, GUARDED_FUNCTIONS)
+    refusal_init()
+    verdict_init(find_memory_error)
     collection_init(collect_garbage)
     delivery_init(MemcgOOM)
     hooks_install()

@@ -29,7 +29,7 @@ static pthread_mutex_t alarm_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t nr_posts, nr_deliveries; /* alarm_lock */
 int alarm_nr, alarm_nr_parked; /* written under alarm_lock, read racily */
 static uint64_t nr_changes;      /* atomic: of any entry; written under alarm_lock */
-static int stopped;              /* atomic */
+int alarm_stopped;
 
 static void set_state(struct alarm *alarm, enum alarm_state state)
 {
@@ -323,9 +323,7 @@ void alarm_forget(struct mem_cgroup *memcg)
     pthread_mutex_unlock(&alarm_lock);
 }
 
-void alarm_stop(void) { __atomic_store_n(&stopped, 1, __ATOMIC_RELAXED); }
-
-bool alarm_is_stopped(void) { return __atomic_load_n(&stopped, __ATOMIC_RELAXED); }
+void alarm_stop(void) { __atomic_store_n(&alarm_stopped, 1, __ATOMIC_RELAXED); }
 
 void alarm_after_fork(void)
 {

@@ -64,7 +64,8 @@ void alarm_hand_on(const struct alarm *taken, PyObject *context, struct mem_cgro
 bool alarm_last(struct memcg_failure *failure); /* the last that was delivered to this thread */
 void alarm_forget(struct mem_cgroup *memcg);    /* before it is freed */
 void alarm_stop(void); /* before the interpreter ends: none is posted or delivered from now on */
-bool alarm_is_stopped(void);
+extern int alarm_stopped MEMCG_HIDDEN; /* atomic */
+static inline bool alarm_is_stopped(void) { return __atomic_load_n(&alarm_stopped, __ATOMIC_RELAXED); }
 void alarm_after_fork(void);
 
 #endif

@@ -48,11 +48,21 @@ cdef extern from "opened.h":
     void opened_clear(opened_table *table)
 
 cdef extern from "refusal.h":
-    int refusal_init(object modules) except -1
+    void refusal_init()
     enum refusal_doubt:
         REFUSAL_HEARD
         REFUSAL_SILENT
     refusal_doubt refusal_take(mem_cgroup *memcg, memcg_failure *failure, code_line *line)
+
+cdef extern from "sealed.h":
+    void sealed_type(PyTypeObject *type)
+
+cdef extern from "blocks.h":
+    struct live_block:
+        void *start
+        size_t size
+        kmem_cache *cache
+    live_block *blocks_live(mem_cgroup *memcg, size_t *n)
 
 cdef extern from "collection.h":
     void collection_init(object collect)
@@ -60,7 +70,7 @@ cdef extern from "collection.h":
     void collection_ended(mem_cgroup *limited, int64_t freed, int64_t ns)
 
 cdef extern from "verdict.h":
-    void verdict_init(object find, object functions)
+    void verdict_init(object find)
 
 cdef extern from "alarm.h":
     void alarm_stop()

@@ -19,6 +19,7 @@
 #include "holders.h"
 
 #include "arena.h"
+#include "blocks.h"
 #include "frame.h"
 #include "map.h"
 #include "numpy.h"
@@ -61,7 +62,7 @@ struct big {
 
 struct scan {
     struct block *blocks;
-    size_t nr, room;
+    size_t nr;
     uintptr_t *starts; /* of the blocks, which are in order of them */
     uint32_t *first;   /* of each page, the first block that begins in it or after it */
     uintptr_t low, high;
@@ -104,42 +105,30 @@ static void guess(const struct scan *s, struct block *block, const uintptr_t *he
     }
 }
 
-static int note_block(void *arg, void *start, size_t size, struct kmem_cache *cache)
+static void note_block(void *item, void *start, size_t size, struct kmem_cache *cache, void *arg)
 {
     struct scan *s = arg;
-    struct block *block = &s->blocks[s->nr];
+    struct block *block = item;
     const uintptr_t *head = (const uintptr_t *)((char *)start + s->header);
     size_t n = (size - (size_t)s->header) / sizeof(*head), links = 0;
 
-    if (s->nr++ >= s->room)
-        return 0;
     *block = (struct block){ .start = (uintptr_t)start, .size = size };
     if (cache && cache->user) {
         block->flags = BUFFER;
         block->kind = cache->cache_owner;
-        return 0;
+        return;
     }
     n = n < HEAD ? n : HEAD;
     guess(s, block, head, n);
     for (size_t i = block->flags ? 2 : 0; i < n && links < LINKS; i++)
         if (arena_contains((void *)head[i]))
             block->links[links++] = head[i];
-    return 0;
 }
 
 static bool list_blocks(struct scan *s, struct mem_cgroup *memcg)
 {
-    for (;;) {
-        s->nr = 0;
-        mem_cgroup_for_each_block(memcg, note_block, s);
-        if (s->nr <= s->room)
-            return true;
-        free(s->blocks);
-        s->room = s->nr + s->nr / 4;
-        s->blocks = malloc(s->room * sizeof(*s->blocks));
-        if (!s->blocks || s->room > UINT32_MAX)
-            return false;
-    }
+    s->blocks = blocks_list(memcg, sizeof(*s->blocks), note_block, s, &s->nr);
+    return s->blocks && s->nr <= UINT32_MAX;
 }
 
 /* A count for each page, then a place for each block: those of one page are in order. */

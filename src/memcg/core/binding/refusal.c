@@ -173,23 +173,31 @@ static bool is_fragile(void)
 /* ---- guarded modules ---------------------------------------------------------- */
 
 #define NR_KEYS 16 /* CPython puts __name__ first in a module's dict */
-static PyObject *guarded_modules; /* a tuple of ASCII names */
 
-static bool begins_with(const char *name, Py_ssize_t n, PyObject *top)
+/* They hold locks of their own, drive other people's tasks or hold the state of their connections, or must
+ * end.  A named tuple's constructor is a module of its own. */
+static const char *const guarded_modules[] = {
+    "_frozen_importlib", "_frozen_importlib_external", "_weakrefset", "anyio", "asyncio", "atexit",
+    "concurrent", "contextlib", "gevent", "h11", "importlib", "logging", "memcg",
+    "multiprocessing", "namedtuple_SelectorKey", "queue", "sched", "selectors", "socket", "ssl",
+    "subprocess", "tempfile", "threading", "trio", "uvicorn", "uvloop", "weakref",
+};
+
+/* name, of n characters, is the module top or lies in it. */
+static bool begins_with(const char *name, Py_ssize_t n, const char *top)
 {
-    Py_ssize_t length = PyUnicode_GET_LENGTH(top);
-
-    return n >= length && !memcmp(name, PyUnicode_1BYTE_DATA(top), (size_t)length) &&
-           (n == length || name[length] == '.');
+    for (; n && *top && *name == *top; name++, top++)
+        n--;
+    return !*top && (!n || *name == '.');
 }
 
 static bool is_guarded_name(PyObject *name)
 {
     if (!PyUnicode_Check(name) || !PyUnicode_IS_ASCII(name))
         return false;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(guarded_modules); i++)
+    for (size_t i = 0; i < sizeof(guarded_modules) / sizeof(*guarded_modules); i++)
         if (begins_with((const char *)PyUnicode_1BYTE_DATA(name), PyUnicode_GET_LENGTH(name),
-                        PyTuple_GET_ITEM(guarded_modules, i)))
+                        guarded_modules[i]))
             return true;
     return false;
 }
@@ -293,16 +301,12 @@ static enum memcg_requester requester(void)
     return found;
 }
 
-int refusal_init(PyObject *modules)
+void refusal_init(void)
 {
     PyTypeObject *memory_error = (PyTypeObject *)PyExc_MemoryError;
 
-    guarded_modules = PySequence_Tuple(modules);
-    if (!guarded_modules)
-        return -1;
     if (memory_error->tp_dealloc != count_death)
         end_of_memory_error = memory_error->tp_dealloc;
     memory_error->tp_dealloc = count_death;
     memcg_set_requester(requester);
-    return 0;
 }

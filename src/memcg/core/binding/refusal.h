@@ -7,9 +7,8 @@
 #include "frame.h"
 #include "memcg.h"
 
-/* modules: the names of those that are guarded. 0, or -1 with an exception. */
-int refusal_init(PyObject *modules);
-/* Whether code of one of them runs whose frame has these globals. GIL held; runs no Python code
+void refusal_init(void); /* once, or again; GIL held */
+/* Whether code of a guarded module runs whose frame has these globals. GIL held; runs no Python code
  * and allocates nothing. */
 bool refusal_is_guarded(PyObject *globals);
 bool refusal_is_unheard(void); /* in a hook: a guarded module's code asks */

@@ -27,15 +27,26 @@
 #define SWITCHES 16 /* a greenlet may be back before it allocates: its only check may be there */
 #define NEAR_FRAMES 16
 
-static PyObject *guarded_functions, *find_error;
+static PyObject *find_error;
 static PyObject *unraisable_code; /* of sys.unraisablehook; for comparison only */
 
 /* ---- may it be raised? Allocates, but never collects ----------------------------- */
 
+/* Code that must end. */
+static bool is_guarded_name(PyObject *name)
+{
+    static const char *const guarded[] = { "__aexit__", "__del__", "__enter__", "__aenter__", "__exit__" };
+
+    for (size_t i = 0; i < sizeof(guarded) / sizeof(*guarded); i++)
+        if (PyUnicode_CompareWithASCIIString(name, guarded[i]) == 0)
+            return true;
+    return false;
+}
+
 static bool is_guarded(PyFrameObject *frame, bool innermost)
 {
     PyCodeObject *code = PyFrame_GetCode(frame);
-    bool guarded = PySet_Contains(guarded_functions, code->co_name) == 1 ||
+    bool guarded = is_guarded_name(code->co_name) ||
                    (PyObject *)code == unraisable_code;
 
     if (innermost && !guarded) {
@@ -152,10 +163,8 @@ enum verdict verdict_of_reclaim(const struct alarm *alarm)
 
 void verdict_set_unraisable(PyObject *code) { unraisable_code = code; }
 
-void verdict_init(PyObject *find, PyObject *functions)
+void verdict_init(PyObject *find)
 {
     Py_INCREF(find);
     find_error = find;
-    Py_INCREF(functions);
-    guarded_functions = functions;
 }

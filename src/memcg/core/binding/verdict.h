@@ -6,9 +6,8 @@
 
 #include "alarm.h"
 
-/* find(code's address, lasti): whether a MemoryError is alive that was raised there; functions: a
- * frozenset of names whose frames are left alone, as those of guarded modules are. */
-void verdict_init(PyObject *find, PyObject *functions);
+/* find(code's address, lasti): whether a MemoryError is alive that was raised there. */
+void verdict_init(PyObject *find);
 /* Frames of this code are left alone too; for comparison only, NULL: of none. */
 void verdict_set_unraisable(PyObject *code);
 /* self: the thread itself asks, at a check.  Allocates, but runs no Python code. */

@@ -1,0 +1,13 @@
+/*
+ * sealed.h - classes whose objects memcg alone makes.
+ */
+#ifndef MEMCG_SEALED_H
+#define MEMCG_SEALED_H
+
+#include "compat.h"
+
+/* From now on a call of the class, its __new__() and a copy raise TypeError.  The binding makes the objects
+ * by a call of a C function, not by way of the type. */
+void sealed_type(PyTypeObject *type);
+
+#endif
