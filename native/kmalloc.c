@@ -202,7 +202,7 @@ void *memcg_realloc(void *p, size_t size)
         error = run_resize(slab_to_run(slab), size);
         if (error != -ENOSPC)
             return error ? NULL : p;
-    } else if (size <= old && size > old / 2) {
+    } else if (resize_stays(old, size)) {
         return p;
     }
 move:

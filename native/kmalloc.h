@@ -8,6 +8,7 @@
 #define MEMCG_KMALLOC_H
 
 #include "arena.h"
+#include "debug.h"
 #include "shared.h"
 #include "sheaf.h"
 
@@ -64,6 +65,25 @@ static inline void memcg_free_fast(void *p)
         memcg_free_inside(p);
     else
         memcg_free(p);
+}
+
+/* A block that is resized stays where it serves the new size, unless less than half of it would be used. */
+static inline bool resize_stays(size_t old, size_t size) { return size <= old && size > old / 2; }
+
+/* How a block of a size class is resized to another: it stays, or it moves by an allocation, a copy and a
+ * free.  All else is memcg_realloc()'s: page runs, checked objects, addresses that are no object's. */
+enum resize { RESIZE_ELSE, RESIZE_STAYS, RESIZE_MOVES };
+
+/* arena_contains(p).  *old: the bytes that the block has now, unless RESIZE_ELSE. */
+static inline enum resize memcg_resize(const void *p, size_t size, size_t *old)
+{
+    struct slab *slab = page_to_slab(arena_page(p));
+
+    if (unlikely(slab_debug || size - 1 >= KMALLOC_MAX_CACHE_SIZE || !slab ||
+                 !slab_is_object(slab, p)))
+        return RESIZE_ELSE;
+    *old = slab->size;
+    return resize_stays(slab->size, size) ? RESIZE_STAYS : RESIZE_MOVES;
 }
 
 #endif

@@ -77,24 +77,24 @@ static __attribute__((noinline)) void *realloc_slow(void *ctx, void *p, size_t s
     return arena_contains(p) ? memcg_realloc(p, size) : foreign_realloc(ctx, p, size);
 }
 
-/* A block of a size class stays, or moves by the two above; all else is memcg_realloc()'s. */
+/* A block that moves does so by the two above. */
 static void *hook_realloc(void *ctx, void *p, size_t size)
 {
-    struct slab *slab;
+    enum resize resize;
+    size_t old = 0;
     void *q;
 
     if (unlikely(!arena_contains(p)))
         return p ? realloc_slow(ctx, p, size) : hook_malloc(ctx, size);
-    slab = page_to_slab(arena_page(p));
-    if (unlikely(slab_debug || size - 1 >= KMALLOC_MAX_CACHE_SIZE || !slab ||
-                 !slab_is_object(slab, p)))
+    resize = memcg_resize(p, size, &old);
+    if (unlikely(resize == RESIZE_ELSE))
         return realloc_slow(ctx, p, size);
-    if (size <= slab->size && size > slab->size / 2)
+    if (resize == RESIZE_STAYS)
         return p;
     q = hook_malloc(ctx, size);
     if (unlikely(!q))
-        return size <= slab->size ? p : NULL;
-    memcpy(q, p, size < slab->size ? size : slab->size);
+        return size <= old ? p : NULL;
+    memcpy(q, p, size < old ? size : old);
     hook_free(ctx, p);
     return q;
 }
