@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What does accounting and limiting cost, in the same allocator?
 
 "Unaccounted" is the same library with the root, which has no limit, as the current group. A "small

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What does it cost to close a group with a million `KmemCache` objects that nobody freed?
 
 The cost is compared with freeing them one by one. The second table has ten times fewer and ten

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What does the one mutex of the control plane cost when many threads make groups and caches?
 
 The first part is the throughput of T threads that make, use and close groups, against one thread.
@@ -99,5 +100,3 @@ def run(quick: bool) -> list[harness.Row]:
                                note=f"{storms[-1]['made']} children in {storms[-1]['took']:.2f} s, "
                                     "none twice"))  # fmt: skip
     return rows
-
-

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What does entering and leaving a group cost beside setting and resetting a ContextVar?
 
 Ten pairs are written out in each turn of the loop, so that the loop itself does not count.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What does a group cost from its making to its end, and what does a dying one pin?
 
 Our group is created, limited, entered, used, left and closed. A kernel cgroup is only made,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Contenders take turns; what counts is the ratio within a round.
 
 A contender is a process that answers one line per request (`worker.py`, or a C program): the name
@@ -176,8 +177,16 @@ def rows(
             target = targets.get(name, targets.get("*"))
             if best_of and name != best:
                 target = None
-            result.append(row(work, answers, name, target, measure,
-                              note="the best of them" if best_of and name == best else ""))
+            result.append(
+                row(
+                    work,
+                    answers,
+                    name,
+                    target,
+                    measure,
+                    note="the best of them" if best_of and name == best else "",
+                )
+            )
     return result
 
 

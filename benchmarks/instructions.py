@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many instructions do the fast paths, an entry and a group's life take? A budget holds them.
 
 Callgrind counts them. A figure is the difference of two run lengths divided by the difference of

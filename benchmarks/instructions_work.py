@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One piece of Python work, so many times: ``instructions_work.py WORK WARM TURNS``.
 
 `instructions.py` counts the instructions of two lengths. Each work is done before it is counted

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What does a buffer from a `KmemCache` cost beside the other ways to get one in Python?
 
 A pair is allocate and free, of one buffer or of eight. "Written" also fills it, which is where

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Do many groups waste memory, or slow each other down?
 
 Waste is slab bytes / live bytes with 10,000 groups that each keep a few small objects, beside one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What does an allocation and its free cost in C, beside the best general allocators?
 
 All contenders run one C program. Ours is linked as a shared library, so that both are calls

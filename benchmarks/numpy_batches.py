@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What do arrays cost, charged to a group, beside stock NumPy and a better malloc preloaded?
 
 Page faults of a batch are counted with getrusage and given in the notes.

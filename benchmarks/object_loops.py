@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What do loops over small objects cost, charged to a group, beside stock and the profilers?
 
 "memray objects" traces Python's allocators, so it sees what memcg charges; plain memray sees only

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What does one mutex for all groups cost, against a mutex per group, when children are made?
 
 This is the patch's own question, on the native core without the GIL: threads make, publish, use and

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # Get the peers: a venv with those from PyPI, and Debian's allocators unpacked beside it (not
 # installed, so nobody has to be root).  What cannot be had is missing, and the tables say so.
 # usage: peers.sh DIRECTORY PYTHON [--quick]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws a question's ratios beside their targets: one SVG, for light and dark backgrounds."""
 
 from __future__ import annotations

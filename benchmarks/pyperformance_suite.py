@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What does the pyperformance suite cost, with everything charged to a group with a limit?
 
 The suite's own scripts run in all their variants, each with the packages that the suite asks for,

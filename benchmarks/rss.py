@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much more memory does a program take, charged to a group, than under stock CPython?
 
 Three programs, each in a fresh process: resident bytes at the end of the work, and the peak.

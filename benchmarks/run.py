@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``run.py [--quick] [--page] [names]``: ask the questions, write JSON; --page: write the page."""
 
 from __future__ import annotations

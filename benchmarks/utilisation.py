@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much of the slabs is objects, on a server-like mix of 1,000 groups?
 
 Each group is a tenant with a session: parsed JSON, rows, strings, and what requests leave. Half

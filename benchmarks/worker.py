@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Python contender: does the works of one benchmark when asked, in one of several worlds.
 
 usage: worker.py MODULE CONTENDER WORLD, where benchmarks/MODULE.py has ``works(contender)``: a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The life of one child cache, traced live from the running system."""
 
 from __future__ import annotations

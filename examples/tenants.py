@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One process, three tenants at work, and a hog that meets its limit again and again.
 
 The tenants parse and index the standard library (a thread), keep statistics of it as JSON (asyncio

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * arena.c - reserve and commit the range; memory for descriptors.
  *
@@ -60,7 +61,8 @@ static size_t limit_of(int resource)
  * that limit; the tables count whole, and a smaller range makes them smaller. */
 static size_t arena_within_limits(size_t bytes)
 {
-    size_t space = limit_of(RLIMIT_AS), data = limit_of(RLIMIT_DATA), step = COMMIT_STEP * PAGE_SIZE;
+    size_t space = limit_of(RLIMIT_AS), data = limit_of(RLIMIT_DATA),
+           step = COMMIT_STEP * PAGE_SIZE;
 
     if (bytes > data)
         bytes = data > step ? data / step * step : step;
@@ -119,8 +121,10 @@ void arena_fit(size_t space)
         return;
     store_release(&arena.bytes, bytes); /* first: what comes there is not ours */
     munmap(arena.base + bytes, before - bytes);
-    give_back_tail(arena.page_slab, bytes >> PAGE_SHIFT, before >> PAGE_SHIFT, sizeof(*arena.page_slab));
-    give_back_tail(arena.page_tag, bytes >> PAGE_SHIFT, before >> PAGE_SHIFT, sizeof(*arena.page_tag));
+    give_back_tail(arena.page_slab, bytes >> PAGE_SHIFT, before >> PAGE_SHIFT,
+                   sizeof(*arena.page_slab));
+    give_back_tail(arena.page_tag, bytes >> PAGE_SHIFT, before >> PAGE_SHIFT,
+                   sizeof(*arena.page_tag));
 }
 
 static int make_readable(size_t nr_pages)
@@ -167,9 +171,9 @@ struct free_block {
 
 static struct mutex lock = MUTEX_INITIALIZER;
 static struct free_block *free_blocks[METADATA_CLASSES]; /* lock */
-static char *chunk;                                            /* lock */
-static size_t chunk_left;                                      /* bytes; lock */
-static atomic_usize_t in_use; /* bytes */
+static char *chunk;                                      /* lock */
+static size_t chunk_left;                                /* bytes; lock */
+static atomic_usize_t in_use;                            /* bytes */
 
 /* Sizes are the powers of two and what lies half-way to the next. */
 static int metadata_class(size_t bytes, size_t *size)
@@ -242,7 +246,4 @@ void metadata_free(void *p, size_t bytes)
     mutex_unlock(&lock);
 }
 
-size_t metadata_bytes_in_use(void)
-{
-    return load_relaxed(&in_use);
-}
+size_t metadata_bytes_in_use(void) { return load_relaxed(&in_use); }

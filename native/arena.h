@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * arena.h - the address range all our pages come from, and what is known of each page.
  *
@@ -20,14 +21,14 @@ typedef ATOMIC(struct slab *) page_slab_t;
 
 struct arena {
     char *base;
-    atomic_usize_t bytes;      /* reserved; shrinks once at most (arena_fit) */
-    size_t nr_committed;      /* pages made readable, from the base up; pages_lock */
-    page_slab_t *page_slab;   /* page -> slab or page run; NULL: free */
-    uint32_t *page_tag;       /* page -> tag of its last owner; 0: reads as zero */
+    atomic_usize_t bytes;   /* reserved; shrinks once at most (arena_fit) */
+    size_t nr_committed;    /* pages made readable, from the base up; pages_lock */
+    page_slab_t *page_slab; /* page -> slab or page run; NULL: free */
+    uint32_t *page_tag;     /* page -> tag of its last owner; 0: reads as zero */
 };
 extern struct arena arena MEMCG_HIDDEN;
 
-int arena_init(size_t wish); /* 0: 64 GiB; halved until it fits; -ENOMEM */
+int arena_init(size_t wish);       /* 0: 64 GiB; halved until it fits; -ENOMEM */
 int arena_commit(size_t nr_pages); /* grow nr_committed to at least this; -ENOMEM */
 void arena_fit(size_t space); /* two thirds of so many bytes, or what is committed; never grows */
 
@@ -36,10 +37,7 @@ static inline size_t arena_bytes(void)
     return load_racy(&arena.bytes); /* it shrinks once, over pages that nobody has had */
 }
 
-static inline size_t arena_nr_pages(void)
-{
-    return arena_bytes() >> PAGE_SHIFT;
-}
+static inline size_t arena_nr_pages(void) { return arena_bytes() >> PAGE_SHIFT; }
 
 static inline bool arena_contains(const void *p)
 {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * atomic.h - what several threads may write and read at once: the memory order is in the name.
  *
@@ -21,7 +22,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ATOMIC(type) struct { type value; }
+#define ATOMIC(type) \
+    struct {         \
+        type value;  \
+    }
 
 typedef ATOMIC(uint8_t) atomic_u8_t;
 typedef ATOMIC(uint16_t) atomic_u16_t;
@@ -58,7 +62,7 @@ typedef ATOMIC(size_t) atomic_usize_t; /* C11 has taken atomic_size_t */
 #define sub_seq_cst(p, n) __atomic_sub_fetch(&(p)->value, n, __ATOMIC_SEQ_CST)
 #define fetch_or_acq_rel(p, n) __atomic_fetch_or(&(p)->value, n, __ATOMIC_ACQ_REL)
 
-#define cas_weak_order(p, expected, n, order)                                                       \
+#define cas_weak_order(p, expected, n, order) \
     __atomic_compare_exchange_n(&(p)->value, expected, n, 1, order, __ATOMIC_RELAXED)
 #define cas_weak_relaxed(p, expected, n) cas_weak_order(p, expected, n, __ATOMIC_RELAXED)
 #define cas_weak_acquire(p, expected, n) cas_weak_order(p, expected, n, __ATOMIC_ACQUIRE)

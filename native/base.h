@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * base.h - what every file of native/ starts from: hints, asserts, a mutex.
  *
@@ -19,19 +20,19 @@
 
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
-#define ALIGN_UP(n, align) (((n) + (align)-1) / (align) * (align))
+#define ALIGN_UP(n, align) (((n) + (align) - 1) / (align) * (align))
 /* On a declaration: no detour by the global offset table (-fvisibility is for definitions). */
 #define MEMCG_HIDDEN __attribute__((visibility("hidden")))
 /* Reads what another thread writes without an order, on purpose: it says why that will do. */
 #define racy __attribute__((noinline, no_sanitize("thread")))
 
 #ifdef MEMCG_DEBUG_VM
-#define MEMCG_ASSERT(condition)                                                        \
-    do {                                                                               \
-        if (!(condition)) {                                                            \
-            fprintf(stderr, "memcg: %s:%d: %s\n", __FILE__, __LINE__, #condition);     \
-            abort();                                                                   \
-        }                                                                              \
+#define MEMCG_ASSERT(condition)                                                    \
+    do {                                                                           \
+        if (!(condition)) {                                                        \
+            fprintf(stderr, "memcg: %s:%d: %s\n", __FILE__, __LINE__, #condition); \
+            abort();                                                               \
+        }                                                                          \
     } while (0)
 #else
 #define MEMCG_ASSERT(condition) ((void)0)

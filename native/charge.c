@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * charge.c - charging against limits: which request is refused, which goes into the reserve.
  *
@@ -16,7 +17,7 @@
 #include "event.h"
 #include "oom.h"
 
-#define CHARGE_LIMIT ((size_t)1 << 56) /* so that no sum of a few passes INT64_MAX */
+#define CHARGE_LIMIT ((size_t)1 << 56)  /* so that no sum of a few passes INT64_MAX */
 #define RECLAIM_ALWAYS MEMCG_SMALL_SIZE /* what may be refused is refused after a reclaim only */
 #define RECLAIM_SKIP 64
 
@@ -29,15 +30,9 @@ static ATOMIC(memcg_collector_fn) collector_fn;
 static ATOMIC(memcg_oom_group_fn) oom_group_fn;
 static ATOMIC(memcg_requester_fn) requester_fn;
 
-void memcg_set_alarm(memcg_alarm_fn alarm)
-{
-    store_release(&alarm_fn, alarm);
-}
+void memcg_set_alarm(memcg_alarm_fn alarm) { store_release(&alarm_fn, alarm); }
 
-void memcg_set_refusal(memcg_refusal_fn refusal)
-{
-    store_release(&refusal_fn, refusal);
-}
+void memcg_set_refusal(memcg_refusal_fn refusal) { store_release(&refusal_fn, refusal); }
 
 void memcg_set_collector(void (*called)(void), memcg_collector_fn can_run)
 {
@@ -45,20 +40,11 @@ void memcg_set_collector(void (*called)(void), memcg_collector_fn can_run)
     store_release(&collector_fn, can_run);
 }
 
-void memcg_set_oom_group_fn(memcg_oom_group_fn end)
-{
-    store_release(&oom_group_fn, end);
-}
+void memcg_set_oom_group_fn(memcg_oom_group_fn end) { store_release(&oom_group_fn, end); }
 
-void memcg_set_requester(memcg_requester_fn requester)
-{
-    store_release(&requester_fn, requester);
-}
+void memcg_set_requester(memcg_requester_fn requester) { store_release(&requester_fn, requester); }
 
-static int64_t usage_of(struct mem_cgroup *memcg)
-{
-    return page_counter_read(&memcg->counter);
-}
+static int64_t usage_of(struct mem_cgroup *memcg) { return page_counter_read(&memcg->counter); }
 
 /* Posts once when usage passes high; re-armed an eighth below it. */
 static void check_high(struct mem_cgroup *memcg)
@@ -69,8 +55,7 @@ static void check_high(struct mem_cgroup *memcg)
         int64_t high = load_relaxed(&memcg->high);
 
         if (high == PAGE_COUNTER_MAX || usage_of(memcg) <= high ||
-            load_relaxed(&memcg->high_crossed) ||
-            exchange_relaxed(&memcg->high_crossed, 1))
+            load_relaxed(&memcg->high_crossed) || exchange_relaxed(&memcg->high_crossed, 1))
             continue;
         mem_cgroup_count_event(memcg, MEMCG_EV_HIGH);
         if (!css_tryget(memcg))

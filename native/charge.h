@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * charge.h - charging against limits.  See charge.c.
  */
@@ -8,7 +9,7 @@
 
 #define MEMCG_BATCH ((int64_t)32768)      /* bytes of stock taken at once */
 #define MEMCG_REFUSE_SIZE ((size_t)65536) /* requests from here are refused past max */
-#define MEMCG_REARM ((int64_t)1 << 20)     /* below max: an alarm may be raised again */
+#define MEMCG_REARM ((int64_t)1 << 20)    /* below max: an alarm may be raised again */
 /* What a thread may have by force after a refusal at the ceiling, in bytes: for its handler. Half as
  * much after each further one, down to what raising and catching an exception takes. */
 #define MEMCG_GRANT ((int64_t)256 << 10)

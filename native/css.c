@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * css.c - a group: its references, its stub, its limits, what is counted for it.
  *
@@ -66,10 +67,7 @@ struct obj_cgroup *objcg_alloc(struct mem_cgroup *memcg)
     return objcg;
 }
 
-void objcg_get(struct obj_cgroup *objcg)
-{
-    add_relaxed(&objcg->refs, 1);
-}
+void objcg_get(struct obj_cgroup *objcg) { add_relaxed(&objcg->refs, 1); }
 
 void objcg_put(struct obj_cgroup *objcg)
 {
@@ -165,10 +163,7 @@ int64_t mem_cgroup_collect_after(const struct mem_cgroup *memcg)
     return load_relaxed(&memcg->collect_after);
 }
 
-int mem_cgroup_vain(const struct mem_cgroup *memcg)
-{
-    return load_relaxed(&memcg->vain);
-}
+int mem_cgroup_vain(const struct mem_cgroup *memcg) { return load_relaxed(&memcg->vain); }
 
 void mem_cgroup_set_collect_after(struct mem_cgroup *memcg, int64_t ns, int vain)
 {
@@ -181,7 +176,4 @@ int mem_cgroup_high_pending(const struct mem_cgroup *memcg)
     return load_acquire(&memcg->high_pending);
 }
 
-void mem_cgroup_high_done(struct mem_cgroup *memcg)
-{
-    store_release(&memcg->high_pending, 0);
-}
+void mem_cgroup_high_done(struct mem_cgroup *memcg) { store_release(&memcg->high_pending, 0); }

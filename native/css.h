@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * css.h - a group: its references, its stub, its limits, what is counted for it.
  */
@@ -11,7 +12,7 @@
 extern struct mem_cgroup root_mem_cgroup;
 extern struct mutex groups_lock; /* the tree, the lists of stubs, those of a group's heaps */
 
-struct obj_cgroup *objcg_alloc(struct mem_cgroup *memcg); /* section, or one thread */
+struct obj_cgroup *objcg_alloc(struct mem_cgroup *memcg);            /* section, or one thread */
 void objcg_link(struct obj_cgroup *objcg, struct mem_cgroup *memcg); /* groups_lock held */
 void objcg_get(struct obj_cgroup *objcg);
 void objcg_put(struct obj_cgroup *objcg);
@@ -19,7 +20,8 @@ bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg, const struct mem_c
 void mem_cgroup_link_heap(struct heap *heap);   /* it has got slots; section or walker_mutex */
 void mem_cgroup_unlink_heap(struct heap *heap); /* stolen */
 
-static inline void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind kind, int64_t bytes)
+static inline void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind kind,
+                                  int64_t bytes)
 {
     add_relaxed(&memcg->stat[kind], bytes);
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * debug.c - checked objects: slab_debug's red zones, poison and user tracking; hardened free lists.
  *
@@ -200,8 +201,7 @@ size_t debug_run_bytes(size_t bytes)
 
 static bool has_tail(const struct slab *slab)
 {
-    return (slab_debug & LAYOUT) &&
-           (slab->cache || slab->metadata_bytes > sizeof(struct page_run));
+    return (slab_debug & LAYOUT) && (slab->cache || slab->metadata_bytes > sizeof(struct page_run));
 }
 
 static struct slab_tail *tail_of(const struct slab *slab, const void *object)
@@ -230,8 +230,8 @@ static unsigned char *red_zone_end(const struct slab *slab, const void *object)
 static bool is_poisoned(const struct slab *slab)
 {
     return (slab_debug & SLAB_POISON) &&
-           !(slab->cache && (slab->cache->flags & KMEM_CACHE_ZERO ||
-                             slab->cache->object_size <= sizeof(void *)));
+           !(slab->cache &&
+             (slab->cache->flags & KMEM_CACHE_ZERO || slab->cache->object_size <= sizeof(void *)));
 }
 
 size_t debug_usable_size(const struct slab *slab, const void *object)
@@ -278,7 +278,10 @@ _Noreturn void slab_bug(const struct slab *slab, const void *object, const char 
         cache = kmalloc;
     }
     report("memcg: BUG %s (group %s): %s: object %p\n", cache,
-           group ? group : memcg == &root_mem_cgroup ? "/" : "not known", what, object);
+           group                       ? group
+           : memcg == &root_mem_cgroup ? "/"
+                                       : "not known",
+           what, object);
     if (tail) {
         report_track("allocated", &tail->alloc);
         report_track("freed", &tail->freed);
@@ -291,7 +294,8 @@ _Noreturn void slab_bug(const struct slab *slab, const void *object, const char 
 
 /* ---- objects ------------------------------------------------------------- */
 
-static const unsigned char *find_other(const unsigned char *from, const unsigned char *end, int byte)
+static const unsigned char *find_other(const unsigned char *from, const unsigned char *end,
+                                       int byte)
 {
     while (from < end && *from == byte)
         from++;
@@ -306,8 +310,8 @@ static void check_bytes(const struct slab *slab, const void *object, const char 
 
     if (!p)
         return;
-    snprintf(text, sizeof(text), "%s: 0x%02x instead of 0x%02x at byte %td of an object of %zu", what,
-             *p, byte, p - (const unsigned char *)object,
+    snprintf(text, sizeof(text), "%s: 0x%02x instead of 0x%02x at byte %td of an object of %zu",
+             what, *p, byte, p - (const unsigned char *)object,
              tail_of(slab, object)->bytes ? tail_of(slab, object)->bytes : object_size(slab));
     slab_bug(slab, object, text);
 }
@@ -331,8 +335,8 @@ static void check_object(const struct slab *slab, const void *object, bool live)
     if (!live && is_poisoned(slab)) {
         check_bytes(slab, object, "Poison overwritten", p + sizeof(void *),
                     p + object_size(slab) - 1, POISON_FREE);
-        check_bytes(slab, object, "Poison overwritten",
-                    p + object_size(slab) - 1, p + object_size(slab), POISON_END);
+        check_bytes(slab, object, "Poison overwritten", p + object_size(slab) - 1,
+                    p + object_size(slab), POISON_END);
     }
 }
 

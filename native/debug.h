@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * debug.h - checked objects, and free pointers.  See debug.c.
  */
@@ -21,7 +22,7 @@ size_t debug_size(size_t object_size, size_t align); /* between objects */
 size_t debug_run_metadata(void);                     /* bytes of a page run's descriptor */
 size_t debug_run_bytes(size_t bytes);                /* with the red zone */
 size_t debug_usable_size(const struct slab *slab, const void *object); /* 0: not kept */
-void *debug_carve(struct slab *slab, uint32_t left, uint32_t n); /* as slab_carve(), of `left` */
+void *debug_carve(struct slab *slab, uint32_t left, uint32_t n);    /* as slab_carve(), of `left` */
 void debug_check_free(const struct slab *slab, const void *object); /* before it is handed out */
 void debug_alloc(const struct slab *slab, void *object, size_t bytes, bool keep);
 void debug_free(const struct slab *slab, void *object);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * event.c - what the data plane has to tell the worker.
  *
@@ -11,14 +12,11 @@
 
 typedef void (*waker_fn)(void);
 static ATOMIC(struct event_node *) posted;
-static struct event_node *taken;  /* the consumer */
+static struct event_node *taken; /* the consumer */
 static ATOMIC(waker_fn) event_waker;
 static atomic_int_t not_woken;
 
-void memcg_set_waker(void (*waker)(void))
-{
-    store_release(&event_waker, waker);
-}
+void memcg_set_waker(void (*waker)(void)) { store_release(&event_waker, waker); }
 
 void memcg_not_woken(void) { store_relaxed(&not_woken, 1); }
 

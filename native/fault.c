@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * fault.c - requests that fail on purpose, so that what follows a failure is run.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * fault.h - may this request fail on purpose?  See fault.c.
  */
@@ -22,8 +23,7 @@ bool __should_fail_request(struct thread *self, struct kmem_cache *s, const stru
 static inline bool should_fail_request(struct thread *self, struct kmem_cache *s,
                                        const struct request *req)
 {
-    return unlikely(load_relaxed(&faults_armed)) &&
-           __should_fail_request(self, s, req);
+    return unlikely(load_relaxed(&faults_armed)) && __should_fail_request(self, s, req);
 }
 
 void fault_fork_child(void);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * free.c - an object's way home: to the sheaf, to its slab, to the slab's owner, or to the cache.
  *
@@ -48,8 +49,7 @@ int slab_free(struct thread *self, struct slab *slab, void *object)
         return -EALREADY;
     if (slab->shared && shared_free(self, slab, object))
         return 0;
-    if (slab->shared &&
-        fetch_or_acq_rel(&slab->owner_of[index], OWNER_GONE) & OWNER_GONE)
+    if (slab->shared && fetch_or_acq_rel(&slab->owner_of[index], OWNER_GONE) & OWNER_GONE)
         return -EALREADY;
     if (unlikely(slab_debug))
         debug_free(slab, object);

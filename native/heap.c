@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * heap.c - a thread's slabs and stock for one group.
  *
@@ -111,7 +112,8 @@ static void list_hand_over(struct hlist_head *list)
     struct hlist_node *next;
     struct slab *slab;
 
-    hlist_for_each_entry_safe(slab, next, list, slab_list) {
+    hlist_for_each_entry_safe(slab, next, list, slab_list)
+    {
         hlist_del(&slab->slab_list);
         slab_hand_over(slab);
     }
@@ -256,7 +258,8 @@ static bool list_is_valid(const struct heap *heap, const struct hlist_head *list
     const struct slab *slab;
 
     *nr = 0;
-    hlist_for_each_entry(slab, list, slab_list) {
+    hlist_for_each_entry(slab, list, slab_list)
+    {
         if (slab->slab_list.pprev != link || slab->heap != heap || slab->place != place ||
             load_plain(&slab->owner) != heap->thread || !slab_is_valid(slab))
             return false;

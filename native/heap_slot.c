@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * heap_slot.c - the slots of a heap: what it has of each cache.
  *
@@ -22,7 +23,8 @@ static bool make_kmalloc_slots(struct heap *heap)
         return false;
     for (int i = 0; i < NR_KMALLOC; i++) {
         slot[i].active = &slab_none;
-        slot[i].sheaf_room = slot[i].sheaf_limit = slot[i].sheaf_start = sheaf_start(kmalloc_size(i));
+        slot[i].sheaf_room = slot[i].sheaf_limit = slot[i].sheaf_start =
+            sheaf_start(kmalloc_size(i));
     }
     heap->kmalloc = slot;
     if (load_plain(&heap->thread->heap) == heap)
@@ -61,6 +63,7 @@ struct heap_slot *__heap_slot(struct heap *heap, int index, bool grow)
 
     if (user < 0)
         return heap->kmalloc != slots_none || (grow && make_kmalloc_slots(heap))
-                   ? &heap->kmalloc[index] : NULL;
+                   ? &heap->kmalloc[index]
+                   : NULL;
     return user < heap->nr_user || (grow && make_user_slots(heap, user)) ? &heap->user[user] : NULL;
 }

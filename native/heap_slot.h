@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * heap_slot.h - what a heap has of one cache: its slots, made when the first slab is.
  */
@@ -29,7 +30,8 @@ struct heap_slot *__heap_slot(struct heap *heap, int index, bool grow);
 static inline struct heap_slot *heap_slot(struct heap *heap, int index, bool grow)
 {
     return likely(index < NR_KMALLOC && heap->kmalloc != slots_none)
-               ? &heap->kmalloc[index] : __heap_slot(heap, index, grow);
+               ? &heap->kmalloc[index]
+               : __heap_slot(heap, index, grow);
 }
 
 #endif

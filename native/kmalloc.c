@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kmalloc.c - memory of any size: size classes below, page runs above 32 KiB.
  *
@@ -81,7 +82,7 @@ static void teach_libc(size_t bytes)
 {
     /* glibc's threshold at the start; 32 MiB is its last */
     static atomic_usize_t largest = { 128 << 10 };
-    void *volatile block;              /* or the compiler drops the pair */
+    void *volatile block; /* or the compiler drops the pair */
 
     if (likely(bytes <= load_relaxed(&largest) || bytes > 32 << 20))
         return;
@@ -206,9 +207,8 @@ void *memcg_realloc(void *p, size_t size)
         return p;
     }
 move:
-    q = size > KMALLOC_MAX_CACHE_SIZE && size > old
-            ? malloc_slow(size, false, true, CHARGE_SMALL)
-            : memcg_malloc_fast(size);
+    q = size > KMALLOC_MAX_CACHE_SIZE && size > old ? malloc_slow(size, false, true, CHARGE_SMALL)
+                                                    : memcg_malloc_fast(size);
     if (!q)
         return size <= old ? p : NULL;
     memcpy(q, p, size < old ? size : old);

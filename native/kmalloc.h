@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kmalloc.h - memory of any size: the fast path, allocate and free without a call.
  *

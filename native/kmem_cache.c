@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kmem_cache.c - caches: their life, their lookup by kmemcg_id, their figures.
  *
@@ -97,8 +98,9 @@ int kmem_cache_init(void)
 {
     for (int i = 0; i < NR_KMALLOC; i++) {
         size_t size = kmalloc_size(i);
-        size_t align = size % PAGE_SIZE == 0 ? PAGE_SIZE
-                       : size > COLOUR_MAX_SIZE && size % 64 == 0 ? 64 : 16;
+        size_t align = size % PAGE_SIZE == 0                      ? PAGE_SIZE
+                       : size > COLOUR_MAX_SIZE && size % 64 == 0 ? 64
+                                                                  : 16;
 
         kmalloc_caches[i] = cache_create(NULL, NULL, size, align, i);
         if (!kmalloc_caches[i])
@@ -158,10 +160,7 @@ struct kmem_cache *kmem_cache_create_child(struct mem_cgroup *memcg, struct kmem
     return s;
 }
 
-static bool is_dead(const struct kmem_cache *s)
-{
-    return load_acquire(&s->dead);
-}
+static bool is_dead(const struct kmem_cache *s) { return load_acquire(&s->dead); }
 
 /* A group with a child of its own uses it; else the root cache's shared slabs. */
 void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *req)
@@ -269,10 +268,10 @@ static void cache_hand_over(struct kmem_cache *s)
     struct heap *heap;
 
     assert_walker();
-    for_each_thread(t) {
+    for_each_thread(t)
+    {
         thread_collect(t);
-        hlist_for_each_entry(heap, &t->heaps, node)
-            heap_hand_over_cache(heap, s);
+        hlist_for_each_entry(heap, &t->heaps, node) heap_hand_over_cache(heap, s);
     }
 }
 
@@ -327,10 +326,7 @@ void kmem_cache_free_struct(struct kmem_cache *s)
     thread_leave(self);
 }
 
-long kmem_cache_nr_pages(const struct kmem_cache *s)
-{
-    return load_relaxed(&s->total_pages);
-}
+long kmem_cache_nr_pages(const struct kmem_cache *s) { return load_relaxed(&s->total_pages); }
 
 void kmem_cache_read_info(struct kmem_cache *s, struct kmem_cache_info *info)
 {
@@ -342,14 +338,16 @@ void kmem_cache_read_info(struct kmem_cache *s, struct kmem_cache_info *info)
     info->objperslab = s->objects;
     info->pagesperslab = s->nr_pages;
     thread_steal_all();
-    for_each_thread(t) {
+    for_each_thread(t)
+    {
         struct heap *heap = s->memcg ? heap_lookup(t, s->memcg) : t->root_heap;
 
         thread_collect(t);
         if (heap)
             heap_flush(heap, s);
     }
-    hlist_for_each_entry(slab, &s->slabs, cache_node) {
+    hlist_for_each_entry(slab, &s->slabs, cache_node)
+    {
         info->num_slabs++;
         info->active_slabs += slab->inuse > 0;
         info->active_objs += slab->inuse;
@@ -365,7 +363,8 @@ bool cache_is_valid(const struct kmem_cache *s)
     long nr_slabs = 0, nr_pages = 0, nr_partial = 0, nr_listed = 0;
 
     assert_walker();
-    hlist_for_each_entry(slab, &s->slabs, cache_node) {
+    hlist_for_each_entry(slab, &s->slabs, cache_node)
+    {
         nr_slabs++;
         nr_pages += slab->nr_pages;
         nr_partial += slab->place == SLAB_NO_OWNER_PARTIAL;
@@ -373,7 +372,8 @@ bool cache_is_valid(const struct kmem_cache *s)
             return false;
     }
     for (int shared = 0; shared < 2; shared++)
-        hlist_for_each_entry(slab, &s->partial[shared], slab_list) {
+        hlist_for_each_entry(slab, &s->partial[shared], slab_list)
+        {
             nr_listed++;
             if (slab->cache != s || slab->shared != shared || slab->place != SLAB_NO_OWNER_PARTIAL)
                 return false;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kmem_cache.h - caches, and the fast path of their objects.
  */
@@ -10,7 +11,7 @@
 extern struct hlist_head all_caches; /* caches_lock */
 extern struct mutex caches_lock;     /* all_caches, the indices, the number of a root's children */
 int kmem_cache_init(void);           /* the size classes' root caches */
-void kmem_cache_put(struct kmem_cache *s); /* section */
+void kmem_cache_put(struct kmem_cache *s);       /* section */
 bool cache_is_valid(const struct kmem_cache *s); /* all threads stolen */
 /* In a section.  An object for the current group: its child's, or of the shared slabs. */
 void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *req);
@@ -54,8 +55,7 @@ static inline int kmem_cache_free_fast(struct kmem_cache *s, void *object)
     if (likely(section_begin(self))) {
         struct slab *slab = virt_to_slab(object);
 
-        if (likely(slab && load_relaxed(&slab->owner) == self &&
-                   slab->live && !slab->shared &&
+        if (likely(slab && load_relaxed(&slab->owner) == self && slab->live && !slab->shared &&
                    slab->cache->root == s->root && slab_is_object(slab, object)) &&
             likely(exchange_acq_rel(&slab->live[slab_index(slab, object)], 0))) {
             if (likely(slab->inuse != slab->last)) {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * list.h - doubly linked lists of what embeds a node.
  *
@@ -21,31 +22,29 @@ struct hlist_head {
     struct hlist_node *first;
 };
 
-#define container_of(p, type, member) ((type *)((char *)(p)-offsetof(type, member)))
+#define container_of(p, type, member) ((type *)((char *)(p) - offsetof(type, member)))
 
 /* The entry of a node, or NULL of NULL. */
-#define hlist_entry_safe(p, type, member)                                              \
-    ({                                                                                 \
-        struct hlist_node *__node = (p);                                               \
-        __node ? container_of(__node, type, member) : NULL;                            \
+#define hlist_entry_safe(p, type, member)                   \
+    ({                                                      \
+        struct hlist_node *__node = (p);                    \
+        __node ? container_of(__node, type, member) : NULL; \
     })
 #define hlist_first_entry(head, type, member) hlist_entry_safe((head)->first, type, member)
-#define hlist_next_entry(pos, member) hlist_entry_safe((pos)->member.next, __typeof__(*(pos)), member)
+#define hlist_next_entry(pos, member) \
+    hlist_entry_safe((pos)->member.next, __typeof__(*(pos)), member)
 
-#define hlist_for_each_entry(pos, head, member)                                        \
-    for (pos = hlist_first_entry(head, __typeof__(*(pos)), member); pos;               \
+#define hlist_for_each_entry(pos, head, member)                          \
+    for (pos = hlist_first_entry(head, __typeof__(*(pos)), member); pos; \
          pos = hlist_next_entry(pos, member))
 
 /* The body may take pos off the list, and n is a struct hlist_node * for it. */
-#define hlist_for_each_entry_safe(pos, n, head, member)                                \
-    for (pos = hlist_first_entry(head, __typeof__(*(pos)), member);                    \
-         pos && ((n = (pos)->member.next), true);                                      \
+#define hlist_for_each_entry_safe(pos, n, head, member)             \
+    for (pos = hlist_first_entry(head, __typeof__(*(pos)), member); \
+         pos && ((n = (pos)->member.next), true);                   \
          pos = hlist_entry_safe(n, __typeof__(*(pos)), member))
 
-static inline bool hlist_empty(const struct hlist_head *head)
-{
-    return !head->first;
-}
+static inline bool hlist_empty(const struct hlist_head *head) { return !head->first; }
 
 static inline void hlist_add_head(struct hlist_node *node, struct hlist_head *head)
 {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * memcg.c - the start, and what the control plane asks of the whole.
  *

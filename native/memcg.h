@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * memcg.h - the data plane's public interface.
  *
@@ -16,7 +17,7 @@
 
 #define PAGE_SHIFT 12
 #define PAGE_SIZE ((size_t)1 << PAGE_SHIFT)
-#define PAGE_COUNTER_MAX INT64_MAX /* "max": no limit */
+#define PAGE_COUNTER_MAX INT64_MAX   /* "max": no limit */
 #define KMALLOC_MAX_CACHE_SIZE 32768 /* larger requests are page runs */
 
 struct mem_cgroup;
@@ -68,7 +69,7 @@ const char *mem_cgroup_path(const struct mem_cgroup *memcg); /* NULL: none was s
 bool mem_cgroup_online(const struct mem_cgroup *memcg);
 bool css_tryget(struct mem_cgroup *memcg); /* false once offline */
 void css_get(struct mem_cgroup *memcg);
-void css_put(struct mem_cgroup *memcg);    /* the last one posts MEMCG_EVENT_RELEASE */
+void css_put(struct mem_cgroup *memcg); /* the last one posts MEMCG_EVENT_RELEASE */
 long css_refs(const struct mem_cgroup *memcg);
 void mem_cgroup_free(struct mem_cgroup *memcg); /* after RELEASE; waits for a grace period */
 
@@ -92,9 +93,9 @@ enum mem_cgroup_event_item {
     MEMCG_NR_EVENTS
 };
 struct mem_cgroup_stat {
-    int64_t usage;      /* charged, stock included, subtree included */
-    int64_t current;    /* usage less the stock of the subtree: what users read */
-    int64_t watermark;  /* highest usage since the start or the last reset */
+    int64_t usage;        /* charged, stock included, subtree included */
+    int64_t current;      /* usage less the stock of the subtree: what users read */
+    int64_t watermark;    /* highest usage since the start or the last reset */
     int64_t slab_private; /* this group: pages of its child caches (root: of its own slabs) */
     int64_t slab_shared;  /* this group: class bytes of its objects in shared slabs */
     int64_t page_runs;    /* this group: bytes of page runs */
@@ -145,11 +146,12 @@ struct memcg_failure {
 bool memcg_last_failure(struct memcg_failure *failure);
 /* The last refusal or alarm of the limit of memcg or of a group below it; false: never. */
 struct memcg_oom {
-    char *memcg, *limited; /* paths, of groups that may be gone; "": the root; the caller frees both */
-    size_t bytes;          /* and the rest as in memcg_failure */
+    char *memcg,
+        *limited; /* paths, of groups that may be gone; "": the root; the caller frees both */
+    size_t bytes; /* and the rest as in memcg_failure */
     int64_t current, max;
-    int64_t time_ns;       /* CLOCK_REALTIME */
-    bool refused;          /* false: an alarm */
+    int64_t time_ns; /* CLOCK_REALTIME */
+    bool refused;    /* false: an alarm */
 };
 bool mem_cgroup_last_oom(struct mem_cgroup *memcg, struct memcg_oom *oom);
 
@@ -201,10 +203,10 @@ int kmem_cache_free(struct kmem_cache *s, void *object);
 struct kmem_cache *kmem_cache_of(const void *p, void **object);
 /* The first object of the slab that holds live object p, and how many there are. */
 void *kmem_cache_slab_of(const void *p, size_t *objects);
-size_t kmem_cache_shrink(struct kmem_cache *s);   /* frees empty slabs everywhere; pages freed */
+size_t kmem_cache_shrink(struct kmem_cache *s); /* frees empty slabs everywhere; pages freed */
 /* 0: no slab left, and it serves nothing from now on; -EBUSY: objects live, it goes on. */
 int kmem_cache_shutdown(struct kmem_cache *s);
-void kmem_cache_free_struct(struct kmem_cache *s);/* after shutdown, unpublish and synchronize */
+void kmem_cache_free_struct(struct kmem_cache *s); /* after shutdown, unpublish and synchronize */
 /* Dead: keeps no empty slab; every free that empties it posts MEMCG_EVENT_EMPTY. */
 void kmem_cache_set_dead(struct kmem_cache *s);
 long kmem_cache_nr_pages(const struct kmem_cache *s);
@@ -278,20 +280,20 @@ enum fault_point {
     FAULT_PAGES,    /* a run of pages, for a slab or a large block */
     FAULT_MMAP,     /* mmap and mprotect */
     FAULT_MADVISE,
-    FAULT_THREAD,   /* the start of a worker */
+    FAULT_THREAD, /* the start of a worker */
 };
 struct fault_attr {
-    unsigned points;      /* bits of fault_point */
-    uint64_t nth;         /* from the nth eligible request on; 0: by probability */
-    double probability;   /* 0 to 1 */
-    uint64_t seed;        /* of probability */
-    uint64_t times;       /* at most so many faults */
+    unsigned points;    /* bits of fault_point */
+    uint64_t nth;       /* from the nth eligible request on; 0: by probability */
+    double probability; /* 0 to 1 */
+    uint64_t seed;      /* of probability */
+    uint64_t times;     /* at most so many faults */
     size_t min_size, max_size;
-    bool small;           /* malloc's requests of 1 KiB and less too */
-    const char *cache;    /* FAULT_ALLOC: of this root cache and its children; NULL: any */
-    const char *group;    /* FAULT_ALLOC: in this group and below; NULL: any.  Both strings are the
+    bool small;        /* malloc's requests of 1 KiB and less too */
+    const char *cache; /* FAULT_ALLOC: of this root cache and its children; NULL: any */
+    const char *group; /* FAULT_ALLOC: in this group and below; NULL: any.  Both strings are the
                              caller's and stay while armed */
-    bool this_thread;     /* after memcg_init(); else the requests of every thread */
+    bool this_thread;  /* after memcg_init(); else the requests of every thread */
 };
 struct fault_count {
     uint64_t eligible, faults;
@@ -302,9 +304,9 @@ struct fault_count memcg_fault_count(void); /* since they were armed */
 
 /* ---- the whole ------------------------------------------------------- */
 struct memcg_global_stat {
-    size_t reserved, committed;  /* arena address range; made readable */
+    size_t reserved, committed;            /* arena address range; made readable */
     size_t pages_in_use, pages_free_dirty; /* bytes */
-    size_t metadata;             /* descriptors, tables, heaps */
+    size_t metadata;                       /* descriptors, tables, heaps */
     size_t nr_threads, nr_slabs, slab_shared_bytes, slab_shared_used;
 };
 void memcg_read_global_stat(struct memcg_global_stat *stat);

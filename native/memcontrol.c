@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * memcontrol.c - groups: their life, offline, charges from outside, figures; the current group.
  *
@@ -33,10 +34,7 @@ static int memcg_setup(struct mem_cgroup *memcg, struct mem_cgroup *parent)
     return memcg->objcg ? 0 : -ENOMEM;
 }
 
-int mem_cgroup_init(void)
-{
-    return memcg_setup(&root_mem_cgroup, NULL);
-}
+int mem_cgroup_init(void) { return memcg_setup(&root_mem_cgroup, NULL); }
 
 struct mem_cgroup *mem_cgroup_alloc(struct mem_cgroup *parent)
 {
@@ -81,7 +79,8 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
         return;
     thread_steal_all();
     parent = nearest_online(memcg); /* it cannot hand its stubs on before us */
-    for_each_thread(t) {
+    for_each_thread(t)
+    {
         struct heap *heap = heap_lookup(t, memcg);
 
         thread_collect(t);
@@ -96,7 +95,8 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
         }
     }
     mutex_lock(&groups_lock);
-    hlist_for_each_entry_safe(objcg, next, &memcg->objcgs, node) {
+    hlist_for_each_entry_safe(objcg, next, &memcg->objcgs, node)
+    {
         hlist_del(&objcg->node);
         objcg_link(objcg, parent);
     }
@@ -120,9 +120,8 @@ void mem_cgroup_free(struct mem_cgroup *memcg)
 
     mem_cgroup_offline(memcg); /* one that was dropped before it was linked is online still */
     thread_steal_all();        /* the grace period */
-    for_each_thread(t)
-        if (t->failure.memcg == memcg || t->failure.limited == memcg)
-            t->has_failure = false;
+    for_each_thread(t) if (t->failure.memcg == memcg || t->failure.limited == memcg)
+        t->has_failure = false;
     thread_release_all();
     self = thread_enter();
     mem_cgroup_leave_oom(memcg);
@@ -231,8 +230,8 @@ void memcg_set_current(struct mem_cgroup *memcg)
 
     memcg = memcg ? nearest_online(memcg) : &root_mem_cgroup;
     /* the heap may be an ancestor's because the group had no id then */
-    if (!self->is_orphan &&
-        (memcg != self->current || (!self->stop_depth && load_plain(&self->heap)->memcg != memcg))) {
+    if (!self->is_orphan && (memcg != self->current ||
+                             (!self->stop_depth && load_plain(&self->heap)->memcg != memcg))) {
         self->current = memcg;
         if (!self->stop_depth) {
             heap = heap_of(self, memcg);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * memcontrol.h - groups: their life, their figures, the current one.
  */

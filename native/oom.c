@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * oom.c - the last refusal or alarm of each group's limit or of one below it.
  *
@@ -41,9 +42,13 @@ void mem_cgroup_note_oom(struct mem_cgroup *memcg, struct mem_cgroup *limited, s
     if (!refused && exchange_relaxed(&limited->oom_tick, tick) == tick)
         return;
     last = (struct last_oom){
-        .memcg = memcg, .limited = limited, .bytes = bytes, .refused = refused,
+        .memcg = memcg,
+        .limited = limited,
+        .bytes = bytes,
+        .refused = refused,
         .current = page_counter_read(&limited->counter),
-        .max = mem_cgroup_get_limit(limited, MEMCG_MAX), .time_ns = now_ns(CLOCK_REALTIME),
+        .max = mem_cgroup_get_limit(limited, MEMCG_MAX),
+        .time_ns = now_ns(CLOCK_REALTIME),
     };
     mutex_lock(&oom_lock);
     for (struct mem_cgroup *m = limited; m; m = m->parent) {
@@ -66,8 +71,11 @@ bool mem_cgroup_last_oom(struct mem_cgroup *memcg, struct memcg_oom *oom)
     struct last_oom *last = &memcg->last_oom;
 
     mutex_lock(&oom_lock);
-    *oom = (struct memcg_oom){ .bytes = last->bytes, .current = last->current, .max = last->max,
-                               .time_ns = last->time_ns, .refused = last->refused };
+    *oom = (struct memcg_oom){ .bytes = last->bytes,
+                               .current = last->current,
+                               .max = last->max,
+                               .time_ns = last->time_ns,
+                               .refused = last->refused };
     if (last->time_ns) {
         oom->memcg = copy_path(last->memcg, last->memcg_path);
         oom->limited = copy_path(last->limited, last->limited_path);

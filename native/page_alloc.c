@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * page_alloc.c - best fit over free spans, with everything known of a page beside it.
  *
@@ -29,10 +30,10 @@
 #define NR_EXACT 64
 #define NR_BINS (NR_EXACT + 40)
 #define NONE UINT32_MAX
-#define SAME_TAG_TRIES 8                        /* spans looked at for one of the same tag */
+#define SAME_TAG_TRIES 8 /* spans looked at for one of the same tag */
 /* 4 MiB, where NumPy advises huge pages.  Below it a fault a page costs 20 times the memset. */
 #define HUGE_PAGES ((size_t)1024)
-#define TRIM_UNIT ((size_t)512) /* 2 MiB, a huge page on x86-64 and aarch64 */
+#define TRIM_UNIT ((size_t)512)                    /* 2 MiB, a huge page on x86-64 and aarch64 */
 #define DIRTY_MIN ((size_t)32 << 20 >> PAGE_SHIFT) /* kept whatever is in use */
 #define WINDOW_MS 500
 
@@ -40,16 +41,17 @@ static struct mutex pages_lock = MUTEX_INITIALIZER;
 static uint32_t *span_len, *span_next, *span_prev;
 static uint32_t bins[NR_BINS];
 static size_t nr_used, nr_dirty;
-static size_t peak_now, peak_before; /* highest nr_used in this window of time, and the one before */
-static uint64_t window_start;        /* ms */
-static bool trim_due;                /* not looked at since the window began */
-static size_t top; /* pages handed out at least once, from the base up */
-size_t system_nr_pages = 1; /* ours in one of the kernel's (16 with 64 KiB); fixed by init */
+static size_t peak_now,
+    peak_before;              /* highest nr_used in this window of time, and the one before */
+static uint64_t window_start; /* ms */
+static bool trim_due;         /* not looked at since the window began */
+static size_t top;            /* pages handed out at least once, from the base up */
+size_t system_nr_pages = 1;   /* ours in one of the kernel's (16 with 64 KiB); fixed by init */
 
 int page_alloc_init(void)
 {
     size_t bytes = arena_nr_pages() * sizeof(uint32_t);
-    uint32_t **tables[] = {&span_len, &span_next, &span_prev};
+    uint32_t **tables[] = { &span_len, &span_next, &span_prev };
     int i;
 
     for (i = 0; i < 3; i++) {
@@ -181,8 +183,7 @@ static void __use(size_t nr_pages)
 }
 
 /* Take nr_pages aligned to align_pages; NONE if there is no memory.  *resident: all were in use. */
-static size_t __take(size_t nr_pages, size_t align_pages, size_t room, uint32_t tag,
-                     bool *resident)
+static size_t __take(size_t nr_pages, size_t align_pages, size_t room, uint32_t tag, bool *resident)
 {
     size_t dirty;
     size_t wanted = nr_pages + align_pages - 1;
@@ -284,8 +285,8 @@ bool extend_pages(void *p, size_t nr_pages, size_t more, uint32_t tag)
         return false;
     mutex_lock(&pages_lock);
     len = end < top ? span_len[end] : 0; /* the page before is in use: a span starts here or none */
-    if (len < more && (end + len != top || more > arena_nr_pages() - end ||
-                       arena_commit(end + more))) {
+    if (len < more &&
+        (end + len != top || more > arena_nr_pages() - end || arena_commit(end + more))) {
         mutex_unlock(&pages_lock);
         return false;
     }

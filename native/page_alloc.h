@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * page_alloc.h - runs of pages, each clean of other groups' bytes.
  */

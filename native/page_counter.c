@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * page_counter.c - charge, check, undo, up the tree.
  *
@@ -20,16 +21,14 @@ static void update_watermark(struct page_counter *counter, int64_t usage)
 {
     int64_t highest = load_relaxed(&counter->watermark);
 
-    while (usage > highest &&
-           !cas_weak_relaxed(&counter->watermark, &highest, usage))
+    while (usage > highest && !cas_weak_relaxed(&counter->watermark, &highest, usage))
         ;
 }
 
 void page_counter_charge(struct page_counter *counter, int64_t bytes)
 {
     for (; counter; counter = counter->parent)
-        update_watermark(counter,
-                         add_relaxed(&counter->usage, bytes));
+        update_watermark(counter, add_relaxed(&counter->usage, bytes));
 }
 
 bool page_counter_try_charge(struct page_counter *counter, int64_t bytes,
@@ -69,7 +68,4 @@ void page_counter_uncharge(struct page_counter *counter, int64_t bytes)
     }
 }
 
-uint64_t page_counter_underflows(void)
-{
-    return load_relaxed(&underflows);
-}
+uint64_t page_counter_underflows(void) { return load_relaxed(&underflows); }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * page_counter.h - bytes charged to a group and everything below it.
  *

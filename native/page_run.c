@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * page_run.c - blocks that are too large for a slab: whole pages of one owner.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * reclaim.c - what groups hold and do not use goes back: empty slabs, stock, what was freed and waits.
  *
@@ -20,9 +21,11 @@ size_t mem_cgroup_reclaim(struct mem_cgroup *memcg)
     if (thread_is_forking())
         return 0;
     thread_steal_all();
-    for_each_thread(t) {
+    for_each_thread(t)
+    {
         thread_collect(t);
-        hlist_for_each_entry(heap, &t->heaps, node) {
+        hlist_for_each_entry(heap, &t->heaps, node)
+        {
             /* shared slabs are nobody's charge, but take pages */
             if (heap->memcg ? !mem_cgroup_is_descendant(heap->memcg, memcg)
                             : memcg != &root_mem_cgroup)
@@ -52,10 +55,10 @@ size_t cache_shrink_stolen(struct kmem_cache *s)
     long before = load_plain(&s->total_pages);
 
     assert_walker();
-    for_each_thread(t) {
+    for_each_thread(t)
+    {
         thread_collect(t);
-        hlist_for_each_entry(heap, &t->heaps, node)
-            heap_shrink(heap, s);
+        hlist_for_each_entry(heap, &t->heaps, node) heap_shrink(heap, s);
     }
     return (size_t)(before - load_plain(&s->total_pages));
 }
@@ -67,10 +70,10 @@ size_t memcg_trim(void)
     size_t bytes;
 
     thread_steal_all();
-    for_each_thread(t) {
+    for_each_thread(t)
+    {
         thread_collect(t);
-        hlist_for_each_entry(heap, &t->heaps, node)
-            heap_shrink(heap, NULL);
+        hlist_for_each_entry(heap, &t->heaps, node) heap_shrink(heap, NULL);
     }
     bytes = page_trim(0);
     thread_release_all();
@@ -91,9 +94,8 @@ static racy bool thread_holds_free(const struct thread *t, const struct mem_cgro
     const struct heap *heap = load_acquire(&t->heap);
 
     assert_walker();
-    return load_relaxed(&t->remote_slabs) ||
-           (*(const volatile uint64_t *)&t->shared_used &&
-            mem_cgroup_is_descendant(heap->memcg, top));
+    return load_relaxed(&t->remote_slabs) || (*(const volatile uint64_t *)&t->shared_used &&
+                                              mem_cgroup_is_descendant(heap->memcg, top));
 }
 
 /* walker_mutex held: marks as wanted.  Tells whether another thread than this one is. */
@@ -104,16 +106,15 @@ static bool want_threads(struct mem_cgroup *top, bool *any)
     bool others = false;
 
     assert_walker();
-    for_each_thread(t)
-        t->wanted = thread_holds_free(t, top);
+    for_each_thread(t) t->wanted = thread_holds_free(t, top);
     mutex_lock(&groups_lock);
     for (struct mem_cgroup *memcg = top; memcg; memcg = next_descendant(memcg, top))
-        hlist_for_each_entry(heap, &memcg->heaps, memcg_node)
-            if (!heap->thread->wanted)
-                heap->thread->wanted = heap_holds_free(heap);
+        hlist_for_each_entry(heap, &memcg->heaps, memcg_node) if (!heap->thread->wanted)
+            heap->thread->wanted = heap_holds_free(heap);
     mutex_unlock(&groups_lock);
     *any = false;
-    for_each_thread(t) {
+    for_each_thread(t)
+    {
         *any |= t->wanted;
         others |= t->wanted && t != memcg_self;
     }
@@ -128,16 +129,15 @@ static void collect_stolen(struct mem_cgroup *top)
     struct heap *list = NULL;
 
     assert_walker();
-    for_each_thread(t)
-        if (t->wanted)
-            thread_collect(t);
+    for_each_thread(t) if (t->wanted) thread_collect(t);
     mutex_lock(&groups_lock); /* not while slabs go: a stub may go with one */
     for (struct mem_cgroup *memcg = top; memcg; memcg = next_descendant(memcg, top))
-        hlist_for_each_entry(heap, &memcg->heaps, memcg_node)
-            if (heap->thread->wanted && heap_holds_free(heap)) {
-                heap->collect_next = list;
-                list = heap;
-            }
+        hlist_for_each_entry(heap, &memcg->heaps,
+                             memcg_node) if (heap->thread->wanted && heap_holds_free(heap))
+        {
+            heap->collect_next = list;
+            list = heap;
+        }
     mutex_unlock(&groups_lock);
     for (; list; list = list->collect_next)
         heap_give_back(list);
@@ -145,7 +145,7 @@ static void collect_stolen(struct mem_cgroup *top)
 
 #define COLLECT_PAUSE 4 /* times as long as the walk took: others stand still a fifth of the time */
 #define COLLECT_PAUSE_MAX 5000000 /* ns: a walk that waits for a processor takes long */
-uint64_t collect_not_before; /* ns; walker_mutex */
+uint64_t collect_not_before;      /* ns; walker_mutex */
 
 static uint64_t now_ns(void)
 {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * section.c - the protocol of sections and walkers.
  *
@@ -20,20 +21,18 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-struct thread thread_unborn = { .stolen = { STOLEN_SLOW } }; /* for ever: its first call goes slow */
+struct thread thread_unborn = { .stolen = {
+                                    STOLEN_SLOW } }; /* for ever: its first call goes slow */
 __thread struct thread *memcg_self MEMCG_TLS_MODEL = &thread_unborn;
 
 struct mutex walker_mutex = MUTEX_INITIALIZER;
-struct mutex orphan_lock = MUTEX_INITIALIZER; /* held while the orphan waits for stolen too */
+struct mutex orphan_lock = MUTEX_INITIALIZER;  /* held while the orphan waits for stolen too */
 struct hlist_head all_threads;                 /* walker_mutex */
 static ATOMIC(struct thread *) forking_thread; /* the thread between fork's handlers */
 static atomic_uint_t slow_reasons;             /* section_slow bits */
 static bool ready;                             /* set once, before there are threads */
 
-static int membarrier(int command)
-{
-    return (int)syscall(SYS_membarrier, command, 0, 0);
-}
+static int membarrier(int command) { return (int)syscall(SYS_membarrier, command, 0, 0); }
 
 void section_init(void)
 {
@@ -42,10 +41,7 @@ void section_init(void)
         section_set_slow(SLOW_NO_MEMBARRIER, true);
 }
 
-bool section_is_ready(void)
-{
-    return ready;
-}
+bool section_is_ready(void) { return ready; }
 
 void section_set_slow(enum section_slow reason, bool on)
 {
@@ -54,15 +50,9 @@ void section_set_slow(enum section_slow reason, bool on)
     store_relaxed(&slow_reasons, on ? reasons | reason : reasons & ~(unsigned)reason);
 }
 
-bool section_is_slow(enum section_slow reason)
-{
-    return load_relaxed(&slow_reasons) & reason;
-}
+bool section_is_slow(enum section_slow reason) { return load_relaxed(&slow_reasons) & reason; }
 
-int stolen_idle(void)
-{
-    return load_relaxed(&slow_reasons) ? STOLEN_SLOW : 0;
-}
+int stolen_idle(void) { return load_relaxed(&slow_reasons) ? STOLEN_SLOW : 0; }
 
 /* Every owner's store of busy that its load of stolen has passed is visible afterwards. */
 static void barrier_everywhere(void)
@@ -76,8 +66,7 @@ static void barrier_everywhere(void)
     /* Forbidden since we registered (seccomp): fences from now on, and time for what is in
      * store buffers, where nothing stays for a microsecond. */
     section_set_slow(SLOW_NO_MEMBARRIER, true);
-    for_each_thread(t)
-        store_seq_cst(&t->stolen, (t->wanted ? STOLEN_BY_WALKER : 0) | STOLEN_SLOW);
+    for_each_thread(t) store_seq_cst(&t->stolen, (t->wanted ? STOLEN_BY_WALKER : 0) | STOLEN_SLOW);
     usleep(10000);
 #endif
 }
@@ -87,27 +76,19 @@ void walker_lock(void)
     struct thread *t;
 
     mutex_lock(&walker_mutex);
-    for_each_thread(t)
-        t->wanted = false;
+    for_each_thread(t) t->wanted = false;
 }
 
-void walker_unlock(void)
-{
-    mutex_unlock(&walker_mutex);
-}
+void walker_unlock(void) { mutex_unlock(&walker_mutex); }
 
 void thread_steal_wanted(void)
 {
     struct thread *t;
 
     assert_walker();
-    for_each_thread(t)
-        if (t->wanted)
-            store_seq_cst(&t->stolen, STOLEN_BY_WALKER | stolen_idle());
+    for_each_thread(t) if (t->wanted) store_seq_cst(&t->stolen, STOLEN_BY_WALKER | stolen_idle());
     barrier_everywhere();
-    for_each_thread(t)
-        while (t->wanted && load_seq_cst(&t->busy))
-            sched_yield();
+    for_each_thread(t) while (t->wanted && load_seq_cst(&t->busy)) sched_yield();
 }
 
 void thread_steal_all(void)
@@ -115,8 +96,7 @@ void thread_steal_all(void)
     struct thread *t;
 
     mutex_lock(&walker_mutex);
-    for_each_thread(t)
-        t->wanted = true;
+    for_each_thread(t) t->wanted = true;
     thread_steal_wanted();
 }
 
@@ -124,8 +104,7 @@ void thread_release_all(void)
 {
     struct thread *t;
 
-    for_each_thread(t)
-        store_release(&t->stolen, stolen_idle());
+    for_each_thread(t) store_release(&t->stolen, stolen_idle());
     mutex_unlock(&walker_mutex);
 }
 
@@ -156,10 +135,7 @@ bool thread_is_forking(void)
     return t && t == memcg_self;
 }
 
-void thread_set_forking(bool on)
-{
-    store_relaxed(&forking_thread, on ? memcg_self : NULL);
-}
+void thread_set_forking(bool on) { store_relaxed(&forking_thread, on ? memcg_self : NULL); }
 
 void section_fork_child(void)
 {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * section.h - read-side sections, and the walker that needs all threads out of them.
  *
@@ -38,7 +39,7 @@ void section_set_slow(enum section_slow reason, bool on);
 bool section_is_slow(enum section_slow reason);
 int stolen_idle(void); /* `stolen` of a thread that no walker wants */
 
-void thread_steal_all(void);    /* takes walker_mutex; not inside a section */
+void thread_steal_all(void); /* takes walker_mutex; not inside a section */
 void thread_release_all(void);
 /* The same of some: walker_lock() wants none, thread_steal_wanted() steals those that are. */
 void walker_lock(void);         /* takes walker_mutex; not inside a section */
@@ -49,7 +50,8 @@ bool thread_is_forking(void);
 void thread_set_forking(bool on);
 
 struct thread *thread_enter_slow(void); /* thread.c */
-bool section_begin_slow(struct thread *self); /* section_begin() that works without membarrier too */
+bool section_begin_slow(
+    struct thread *self); /* section_begin() that works without membarrier too */
 
 /* Pairs with thread_steal_all(): either we see stolen, or the walker sees busy. */
 static inline bool section_begin(struct thread *self)
@@ -68,10 +70,7 @@ static inline bool section_begin(struct thread *self)
     return false;
 }
 
-static inline void section_end(struct thread *self)
-{
-    store_release(&self->busy, 0);
-}
+static inline void section_end(struct thread *self) { store_release(&self->busy, 0); }
 
 /* Begins a section; makes the thread if need be. */
 static inline struct thread *thread_enter(void)
@@ -101,7 +100,8 @@ static inline bool section_is_held(const struct thread *t)
 {
     if (!t->node.pprev) /* nobody else sees it */
         return true;
-    if (load_relaxed(&t->busy) && (t == memcg_self || (t->is_orphan && mutex_is_held(&orphan_lock))))
+    if (load_relaxed(&t->busy) &&
+        (t == memcg_self || (t->is_orphan && mutex_is_held(&orphan_lock))))
         return true;
     return mutex_is_held(&walker_mutex) &&
            (t == memcg_self || load_relaxed(&t->stolen) & STOLEN_BY_WALKER);

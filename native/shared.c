@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * shared.c - small groups' objects in the root caches' slabs, each with its owner.
  *
@@ -26,10 +27,7 @@ atomic_usize_t promote_bytes = { 256 * 1024 };
 atomic_u16_t promote_allocs[NR_KMALLOC];
 struct kmem_cache *kmalloc_caches[NR_KMALLOC];
 
-void memcg_set_promote_bytes(size_t bytes)
-{
-    store_relaxed(&promote_bytes, bytes);
-}
+void memcg_set_promote_bytes(size_t bytes) { store_relaxed(&promote_bytes, bytes); }
 
 static bool grow_owners(struct slab *slab)
 {
@@ -145,9 +143,8 @@ void count_unpromoted(struct heap *heap, struct kmem_cache *root, int64_t nr)
     if (use->objects + nr < 0) /* another thread made them */
         return;
     use->objects += (uint32_t)nr;
-    if (nr > 0 &&
-        (++use->allocs >= load_relaxed(&promote_allocs[root->index]) ||
-         (size_t)use->objects * root->size > load_relaxed(&promote_bytes))) {
+    if (nr > 0 && (++use->allocs >= load_relaxed(&promote_allocs[root->index]) ||
+                   (size_t)use->objects * root->size > load_relaxed(&promote_bytes))) {
         use->allocs = 0;
         promote(heap, root);
     }

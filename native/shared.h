@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * shared.h - small groups' objects in the root caches' slabs, each with its owner.
  */
@@ -19,7 +20,7 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
 /* In a section.  An object in use of the current group in a slab of this thread's goes into the
  * sheaf.  false: slab_free() has to see to it. */
 bool shared_free(struct thread *self, struct slab *slab, void *object);
-void shared_flush(struct thread *self); /* section or stolen */
+void shared_flush(struct thread *self);   /* section or stolen */
 void thread_collect(struct thread *self); /* the same, and what other threads freed is taken in */
 void shared_uncharge(struct thread *self, struct slab *slab, long index); /* the freeing thread */
 /* nr more objects, or fewer, in shared slabs, or in page runs that stand in for them. */
@@ -34,8 +35,7 @@ static inline void *shared_pop(struct thread *self, unsigned class)
     struct slab *slab;
     atomic_u8_t *owner;
 
-    if (!object ||
-        use->allocs >= load_relaxed(&promote_allocs[class]) - 1)
+    if (!object || use->allocs >= load_relaxed(&promote_allocs[class]) - 1)
         return NULL;
     slab = virt_to_slab(object);
     owner = &slab->owner_of[slab_index(slab, object)];

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * sheaf.c - the sheaf: free objects of a size class at hand (struct heap_slot).
  *
@@ -22,8 +23,8 @@ bool sheaf_is_valid(const struct heap_slot *slot)
         struct slab *slab = virt_to_slab(p);
 
         if (!slab || slab->slot != slot || !load_plain(&slab->fast) ||
-            load_plain(&slab->fast) != load_plain(&slab->owner) ||
-            slab_object_index(slab, p) < 0 || (uint32_t)nr > slab->objects + SHEAF_OBJECTS_MAX)
+            load_plain(&slab->fast) != load_plain(&slab->owner) || slab_object_index(slab, p) < 0 ||
+            (uint32_t)nr > slab->objects + SHEAF_OBJECTS_MAX)
             return false;
     }
     return slot->sheaf_room + nr == slot->sheaf_limit || (!nr && !slot->sheaf_room);

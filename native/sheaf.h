@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * sheaf.h - the sheaf: free objects of a size class at hand.
  */
@@ -49,8 +50,9 @@ static inline bool sheaf_push(struct thread *self, struct slab *slab, void *obje
 }
 
 void *sheaf_refill(struct heap_slot *slot, struct slab *slab); /* section; an object */
-void sheaf_flush(struct heap_slot *slot);   /* section or stolen: objects to their slabs */
-void sheaf_give_up(struct heap_slot *slot); /* section; until the refill all frees go to their slabs */
+void sheaf_flush(struct heap_slot *slot); /* section or stolen: objects to their slabs */
+void sheaf_give_up(
+    struct heap_slot *slot); /* section; until the refill all frees go to their slabs */
 bool sheaf_is_valid(const struct heap_slot *slot); /* section or stolen */
 
 #endif

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * size_class.h - the sizes kmalloc caches serve: 16-byte steps to 256, then four per
  * doubling up to KMALLOC_MAX_CACHE_SIZE, so that rounding up adds at most 25 %.
@@ -7,7 +8,8 @@
 
 #include "memcg.h"
 
-#define COLOUR_MAX_SIZE 512 /* from the next on multiples of 64 are aligned so; docs/decisions/0007 */
+#define COLOUR_MAX_SIZE \
+    512               /* from the next on multiples of 64 are aligned so; docs/decisions/0007 */
 #define NR_KMALLOC 44 /* 16 to 256, then 4 for each of the 7 doublings to 32768 */
 
 #define KMALLOC_TABLE_SIZE 1024

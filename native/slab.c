@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * slab.c - slabs: pages cut into objects of one cache.
  *
@@ -20,7 +21,8 @@
 #include "event.h"
 #include "page_alloc.h"
 
-#define SMALL_CACHE 16  /* pages: slabs are single pages up to here, double pages up to four times it */
+#define SMALL_CACHE \
+    16 /* pages: slabs are single pages up to here, double pages up to four times it */
 /* Empty slabs that a heap keeps of a cache until it is asked for memory (MAX_PARTIAL): of a size
  * class one, and more where slabs go and are made again and again. */
 #define KEEP_EMPTY 1
@@ -28,7 +30,7 @@
 #define KEEP_EMPTY_BYTES ((size_t)4 << 20)
 #define KEEP_EMPTY_USER 10
 #define ANEW_MAX_SIZE 512 /* larger objects have few neighbours to be fetched with */
-#define COLOUR 48 /* a line but for the head of a CPython object that is collected */
+#define COLOUR 48         /* a line but for the head of a CPython object that is collected */
 
 void slab_set_place(struct slab *slab, enum slab_place place)
 {
@@ -101,7 +103,8 @@ void slab_release(struct slab *slab, struct obj_cgroup *objcg)
     set_page_slab(slab->base, slab->nr_pages, NULL);
     free_pages(arena.base + (arena_page(slab->base) << PAGE_SHIFT), slab->nr_pages);
     if (slab->more_owners)
-        metadata_free(slab->more_owners, (slab->nr_owners - SLAB_OWNERS) * sizeof(struct slab_owner));
+        metadata_free(slab->more_owners,
+                      (slab->nr_owners - SLAB_OWNERS) * sizeof(struct slab_owner));
     metadata_free(slab, slab->metadata_bytes);
 }
 

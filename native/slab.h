@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * slab.h - slabs: pages cut into objects of one cache.
  */
@@ -9,12 +10,12 @@
 
 /* NULL: no memory, or req->want_reclaim is set. */
 struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, struct request *req);
-bool slab_is_valid(const struct slab *slab);        /* owner's section, stolen, or cache->lock */
-void slab_destroy(struct slab *slab);               /* empty, on no list but the cache's */
-size_t slab_drop(struct slab *slab);                /* the same; pages */
-void *slab_pop(struct slab *slab);                  /* owner; NULL: full */
+bool slab_is_valid(const struct slab *slab);         /* owner's section, stolen, or cache->lock */
+void slab_destroy(struct slab *slab);                /* empty, on no list but the cache's */
+size_t slab_drop(struct slab *slab);                 /* the same; pages */
+void *slab_pop(struct slab *slab);                   /* owner; NULL: full */
 void slab_put_chain(struct slab *slab, void *first); /* slab_put() of a chain up to NULL */
-void __slab_unlist(struct slab *slab);              /* cache->lock held */
+void __slab_unlist(struct slab *slab);               /* cache->lock held */
 /* Off every list; the pages and the charge go back. */
 void slab_release(struct slab *slab, struct obj_cgroup *objcg);
 void slab_set_place(struct slab *slab, enum slab_place place); /* owner's section or cache->lock */
@@ -23,14 +24,14 @@ struct slab *slab_next(struct heap_slot *slot);
 /* In a section: an active slab with a free object.  NULL: no memory, or req->want_reclaim. */
 struct slab *slab_active(struct thread *self, struct heap *heap, struct kmem_cache *s, bool shared,
                          struct request *req);
-void slab_hand_over(struct slab *slab);             /* all threads stolen; on no list but the cache's */
-void slab_collect(struct thread *self);             /* section or stolen: take remote frees in */
+void slab_hand_over(struct slab *slab); /* all threads stolen; on no list but the cache's */
+void slab_collect(struct thread *self); /* section or stolen: take remote frees in */
 
 /* After a free: the slab was full, or is empty; to the list where it belongs. */
 void slab_put_moved(struct slab *slab);
 
 /* Its owner's section, or its cache's lock where it has no owner. */
-#define assert_slab(slab)                                                              \
+#define assert_slab(slab)                                                                     \
     MEMCG_ASSERT(load_relaxed(&(slab)->owner) ? section_is_held(load_relaxed(&(slab)->owner)) \
                                               : mutex_is_held(&(slab)->cache->lock))
 

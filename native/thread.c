@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * thread.c - a thread's life: its first entry, its end, a fork.
  *
@@ -128,7 +129,8 @@ static void fork_child(void)
 
     section_fork_child();
     fault_fork_child();
-    hlist_for_each_entry_safe(t, next, &all_threads, node) {
+    hlist_for_each_entry_safe(t, next, &all_threads, node)
+    {
         if (t == memcg_self || t->is_orphan)
             continue;
         thread_empty(t);

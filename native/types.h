@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * types.h - every structure of the allocator, with what must hold of it; where objects lie in a slab.
  *
@@ -34,9 +35,9 @@ enum slab_place {
     SLAB_NO_OWNER_PARTIAL /* on cache->partial */
 };
 
-struct slab_owner { /* one entry of a shared slab's owner table */
-    struct obj_cgroup *objcg; /* holds a reference while live > 0 */
-    uint32_t live;            /* objects; what lies in `remote` counts until collected */
+struct slab_owner {                    /* one entry of a shared slab's owner table */
+    struct obj_cgroup *objcg;          /* holds a reference while live > 0 */
+    uint32_t live;                     /* objects; what lies in `remote` counts until collected */
 } __attribute__((packed, aligned(4))); /* there are many */
 
 /*
@@ -48,11 +49,11 @@ struct slab_owner { /* one entry of a shared slab's owner table */
  */
 struct slab {
     /* the owner's section; without an owner: cache->lock.  One cache line with `fast` */
-    void *freelist;      /* first word of a free object is the next */
+    void *freelist;               /* first word of a free object is the next */
     ATOMIC(struct thread *) fast; /* for this thread a free is a push; NULL: slab_free() */
     struct heap_slot *slot; /* size classes, while there is an owner: whose sheaf takes frees */
     uint32_t inuse;
-    uint32_t last; /* the value of inuse at which a free moves the slab to another list:
+    uint32_t last;       /* the value of inuse at which a free moves the slab to another list:
                     * full: objects, partial: 1 */
     atomic_u32_t carved; /* other threads read it to check an index */
     uint32_t bytes;      /* fixed: of all objects */
@@ -78,9 +79,9 @@ struct slab {
     uint32_t nr_owners, owner_hint; /* the entry used last */
 
     /* fixed too */
-    uint32_t objects;  /* how many fit */
+    uint32_t objects; /* how many fit */
     uint32_t nr_pages;
-    bool shared;       /* objects have owners of their own */
+    bool shared; /* objects have owners of their own */
 
     /* any thread, inside its section */
     ATOMIC(void *) remote;    /* CAS; taken whole by the owner */
@@ -89,7 +90,8 @@ struct slab {
     /* the owner's section; without an owner: cache->lock */
     enum slab_place place;
     uint32_t touched; /* carved when it last began anew: so far its pages are there */
-    struct heap *heap; /* the heap that has it as active, partial, full or empty; NULL without owner */
+    struct heap
+        *heap; /* the heap that has it as active, partial, full or empty; NULL without owner */
     struct hlist_node slab_list; /* heap_slot's partial, full or empty, or the cache's partial */
 
     struct hlist_node cache_node; /* cache->lock: cache->slabs */
@@ -102,11 +104,11 @@ struct slab {
  * without a cache and without objects, which every check of the fast paths turns away.
  */
 struct page_run {
-    struct slab slab;         /* base, metadata_bytes; all else is zero */
-    struct obj_cgroup *objcg; /* charged to; holds a reference */
-    size_t nr_pages;          /* runs_lock */
+    struct slab slab;           /* base, metadata_bytes; all else is zero */
+    struct obj_cgroup *objcg;   /* charged to; holds a reference */
+    size_t nr_pages;            /* runs_lock */
     struct kmem_cache *run_for; /* fixed: the root cache that it stands in for, or NULL */
-    struct hlist_node node;   /* runs_lock: all_runs */
+    struct hlist_node node;     /* runs_lock: all_runs */
 };
 
 /* NULL: it is a slab. */
@@ -124,8 +126,7 @@ static inline struct slab_owner *slab_owner_at(const struct slab *slab, uint32_t
  * its return to the slab's owner. */
 static inline struct slab_owner *slab_owner(const struct slab *slab, long index)
 {
-    return slab_owner_at(slab, load_relaxed(&slab->owner_of[index]) &
-                                   ~OWNER_GONE);
+    return slab_owner_at(slab, load_relaxed(&slab->owner_of[index]) & ~OWNER_GONE);
 }
 
 /* Whether p, in one of the slab's pages, is where an object begins: offset % size == 0 without a
@@ -160,8 +161,9 @@ static inline long slab_object_index(const struct slab *slab, const void *p)
     unsigned __int128 product = (unsigned __int128)offset * slab->reciprocal;
     uint32_t index = (uint32_t)(product >> 64);
 
-    return ((uint64_t)product < slab->reciprocal) &
-           (index < load_relaxed(&slab->carved)) ? (long)index : -1;
+    return ((uint64_t)product < slab->reciprocal) & (index < load_relaxed(&slab->carved))
+               ? (long)index
+               : -1;
 }
 
 /* ---- events ------------------------------------------------------------ */
@@ -177,10 +179,10 @@ struct event_node {
 /* ---- caches ------------------------------------------------------------ */
 
 struct memcg_cache_array { /* published by a release store; old ones live until the root ends */
-    int nr_slots; /* one per kmemcg_id */
+    int nr_slots;          /* one per kmemcg_id */
     size_t bytes;
     struct memcg_cache_array *retired;
-    atomic_u8_t *pending;      /* per slot: from the post of CREATE to memcg_create_done() */
+    atomic_u8_t *pending; /* per slot: from the post of CREATE to memcg_create_done() */
     /* the child: release store by the publisher, acquire by readers */
     ATOMIC(struct kmem_cache *) slot[];
 };
@@ -205,16 +207,16 @@ struct kmem_cache {
 
     struct mutex lock;
     /* lock */
-    struct hlist_head slabs;      /* all, by cache_node */
-    struct hlist_head partial[2]; /* by slab_list: no owner and a free object; [1]: shared */
+    struct hlist_head slabs;             /* all, by cache_node */
+    struct hlist_head partial[2];        /* by slab_list: no owner and a free object; [1]: shared */
     atomic_long_t nr_slabs, total_pages; /* written under lock, read racily */
-    atomic_int_t dead;       /* keeps no empty slab, serves no allocation */
+    atomic_int_t dead;                   /* keeps no empty slab, serves no allocation */
     struct event_node empty;
     atomic_int_t refs;  /* its life, and each event in the queue that names it */
     atomic_int_t ended; /* such events are dropped */
 
     struct hlist_node all_node; /* caches_lock: all_caches */
-    unsigned nr_children;                   /* root caches: caches_lock */
+    unsigned nr_children;       /* root caches: caches_lock */
 };
 
 /* ---- groups ------------------------------------------------------------ */
@@ -222,8 +224,8 @@ struct kmem_cache {
 /* The stub that objects name.  memcg: the group, after offline an ancestor. */
 struct obj_cgroup {
     ATOMIC(struct mem_cgroup *) memcg; /* written under groups_lock, walker */
-    atomic_long_t refs;       /* the group, its caches, owner table entries, page runs */
-    struct hlist_node node;   /* groups_lock: memcg->objcgs */
+    atomic_long_t refs;                /* the group, its caches, owner table entries, page runs */
+    struct hlist_node node;            /* groups_lock: memcg->objcgs */
 };
 
 enum mem_cgroup_kind { STAT_PRIVATE, STAT_SHARED, STAT_RUNS, STAT_EXTERNAL, NR_STAT };
@@ -240,32 +242,33 @@ struct last_oom {
 
 struct mem_cgroup {
     struct page_counter counter;
-    struct mem_cgroup *parent;   /* fixed */
-    struct obj_cgroup *objcg;    /* fixed: its own stub */
-    uint32_t tag;                /* fixed: never used twice; whose bytes a page holds */
-    atomic_int_t id;             /* kmemcg_id, -1 before activation */
-    atomic_int_t online;         /* cleared once */
-    atomic_int_t reclaim_skip;   /* racy: small requests until reclaim, vain the last time, is tried */
-    atomic_long_t refs;          /* css references */
-    void *owner;                 /* opaque, control plane's */
-    const char *path;            /* the control plane's; NULL: none */
+    struct mem_cgroup *parent; /* fixed */
+    struct obj_cgroup *objcg;  /* fixed: its own stub */
+    uint32_t tag;              /* fixed: never used twice; whose bytes a page holds */
+    atomic_int_t id;           /* kmemcg_id, -1 before activation */
+    atomic_int_t online;       /* cleared once */
+    atomic_int_t
+        reclaim_skip;   /* racy: small requests until reclaim, vain the last time, is tried */
+    atomic_long_t refs; /* css references */
+    void *owner;        /* opaque, control plane's */
+    const char *path;   /* the control plane's; NULL: none */
 
-    atomic_s64_t reserve;        /* -1: derived from max */
+    atomic_s64_t reserve;         /* -1: derived from max */
     atomic_s64_t overdraft_limit; /* -1: the reserve again */
-    atomic_uint_t refusals;      /* at the ceiling since usage was below max */
+    atomic_uint_t refusals;       /* at the ceiling since usage was below max */
     atomic_int_t oom_group;
     atomic_s64_t high;
-    atomic_s64_t stat[NR_STAT];  /* bytes, this group alone */
-    atomic_s64_t overdraft;      /* highest so far */
+    atomic_s64_t stat[NR_STAT]; /* bytes, this group alone */
+    atomic_s64_t overdraft;     /* highest so far */
     atomic_u64_t events[MEMCG_NR_EVENTS], events_local[MEMCG_NR_EVENTS];
-    atomic_u16_t high_crossed;   /* HIGH was posted and usage is not below yet */
-    atomic_u16_t high_pending;   /* HIGH was posted and not handled yet */
+    atomic_u16_t high_crossed; /* HIGH was posted and usage is not below yet */
+    atomic_u16_t high_pending; /* HIGH was posted and not handled yet */
     ATOMIC(enum mem_cgroup_alarmed) alarmed;
-    atomic_s64_t collect_after;  /* ns */
-    atomic_int_t vain;           /* collections in a row that freed nothing */
+    atomic_s64_t collect_after; /* ns */
+    atomic_int_t vain;          /* collections in a row that freed nothing */
     struct event_node high_event, release_event;
-    struct last_oom last_oom;    /* oom_lock */
-    atomic_s64_t oom_tick;       /* of the coarse clock, when an alarm was noted last */
+    struct last_oom last_oom; /* oom_lock */
+    atomic_s64_t oom_tick;    /* of the coarse clock, when an alarm was noted last */
 
     /* groups_lock */
     struct hlist_head children; /* by sibling */
@@ -278,19 +281,20 @@ struct mem_cgroup {
 _Static_assert(sizeof(struct mem_cgroup) <= MEMCG_STRUCT_BYTES, "a size of metadata");
 /* What a group costs, charged to its parent while there is the structure: that, its stub, and in each
  * size class's array a slot and its pending flag, twice, for arrays are doubled and then kept. */
-#define MEMCG_GROUP_BYTES \
-    (MEMCG_STRUCT_BYTES + sizeof(struct obj_cgroup) + 2 * NR_KMALLOC * (sizeof(struct kmem_cache *) + 1))
+#define MEMCG_GROUP_BYTES                             \
+    (MEMCG_STRUCT_BYTES + sizeof(struct obj_cgroup) + \
+     2 * NR_KMALLOC * (sizeof(struct kmem_cache *) + 1))
 /* CHARGE_STACK: never refused; an alarm is posted past max. */
 enum charge_kind { CHARGE_SMALL, CHARGE_OBJECT, CHARGE_FORCE, CHARGE_STACK };
 
 /* What one entry asks for; lives on the caller's stack. */
 struct request {
-    size_t bytes;           /* size asked for: decides whether the request may be refused */
+    size_t bytes; /* size asked for: decides whether the request may be refused */
     enum charge_kind kind;
-    bool zero;              /* a page run is to read as zero */
-    bool object;            /* kmem_cache_alloc(): a page run will not do */
-    bool grows;             /* a page run is to have room behind it, if there is some */
-    bool reclaimed;         /* second try */
+    bool zero;                       /* a page run is to read as zero */
+    bool object;                     /* kmem_cache_alloc(): a page run will not do */
+    bool grows;                      /* a page run is to have room behind it, if there is some */
+    bool reclaimed;                  /* second try */
     struct mem_cgroup *want_reclaim; /* set with -EAGAIN: whose subtree to reclaim */
 };
 
@@ -323,9 +327,9 @@ struct heap_slot {
     struct hlist_head partial, full;
     struct hlist_head empty; /* kept, so that what comes and goes makes no slab */
     uint16_t nr_empty;
-    uint8_t swings; /* how often a slab was made after one had gone */
-    bool gave_back; /* an empty slab, since one was made */
-    uint8_t sheaf_start; /* sheaf_limit after a flush */
+    uint8_t swings;             /* how often a slab was made after one had gone */
+    bool gave_back;             /* an empty slab, since one was made */
+    uint8_t sheaf_start;        /* sheaf_limit after a flush */
 } __attribute__((aligned(64))); /* the fast path shifts an index */
 
 /* What a group has of a class in shared slabs, this thread. */
@@ -354,17 +358,17 @@ struct shared_sheaf {
 };
 
 /* One for each group that the thread has been in, so it is small until the group has slabs here. */
-struct heap { /* the section of `thread` */
+struct heap {                  /* the section of `thread` */
     struct heap_slot *kmalloc; /* NR_KMALLOC, or slots_none */
     struct shared_use shared[NR_KMALLOC];
     struct heap_slot *user; /* user caches by index - NR_KMALLOC */
     int nr_user;
     struct thread *thread;
-    struct mem_cgroup *memcg; /* NULL: the thread's shared slabs */
-    int64_t stock;            /* bytes charged to memcg and not used */
+    struct mem_cgroup *memcg;     /* NULL: the thread's shared slabs */
+    int64_t stock;                /* bytes charged to memcg and not used */
     struct hlist_node node;       /* thread->heaps */
     struct hlist_node memcg_node; /* groups_lock: memcg->heaps */
-    struct heap *collect_next;            /* walker_mutex */
+    struct heap *collect_next;    /* walker_mutex */
 };
 
 #define STOLEN_BY_WALKER 1
@@ -375,24 +379,24 @@ struct thread {
     atomic_int_t busy;   /* the owner writes */
     atomic_int_t stolen; /* the walker writes: STOLEN_ bits */
     /* section */
-    struct heap_slot *kmalloc; /* heap->kmalloc: what malloc uses */
+    struct heap_slot *kmalloc;  /* heap->kmalloc: what malloc uses */
     ATOMIC(struct heap *) heap; /* of the current group */
     struct mem_cgroup *current;
-    int stop_depth;            /* memcg_stop_kmem_account nesting */
+    int stop_depth; /* memcg_stop_kmem_account nesting */
     struct heap *root_heap, *shared_heap;
-    struct heap **by_id;       /* kmemcg_id -> heap or NULL */
+    struct heap **by_id; /* kmemcg_id -> heap or NULL */
     int nr_by_id;
-    struct hlist_head heaps;   /* all, root_heap and shared_heap too */
+    struct hlist_head heaps; /* all, root_heap and shared_heap too */
     struct shared_sheaf shared[NR_KMALLOC];
-    uint64_t shared_used;      /* a bit for each class that was used since the last flush */
+    uint64_t shared_used; /* a bit for each class that was used since the last flush */
     struct memcg_failure failure;
     bool has_failure;
     int64_t grant;                 /* bytes left of it; below 0: the last took more */
     struct mem_cgroup *granted_by; /* whose ceiling it is past; for comparison only */
     bool is_orphan;
     ATOMIC(struct slab *) remote_slabs; /* any thread in its section: CAS push; owner takes whole */
-    struct hlist_node node;    /* walker_mutex: all_threads or free_threads */
-    bool wanted;               /* walker_mutex: its holder steals this thread */
+    struct hlist_node node;             /* walker_mutex: all_threads or free_threads */
+    bool wanted;                        /* walker_mutex: its holder steals this thread */
 };
 
 #endif

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * walk.c - every live block of a group, and figures of the whole.
  *
@@ -50,21 +51,20 @@ void mem_cgroup_for_each_block(struct mem_cgroup *memcg, memcg_block_fn fn, void
     struct page_run *run;
 
     thread_steal_all();
-    for_each_thread(t) {
+    for_each_thread(t)
+    {
         struct heap *heap = heap_lookup(t, memcg); /* an offline group's are dropped */
 
         thread_collect(t);
         if (heap)
             heap_flush(heap, NULL);
     }
-    hlist_for_each_entry(s, &all_caches, all_node)
-        hlist_for_each_entry(slab, &s->slabs, cache_node)
-            if (walk_slab(memcg, slab, fn, arg))
-                goto stop;
-    hlist_for_each_entry(run, &all_runs, node)
-        if (is_of(run->objcg, memcg) &&
-            fn(arg, run->slab.base, memcg_usable_size(run->slab.base), NULL))
-            goto stop;
+    hlist_for_each_entry(s, &all_caches, all_node) hlist_for_each_entry(
+        slab, &s->slabs, cache_node) if (walk_slab(memcg, slab, fn, arg)) goto stop;
+    hlist_for_each_entry(
+        run, &all_runs,
+        node) if (is_of(run->objcg, memcg) &&
+                  fn(arg, run->slab.base, memcg_usable_size(run->slab.base), NULL)) goto stop;
 stop:
     thread_release_all();
 }
@@ -78,12 +78,8 @@ static const char *__find_invalid(void)
     struct heap *heap;
 
     for_each_thread(t)
-        hlist_for_each_entry(heap, &t->heaps, node)
-            if (!heap_is_valid(heap))
-                return "heap";
-    hlist_for_each_entry(s, &all_caches, all_node)
-        if (!cache_is_valid(s))
-            return "cache";
+        hlist_for_each_entry(heap, &t->heaps, node) if (!heap_is_valid(heap)) return "heap";
+    hlist_for_each_entry(s, &all_caches, all_node) if (!cache_is_valid(s)) return "cache";
     return pages_are_valid() ? NULL : "pages";
 }
 
@@ -108,17 +104,14 @@ void memcg_validate(void)
     if (!slab_debug)
         return;
     thread_steal_all();
-    for_each_thread(t)
-        thread_collect(t);
+    for_each_thread(t) thread_collect(t);
     if ((invalid = __find_invalid())) {
         fprintf(stderr, "memcg: BUG %s: its lists and counts do not agree\n", invalid);
         abort();
     }
-    hlist_for_each_entry(s, &all_caches, all_node)
-        hlist_for_each_entry(slab, &s->slabs, cache_node)
-            debug_check_slab(slab);
-    hlist_for_each_entry(run, &all_runs, node)
-        debug_check_slab(&run->slab);
+    hlist_for_each_entry(s, &all_caches, all_node) hlist_for_each_entry(slab, &s->slabs, cache_node)
+        debug_check_slab(slab);
+    hlist_for_each_entry(run, &all_runs, node) debug_check_slab(&run->slab);
     thread_release_all();
 }
 
@@ -135,17 +128,18 @@ void memcg_read_global_stat(struct memcg_global_stat *stat)
     stat->pages_in_use = pages_in_use() << PAGE_SHIFT;
     stat->pages_free_dirty = pages_free_dirty() << PAGE_SHIFT;
     stat->metadata = metadata_bytes_in_use();
-    for_each_thread(t) {
+    for_each_thread(t)
+    {
         thread_collect(t);
         stat->nr_threads++;
     }
-    hlist_for_each_entry(s, &all_caches, all_node)
-        hlist_for_each_entry(slab, &s->slabs, cache_node) {
-            stat->nr_slabs++;
-            if (slab->shared) {
-                stat->slab_shared_bytes += (size_t)slab->nr_pages << PAGE_SHIFT;
-                stat->slab_shared_used += (size_t)slab->inuse * slab->size;
-            }
+    hlist_for_each_entry(s, &all_caches, all_node) hlist_for_each_entry(slab, &s->slabs, cache_node)
+    {
+        stat->nr_slabs++;
+        if (slab->shared) {
+            stat->slab_shared_bytes += (size_t)slab->nr_pages << PAGE_SHIFT;
+            stat->slab_shared_used += (size_t)slab->inuse * slab->size;
         }
+    }
     thread_release_all();
 }

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folders mirror those of ``src/memcg``; a file here tests the module of its name.
 
 control/    the scheme: groups, child caches, the mutexes, statement by statement

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The environment of the processes that tests start: the order of their locks is watched too.
 
 Reports go to a file, not to stderr, which a program may close and a test may compare; the fixture

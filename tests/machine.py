@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Workers of pytest-xdist run tests beside each other; some tests need the machine alone."""
 
 from __future__ import annotations

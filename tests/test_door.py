@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What users find: the names of a group; and what the cores offer beneath them."""
 
 from __future__ import annotations

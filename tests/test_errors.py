@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What other programs do with exceptions: copy, pickle and rebuild them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`memcg.escape`: any text as one part of a path, no two alike."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`cgroup.max.descendants` and `cgroup.max.depth`."""
 
 from __future__ import annotations

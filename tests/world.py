@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fresh copies of the control plane: each test gets a system nobody has touched."""
 
 from __future__ import annotations

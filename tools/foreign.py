@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Other people's test suites, with memcg and without: the same outcome, test by test.
 
     python tools/foreign.py [--limit SIZE] [--timeout S] SUITE [tests ...]
@@ -258,8 +259,9 @@ def main() -> int:
     parser.add_argument("suite", choices=("cpython", *PACKAGES))
     parser.add_argument("tests", nargs="*")
     parser.add_argument("--limit", default="max")
-    parser.add_argument("--timeout", type=int, default=600,
-                        help="seconds for one test file; with --limit for all")
+    parser.add_argument(
+        "--timeout", type=int, default=600, help="seconds for one test file; with --limit for all"
+    )
     options = parser.parse_args()
     # A shell's background job ignores it, and so would the suites, which test it.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the generated part of docs/locking.md: the order of locks.
 
     python tools/locking_doc.py           write it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mutants of the control plane: each must be killed by a scenario or a test.
 
 A mutant is the shipped source with one change: a ``with`` lock removed, a check

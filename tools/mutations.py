@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Changes of a module, one each: what `mutants.py` runs the scenarios and the tests on.
 
 A mutation removes a ``with`` lock, negates or removes a check, drops a call or a store, swaps a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes docs/statements.md: what the kernel's scheme states, what memcg does, and who shows it.
 
     python tools/statements_doc.py           write it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A command that may not end: told from a slow one without the clock.
 
 On a busy machine a time-out tells nothing. A process is *endless* once it has used more processor

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* contender.h - what native/ours.c offers; against peers they are malloc and free. */
 #ifndef CONTENDER_H
 #define CONTENDER_H
@@ -8,7 +9,7 @@
 #ifdef OURS
 void *bench_malloc(size_t size);
 void bench_free(void *p);
-void bench_enter(void); /* this thread into the group; once per thread */
+void bench_enter(void);  /* this thread into the group; once per thread */
 void bench_worker(void); /* what the worker of the control plane does between rounds */
 #else
 #define bench_malloc malloc

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * instructions.c - one piece of work, so many times: "WORK WARM TURNS". benchmarks/instructions.py
  * counts the instructions of two lengths, so nothing here is timed or printed.

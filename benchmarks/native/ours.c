@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ours.c - memcg's allocator as a shared library: a call through the PLT as malloc is, the
  * fast path inlined below it as in the hooks of the binding.

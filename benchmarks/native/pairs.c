@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * pairs.c - one line in, one line out: "PATTERN SIZE THREADS" -> {"cpu", "wall", "check"}.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * schemes.c - one mutex for all groups, or one for each: T threads make and destroy the child
  * caches of G groups, the real ones, with the real work inside.
@@ -19,10 +20,7 @@ static pthread_mutex_t mutexes[MAX_GROUPS];
 static int nr_groups, nr_made, turns, nr_threads;
 static bool each;
 
-static pthread_mutex_t *mutex_of(int group)
-{
-    return each ? &mutexes[group] : &control_lock;
-}
+static pthread_mutex_t *mutex_of(int group) { return each ? &mutexes[group] : &control_lock; }
 
 static void life_of_child(int group, struct kmem_cache *root)
 {

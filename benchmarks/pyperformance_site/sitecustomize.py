@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Put the whole program into a world, in every process, before anything else is imported.
 
 What pyperf runs itself stays on the processors that the benchmark was given, and its clock is the

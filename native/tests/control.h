@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * control.h - a control plane of a page, for tests: ids, child caches, the worker.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * stress.c - everything at once against a shadow model.  stress [operations [seed [wrong]]]
  *
@@ -32,7 +33,7 @@ struct account {
     struct mem_cgroup *memcg; /* NULL: closed */
     int parent;
 };
-enum { MAX_ACCOUNTS = 1 << 20 }; /* of an epoch */
+enum { MAX_ACCOUNTS = 1 << 20 };              /* of an epoch */
 static struct account accounts[MAX_ACCOUNTS]; /* 0: the root */
 static int nr_accounts = 1, nr_groups;
 static int open_groups[GROUPS]; /* accounts; 0: none */
@@ -125,8 +126,9 @@ static void slot_free(struct slot *slot)
 
 static void slot_resize(struct worker *w, struct slot *slot)
 {
-    size_t size = slot->size <= KMALLOC_MAX_CACHE_SIZE ? random_size(w)
-                  : slot->size / 2 + next_random(w) % slot->size; /* in place, if it can */
+    size_t size = slot->size <= KMALLOC_MAX_CACHE_SIZE
+                      ? random_size(w)
+                      : slot->size / 2 + next_random(w) % slot->size; /* in place, if it can */
     bool moves;
     unsigned char *p;
 
@@ -322,7 +324,8 @@ static void compare_with_model(void)
     memset(model, 0, sizeof(model[0]) * (size_t)nr_accounts);
     for (int i = 0; i < SLOTS; i++)
         if (slots[i].p)
-            add_block(&model[pays(slots[i].account)], slots[i].p, memcg_usable_size(slots[i].p), NULL);
+            add_block(&model[pays(slots[i].account)], slots[i].p, memcg_usable_size(slots[i].p),
+                      NULL);
     for (int i = -1; i < GROUPS; i++) {
         int account = i < 0 ? 0 : open_groups[i];
         struct mem_cgroup *memcg = account ? accounts[account].memcg : mem_cgroup_root();
@@ -442,7 +445,8 @@ int main(int argc, char **argv)
     CHECK(memcg_init(NULL) == 0);
     memcg_set_promote_bytes(4096);
     for (int i = 0; i < USERS; i++) {
-        users[i] = kmem_cache_create_root((size_t)1 << (5 + 4 * i), 16, i & 1 ? KMEM_CACHE_ZERO : 0);
+        users[i] =
+            kmem_cache_create_root((size_t)1 << (5 + 4 * i), 16, i & 1 ? KMEM_CACHE_ZERO : 0);
         user_roots[nr_user_roots++] = users[i];
     }
     do
@@ -461,7 +465,8 @@ int main(int argc, char **argv)
     check_nothing_is_left();
     CHECK(css_refs(mem_cgroup_root()) == 1);
     printf("stress: ok, %llu operations, %d epochs, %d groups, %llu refused, %d children, %.1f s\n",
-           (unsigned long long)load_plain(&total_ops), epochs, nr_groups, (unsigned long long)load_plain(&refused),
-           events_seen[MEMCG_EVENT_CREATE], seconds_since(&begin));
+           (unsigned long long)load_plain(&total_ops), epochs, nr_groups,
+           (unsigned long long)load_plain(&refused), events_seen[MEMCG_EVENT_CREATE],
+           seconds_since(&begin));
     return 0;
 }

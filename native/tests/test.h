@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test.h - CHECK that stops, RUN that names what must hold. */
 #ifndef MEMCG_TEST_H
 #define MEMCG_TEST_H
@@ -5,12 +6,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define CHECK(condition)                                                                \
-    do {                                                                                \
-        if (!(condition)) {                                                             \
+#define CHECK(condition)                                                                  \
+    do {                                                                                  \
+        if (!(condition)) {                                                               \
             fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, __func__, #condition); \
-            exit(1);                                                                    \
-        }                                                                               \
+            exit(1);                                                                      \
+        }                                                                                 \
     } while (0)
 
 static __attribute__((unused)) int tests_run;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_charge.c - limits under threads, reserve, overdraft, alarms, stock. */
 #include "control.h"
 
@@ -53,8 +54,10 @@ static void threads_never_pass_a_limit_at_any_level(void)
     for (int i = 0; i < THREADS; i++)
         pthread_join(t[i], NULL);
     mem_cgroup_read_stat(top, &stat);
-    CHECK(stat.usage == cost_below(top) && stat.watermark <= TOP_MAX && stat.watermark > TOP_MAX / 2);
-    CHECK(stat.events[MEMCG_EV_FAIL] > 0 && stat.events_local[MEMCG_EV_FAIL] <= stat.events[MEMCG_EV_FAIL]);
+    CHECK(stat.usage == cost_below(top) && stat.watermark <= TOP_MAX &&
+          stat.watermark > TOP_MAX / 2);
+    CHECK(stat.events[MEMCG_EV_FAIL] > 0 &&
+          stat.events_local[MEMCG_EV_FAIL] <= stat.events[MEMCG_EV_FAIL]);
     CHECK(stat.events[MEMCG_EV_RESERVE] == 0);
     for (int i = 0; i < 2; i++)
         group_close(leaf[i]);
@@ -178,7 +181,8 @@ static void at_the_ceiling_one_is_refused_and_then_a_grant_is_given(void)
     for (int round = 0; round < 2; round++) {
         while ((p[n] = memcg_malloc(1000)))
             n++;
-        CHECK(stat_of(up).usage > ceiling - (64 << 10) && stat_of(up).usage <= ceiling + (4 << 10)); /* what was left of the last grant */
+        CHECK(stat_of(up).usage > ceiling - (64 << 10) &&
+              stat_of(up).usage <= ceiling + (4 << 10)); /* what was left of the last grant */
         for (refusals = 1, granted = 256 << 10; refusals < 80; refusals++) {
             before = stat_of(up).usage;
             CHECK((p[n++] = memcg_malloc(1000))); /* never two in a row */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_collect.c - who reads a figure does not read what was freed. */
 #include <sched.h>
 #include <time.h>
@@ -197,8 +198,7 @@ static void who_has_nothing_to_give_is_left_alone(void)
     tell(maker, fill_inside);
     live = collected(g);
     CHECK(collected(g) == live);
-    for_each_thread(t)
-        CHECK(!t->wanted);
+    for_each_thread(t) CHECK(!t->wanted);
     tell(maker, drain);
     CHECK(collected(g) == 0);
     hand_end(maker);

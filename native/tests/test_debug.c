@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_debug.c - what is written or freed wrongly is reported, and never reaches another group. */
 #include <sys/wait.h>
 #include <unistd.h>
@@ -40,8 +41,8 @@ static void reported(void (*crime)(void), const char *letters, const char *as)
     int status = commit(crime, letters);
 
     if (status != SIGABRT || !strstr(report, as)) {
-        fprintf(stderr, "MEMCG_DEBUG=%s: status %d instead of a report of '%s':\n%s", letters, status,
-                as, report);
+        fprintf(stderr, "MEMCG_DEBUG=%s: status %d instead of a report of '%s':\n%s", letters,
+                status, as, report);
         exit(1);
     }
 }
@@ -254,8 +255,8 @@ static void freed_behind_the_last(void)
     char *p = private_of(48);
     size_t objects;
 
-    kmem_cache_read_info(cache_from_memcg_idx(kmalloc_cache(kmalloc_index(48)), mem_cgroup_id(group)),
-                         &info);
+    kmem_cache_read_info(
+        cache_from_memcg_idx(kmalloc_cache(kmalloc_index(48)), mem_cgroup_id(group)), &info);
     CHECK(info.pagesperslab * PAGE_SIZE % 48 >= 16);
     memcg_free_fast((char *)kmem_cache_slab_of(p, &objects) + objects * 48);
 }

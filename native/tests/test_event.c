@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_event.c - the queue: nothing is lost, nothing comes twice, every first post wakes. */
 #include <sys/wait.h>
 #include <unistd.h>

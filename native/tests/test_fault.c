@@ -1,11 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_fault.c - faults meet the requests they are meant for, and what fails leaves nothing. */
 #include "control.h"
 
-
 static struct fault_attr every(unsigned points)
 {
-    return (struct fault_attr){ .points = points, .nth = 1, .times = UINT64_MAX,
-                                .max_size = SIZE_MAX, .this_thread = true };
+    return (struct fault_attr){
+        .points = points, .nth = 1, .times = UINT64_MAX, .max_size = SIZE_MAX, .this_thread = true
+    };
 }
 
 static void arm(struct fault_attr attr) { CHECK(memcg_arm_faults(&attr) == 0); }
@@ -309,7 +310,8 @@ static struct figures figures(void)
     mem_cgroup_reclaim(mem_cgroup_root());
     memcg_read_global_stat(&stat);
     return (struct figures){ usage_of_group(group), usage_of_group(mem_cgroup_root()),
-                             stat.pages_in_use, stat.nr_slabs, stat.metadata, css_refs(group) };
+                             stat.pages_in_use,     stat.nr_slabs,
+                             stat.metadata,         css_refs(group) };
 }
 
 static bool same(struct figures a, struct figures b)
@@ -353,8 +355,8 @@ static int exhaust(bool (*operation)(void), unsigned points, uint64_t times)
 
 static void what_is_refused_leaves_nothing(void)
 {
-    bool (*operations[])(void) = { alloc_and_free, alloc_in_a_group, make_a_group, make_a_child,
-                                   be_in_a_new_group, be_a_new_thread, use_a_cache };
+    bool (*operations[])(void) = { alloc_and_free,    alloc_in_a_group, make_a_group, make_a_child,
+                                   be_in_a_new_group, be_a_new_thread,  use_a_cache };
 
     for (int i = 0; i < 7; i++) {
         int refused_once = exhaust(operations[i], OUR_OWN | 1 << FAULT_ALLOC, 1);

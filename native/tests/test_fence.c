@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_fence.c - where membarrier is missing, or forbidden later by a seccomp filter. */
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -117,7 +118,8 @@ static void forbid_membarrier(void)
     };
     struct sock_fprog program = { sizeof(filter) / sizeof(filter[0]), filter };
 
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
         fprintf(stderr, "test_fence.c: no seccomp here: forbidding is not tested\n");
 }
 

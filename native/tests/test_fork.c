@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_fork.c - the child of a fork among allocating threads goes on by itself. */
 #include <sys/wait.h>
 #include <unistd.h>

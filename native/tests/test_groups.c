@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_groups.c - groups, limits, children, threads and fork over the whole data plane. */
 #include <pthread.h>
 #include <stdio.h>

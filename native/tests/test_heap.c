@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_heap.c - blocks, their alignment, and the threads that free what others allocated. */
 #include "control.h"
 

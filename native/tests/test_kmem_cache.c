@@ -1,20 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_kmem_cache.c - caches: wrong frees, life and end, lookups that race with writers. */
 #include "control.h"
 
 static void frees_of_what_is_no_live_object_are_told(void)
 {
-    struct kmem_cache *s = kmem_cache_create_root(100, 64, 0), *other = kmem_cache_create_root(100, 64, 0);
+    struct kmem_cache *s = kmem_cache_create_root(100, 64, 0),
+                      *other = kmem_cache_create_root(100, 64, 0);
     char *p = kmem_cache_alloc_fast(s), *q = kmem_cache_alloc_fast(s), *foreign = memcg_malloc(100);
     char *run = memcg_malloc(100000);
     int on_stack = 0;
     void *start_of;
 
     CHECK((uintptr_t)p % 64 == 0 && kmem_cache_size(s) == 128 && kmem_cache_object_size(s) == 100);
-    CHECK(kmem_cache_free_fast(s, p + 16) == -EINVAL && kmem_cache_free_fast(s, &on_stack) == -EINVAL);
+    CHECK(kmem_cache_free_fast(s, p + 16) == -EINVAL &&
+          kmem_cache_free_fast(s, &on_stack) == -EINVAL);
     CHECK(kmem_cache_free_fast(s, foreign) == -EINVAL && kmem_cache_free_fast(other, p) == -EINVAL);
-    CHECK(kmem_cache_free_fast(s, run) == -EINVAL && kmem_cache_free_fast(s, run + 5000) == -EINVAL);
+    CHECK(kmem_cache_free_fast(s, run) == -EINVAL &&
+          kmem_cache_free_fast(s, run + 5000) == -EINVAL);
     CHECK(kmem_cache_free_fast(s, NULL) == -EINVAL);
-    CHECK(kmem_cache_free_fast(s, p + 128 * 40) == -EINVAL || kmem_cache_free_fast(s, p + 128 * 40) == -EALREADY);
+    CHECK(kmem_cache_free_fast(s, p + 128 * 40) == -EINVAL ||
+          kmem_cache_free_fast(s, p + 128 * 40) == -EALREADY);
     CHECK(kmem_cache_free_fast(s, p) == 0 && kmem_cache_free_fast(s, p) == -EALREADY);
     CHECK(kmem_cache_free_fast(s, q) == 0 && kmem_cache_free_fast(s, p) == -EALREADY);
     CHECK(kmem_cache_of(q + 5, &start_of) == s && start_of == q);
@@ -30,7 +35,8 @@ static void frees_of_what_is_no_live_object_are_told(void)
 static void geometry_suits_every_size_and_alignment(void)
 {
     CHECK(!kmem_cache_create_root(0, 16, 0) && !kmem_cache_create_root(8, 24, 0));
-    CHECK(!kmem_cache_create_root(SIZE_MAX, 16, 0) && !kmem_cache_create_root(16, (size_t)1 << 30, 0));
+    CHECK(!kmem_cache_create_root(SIZE_MAX, 16, 0) &&
+          !kmem_cache_create_root(16, (size_t)1 << 30, 0));
     for (size_t size = 1; size < 10 << 20; size = size * 5 / 2 + 1)
         for (size_t align = 1; align <= 65536; align *= 16) {
             struct kmem_cache *s = kmem_cache_create_root(size, align, KMEM_CACHE_ZERO);

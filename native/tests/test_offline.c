@@ -1,8 +1,10 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_offline.c - groups and caches end while other threads allocate in them. */
 #include "control.h"
 
 enum { THREADS = 3, SLOTS = 512 };
-static struct mem_cgroup *inside; /* inside_lock: where the threads go; holds a reference for them */
+static struct mem_cgroup
+    *inside; /* inside_lock: where the threads go; holds a reference for them */
 static pthread_mutex_t inside_lock = PTHREAD_MUTEX_INITIALIZER;
 static ATOMIC(void *) slots[SLOTS];
 static atomic_int_t over;

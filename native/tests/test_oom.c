@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The last refusal or alarm of a limit, or of one below: also of groups that are gone. */
 #include <errno.h>
 #include <string.h>

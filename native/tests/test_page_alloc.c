@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include <unistd.h>
 
 #include "../page_alloc.h"
@@ -28,7 +29,11 @@ static void own(unsigned char *p, size_t nr_pages, uint32_t tag, bool zeroed)
 
 static void churn(uint64_t *random, int rounds)
 {
-    struct { unsigned char *p; size_t nr_pages; uint32_t tag; } runs[NR_RUNS] = {0};
+    struct {
+        unsigned char *p;
+        size_t nr_pages;
+        uint32_t tag;
+    } runs[NR_RUNS] = { 0 };
 
     for (int i = 0; i < rounds; i++) {
         int n = (int)(next_random(random) % NR_RUNS);
@@ -146,7 +151,7 @@ static void a_batch_finds_its_pages_again_and_an_end_gives_them_back(void)
     void *p, *one;
 
     for (int i = 0; i < 3; i++) {
-        zeroed = false; /* do not clear what was ours */
+        zeroed = false;                        /* do not clear what was ours */
         p = alloc_pages(16384, 1, 2, &zeroed); /* 64 MiB */
         CHECK(i == 0 || !zeroed);              /* not given back in between */
         free_pages(p, 16384);

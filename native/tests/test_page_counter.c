@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "../page_counter.h"
 #include "test.h"
 
@@ -17,9 +18,11 @@ static void a_charge_counts_all_the_way_up(void)
     setup(PAGE_COUNTER_MAX);
     page_counter_charge(&leaves[0], 100);
     page_counter_charge(&leaves[1], 20);
-    CHECK(load_plain(&leaves[0].usage) == 100 && load_plain(&parent.usage) == 120 && load_plain(&root.usage) == 120);
+    CHECK(load_plain(&leaves[0].usage) == 100 && load_plain(&parent.usage) == 120 &&
+          load_plain(&root.usage) == 120);
     page_counter_uncharge(&leaves[0], 100);
-    CHECK(load_plain(&leaves[0].usage) == 0 && load_plain(&parent.usage) == 20 && load_plain(&root.usage) == 20);
+    CHECK(load_plain(&leaves[0].usage) == 0 && load_plain(&parent.usage) == 20 &&
+          load_plain(&root.usage) == 20);
     CHECK(load_plain(&parent.watermark) == 120 && page_counter_underflows() == 0);
 }
 
@@ -31,7 +34,8 @@ static void a_refused_charge_changes_no_usage_and_names_the_limit(void)
     CHECK(page_counter_try_charge(&leaves[0], 100, &fail));
     CHECK(!page_counter_try_charge(&leaves[1], 1, &fail));
     CHECK(fail == &parent);
-    CHECK(load_plain(&leaves[1].usage) == 0 && load_plain(&parent.usage) == 100 && load_plain(&root.usage) == 100);
+    CHECK(load_plain(&leaves[1].usage) == 0 && load_plain(&parent.usage) == 100 &&
+          load_plain(&root.usage) == 100);
 }
 
 static void *charge_until_refused(void *leaf)

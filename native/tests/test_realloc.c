@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_realloc.c - blocks that change their size, sizes past all bounds, an arena that is full. */
 #include <malloc.h>
 
@@ -100,15 +101,18 @@ static void growing_past_max_is_refused_and_shrinking_never(void)
 
 static void sizes_past_all_bounds_are_refused_and_charge_nothing(void)
 {
-    static const size_t sizes[] = { SIZE_MAX, SIZE_MAX - PAGE_SIZE, PTRDIFF_MAX, PTRDIFF_MAX - PAGE_SIZE,
-                                    (size_t)1 << 62, (size_t)1 << 56, (size_t)1 << 46 };
+    static const size_t sizes[] = { SIZE_MAX,        SIZE_MAX - PAGE_SIZE,
+                                    PTRDIFF_MAX,     PTRDIFF_MAX - PAGE_SIZE,
+                                    (size_t)1 << 62, (size_t)1 << 56,
+                                    (size_t)1 << 46 };
     void *p = memcg_malloc(100), *run = memcg_malloc(100000);
     int64_t before = usage_of_group(mem_cgroup_root());
 
     for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
         CHECK(!memcg_malloc(sizes[i]) && !memcg_malloc_fast(sizes[i]) && !memcg_calloc(sizes[i]));
         CHECK(!memcg_realloc(p, sizes[i]) && !memcg_realloc(run, sizes[i]));
-        CHECK(mem_cgroup_try_charge(mem_cgroup_root(), sizes[i]) == (sizes[i] > (size_t)1 << 56 ? -ENOMEM : 0) );
+        CHECK(mem_cgroup_try_charge(mem_cgroup_root(), sizes[i]) ==
+              (sizes[i] > (size_t)1 << 56 ? -ENOMEM : 0));
         if (sizes[i] <= (size_t)1 << 56)
             mem_cgroup_uncharge(mem_cgroup_root(), sizes[i]);
     }
@@ -207,7 +211,8 @@ static void empty_slabs_give_way_when_the_arena_is_full(void)
 static void what_grows_among_holes_moves_seldom(void)
 {
     enum { HOLES = 20 };
-    char *hole[HOLES], *fence[HOLES], *large = memcg_malloc(16 << 20), *end = memcg_malloc(40000), *p;
+    char *hole[HOLES], *fence[HOLES], *large = memcg_malloc(16 << 20), *end = memcg_malloc(40000),
+                                      *p;
     int moves = 0;
 
     for (int i = 0; i < HOLES; i++) {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_shared.c - shared slabs: owners, clearing, stubs after offline, asking for a child. */
 #include "control.h"
 
@@ -86,7 +87,8 @@ static void whole_pages_stand_alone_until_there_is_a_cache(void)
     CHECK(object && !kmem_cache_free(root, object) && kmem_cache_free(root, p[0]) == -EINVAL);
     while (!work()) /* asks for a cache by what is live, then has one */
         p[++n] = memcg_malloc(8000);
-    CHECK((size_t)n == load_relaxed(&promote_bytes) / 8192 && cache_from_memcg_idx(root, mem_cgroup_id(g)));
+    CHECK((size_t)n == load_relaxed(&promote_bytes) / 8192 &&
+          cache_from_memcg_idx(root, mem_cgroup_id(g)));
     p[++n] = memcg_malloc(8000);
     CHECK(virt_to_slab(p[n])->cache && !virt_to_slab(p[0])->cache);
     memcg_set_current(NULL);
@@ -99,7 +101,8 @@ static void whole_pages_stand_alone_until_there_is_a_cache(void)
 
 static void objects_of_a_closed_group_are_its_parents(void)
 {
-    struct mem_cgroup *top = group_new(mem_cgroup_root()), *mid = group_new(top), *g = group_new(mid);
+    struct mem_cgroup *top = group_new(mem_cgroup_root()), *mid = group_new(top),
+                      *g = group_new(mid);
     struct mem_cgroup_stat stat;
     void *p[100], *run;
 
@@ -345,7 +348,8 @@ static void shared_objects_of_a_users_cache_are_freed_by_anybody(void)
     for (int i = 0; i < 4; i++)
         pthread_join(t[i], NULL);
     for (int i = 0; i < 256; i++)
-        CHECK(!load_plain(&user_slots[i]) || kmem_cache_free(user, load_plain(&user_slots[i])) == 0);
+        CHECK(!load_plain(&user_slots[i]) ||
+              kmem_cache_free(user, load_plain(&user_slots[i])) == 0);
     CHECK(usage_of_group(g[0]) == 0 && usage_of_group(g[1]) == 0);
     CHECK(info_of(user).active_objs == 0 && kmem_cache_shutdown(user) == 0);
     kmem_cache_free_struct(user);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_shared_sheaf.c - what a small group takes ahead and keeps of shared slabs; whose it is. */
 #include "control.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_sheaf.c - frees that wait in a heap's sheaf: bounded, seen by nobody, in nobody's way. */
 #include "control.h"
 
@@ -240,7 +241,8 @@ static void reclaim_and_trim_take_what_waits(void)
         fill(256);
         drain(0, N);
         memcg_free_fast(memcg_malloc_fast(256));
-        CHECK(load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(256)].sheaf && usage_of_group(g) > 0);
+        CHECK(load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(256)].sheaf &&
+              usage_of_group(g) > 0);
         if (by_trim)
             memcg_trim();
         else

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_validate.c - each structure that is broken is found; what is out of place stops. */
 #include "control.h"
 
@@ -128,7 +129,10 @@ static bool aborts(void (*crime)(void))
 
 #ifdef MEMCG_DEBUG_VM
 static void takes_a_leaf_outside_a_section(void) { metadata_alloc(32); }
-static void shrinks_a_heap_outside_a_section(void) { heap_shrink(load_plain(&memcg_self->heap), NULL); }
+static void shrinks_a_heap_outside_a_section(void)
+{
+    heap_shrink(load_plain(&memcg_self->heap), NULL);
+}
 static void links_a_stub_without_groups_lock(void) { objcg_link(g->objcg, g); }
 static void collects_what_is_not_stolen(void) { cache_shrink_stolen(kmalloc_cache(0)); }
 static void begins_a_section_inside_another(void)

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* test_walk.c - every live block is named once, and the sums of all accounts agree. */
 #include "control.h"
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory control groups in one Python process.
 
 >>> import memcg

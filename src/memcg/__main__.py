@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m memcg``: the same as the console script ``memcg``."""
 
 from __future__ import annotations

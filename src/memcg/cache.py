@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`KmemCache`: a cache of equal buffers, charged to the group that allocates them."""
 
 from __future__ import annotations

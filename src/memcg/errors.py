@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What memcg raises. Texts say subject, rule, values, owner and cure on one line."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`inject`: requests fail on purpose, to test what a program does then.
 
 A *fail-nth* test has the first request fail, then the second, and so on until none is left::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Groups as users hold them: limits, reading, entering, closing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`install`: from here on what CPython and NumPy allocate is charged.
 
 Libraries that need more have a file in `integrations`, with a function `hook`. It is called now if

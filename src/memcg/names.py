@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any text as one part of a group's path, and back.
 
 Follows RFC 3986's percent-encoding, as ``systemd-escape`` follows its own: letters stay readable.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The last refusal or alarm of a limit, as `Group.last_oom` tells it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What holds a group's memory: kinds of objects with what belongs to them, and the biggest by name.
 
 `core/binding/holders.c` tells which object owns a block, `core/binding/referrers.c` what refers to

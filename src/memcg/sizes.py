@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sizes as users write them: ``256MiB``, ``1GB``, ``max``, ``50%``."""
 
 from __future__ import annotations

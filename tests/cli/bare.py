@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``memcg run`` in a process where nothing is installed: the real path but for the hooks."""
 
 from __future__ import annotations

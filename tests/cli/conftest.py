@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a program by plain Python and by ``memcg run``, and gives what both showed."""
 
 from __future__ import annotations

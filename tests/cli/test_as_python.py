@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`memcg run` shows what plain Python shows: streams and status, byte by byte."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`memcg doctor`: what it says is so, and its status tells whether memcg can run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hogs under `memcg run`: refused at the limit, 137 uncaught, and free to go on when caught."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs that many people run do under `memcg run` what they do without."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`memcg run`: its options, limits, exit status 137, and the account at the end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tests of the scheme share. The worker is off: a test runs pending work itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Something that comes in the middle of the control plane, as an exception or a handler does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """S73 to S76 and the kernel's cases P2 to P14 that the model data plane can show."""
 
 from __future__ import annotations

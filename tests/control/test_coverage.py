@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every statement is named by a test."""
 
 from __future__ import annotations

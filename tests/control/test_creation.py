@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """S12 to S32: creation and publication."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """S48 to S72 and D1 to D7: destruction of children, offline, roots."""
 
 from __future__ import annotations

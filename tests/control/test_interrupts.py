@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A KeyboardInterrupt at the entry of each function of the control plane, one after the other.
 
 Entering a function is one of the places where CPython raises asynchronous exceptions (the others:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """S33 to S47: lookup, activation, relocation."""
 
 from __future__ import annotations

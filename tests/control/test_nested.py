@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A finalizer or signal handler that uses memcg, at each line of what it interrupts.
 
 The mutexes let the interrupted thread in, so what is half-done must not be met: making and

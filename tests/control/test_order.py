@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """S1 to S11: the lock order."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model core and the native core, driven side by side: they must agree after every step.
 
 What is compared: what each operation returns or raises, which groups are charged once empty
@@ -50,7 +51,6 @@ def held(group):
 def cost_of_groups(group):
     below = sum(map(cost_of_groups, group.children.values()))
     return group.stat["external"] % MIB + below
-
 
 
 class Side:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sweeps run in processes of their own: a crash or a hang is theirs alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fail-nth: the first request of an operation fails, then the second, until none is left.
 
 Run in a process of its own. After each fault everything must be as it was before the operation,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Threads, groups, caches and arrays together, while any request of any thread fails by chance.
 
 With the hooks in, faults inside the core could refuse CPython's smallest objects, and then a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Groups and caches, while each of the core's own requests fails in turn.
 
 The workers' requests fail too. Each is swept with one fault and with two in a row, since a
@@ -51,7 +52,9 @@ def test_groups_are_made_whole_or_not_at_all(sweep):
 
 def test_the_first_groups_grow_every_array(sweep):
     """Arrays grow once in a process: as many processes as requests."""
-    code = CLOSE_ALL + """
+    code = (
+        CLOSE_ALL
+        + """
 settle()  # this thread is known to the core
 with faults.inject(nth={n}, what=CORE, all_threads=True) as injected:
     try:
@@ -74,6 +77,7 @@ settle()
 assert not memcontrol._used_ids and not memcontrol.dying, memcontrol._used_ids
 print(json.dumps(injected.faults))
 """
+    )
     for n in (1, 2, 3, 4, 20, 42, 43, 44, 52, 60, 90):
         assert sweep(code.format(n=n)) == 1, n
     assert sweep(code.format(n=100_000)) == 0

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `MEMCG_FAIL` and `inject` accept, which requests they meet, and what they cost otherwise."""
 
 from __future__ import annotations

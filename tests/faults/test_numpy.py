@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """NumPy and Python's larger objects, while each request past 1 KiB fails in turn."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The control plane while CPython's own small objects fail in turn, where it can take that.
 
 memcg never refuses such requests; a machine without memory does. What waits for a thread is not
@@ -28,7 +29,8 @@ def read():
 
 
 def sweep_small(sweep, operation):
-    return sweep(f"""{PRELUDE}
+    return sweep(
+        f"""{PRELUDE}
 {operation}
 
 def close_all():
@@ -60,7 +62,9 @@ for n in itertools.count(1):
     if not injected.faults:
         break
 print(json.dumps(figures))
-""", MEMCG_LOCKDEP="")  # its own objects would fail too
+""",
+        MEMCG_LOCKDEP="",
+    )  # its own objects would fail too
 
 
 OPERATIONS = {

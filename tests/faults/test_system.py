@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the system may refuse: mappings, advice, threads."""
 
 from __future__ import annotations

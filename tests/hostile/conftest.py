@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An extension module that misuses memory, built here, in processes of its own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * hostile.c - an extension module that does to memory what no extension may do.
  *
@@ -127,7 +128,8 @@ static PyObject *hostile_free_in_thread(PyObject *self, PyObject *args)
 }
 
 #define HELD 512
-static _Atomic(uint32_t *) shelf[HELD]; /* taken and put by all threads: freed where not allocated */
+static _Atomic(uint32_t *)
+    shelf[HELD]; /* taken and put by all threads: freed where not allocated */
 
 static bool is_whole(const uint32_t *block)
 {
@@ -190,11 +192,8 @@ static PyObject *hostile_stop_churn(PyObject *self, PyObject *args)
     (void)self;
     (void)args;
     atomic_store(&stopping, 1);
-    Py_BEGIN_ALLOW_THREADS
-    while (atomic_load(&running))
-        usleep(1000);
-    Py_END_ALLOW_THREADS
-    for (int i = 0; i < HELD; i++)
+    Py_BEGIN_ALLOW_THREADS while (atomic_load(&running)) usleep(1000);
+    Py_END_ALLOW_THREADS for (int i = 0; i < HELD; i++)
         PyMem_RawFree(atomic_exchange(&shelf[i], NULL));
     return Py_BuildValue("li", atomic_load(&churned), atomic_load(&damaged));
 }
@@ -268,7 +267,8 @@ static PyMethodDef methods[] = {
     { "allocate_at_exit", hostile_allocate_at_exit, METH_NOARGS, "allocate_at_exit()" },
     { NULL, NULL, 0, NULL },
 };
-static struct PyModuleDef module = { PyModuleDef_HEAD_INIT, "hostile", NULL, -1, methods,
-                                     NULL, NULL, NULL, NULL };
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "hostile", NULL, -1, methods, NULL, NULL, NULL, NULL
+};
 
 PyMODINIT_FUNC PyInit_hostile(void) { return PyModule_Create(&module); }

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finalizers, shrinkers, constructors and generators that turn on what runs them.
 
 They take mutexes where none is to be taken (docs/locking.md), so lockdep does not watch.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an extension does wrong is told where it can be, and stays in its own group."""
 
 from __future__ import annotations

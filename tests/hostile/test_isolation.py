@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """No byte of one group is read by another: patterns written by one, looked for by the next."""
 
 from __future__ import annotations

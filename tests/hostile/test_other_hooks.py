@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Profilers that hook what we hook: started before us, after us, under load, across the end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/benchmarks.md has the text of its sources: a table is of a run, its words are not."""
 
 from __future__ import annotations

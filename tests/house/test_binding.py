@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The floors of the binding: one file knows CPython, and includes only point downward."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demos show what happens in the running system."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The habits of CONTRIBUTING.md's English that a pattern can find. The list is short on purpose."""
 
 from __future__ import annotations

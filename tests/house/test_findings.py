@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tests and scenarios that docs/reliability.md names for its findings exist."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the run of a foreign suite must notice, with a limit and without."""
 
 from __future__ import annotations

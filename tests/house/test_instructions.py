@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The instruction budget of benchmarks/instructions.py: its checker notices three percent."""
 
 from __future__ import annotations

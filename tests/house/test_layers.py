@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The layers of docs/design.md: imports only point downward, and one door to threads."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who has the machine when tests run beside each other."""
 
 from __future__ import annotations

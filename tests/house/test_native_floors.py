@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """native/ is built in floors: README.md names them, and nothing includes or calls upward."""
 
 from __future__ import annotations

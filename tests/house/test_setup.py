@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `pip install .` puts in place, and what users' type checkers and README readers see."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files around the sources: the licence, the changelog, lint, hooks and the hosted CI."""
 
 from __future__ import annotations

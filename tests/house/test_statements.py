@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/statements.md says what is so, and every statement has the test that it names."""
 
 from __future__ import annotations

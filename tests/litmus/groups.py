@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What holds groups, as programs for `memory_model`: references, charges, what is asked for.
 
 Most of it is relaxed: that a read-modify-write is one step is what counts. A site ``..._whole``

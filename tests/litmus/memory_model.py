@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small exhaustive checker of C11 release/acquire executions.
 
 A program is a few threads, Python generators that yield accesses and are sent what was read.

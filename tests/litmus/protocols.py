@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The native core's lock-free protocols, as programs for `memory_model`.
 
 Each names the C accesses it mirrors (`Site`); a builder is given their orders and runs every
@@ -76,12 +77,8 @@ SECTION = {
         "RELAXED",
     ),
     "compiler_fence": Site("section.h", "section_begin", "compiler_fence()"),
-    "see_stolen": Site(
-        "section.h", "section_begin", "(!load_{}(&self->stolen), 1)", "ACQUIRE"
-    ),
-    "back_off": Site(
-        "section.h", "section_begin", "store_{}(&self->busy, 0)", "RELEASE"
-    ),
+    "see_stolen": Site("section.h", "section_begin", "(!load_{}(&self->stolen), 1)", "ACQUIRE"),
+    "back_off": Site("section.h", "section_begin", "store_{}(&self->busy, 0)", "RELEASE"),
     "end": Site("section.h", "section_end", "store_{}(&self->busy, 0)", "RELEASE"),
     "steal": Site(
         "section.c",
@@ -222,9 +219,7 @@ REMOTE = {
     "take_list": Site(
         "slab.c", "slab_collect", "exchange_{}(&self->remote_slabs, NULL)", "ACQUIRE"
     ),
-    "take": Site(
-        "slab.c", "slab_collect", "exchange_{}(&slab->remote, NULL)", "ACQ_REL"
-    ),
+    "take": Site("slab.c", "slab_collect", "exchange_{}(&slab->remote, NULL)", "ACQ_REL"),
 }
 
 
@@ -353,12 +348,8 @@ hand_over = Protocol(
     "hand_over",
     {
         "see_owner": Site("free.c", "slab_free", "load_{}(&slab->owner)", "ACQUIRE"),
-        "adopt": Site(
-            "slab.c", "slab_refill", "store_{}(&slab->owner, heap->thread)", "RELEASE"
-        ),
-        "let_go_slab": Site(
-            "slab.c", "slab_hand_over", "store_{}(&slab->owner, NULL)", "RELEASE"
-        ),
+        "adopt": Site("slab.c", "slab_refill", "store_{}(&slab->owner, heap->thread)", "RELEASE"),
+        "let_go_slab": Site("slab.c", "slab_hand_over", "store_{}(&slab->owner, NULL)", "RELEASE"),
         "membarrier": SECTION["membarrier"],
     },
     _hand_over,
@@ -530,18 +521,10 @@ def _coalesced(o: Orders) -> list[Result]:
 event_queue = Protocol(
     "event_queue",
     {
-        "claim": Site(
-            "event.c", "event_post", "exchange_{}(&node->posted, 1)", "ACQ_REL"
-        ),
-        "link": Site(
-            "event.c", "event_post", "cas_weak_{}(&posted, &first, node)", "RELEASE"
-        ),
-        "take_posted": Site(
-            "event.c", "take_posted", "exchange_{}(&posted, NULL)", "ACQUIRE"
-        ),
-        "taken": Site(
-            "memcg.c", "memcg_next_event", "exchange_{}(&node->posted, 0)", "ACQ_REL"
-        ),
+        "claim": Site("event.c", "event_post", "exchange_{}(&node->posted, 1)", "ACQ_REL"),
+        "link": Site("event.c", "event_post", "cas_weak_{}(&posted, &first, node)", "RELEASE"),
+        "take_posted": Site("event.c", "take_posted", "exchange_{}(&posted, NULL)", "ACQUIRE"),
+        "taken": Site("memcg.c", "memcg_next_event", "exchange_{}(&node->posted, 0)", "ACQ_REL"),
     },
     lambda o: _event_queue(o, "m", "n") + _event_queue(o, "n", "n") + _coalesced(o),
 )

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The checker against litmus tests whose allowed outcomes are known.
 
 Names and outcomes: Alglave, Maranget, Tautschnig, "Herding cats" (TOPLAS 2014); Lahav et al.,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every execution of the native core's protocols is safe, and every memory order is needed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a reader collects what others freed, and how forks and the end hold the native workers.
 
 As `protocols`, but the workers' sites stand in the binding's ``worker.c``.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lockdep: what it learns, what it reports, and that it is gone when it is off."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A mixed, server-like load for a given time: nothing crashes, hangs, grows or stays charged.
 
     python tests/long/soak.py --seconds 3600 --seed 1

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whole programs in processes of their own; a hang shows where every thread stands."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MemcgOOM comes to the offender, once, whatever it is doing; to nobody else; and is never lost.
 
 Rounds are counted: in each the limit is passed once, on purpose, and one error must come of it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the loop calls for a connection or a pipe is in the group that this was made in."""
 
 from __future__ import annotations

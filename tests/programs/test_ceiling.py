@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far each kind of offender gets at 64 MiB: max, reserve and overdraft, and little more."""
 
 from __future__ import annotations

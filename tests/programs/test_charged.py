@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything CPython and NumPy allocate is charged, once, to the group of whoever asked."""
 
 from __future__ import annotations
@@ -203,7 +204,9 @@ def test_a_thousand_tasks_charge_their_own_groups(run_program):
 
 @pytest.mark.parametrize("rounds", [8, pytest.param(60, marks=pytest.mark.long)])
 def test_innocent_threads_see_nothing_of_hogs(run_program, rounds):
-    run_program(f"    ROUNDS = {rounds}" + """
+    run_program(
+        f"    ROUNDS = {rounds}"
+        + """
     import gc, hashlib, threading, time
     def innocent(i, results):
         for r in range(ROUNDS):
@@ -240,4 +243,5 @@ def test_innocent_threads_see_nothing_of_hogs(run_program, rounds):
     before = [memcg.core.css_refs(g) for g in [memcg.root]]
     for g in groups: g.close()
     assert all(g.current == 0 for g in groups)
-    """)
+    """
+    )

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ContextVar of groups is in every context: what others set it to, and leaving elsewhere."""
 
 from __future__ import annotations

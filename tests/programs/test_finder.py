@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The import finder: there while it waits for a module, patched by others, gone in the end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A fork in a program with locks and fork hooks of its own waits for nobody who waits for it."""
 
 from __future__ import annotations

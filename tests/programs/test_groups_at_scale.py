@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many groups, many threads, many tasks: each pays its own, and all comes back."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a group costs is its parent's charge."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Unwinding and handling an alarm is no new alarm; one that nobody heard is raised again."""
 
 from __future__ import annotations
@@ -167,7 +168,8 @@ def test_a_process_over_its_limit_ends(run_program, how, fork):
 
 
 def test_a_process_ends_beside_daemons_at_their_limit(run_program):
-    shown = run_program("""
+    shown = run_program(
+        """
     g = memcg.group("g", max="1MiB")
     begun = threading.Semaphore(0)
     def tenant():
@@ -182,5 +184,7 @@ def test_a_process_ends_beside_daemons_at_their_limit(run_program):
     for _ in range(8): begun.acquire()
     while not g.events["oom"]: pass
     show(ends=True)
-    """, expects=("",))  # whatever CPython shows of threads that it ends at their limit
+    """,
+        expects=("",),
+    )  # whatever CPython shows of threads that it ends at their limit
     assert shown["ends"]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hogs of each kind at 64 MiB: stopped, bounded, and free to go on with right results."""
 
 from __future__ import annotations

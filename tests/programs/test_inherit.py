@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who is in which group, what is charged to it, once, and who is credited when it is freed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the alarm interrupts is whole afterwards: locks, structures of libraries, new threads."""
 
 from __future__ import annotations

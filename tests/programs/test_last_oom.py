@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors that reach a user say whose limit it was; the group knows of those that did not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Under RLIMIT_DATA and RLIMIT_AS a program has what it has without memcg, nearly."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes made from a process with groups: no hang, figures right on both sides."""
 
 from __future__ import annotations
@@ -197,7 +198,8 @@ def test_a_fork_in_a_thread_makes_it_the_main_thread_and_alarms_go_on(run_progra
 
 
 def test_a_fork_while_an_alarm_is_on_its_way(run_program):
-    assert run_program("""
+    assert (
+        run_program("""
     g = memcg.group("g", max="1MiB", high="max")
     told = 0
     for _ in range(50):
@@ -216,7 +218,9 @@ def test_a_fork_while_an_alarm_is_on_its_way(run_program):
             told += 1
         rows = None
     show(result=told)
-    """)["result"] == 50
+    """)["result"]
+        == 50
+    )
 
 
 WARNS = """

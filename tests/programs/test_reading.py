@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was freed is in nobody's `current`, whoever freed it, and wherever its thread is now."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """memory.high: shrinkers and the collector come before any MemcgOOM."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A refusal reaches the offender: also through code that cannot bear it, or hides it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`Group.report`: what a person can act on, and nothing that the program wrote is run for it."""
 
 from __future__ import annotations

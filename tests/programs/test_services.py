@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Threads and processes that serve everybody are in the root, whoever comes first."""
 
 from __future__ import annotations

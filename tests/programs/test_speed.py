@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What charging and entering cost at most; how much less it is, docs/benchmarks.md measures.
 
 Processor seconds, the least of several runs, in turn: others on the machine only add to them.

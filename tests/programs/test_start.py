@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a program pays before it does anything; libraries met before, after and in an archive."""
 
 from __future__ import annotations

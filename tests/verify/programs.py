@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random small programs, as lists of operations, and how to run them under the explorer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Known concurrency bugs: found, minimised, printed and replayed; their mended forms pass."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`memcg verify`: what it prints is so, and its status tells whether what was asked for holds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What no schedule shows, one thread at a time: checks that mutants of the control plane need."""
 
 from __future__ import annotations

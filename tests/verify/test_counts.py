@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many schedules the explorer runs, against what theory says.
 
 `Result.schedules` counts executions that ran to an end: one per Mazurkiewicz trace. What a

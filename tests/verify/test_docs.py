@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/verify.md and docs/locking.md say what is so."""
 
 from __future__ import annotations

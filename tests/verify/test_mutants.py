@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """tools/mutants.py: what it makes, and that it tells a killed mutant from one that survives."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mutex of `binding/mutex.c`, as a twin in Python, under every schedule.
 
 The GIL is a mutex of the explorer's, a waiter's semaphore an event, and who gives up the GIL in the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random small programs: reduction and plain enumeration reach the same final states."""
 
 from __future__ import annotations

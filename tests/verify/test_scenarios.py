@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shipped control plane under every schedule, and mutants of it that must not survive."""
 
 # ruff: noqa: E501

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The flaws of the old scheme and of the patch as written, pinned with their minimal schedules."""
 
 from __future__ import annotations

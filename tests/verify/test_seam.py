@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The seam under the explorer: primitives, guards, freed objects, faults, forks, interrupts."""
 
 from __future__ import annotations

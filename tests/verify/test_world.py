@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The explored world: module dictionaries have guards, allocations fail."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line: one verb per file.
 
 A verb is a module of this package with ``add_parser(subparsers)`` and ``main(args) -> int``;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a program as ``python`` would, from inside a running interpreter.
 
 Theory: CPython's own ``main`` prepares `sys.argv`, ``sys.path[0]`` and a fresh ``__main__``,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line's only access to what limits and charges this process.
 
 `run` and `report` ask a `System`; a test passes one that installs nothing.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``memcg doctor``: can memcg run here, and what would it charge?
 
 Every line is looked up or measured in this process, which installs memcg as a program would.

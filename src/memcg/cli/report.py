@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The account of a process: the groups, what they hold, and how much of the RSS is charged."""
 
 from __future__ import annotations

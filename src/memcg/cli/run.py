@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``memcg run``: an unmodified program in a limited process.
 
 The options are parsed by hand: everything after the program belongs to the program, and what

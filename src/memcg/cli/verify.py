@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``memcg verify``: which scheme holds under every schedule, and what goes wrong in the others.
 
 Everything runs over the model core: no compiler is needed, and nothing of the process is charged.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The control plane: groups, child caches, and under which mutex they are made and destroyed.
 
 It is all that the patch touches, under the kernel's names; `cgroup` has the tree, `vmscan` reclaim,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Forks: the child finds the control plane whole.
 
 No other thread is inside the control plane when a process forks. The thread that forks may hold,

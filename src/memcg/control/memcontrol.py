@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory control groups and the life of their child caches.
 
 One global mutex, ``memcg_slab_mutex``, is held whenever a child cache is created or destroyed,

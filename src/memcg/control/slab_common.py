@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Creation and destruction of slab caches: roots, and children per memory control group.
 
 A root cache is process-wide. A child cache is a root's copy that serves one group. This module

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reclaim: shrinkers, garbage, empty slabs and stock, from a group and all below it.
 
 Kernel: mm/vmscan.c (``try_to_free_mem_cgroup_pages``, ``shrink_slab``), and ``high_work_func`` of
@@ -34,9 +35,7 @@ def _collect(group: cgroup) -> None:
     gc.collect()
 
 
-def try_to_free(
-    group: cgroup, nbytes: int, collect: Callable[[cgroup], object] = _collect
-) -> int:
+def try_to_free(group: cgroup, nbytes: int, collect: Callable[[cgroup], object] = _collect) -> int:
     """Reclaim from a group and below: shrinkers, garbage, empty slabs, stock.
 
     Returns

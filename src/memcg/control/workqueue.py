@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Work that the data plane asks for, done by a transient worker.
 
 Events wait in the data plane's queue. Waking starts a thread if none is at

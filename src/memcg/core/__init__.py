@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Picks the data plane.
 
 Both data planes offer the same classes and functions, which `dataplane` lists. ``native`` is the C

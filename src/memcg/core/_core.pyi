@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Types of the native data plane; `model` has the same classes and functions, with docstrings."""
 
 from collections.abc import Callable, Container, Iterable, Sequence

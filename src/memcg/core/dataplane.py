@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the control plane and the data planes share: what both planes offer, and what they hand up.
 
 `DataPlane` and `NativePlane` say what a core has; `memcg.core` takes what they name. A module is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `MEMCG_FAIL` and `faults.inject` say: which requests fail on purpose.
 
 Kernel: lib/fault-inject.c (``struct fault_attr``, ``setup_fault_attr``).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The data plane in plain Python over mmap: executable specification, real bytes.
 
 A page run belongs to one group at a time and is cleared when it moves to another. A

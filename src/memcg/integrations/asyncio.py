@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a transport calls, it calls in the group that the transport was made in.
 
 asyncio's loop takes the context of the task that has it wait for a connection or pipe: after flow

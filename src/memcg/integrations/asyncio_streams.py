@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A stream whose data is refused memory ends with the error, for the task that reads it.
 
 asyncio's pipes catch ``OSError`` alone (`asyncio.unix_events`, 3.11 to 3.14): the loop would call

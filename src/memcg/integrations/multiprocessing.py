@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Children of pools, and servers of managers, begin in the root: they serve every caller.
 
 A forked child is in the context of the thread that started it, which is the one that submitted the

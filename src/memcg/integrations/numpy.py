@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """NumPy's arrays.
 
 Since NumPy 2.5 they come from ``PyMem_RawMalloc``, which is hooked. Before, they come from a

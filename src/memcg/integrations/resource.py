@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A program that limits its own address space after `install`.
 
 ``RLIMIT_AS`` counts what memcg has reserved and not used. So what the limit would leave no room

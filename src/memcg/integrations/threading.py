@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """New threads, and jobs of thread pools, are in the group that started or submitted them.
 
 A thread that serves everybody is in the root, whichever group needed it first: those of the

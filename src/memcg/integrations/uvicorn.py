@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pipelined request begins in the group of its connection.
 
 It is begun by the end of the response before it, which is inside that request's task: in its group,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The only door to threads, locks, waits and shared fields.
 
 Production runs on the bare primitives of this module. The explorer

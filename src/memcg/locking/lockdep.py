@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The order of locks, learnt from every acquisition and checked against the documented one.
 
 A *class* of locks is a name: all ``cache_lock`` are one. Taking B while holding A is the edge
@@ -369,8 +370,10 @@ def attach(
     for (noun, name), tell in _METHODS.items():
         cls = getattr(module, noun)
         own = vars(cls).get(name)
-        if noun == "Mutex" and name in ("__enter__", "__exit__") and (
-            own is not None and own.__module__ != __name__
+        if (
+            noun == "Mutex"
+            and name in ("__enter__", "__exit__")
+            and (own is not None and own.__module__ != __name__)
         ):
             continue  # of the explorer's: it calls acquire or release
         undo.append((cls, name, own))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What threads share without a mutex, in the model core: the rest of `locking`, and named there.
 
 The native core has atomics and grace periods of its own, so a program on it does not read this.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A stateless model checker for Python code that works through a seam.
 
 >>> from memcg.verify import explore, seam

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Values that tasks share without a lock: each use is a scheduling point, one indivisible step."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dynamic partial-order reduction: one execution per Mazurkiewicz trace, as far as it can.
 
 After each execution its races are found: pairs of dependent steps that nothing else orders.

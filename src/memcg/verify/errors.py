@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an exploration reports: each is a defect of the program that was explored."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stateless exploration of a program's schedules.
 
 `explore` runs a program again and again, each time under another schedule, until every

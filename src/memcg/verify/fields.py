@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Guarded fields, freed objects, and races between undeclared fields.
 
 A field that is declared ``published`` or ``atomic`` is a scheduling point at each use. A

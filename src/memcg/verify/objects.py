@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mutexes, events and read-side sections as scheduling points.
 
 Each works the same when nothing is explored: trivially, for one thread. An object made outside an

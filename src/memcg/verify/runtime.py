@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One execution: tasks on real threads that hand a turn around.
 
 A task announces each operation that another task could notice, and waits for its turn to do

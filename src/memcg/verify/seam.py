@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The explorer's side of the seam: a module with the names of `memcg.locking`.
 
 Load code with `module()` in place of ``locking`` and each operation is a scheduling point.

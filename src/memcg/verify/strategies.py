@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ways to choose schedules other than partial-order reduction.
 
 References: Musuvathi & Qadeer, *Iterative context bounding* (PLDI 2007); Burckhardt, Kothari,

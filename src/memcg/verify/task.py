@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A task of the explored program, and the operation it waits to do."""
 
 from __future__ import annotations

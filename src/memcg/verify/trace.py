@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Steps, what they touch, and when two of them depend on each other.
 
 A *step* is an announced operation and what its task does up to the next one. Its *footprint*

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Threads that run tasks one at a time; each waits on a lock of its own for its turn.
 
 All of them run on one processor while an exploration lasts: handing a turn over to another

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # cython: language_level=3, binding=False, auto_pickle=False
 """The native data plane, wrapped: the classes and functions of `memcg.core.model`, in C.
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * alarm.c - the table of alarms: which context of which thread has to get MemcgOOM, for which group.
  *
@@ -21,14 +22,14 @@
 #include "refusal.h"
 
 #define NR_ALARMS 256
-#define ATTEMPTS 400 /* about 4 s of tries, then it is parked */
+#define ATTEMPTS 400                  /* about 4 s of tries, then it is parked */
 #define REARM_STEP ((int64_t)1 << 20) /* growth past the limit before it is raised again */
 
 static struct alarm alarms[NR_ALARMS]; /* alarm_lock */
 static pthread_mutex_t alarm_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t nr_posts, nr_deliveries; /* alarm_lock */
-int alarm_nr, alarm_nr_parked; /* written under alarm_lock, read racily */
-static uint64_t nr_changes;      /* atomic: of any entry; written under alarm_lock */
+int alarm_nr, alarm_nr_parked;           /* written under alarm_lock, read racily */
+static uint64_t nr_changes;              /* atomic: of any entry; written under alarm_lock */
 int alarm_stopped;
 
 static void set_state(struct alarm *alarm, enum alarm_state state)
@@ -65,8 +66,8 @@ static struct alarm *find_either(unsigned long thread_id, PyObject *context,
 /* Its context does not run: parked, or about to be, for this thread runs another. */
 static bool is_suspended(const struct alarm *alarm, unsigned long me, PyObject *context)
 {
-    return alarm->state == ALARM_PARKED || (alarm->state == ALARM_POSTED &&
-                                            alarm->thread_id == me && alarm->context != context);
+    return alarm->state == ALARM_PARKED ||
+           (alarm->state == ALARM_POSTED && alarm->thread_id == me && alarm->context != context);
 }
 
 /* A free entry; else one that was delivered and can only be asked for its text; else the one
@@ -134,8 +135,8 @@ static void remember_post(struct mem_cgroup *memcg, PyObject *context, const str
     last_post.is_posted = alarm && alarm->state == ALARM_POSTED;
     last_post.is_shielded = alarm && alarm->state == ALARM_PARKED && alarm->shielded;
     last_post.due_at = last_post.is_posted || last_post.is_shielded ? INT64_MAX
-                       : alarm && alarm->state == ALARM_DELIVERED ? alarm->rearm_usage
-                                                                  : INT64_MIN;
+                       : alarm && alarm->state == ALARM_DELIVERED   ? alarm->rearm_usage
+                                                                    : INT64_MIN;
 }
 
 enum alarm_posting alarm_post(const struct memcg_failure *failure, bool refused,
@@ -208,7 +209,8 @@ bool alarm_resume(PyObject *context)
 
 struct alarm *alarm_first(void) { return alarms; }
 
-bool alarm_next_posted(struct alarm **alarm, struct alarm *copy, unsigned long only, unsigned long but)
+bool alarm_next_posted(struct alarm **alarm, struct alarm *copy, unsigned long only,
+                       unsigned long but)
 {
     bool found = false;
 

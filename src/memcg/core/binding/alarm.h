@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * alarm.h - the table of alarms: which context of which thread has to get MemcgOOM, for which group.
  */
@@ -18,24 +19,24 @@ struct alarm {
     int64_t rearm_usage;
     uint64_t posted;    /* a count of all posts: which is older */
     uint64_t delivered; /* 0: never; else a count of all deliveries */
-    bool shielded; /* parked until the shield ends: charges meanwhile are no news */
-    bool again;  /* posted for growth since it was delivered */
+    bool shielded;      /* parked until the shield ends: charges meanwhile are no news */
+    bool again;         /* posted for growth since it was delivered */
     bool unseen; /* delivered, and the thread was at no check since: it may be unwinding still */
 };
 
 /* What is decided about an alarm that was posted. */
 enum verdict {
     VERDICT_DELIVER,
-    VERDICT_REFUSE,   /* by the next request of the frame, if that goes past the reserve; else retry */
+    VERDICT_REFUSE, /* by the next request of the frame, if that goes past the reserve; else retry */
     VERDICT_RETRY,
     VERDICT_PARK,     /* until its context runs again, or charges past the limit again */
     VERDICT_SHIELDED, /* parked too, until the shield ends */
     VERDICT_DROP,
-    VERDICT_HANDLED   /* it was delivered, and is being handled, or that begins here */
+    VERDICT_HANDLED /* it was delivered, and is being handled, or that begins here */
 };
 
 /* Both read racily, for a quick look; both are written by alarm.c. */
-extern int alarm_nr MEMCG_HIDDEN;        /* entries that are not free */
+extern int alarm_nr MEMCG_HIDDEN; /* entries that are not free */
 extern int alarm_nr_parked MEMCG_HIDDEN;
 
 /*
@@ -51,7 +52,8 @@ enum alarm_posting alarm_post(const struct memcg_failure *failure, bool refused,
 bool alarm_resume(PyObject *context);
 /* The next that is posted, from *alarm on: a copy, and *alarm is past it. only: of this thread; 0: of all
  * but the thread `but`. */
-bool alarm_next_posted(struct alarm **alarm, struct alarm *copy, unsigned long only, unsigned long but);
+bool alarm_next_posted(struct alarm **alarm, struct alarm *copy, unsigned long only,
+                       unsigned long but);
 struct alarm *alarm_first(void); /* where alarm_next_posted() begins */
 /* Store a verdict, unless the entry is not what it was when the copy was made: then false. */
 bool alarm_settle(const struct alarm *copy, struct alarm *alarm, enum verdict verdict);
@@ -65,7 +67,10 @@ bool alarm_last(struct memcg_failure *failure); /* the last that was delivered t
 void alarm_forget(struct mem_cgroup *memcg);    /* before it is freed */
 void alarm_stop(void); /* before the interpreter ends: none is posted or delivered from now on */
 extern int alarm_stopped MEMCG_HIDDEN; /* atomic */
-static inline bool alarm_is_stopped(void) { return __atomic_load_n(&alarm_stopped, __ATOMIC_RELAXED); }
+static inline bool alarm_is_stopped(void)
+{
+    return __atomic_load_n(&alarm_stopped, __ATOMIC_RELAXED);
+}
 void alarm_after_fork(void);
 
 #endif

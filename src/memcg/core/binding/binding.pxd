@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What the C files of this folder offer, a block for each header.
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * blocks.c - the live blocks of a group, listed.
  *
@@ -27,7 +28,8 @@ static int note_block(void *arg, void *start, size_t size, struct kmem_cache *ca
     return 0;
 }
 
-void *blocks_list(struct mem_cgroup *memcg, size_t item_size, blocks_note_fn note, void *arg, size_t *n)
+void *blocks_list(struct mem_cgroup *memcg, size_t item_size, blocks_note_fn note, void *arg,
+                  size_t *n)
 {
     struct list list = { .item_size = item_size, .note = note, .arg = arg };
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * collection.c - garbage is collected for a group at its limit.
  *
@@ -10,9 +11,9 @@
 
 #include <time.h>
 
-#define FUTILE (128 << 10)             /* a collection that frees less need not be repeated */
-#define VAIN_FREE 2  /* collections in vain in a row without a pause */
-#define VAIN_PAUSE 8 /* then the group's next comes when so many times as long has passed */
+#define FUTILE (128 << 10) /* a collection that frees less need not be repeated */
+#define VAIN_FREE 2        /* collections in vain in a row without a pause */
+#define VAIN_PAUSE 8       /* then the group's next comes when so many times as long has passed */
 
 static PyObject *collect;
 
@@ -37,10 +38,12 @@ bool collection_is_due(struct mem_cgroup *limited)
 void collection_ended(struct mem_cgroup *limited, int64_t freed, int64_t ns)
 {
     int64_t max = mem_cgroup_get_limit(limited, MEMCG_MAX);
-    bool helped = freed >= FUTILE || mem_cgroup_usage(limited) < max - max / 8; /* or one just before */
+    bool helped =
+        freed >= FUTILE || mem_cgroup_usage(limited) < max - max / 8; /* or one just before */
     int vain = helped ? 0 : mem_cgroup_vain(limited) + 1;
 
-    mem_cgroup_set_collect_after(limited, vain > VAIN_FREE ? monotonic_ns() + VAIN_PAUSE * ns : 0, vain);
+    mem_cgroup_set_collect_after(limited, vain > VAIN_FREE ? monotonic_ns() + VAIN_PAUSE * ns : 0,
+                                 vain);
 }
 
 /*

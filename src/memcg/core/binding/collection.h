@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * collection.h - garbage is collected for a group at its limit.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * compat.c - CPython's private layouts and what its versions differ in; see compat.h.
  *
@@ -152,10 +153,11 @@ bool py_call_at_next_line(void (*fn)(void))
 
 /* ---- contexts ------------------------------------------------------------------ */
 
-#define SAME_PLACE(ours, theirs)                                                                  \
-    _Static_assert(offsetof(struct py_context_var, ours) -                                        \
-                           offsetof(struct py_context_var, object) ==                             \
-                       offsetof(PyContextVar, theirs), "the ContextVar of another CPython")
+#define SAME_PLACE(ours, theirs)                                      \
+    _Static_assert(offsetof(struct py_context_var, ours) -            \
+                           offsetof(struct py_context_var, object) == \
+                       offsetof(PyContextVar, theirs),                \
+                   "the ContextVar of another CPython")
 SAME_PLACE(loaded_ver, var_cached);
 SAME_PLACE(cached_tsid, var_cached_tsid);
 SAME_PLACE(cached_tsver, var_cached_tsver);
@@ -318,7 +320,8 @@ static const unsigned char kind_of[256] = {
 enum py_instruction py_instruction(unsigned char opcode) { return kind_of[opcode]; }
 
 /* Six bits a byte, the highest first; 0x40: more follow. */
-static const unsigned char *read_varint(const unsigned char *p, const unsigned char *end, int *value)
+static const unsigned char *read_varint(const unsigned char *p, const unsigned char *end,
+                                        int *value)
 {
     int n = 0;
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * compat.h - what the binding knows of CPython beyond its documented interface.
  *
@@ -40,7 +41,8 @@ static inline PyThreadState *py_tstate(void)
 }
 
 #if PY_VERSION_HEX < 0x030c0000
-extern PyThreadState **py_tstate_now MEMCG_HIDDEN; /* where CPython keeps it; a NULL if that is not known */
+extern PyThreadState **py_tstate_now
+    MEMCG_HIDDEN; /* where CPython keeps it; a NULL if that is not known */
 #endif
 
 /* py_tstate(), without a call where CPython's place for it is known; NULL for "not known" too. */
@@ -55,10 +57,16 @@ static inline PyThreadState *py_tstate_quick(void)
 
 /* This thread, as py_thread_id() tells it. */
 static inline unsigned long py_this_thread(void) { return (unsigned long)pthread_self(); }
-static inline PyInterpreterState *py_interpreter(const PyThreadState *tstate) { return tstate->interp; }
+static inline PyInterpreterState *py_interpreter(const PyThreadState *tstate)
+{
+    return tstate->interp;
+}
 static inline unsigned long py_thread_id(const PyThreadState *tstate) { return tstate->thread_id; }
 /* The thread has memory for the frames of Python functions: it has run one. */
-static inline bool py_has_frame_memory(const PyThreadState *tstate) { return tstate->datastack_chunk; }
+static inline bool py_has_frame_memory(const PyThreadState *tstate)
+{
+    return tstate->datastack_chunk;
+}
 /* A trace or profile function runs in the thread. */
 static inline bool py_is_tracing(const PyThreadState *tstate) { return tstate->tracing; }
 /* What PyThreadState_SetAsyncExc() left for the thread and it has not raised; borrowed, NULL: none. */
@@ -120,13 +128,13 @@ PyObject *py_context_runner(PyObject *context);
 
 typedef struct _PyInterpreterFrame py_frame; /* that runs: no object of CPython's yet */
 
-py_frame *py_running_frame(PyThreadState *tstate); /* the innermost; NULL: none */
-py_frame *py_frame_before(py_frame *frame);        /* that called it; NULL: none */
-PyCodeObject *py_frame_code(py_frame *frame);      /* borrowed */
-PyObject *py_frame_globals(py_frame *frame);       /* borrowed */
-int py_frame_lasti(py_frame *frame);               /* as a traceback's tb_lasti */
+py_frame *py_running_frame(PyThreadState *tstate);   /* the innermost; NULL: none */
+py_frame *py_frame_before(py_frame *frame);          /* that called it; NULL: none */
+PyCodeObject *py_frame_code(py_frame *frame);        /* borrowed */
+PyObject *py_frame_globals(py_frame *frame);         /* borrowed */
+int py_frame_lasti(py_frame *frame);                 /* as a traceback's tb_lasti */
 PyObject **py_frame_locals(py_frame *frame, int *n); /* as co_localsplusnames; a NULL is unset */
-size_t py_frame_object_bytes(py_frame *frame); /* that a frame object of it would take */
+size_t py_frame_object_bytes(py_frame *frame);       /* that a frame object of it would take */
 /* Of a frame object, a generator, a coroutine; NULL: it has ended. */
 py_frame *py_frame_of(PyObject *op);
 /* An address in the C frame that runs the thread's Python code; the highest of all: not known. */
@@ -135,14 +143,14 @@ uintptr_t py_c_stack(PyThreadState *tstate);
 /* ---- bytecode ------------------------------------------------------------------ */
 
 enum py_instruction { /* up to JUMP_BACKWARD: CPython checks after it */
-    PY_OTHER,
-    PY_RESUME,
-    PY_CALL,
-    PY_JUMP_BACKWARD,
-    PY_JUMP_IF, /* of 3.11; it jumps, and CPython checks, or neither */
-    PY_COMPARE, /* may be one with a JUMP_IF that follows */
-    PY_GET_AWAITABLE,
-    PY_EXTENDED_ARG,
+                      PY_OTHER,
+                      PY_RESUME,
+                      PY_CALL,
+                      PY_JUMP_BACKWARD,
+                      PY_JUMP_IF, /* of 3.11; it jumps, and CPython checks, or neither */
+                      PY_COMPARE, /* may be one with a JUMP_IF that follows */
+                      PY_GET_AWAITABLE,
+                      PY_EXTENDED_ARG,
 };
 enum py_instruction py_instruction(unsigned char opcode);
 /* The code unit of the handler for a code unit, or -1. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * current.c - the group of the running context, as the data plane sees it.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * current.h - the group of the running context.
  */
@@ -10,12 +11,15 @@
 
 /* What an entry into a group is; its class is Entry in _core.pyx. */
 struct entry {
-    PyObject_HEAD
-    PyObject *memcg;         /* the group */
-    PyObject *previous;      /* the entry before it, or None */
-    struct mem_cgroup *c;    /* of memcg */
-    enum shield_state { NO_SHIELD, SHIELD_UP, SHIELD_LEFT } shield; /* of memcg.shield(), in memcg */
-    int slot;                /* where the context maps with and without it may be kept */
+    PyObject_HEAD PyObject *memcg; /* the group */
+    PyObject *previous;            /* the entry before it, or None */
+    struct mem_cgroup *c;          /* of memcg */
+    enum shield_state {
+        NO_SHIELD,
+        SHIELD_UP,
+        SHIELD_LEFT
+    } shield; /* of memcg.shield(), in memcg */
+    int slot; /* where the context maps with and without it may be kept */
 };
 
 /* The ContextVar of entries.  loaded_ver: the context's version when a thread last loaded its entry;
@@ -56,7 +60,10 @@ int current_leave_bound(struct entry *entry, int index, struct entry *before);
 int current_leave(void);
 void current_forget(PyObject *memcg); /* drop what is kept for a group, NULL: for all */
 
-static inline PyObject *current_context(void) { return py_context(PyThreadState_Get()); } /* borrowed */
+static inline PyObject *current_context(void)
+{
+    return py_context(PyThreadState_Get());
+} /* borrowed */
 
 /* GIL held.  Addresses of thread states are used again; versions are not: current.c. */
 static inline bool current_is_fresh(void)

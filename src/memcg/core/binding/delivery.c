@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * delivery.c - raising MemcgOOM in the offender, never anywhere else.
  *
@@ -151,8 +152,8 @@ static bool refuses(struct mem_cgroup *memcg, size_t bytes, enum memcg_bound bou
 {
     PyThreadState *tstate = current_holds_gil() ? py_tstate() : NULL;
 
-    if (tstate && bound != MEMCG_AT_MAX && (bound == MEMCG_AT_CEILING || bytes > MEMCG_SMALL_SIZE) &&
-        handler_needs_frame(bytes))
+    if (tstate && bound != MEMCG_AT_MAX &&
+        (bound == MEMCG_AT_CEILING || bytes > MEMCG_SMALL_SIZE) && handler_needs_frame(bytes))
         return false;
     if (bound == MEMCG_AT_CEILING)
         return tstate;
@@ -228,7 +229,8 @@ static void watch_for_lost(void)
     done = true;
     memcg_stop_kmem_account();
     if (PySys_AddAuditHook(audit, NULL) < 0)
-        PyErr_WriteUnraisable(NULL); /* another audit hook forbids it: what is lost is raised with growth */
+        PyErr_WriteUnraisable(
+            NULL); /* another audit hook forbids it: what is lost is raised with growth */
     memcg_resume_kmem_account();
 }
 
@@ -369,11 +371,9 @@ static void deliver_until_done(void)
                 worker_wake(WORKER_ALARM); /* when it is over */
             return;
         }
-        Py_BEGIN_ALLOW_THREADS
-        nanosleep(&pause, NULL);
-        Py_END_ALLOW_THREADS
-        if (pause.tv_nsec < 10 * 1000 * 1000)
-            pause.tv_nsec += pause.tv_nsec / 4;
+        Py_BEGIN_ALLOW_THREADS nanosleep(&pause, NULL);
+        Py_END_ALLOW_THREADS if (pause.tv_nsec < 10 * 1000 * 1000) pause.tv_nsec +=
+            pause.tv_nsec / 4;
     }
 }
 
@@ -386,13 +386,12 @@ static bool reclaimed(const struct alarm *alarm)
     struct timespec pause = { 0, 1000 * 1000 };
     enum verdict verdict;
 
-    mem_cgroup_set_collect_after(alarm->failure.limited, 0, mem_cgroup_vain(alarm->failure.limited));
+    mem_cgroup_set_collect_after(alarm->failure.limited, 0,
+                                 mem_cgroup_vain(alarm->failure.limited));
     verdict = verdict_of_reclaim(alarm); /* whatever was in vain before: this is the last chance */
     for (int i = 0; i < LEAVING_WAITS && verdict == VERDICT_RETRY; i++) {
-        Py_BEGIN_ALLOW_THREADS
-        nanosleep(&pause, NULL);
-        Py_END_ALLOW_THREADS
-        verdict = verdict_of_reclaim(alarm);
+        Py_BEGIN_ALLOW_THREADS nanosleep(&pause, NULL);
+        Py_END_ALLOW_THREADS verdict = verdict_of_reclaim(alarm);
     }
     return verdict == VERDICT_DROP;
 }

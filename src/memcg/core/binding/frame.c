@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * frame.c - where a thread stands: its line, for MEMCG_DEBUG=U, alarms and refusals; and whether an
  * exception may come there.
@@ -152,9 +153,8 @@ enum place frame_place(PyFrameObject *frame, bool at_check)
 
         if (at_check || (kind != PY_OTHER && kind <= PY_JUMP_BACKWARD))
             place = place_of(code, units, nr_units, unit);
-        else if (kind == PY_JUMP_IF ||
-                 (kind == PY_COMPARE && next < nr_units &&
-                  py_instruction(units[2 * next]) == PY_JUMP_IF))
+        else if (kind == PY_JUMP_IF || (kind == PY_COMPARE && next < nr_units &&
+                                        py_instruction(units[2 * next]) == PY_JUMP_IF))
             place = PLACE_JUMP;
     }
     Py_XDECREF(bytes);

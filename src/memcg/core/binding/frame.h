@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * frame.h - where a thread stands: which line of Python it runs, and whether an exception may come there.
  */
@@ -8,7 +9,7 @@
 
 /* "file:line in function" of the innermost frame; a memcg_caller_fn. */
 void frame_caller(char *text, size_t n);
-void *frame_innermost(PyThreadState *tstate); /* for comparison only */
+void *frame_innermost(PyThreadState *tstate);   /* for comparison only */
 PyObject *frame_globals(PyThreadState *tstate); /* of the innermost; borrowed; NULL: no frame */
 /* In a hook, GIL held: whether a frame object of the innermost frame, or of the one before it, takes so
  * many bytes. */

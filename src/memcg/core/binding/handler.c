@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * handler.c - what unwinding and handling an error of memory may use.
  *
@@ -33,7 +34,8 @@ static bool is_of_memory(PyObject *error)
         if (!found && PyObject_TypeCheck(error, (PyTypeObject *)PyExc_BaseExceptionGroup)) {
             PyObject *errors = ((PyBaseExceptionGroupObject *)error)->excs;
 
-            for (Py_ssize_t n = 0; errors && !found && n < CHAIN && n < PyTuple_GET_SIZE(errors); n++)
+            for (Py_ssize_t n = 0; errors && !found && n < CHAIN && n < PyTuple_GET_SIZE(errors);
+                 n++)
                 found = is_memory_error(PyTuple_GET_ITEM(errors, n));
         }
         Py_DECREF(error);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * holders.c - what the memory of a group is: objects, and what belongs to an object.
  *
@@ -42,8 +43,9 @@ enum {
 struct block {
     uintptr_t start;
     uint64_t size : 56, flags : 8;
-    uintptr_t owner;        /* address of the object: the block's own, or of the object whose memory it is */
-    void *kind;             /* the object's type, the buffer's Cache; NULL: not known */
+    uintptr_t
+        owner;  /* address of the object: the block's own, or of the object whose memory it is */
+    void *kind; /* the object's type, the buffer's Cache; NULL: not known */
     uintptr_t links[LINKS]; /* of our addresses in the first words */
 };
 
@@ -67,17 +69,17 @@ struct scan {
     uint32_t *first;   /* of each page, the first block that begins in it or after it */
     uintptr_t low, high;
     int header;
-    struct map types;  /* every type */
-    struct map seen;   /* containers that came by reference alone */
-    struct map data;   /* owner -> bytes of its memory */
+    struct map types;    /* every type */
+    struct map seen;     /* containers that came by reference alone */
+    struct map data;     /* owner -> bytes of its memory */
     struct map pointers; /* big block whose type is a guess -> an object that points to it */
     struct map by_kind;
     struct kind *kinds;
     size_t nr_kinds;
     struct big biggest[BIGGEST];
     struct objects tracked, found; /* what the collector lists; containers that it does not */
-    bool frozen;       /* gc.freeze() hid some of them */
-    bool failed;       /* no memory */
+    bool frozen;                   /* gc.freeze() hid some of them */
+    bool failed;                   /* no memory */
     PyTypeObject *ndarray, *managed_buffer; /* NULL: there is none */
 };
 
@@ -240,10 +242,11 @@ static void claim(struct scan *s, PyObject *op)
 
     if (owns_nothing(s, op))
         return;
-    certain = PyList_Check(op) || PyDict_Check(op) || PyAnySet_Check(op) ||
-              PyByteArray_Check(op) || array;
+    certain = PyList_Check(op) || PyDict_Check(op) || PyAnySet_Check(op) || PyByteArray_Check(op) ||
+              array;
     /* The data of a view are another's. */
-    claim_words(s, op, words + (array && array_base(op) ? 3 : 2), words + type->tp_basicsize / sizeof(*words), certain);
+    claim_words(s, op, words + (array && array_base(op) ? 3 : 2),
+                words + type->tp_basicsize / sizeof(*words), certain);
     if (py_words_before(op, &from, &to))
         claim_words(s, op, from, to, true);
 }
@@ -370,7 +373,9 @@ static PyObject *known_of(const struct scan *s, const struct block *block)
 {
     uint64_t *by = block->flags & OBJECT ? NULL : map_find(&s->pointers, block->start);
 
-    return block->flags & OBJECT ? (PyObject *)block->owner : by ? (PyObject *)(uintptr_t)*by : NULL;
+    return block->flags & OBJECT ? (PyObject *)block->owner
+           : by                  ? (PyObject *)(uintptr_t)*by
+                                 : NULL;
 }
 
 static bool add_up(struct scan *s)
@@ -507,7 +512,8 @@ static PyObject *scan(struct scan *s, struct mem_cgroup *memcg, PyObject *types,
 PyObject *holders_scan(struct mem_cgroup *memcg, PyObject *types, PyObject *tracked, int frozen)
 {
     struct scan s = {
-        .header = py_debug_header(), .frozen = frozen,
+        .header = py_debug_header(),
+        .frozen = frozen,
         .tracked = { ((PyListObject *)tracked)->ob_item, (size_t)PyList_GET_SIZE(tracked), 0 },
     };
     int collecting = PyGC_Disable(); /* a collection would run finalizers */

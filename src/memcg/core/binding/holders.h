@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * holders.h - what the memory of a group is.  GIL held throughout.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * hooks.c - CPython's RAW, MEM, OBJ and arena allocators.
  *
@@ -17,7 +18,7 @@
 
 static PyMemAllocatorEx previous_raw, previous_mem, previous_obj;
 static PyObjectArenaAllocator previous_arena;
-static int installed, exiting; /* exiting: atomic */
+static int installed, exiting;                      /* exiting: atomic */
 static void *(*visible_raw_malloc)(void *, size_t); /* ours, or what stands above it */
 
 /* Keeps a foreign block valid on failure: NULL is returned and p is as it was. */

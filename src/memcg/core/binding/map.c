@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * map.c - a map of addresses to numbers, by open addressing; see map.h.
  *

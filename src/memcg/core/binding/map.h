@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * map.h - a map of addresses, and a list of objects, in libc's memory, which no group is charged for.
  */
@@ -15,7 +16,7 @@ struct map {
     struct map_slot *slots;
     size_t size, nr;
 };
-uint64_t *map_find(const struct map *map, uintptr_t key); /* NULL: it is not there */
+uint64_t *map_find(const struct map *map, uintptr_t key);        /* NULL: it is not there */
 uint64_t *map_add(struct map *map, uintptr_t key, bool *is_new); /* NULL: no memory */
 
 /* All 0 at first; free(all) ends it. */

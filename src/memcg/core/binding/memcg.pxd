@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The data plane's interface, as declared in native/memcg.h.
 from libc.stdint cimport int64_t, uint64_t
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * mutex.c - a mutex of the control plane, which is taken only with the GIL in hand.
  *
@@ -35,8 +36,7 @@ struct waiter {
 };
 
 struct gil_mutex {
-    PyObject_HEAD
-    PyObject *name;
+    PyObject_HEAD PyObject *name;
     unsigned long owner;    /* the thread that holds it, if depth */
     int depth;              /* times that it was taken */
     struct waiter *asleep;  /* the waiters that were not woken, the longest first */
@@ -85,10 +85,7 @@ static void unlist(struct gil_mutex *mutex, struct waiter *waiter)
     *link = waiter->next;
 }
 
-static bool is_lent(const struct gil_mutex *mutex)
-{
-    return mutex->lent && mutex->depth == 1;
-}
+static bool is_lent(const struct gil_mutex *mutex) { return mutex->lent && mutex->depth == 1; }
 
 static struct timespec after_ms(long ms)
 {
@@ -118,18 +115,19 @@ static bool is_past(const struct timespec *end)
  */
 static int sleep_for(struct gil_mutex *mutex, bool in_vain, const struct timespec *end)
 {
-    struct waiter me = {.asleep = true};
+    struct waiter me = { .asleep = true };
     bool interrupted, late = false, is_main = py_is_main_thread();
 
     sem_init(&me.woken, 0, 0);
     enlist(mutex, &me, in_vain);
-    Py_BEGIN_ALLOW_THREADS
-    do {
+    Py_BEGIN_ALLOW_THREADS do
+    {
         interrupted = end ? sem_timedwait(&me.woken, end) : sem_wait(&me.woken);
         late = interrupted && errno == ETIMEDOUT;
-    } while (interrupted && !late && !is_main);
-    Py_END_ALLOW_THREADS
-    sem_destroy(&me.woken);
+    }
+    while (interrupted && !late && !is_main)
+        ;
+    Py_END_ALLOW_THREADS sem_destroy(&me.woken);
     if (me.asleep)
         unlist(mutex, &me);
     else
@@ -213,7 +211,8 @@ static PyObject *mutex_release(PyObject *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-static PyObject *mutex_exit(PyObject *self, PyObject *const *Py_UNUSED(exc), Py_ssize_t Py_UNUSED(n))
+static PyObject *mutex_exit(PyObject *self, PyObject *const *Py_UNUSED(exc),
+                            Py_ssize_t Py_UNUSED(n))
 {
     return mutex_release(self, NULL);
 }
@@ -276,29 +275,29 @@ static void mutex_dealloc(PyObject *self)
 }
 
 static PyMemberDef members[] = {
-    {"name", T_OBJECT_EX, offsetof(struct gil_mutex, name), READONLY, NULL},
-    {NULL},
+    { "name", T_OBJECT_EX, offsetof(struct gil_mutex, name), READONLY, NULL },
+    { NULL },
 };
 
 static PyMethodDef methods[] = {
-    {"acquire", mutex_acquire, METH_NOARGS, NULL},
-    {"__enter__", mutex_acquire, METH_NOARGS, NULL},
-    {"acquire_within", mutex_acquire_within, METH_O, NULL},
-    {"lend", mutex_lend, METH_NOARGS, NULL},
-    {"release", mutex_release, METH_NOARGS, NULL},
-    {"__exit__", (PyCFunction)(void (*)(void))mutex_exit, METH_FASTCALL, NULL},
-    {"held", mutex_held, METH_NOARGS, NULL},
-    {"locked", mutex_locked, METH_NOARGS, NULL},
-    {"forget_holder", mutex_forget_holder, METH_NOARGS, NULL},
-    {NULL},
+    { "acquire", mutex_acquire, METH_NOARGS, NULL },
+    { "__enter__", mutex_acquire, METH_NOARGS, NULL },
+    { "acquire_within", mutex_acquire_within, METH_O, NULL },
+    { "lend", mutex_lend, METH_NOARGS, NULL },
+    { "release", mutex_release, METH_NOARGS, NULL },
+    { "__exit__", (PyCFunction)(void (*)(void))mutex_exit, METH_FASTCALL, NULL },
+    { "held", mutex_held, METH_NOARGS, NULL },
+    { "locked", mutex_locked, METH_NOARGS, NULL },
+    { "forget_holder", mutex_forget_holder, METH_NOARGS, NULL },
+    { NULL },
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_new, mutex_new},
-    {Py_tp_dealloc, mutex_dealloc},
-    {Py_tp_members, members},
-    {Py_tp_methods, methods},
-    {0, NULL},
+    { Py_tp_new, mutex_new },
+    { Py_tp_dealloc, mutex_dealloc },
+    { Py_tp_members, members },
+    { Py_tp_methods, methods },
+    { 0, NULL },
 };
 
 static PyType_Spec spec = {
@@ -308,7 +307,4 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
-PyObject *mutex_type(void)
-{
-    return PyType_FromSpec(&spec);
-}
+PyObject *mutex_type(void) { return PyType_FromSpec(&spec); }

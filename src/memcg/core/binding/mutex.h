@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * mutex.h - the control plane's mutexes.
  */
@@ -6,7 +7,7 @@
 
 #include "compat.h"
 
-PyObject *mutex_type(void); /* the class: a new reference, or NULL with an exception */
+PyObject *mutex_type(void);  /* the class: a new reference, or NULL with an exception */
 void mutex_after_fork(void); /* in the child: the threads that waited are gone */
 
 #endif

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * numpy.c - NumPy before 2.5: arrays come from a handler, whose functions are replaced by ours.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * numpy.h - what the binding knows of NumPy, whose headers it is built without.
  */
@@ -12,8 +13,7 @@ int numpy_hook(PyObject *array_api);
 
 /* The ndarray, which shows the collector nothing: as its ABI is since 1.0. */
 struct array {
-    PyObject_HEAD
-    char *data;
+    PyObject_HEAD char *data;
     int nd;
     Py_ssize_t *dimensions, *strides;
     PyObject *base; /* whose data it looks at; NULL: its own */

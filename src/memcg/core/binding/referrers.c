@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * referrers.c - what refers to an object: a module's global, a frame's local, an attribute.
  *
@@ -27,7 +28,7 @@ struct node {
     PyObject *op; /* of a running frame: its address */
     bool is_frame;
     int ups[NR_UPS], nr_ups; /* referrers */
-    int from; /* in a search for a path */
+    int from;                /* in a search for a path */
 };
 
 struct search {
@@ -61,7 +62,8 @@ static int node_of(struct search *s, PyObject *op, bool is_frame)
 
 static bool has_frame(PyObject *op)
 {
-    return PyFrame_Check(op) || PyGen_Check(op) || PyCoro_CheckExact(op) || PyAsyncGen_CheckExact(op);
+    return PyFrame_Check(op) || PyGen_Check(op) || PyCoro_CheckExact(op) ||
+           PyAsyncGen_CheckExact(op);
 }
 
 /* Where a path ends: people know it by its name. */
@@ -261,7 +263,9 @@ static PyObject *hop(const struct search *s, const struct node *node, PyObject *
 {
     PyObject *owner = node->op, *name;
     uint64_t *module = map_find(&s->modules, (uintptr_t)owner);
-    py_frame *frame = node->is_frame ? (py_frame *)owner : has_frame(owner) ? py_frame_of(owner) : NULL;
+    py_frame *frame = node->is_frame     ? (py_frame *)owner
+                      : has_frame(owner) ? py_frame_of(owner)
+                                         : NULL;
     const char *member;
 
     if (frame)

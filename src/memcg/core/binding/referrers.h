@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * referrers.h - the objects that refer to an object.  GIL held throughout.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * refusal.c - requests that must not be refused, by the code that makes them.
  *
@@ -177,10 +178,33 @@ static bool is_fragile(void)
 /* They hold locks of their own, drive other people's tasks or hold the state of their connections, or must
  * end.  A named tuple's constructor is a module of its own. */
 static const char *const guarded_modules[] = {
-    "_frozen_importlib", "_frozen_importlib_external", "_weakrefset", "anyio", "asyncio", "atexit",
-    "concurrent", "contextlib", "gevent", "h11", "importlib", "logging", "memcg",
-    "multiprocessing", "namedtuple_SelectorKey", "queue", "sched", "selectors", "socket", "ssl",
-    "subprocess", "tempfile", "threading", "trio", "uvicorn", "uvloop", "weakref",
+    "_frozen_importlib",
+    "_frozen_importlib_external",
+    "_weakrefset",
+    "anyio",
+    "asyncio",
+    "atexit",
+    "concurrent",
+    "contextlib",
+    "gevent",
+    "h11",
+    "importlib",
+    "logging",
+    "memcg",
+    "multiprocessing",
+    "namedtuple_SelectorKey",
+    "queue",
+    "sched",
+    "selectors",
+    "socket",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "trio",
+    "uvicorn",
+    "uvloop",
+    "weakref",
 };
 
 /* name, of n characters, is the module top or lies in it. */

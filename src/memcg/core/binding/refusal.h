@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * refusal.h - requests that must not be refused, and refusals that became no MemoryError.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * sealed.c - classes whose objects memcg alone makes: one that a program made would have no C half.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * throttle.c - what bounds an offender that goes on after it was refused.
  *
@@ -21,12 +22,12 @@
 #include "worker.h"
 
 #define SLEEP_FIRST_MS 1
-#define SLEEP_DOUBLINGS 10 /* to 1 s */
+#define SLEEP_DOUBLINGS 10  /* to 1 s */
 #define COLLECTOR_WAITS 100 /* of 50 us */
 
 static __thread int owed_ms;
 static __thread struct mem_cgroup *owed_for; /* for comparison only */
-static __thread bool awaits_collector; /* no check since this thread had it called */
+static __thread bool awaits_collector;       /* no check since this thread had it called */
 static void (*ask_check)(void);
 
 void throttle_owe(struct mem_cgroup *limited, unsigned refusals)
@@ -62,9 +63,8 @@ static void let_collector_run(void)
     awaits_collector = false;
     if (!worker_is_starting(WORKER_EVENTS))
         return;
-    Py_BEGIN_ALLOW_THREADS
-    for (int i = 0; i < COLLECTOR_WAITS && worker_is_starting(WORKER_EVENTS); i++)
-        nanosleep(&pause, NULL);
+    Py_BEGIN_ALLOW_THREADS for (int i = 0; i < COLLECTOR_WAITS && worker_is_starting(WORKER_EVENTS);
+                                i++) nanosleep(&pause, NULL);
     Py_END_ALLOW_THREADS
 }
 
@@ -78,8 +78,8 @@ void throttle_at_check(void)
         return; /* another task's turn: the offender sleeps when it runs again */
     pause = (struct timespec){ owed_ms / 1000, owed_ms % 1000 * 1000000L };
     owed_ms = 0;
-    Py_BEGIN_ALLOW_THREADS
-    nanosleep(&pause, NULL); /* a signal ends it: its handler runs at the next check */
+    Py_BEGIN_ALLOW_THREADS nanosleep(
+        &pause, NULL); /* a signal ends it: its handler runs at the next check */
     Py_END_ALLOW_THREADS
 }
 
@@ -91,7 +91,8 @@ static int put_line(char *text, size_t n, struct mem_cgroup *memcg)
 
     if (max != PAGE_COUNTER_MAX)
         snprintf(limit, sizeof(limit), "max %lld KiB", (long long)max >> 10);
-    return snprintf(text, n, "memcg:   %s: current %lld KiB, %s, reserve %lld KiB, overdraft %lld KiB\n",
+    return snprintf(text, n,
+                    "memcg:   %s: current %lld KiB, %s, reserve %lld KiB, overdraft %lld KiB\n",
                     path && *path ? path : "/", (long long)mem_cgroup_usage(memcg) >> 10, limit,
                     (long long)mem_cgroup_get_limit(memcg, MEMCG_RESERVE) >> 10,
                     (long long)mem_cgroup_get_limit(memcg, MEMCG_OVERDRAFT) >> 10);
@@ -109,10 +110,11 @@ static void end_process(struct mem_cgroup *memcg, struct mem_cgroup *limited, un
     const char *path = mem_cgroup_path(memcg), *whose = mem_cgroup_path(limited);
     char text[3 * 4096];
 
-    put(text, snprintf(text, sizeof(text),
-                       "memcg: group '%s': %u requests were refused at the ceiling of '%s' and it never "
-                       "fell below memory.max; memory.oom.group ends the process\n",
-                       path && *path ? path : "/", refusals, whose && *whose ? whose : "/"));
+    put(text,
+        snprintf(text, sizeof(text),
+                 "memcg: group '%s': %u requests were refused at the ceiling of '%s' and it never "
+                 "fell below memory.max; memory.oom.group ends the process\n",
+                 path && *path ? path : "/", refusals, whose && *whose ? whose : "/"));
     for (; memcg; memcg = mem_cgroup_parent(memcg))
         put(text, put_line(text, sizeof(text), memcg));
     _exit(137);

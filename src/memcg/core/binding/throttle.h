@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * throttle.h - what bounds an offender that goes on.
  */
@@ -10,7 +11,7 @@
 void throttle_init(void (*ask_check)(void));
 /* In a hook: this thread was refused at the ceiling of limited, for so many times now. */
 void throttle_owe(struct mem_cgroup *limited, unsigned refusals);
-bool throttle_is_due(void); /* this thread has to come to throttle_at_check() */
+bool throttle_is_due(void);   /* this thread has to come to throttle_at_check() */
 void throttle_at_check(void); /* GIL held, where it may be given up */
 void throttle_after_fork(void);
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * verdict.c - whether an alarm may be raised now, and whether it has to be.
  *
@@ -35,7 +36,8 @@ static PyObject *unraisable_code; /* of sys.unraisablehook; for comparison only 
 /* Code that must end. */
 static bool is_guarded_name(PyObject *name)
 {
-    static const char *const guarded[] = { "__aexit__", "__del__", "__enter__", "__aenter__", "__exit__" };
+    static const char *const guarded[] = { "__aexit__", "__del__", "__enter__", "__aenter__",
+                                           "__exit__" };
 
     for (size_t i = 0; i < sizeof(guarded) / sizeof(*guarded); i++)
         if (PyUnicode_CompareWithASCIIString(name, guarded[i]) == 0)
@@ -46,8 +48,7 @@ static bool is_guarded_name(PyObject *name)
 static bool is_guarded(PyFrameObject *frame, bool innermost)
 {
     PyCodeObject *code = PyFrame_GetCode(frame);
-    bool guarded = is_guarded_name(code->co_name) ||
-                   (PyObject *)code == unraisable_code;
+    bool guarded = is_guarded_name(code->co_name) || (PyObject *)code == unraisable_code;
 
     if (innermost && !guarded) {
         PyObject *globals = PyFrame_GetGlobals(frame);
@@ -91,7 +92,8 @@ static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool
     enum place place;
 
     if (alarm->context && alarm->context != py_context(tstate))
-        return alarm->attempts < SWITCHES ? VERDICT_RETRY : VERDICT_PARK; /* the task is suspended */
+        return alarm->attempts < SWITCHES ? VERDICT_RETRY
+                                          : VERDICT_PARK; /* the task is suspended */
     state = current_state_of(py_context(tstate), alarm->failure.memcg);
     if (state == ENTRY_LEFT)
         return alarm->context ? VERDICT_DROP : VERDICT_PARK;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * verdict.h - whether an alarm may be raised now.  GIL held throughout.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * worker.c - a thread that comes for a kind of work, and goes: events of the data plane, alarms.
  *
@@ -18,9 +19,9 @@
 
 static PyObject *work, *thread_main;
 static PyMemAllocatorEx first_raw; /* the RAW allocator before tracemalloc began; or zero */
-static int starting[NR_WORKERS]; /* atomic: a thread is on its way and has not begun */
+static int starting[NR_WORKERS];   /* atomic: a thread is on its way and has not begun */
 static int nr_workers[NR_WORKERS]; /* atomic: started and not yet gone */
-static int ending; /* atomic: the interpreter is, which waits for no alarm */
+static int ending;                 /* atomic: the interpreter is, which waits for no alarm */
 static int nr_holds; /* atomic: forks, and the end of the interpreter, that let no worker start */
 static int missed[NR_WORKERS]; /* atomic: it was to start while held */
 static __thread int my_holds;
@@ -209,16 +210,15 @@ bool worker_wait(double seconds)
 
     if (is_worker || (__atomic_load_n(&ending, __ATOMIC_SEQ_CST) && !at_work()))
         return true; /* before a fork a worker that has just ended is given time to be gone */
-    Py_BEGIN_ALLOW_THREADS
-    clock_gettime(CLOCK_MONOTONIC, &begin);
+    Py_BEGIN_ALLOW_THREADS clock_gettime(CLOCK_MONOTONIC, &begin);
     while (at_work() && !late) {
         sched_yield();
         clock_gettime(CLOCK_MONOTONIC, &now);
-        late = seconds >= 0 && (double)(now.tv_sec - begin.tv_sec) +
-                               (double)(now.tv_nsec - begin.tv_nsec) / 1e9 > seconds;
+        late = seconds >= 0 &&
+               (double)(now.tv_sec - begin.tv_sec) + (double)(now.tv_nsec - begin.tv_nsec) / 1e9 >
+                   seconds;
     }
-    Py_END_ALLOW_THREADS
-    return !late;
+    Py_END_ALLOW_THREADS return !late;
 }
 
 void worker_hold(void)
@@ -272,7 +272,8 @@ static bool still_forks(const struct forker *forker)
     PyFrameObject *frame = PyEval_GetFrame(), *back;
     bool found;
 
-    if (!forker->frame || frame == forker->frame || PyFrame_GetLasti(forker->frame) != forker->lasti)
+    if (!forker->frame || frame == forker->frame ||
+        PyFrame_GetLasti(forker->frame) != forker->lasti)
         return false;
     for (Py_XINCREF(frame); frame && frame != forker->frame; frame = back) {
         back = PyFrame_GetBack(frame);

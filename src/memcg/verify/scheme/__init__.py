@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """memcg's own use of the explorer: its control plane in a world of its own, and the scenarios."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The old scheme and the patch's scheme as models, small enough to read beside the seed.
 
 The *old* scheme: ``activate_kmem_mutex``, ``slab_mutex``, then a mutex per group; children are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shipped control plane, loaded afresh over the explorer's seam.
 
 Each execution gets a system nobody has touched. The sources are compiled once; a load runs
@@ -239,9 +240,7 @@ class World:
             caches = len(group.memcg_slab_caches)
             expected = 1 + len(group.children) + caches
             refs = self.core.css_refs(group)
-            assert refs == expected, (
-                f"{group.path!r}: {refs} css references, not {expected}"
-            )
+            assert refs == expected, f"{group.path!r}: {refs} css references, not {expected}"
         ids = {g._kmemcg_id for g in self.groups()} - {-1}
         assert set(self.memcontrol._used_ids) == ids, "an id of a dead group is still in use"
         assert not self.memcontrol.dying, "a group that is gone still counts as dying"

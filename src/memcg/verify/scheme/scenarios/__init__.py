@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scenarios on the control plane that ships: what may get in the way of what.
 
 Each is a program for `explore`. It sets a system up, lets two or more tasks loose on it, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Charges, limits and reparenting: the tree adds up."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Children are made: by several at once, while groups and roots go, while arrays grow."""
 
 from __future__ import annotations

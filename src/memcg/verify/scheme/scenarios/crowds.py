@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Three to five at once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Children, groups and roots go, busy or not, while others use them."""
 
 from __future__ import annotations

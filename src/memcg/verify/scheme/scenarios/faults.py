@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every allocation fails or does not, in every schedule."""
 
 from __future__ import annotations

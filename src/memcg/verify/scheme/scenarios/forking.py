@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Forks, and the end of the interpreter: all other threads vanish with what they hold."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asynchronous exceptions at every point of a task."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What scenarios share: how they are entered, and the system they are let loose on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The worker: one at a time, no event is left, and a task that waits for it waits long enough."""
 
 from __future__ import annotations
