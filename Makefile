@@ -79,9 +79,11 @@ bench-instructions: $(EXTENSION)/.built ## instructions of the fast paths and of
 
 PYTHON_FILES := src tests examples benchmarks tools
 C_FILES = $(shell find native src tests benchmarks -name '*.[ch]' -not -path '*/build/*')
-lint: $(STAMP) ## ruff, mypy and codespell
+lint: $(STAMP) ## ruff, mypy, clang-format and codespell; they change nothing
 	$(VENV)/bin/ruff check $(PYTHON_FILES)
+	$(VENV)/bin/ruff format --check $(PYTHON_FILES)
 	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $(C_FILES)
 	$(VENV)/bin/codespell
 
 format: $(STAMP) ## ruff format and clang-format, in place

@@ -99,6 +99,26 @@ def test_the_matrix_the_wheels_and_the_classifiers_name_the_same_pythons():
     assert wheels == [f"cp{version.replace('.', '')}-*" for version in pythons]
 
 
+def recipe(target: str) -> str:
+    (lines,) = re.findall(rf"^{target}:.*\n((?:\t.*\n)+)", (PROJECT / "Makefile").read_text(), re.M)
+    return lines
+
+
+def test_the_hooks_before_a_commit_are_those_of_make_lint():
+    hooks = yaml.safe_load((PROJECT / ".pre-commit-config.yaml").read_text())
+    ids = {hook["id"] for repository in hooks["repos"] for hook in repository["hooks"]}
+    tools = {
+        "ruff check": "ruff",
+        "ruff format --check": "ruff-format",
+        "mypy": "mypy",
+        "clang-format --dry-run -Werror": "clang-format",
+        "codespell": "codespell",
+    }
+    linted = re.findall(r"/bin/([a-z -]+?(?: -Werror)?)(?: \$\(|\n)", recipe("lint"))
+    assert linted == list(tools)
+    assert set(tools.values()) <= ids
+
+
 @pytest.mark.parametrize("subject", ["worker: a fork waits", "alarm, native/heap: x", "Merge b"])
 def test_the_hook_takes_a_subject_that_names_its_module(subject):
     assert re.search(subject_pattern(), subject, re.M)
@@ -121,3 +141,37 @@ def test_ci_lints_first_and_ends_with_the_test_runners_own_lines():
                 if re.match(r"(exec )?make", line)]  # fmt: skip
     assert commands[0] == "make lint"
     assert commands[-1] == "exec make test"
+
+
+SPDX = "SPDX-License-Identifier: Apache-2.0"
+LICENSED = {".py", ".pyi", ".pyx", ".pxd", ".sh", ".c", ".h"}
+FOLDERS = ("src", "native", "tests", "tools", "benchmarks", "examples")
+
+
+def without_licence(project: Path) -> list[Path]:
+    """Source files that do not name the licence in their first three lines."""
+    return [
+        file
+        for folder in FOLDERS
+        for file in sorted((project / folder).rglob("*"))
+        if (file.suffix in LICENSED or file.name in {"Makefile", "meson.build"})
+        and "build" not in file.relative_to(project).parts
+        and (text := file.read_text())
+        and SPDX not in "".join(text.splitlines()[:3])
+    ]
+
+
+def test_every_source_file_names_its_licence():
+    assert without_licence(PROJECT) == []
+
+
+def test_a_source_file_without_a_licence_is_found(tmp_path):
+    for name, text in {
+        "a.c": f"/* {SPDX} */\n",
+        "b.py": "x = 1\n",
+        "c.py": "",
+        "d.md": "x\n",
+    }.items():
+        (tmp_path / "src").mkdir(exist_ok=True)
+        (tmp_path / "src" / name).write_text(text)
+    assert without_licence(tmp_path) == [tmp_path / "src" / "b.py"]
