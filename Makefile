@@ -10,11 +10,12 @@ SOURCES := $(wildcard native/*.[ch] src/memcg/core/binding/*) meson.build
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-# They crash when they are refused memory: tests/programs/test_refused.py.
-FRAGILE := bottleneck greenlet msgspec opencv-python-headless orjson ormsgpack
+# The extras of pyproject.toml that a checkout needs.
+REQUIREMENTS = 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print("\n".join(extras["build"] + extras["test"] + extras["lint"]))'
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'pytest>=8' pytest-xdist hypothesis numpy mypy ruff meson ninja 'cython>=3.1' uvloop memray asgiref tblib sentry-sdk uvicorn h11 httptools pyyaml clang-format codespell $(FRAGILE)
+	$(VENV)/bin/python -c $(REQUIREMENTS) >$(VENV)/requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/requirements.txt
 	touch $@
 
 # The extension beside the sources, where PYTHONPATH=src finds it.
