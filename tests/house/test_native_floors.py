@@ -211,8 +211,8 @@ def change(path: Path, old: str, new: str) -> None:
         ),
         (
             "section.h",
-            "    store_release(&self->busy, 0);\n}",
-            "    shared_flush(self);\n}",
+            "{ store_release(&self->busy, 0); }",
+            "{ shared_flush(self); }",
             "calls shared_flush of shared.c",
         ),
     ],
