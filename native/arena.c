@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * arena.c - reserve and commit the range; memory for descriptors.
+ * arena.c - reserves and commits the range; memory for descriptors.
  *
- * Metadata comes in two sizes a doubling from chunks of its own, so that nothing here calls an
- * allocator that could call us.  `lock` protects the free lists and the chunk.
+ * Metadata has two sizes per doubling.  It is cut from chunks of its own, so nothing here calls an
+ * allocator that could call us. `lock` protects the free lists and the chunk.
  */
 #include "arena.h"
 
@@ -15,16 +15,17 @@
 
 #include "fault.h"
 
-#define ARENA_DEFAULT ((size_t)64 << 30) /* or twice the machine's memory, if that is more */
+#define ARENA_DEFAULT ((size_t)64 << 30) /* bytes; twice the machine's memory, if that is more */
 #define ARENA_MIN ((size_t)64 << 20)
-#define COMMIT_STEP ((size_t)8192) /* pages: 32 MiB, so that mprotect is rare */
-/* A load is held up by a store before it whose address ends in the same 12 bits.  Free looks a page
- * up just after the object was written: the first pages' entries keep away from first objects. */
+#define COMMIT_STEP ((size_t)8192) /* pages: 32 MiB, so that mprotect is rarely called */
+/* A load stalls behind an earlier store whose address ends in the same 12 bits.  Free looks a page
+ * up just after the object was written.  So the first pages' entries must not end like the
+ * addresses of first objects. */
 #define TABLE_OFFSET (PAGE_SIZE / 2)
 #define METADATA_CHUNK ((size_t)1 << 18)
 #define METADATA_MIN ((size_t)32)
-#define METADATA_MAX ((size_t)65536) /* larger is mapped on its own */
-#define METADATA_CLASSES 23          /* 32, 48, 64, 96, ... 65536 */
+#define METADATA_MAX ((size_t)65536) /* bytes; larger metadata is mapped on its own */
+#define METADATA_CLASSES 23          /* bytes: 32, 48, 64, 96, ... 65536 */
 
 struct arena arena;
 
@@ -57,8 +58,8 @@ static size_t limit_of(int resource)
 }
 
 /* The part of a range that the process's limits leave.  A third of the address space (RLIMIT_AS) is
- * left to others.  Committed pages count as data (RLIMIT_DATA), so there are never more of them than
- * that limit; the tables count whole, and a smaller range makes them smaller. */
+ * left to others.  Committed pages count as data (RLIMIT_DATA), so the range is no larger than that
+ * limit.  All of the tables counts too; a smaller range makes them smaller. */
 static size_t arena_within_limits(size_t bytes)
 {
     size_t space = limit_of(RLIMIT_AS), data = limit_of(RLIMIT_DATA),
@@ -100,7 +101,7 @@ int arena_init(size_t wish)
     return -ENOMEM;
 }
 
-/* Whole pages of a table that nobody looks anything up in any more. */
+/* Unmaps the whole pages of a table's unused end. */
 static void give_back_tail(void *table, size_t nr, size_t nr_before, size_t entry)
 {
     uintptr_t start = ALIGN_UP((uintptr_t)table + nr * entry, PAGE_SIZE);
@@ -119,7 +120,8 @@ void arena_fit(size_t space)
         bytes = least;
     if (bytes >= before)
         return;
-    store_release(&arena.bytes, bytes); /* first: what comes there is not ours */
+    /* first, because other mappings may lie there from then on */
+    store_release(&arena.bytes, bytes);
     munmap(arena.base + bytes, before - bytes);
     give_back_tail(arena.page_slab, bytes >> PAGE_SHIFT, before >> PAGE_SHIFT,
                    sizeof(*arena.page_slab));
@@ -148,7 +150,7 @@ int arena_commit(size_t nr_pages)
     if (should_fail(FAULT_MMAP, NULL, NULL, (nr_new - arena.nr_committed) << PAGE_SHIFT))
         return -ENOMEM;
     if (make_readable(nr_new)) {
-        nr_new = nr_pages; /* near RLIMIT_DATA a step is too much at once */
+        nr_new = nr_pages; /* near RLIMIT_DATA a whole step is refused */
         if (make_readable(nr_new))
             return -ENOMEM;
     }
@@ -175,7 +177,7 @@ static char *chunk;                                      /* lock */
 static size_t chunk_left;                                /* bytes; lock */
 static atomic_usize_t in_use;                            /* bytes */
 
-/* Sizes are the powers of two and what lies half-way to the next. */
+/* The sizes are the powers of two and the middles between them. */
 static int metadata_class(size_t bytes, size_t *size)
 {
     int i = 0;
@@ -205,7 +207,7 @@ void *metadata_alloc(size_t bytes)
     if (block) {
         free_blocks[i] = block->next;
     } else {
-        if (chunk_left < size) { /* the rest of the old chunk is lost: at most 64 KiB in 256 */
+        if (chunk_left < size) { /* the rest of the old chunk is lost: at most 64 KiB of 256 */
             char *fresh = map(METADATA_CHUNK, PROT_READ | PROT_WRITE);
 
             if (!fresh) {
@@ -215,7 +217,8 @@ void *metadata_alloc(size_t bytes)
             chunk = fresh;
             chunk_left = METADATA_CHUNK;
         }
-        /* from the top: a power of two is aligned to its size, the others to a third of it */
+        /* cut from the top, so that a power of two is aligned to its size and other sizes to a
+         * third of it */
         chunk_left -= size;
         block = (struct free_block *)(chunk + chunk_left / size * size);
         chunk_left = chunk_left / size * size;

@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * atomic.h - what several threads may write and read at once: the memory order is in the name.
+ * atomic.h - accesses to what several threads write and read at once, with the memory order in the
+ * name.
  *
- * An atomic field has a struct type, so that no plain access to it compiles.  ATOMIC(type) makes one
- * for a pointer.  Orders: relaxed (the value alone), acquire (what the writer had written before its
- * release is seen), release, acq_rel, seq_cst.  add_ and sub_ return the new value, exchange_ and
- * fetch_or_ the old one.  cas_weak_ may fail without a reason, and then has stored the value it found
- * in *expected, with no order.
+ * An atomic field has a struct type, so that no plain access to it compiles.  ATOMIC(type) makes
+ * such a type for a pointer.  The orders are: relaxed (the value alone), acquire (the reader sees
+ * all that the writer wrote before its release), release, acq_rel, seq_cst. add_ and sub_ return
+ * the new value, exchange_ and fetch_or_ the old one. cas_weak_ may fail without a reason; it then
+ * stores the value that it found in *expected, with relaxed order.
  *
  * load_plain() is for the one thread that may write the field now: the owner in its section, the
- * holder of the field's lock, a walker.  store_plain() is for a field that no other thread sees yet.
- * load_racy() reads beside a writer without an order, where the value of any moment will do: unlike a
- * relaxed load it may be an operand of another instruction.
+ * holder of the field's lock, a walker. store_plain() is for a field that no other thread sees yet.
+ * load_racy() reads beside a writer without an order, where the value of any moment will do.
+ * Unlike a relaxed load it may be an operand of another instruction.
  *
- * tests/litmus has the protocols that use these orders, and runs every execution of them.
+ * tests/litmus models the protocols that use these orders, and runs every execution of them.
  * Kernel: include/linux/atomic.h.
  */
 #ifndef MEMCG_ATOMIC_H
@@ -35,7 +36,7 @@ typedef ATOMIC(unsigned) atomic_uint_t;
 typedef ATOMIC(long) atomic_long_t;
 typedef ATOMIC(int64_t) atomic_s64_t;
 typedef ATOMIC(uint64_t) atomic_u64_t;
-typedef ATOMIC(size_t) atomic_usize_t; /* C11 has taken atomic_size_t */
+typedef ATOMIC(size_t) atomic_usize_t; /* C11 has the name atomic_size_t */
 
 #define load_plain(p) ((p)->value)
 #define load_racy(p) ((p)->value)
@@ -69,7 +70,7 @@ typedef ATOMIC(size_t) atomic_usize_t; /* C11 has taken atomic_size_t */
 #define cas_weak_release(p, expected, n) cas_weak_order(p, expected, n, __ATOMIC_RELEASE)
 #define cas_weak_acq_rel(p, expected, n) cas_weak_order(p, expected, n, __ATOMIC_ACQ_REL)
 
-/* The compiler moves nothing across; the processor may. */
+/* Stops the compiler from moving accesses across it.  The processor may still move them. */
 #define compiler_fence() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 
 #endif

@@ -2,8 +2,8 @@
 /*
  * base.h - what every file of native/ starts from: hints, asserts, a mutex.
  *
- * MEMCG_ASSERT checks invariants in debug builds (MEMCG_DEBUG_VM) and is nothing in
- * release builds.
+ * MEMCG_ASSERT checks invariants in debug builds (MEMCG_DEBUG_VM); release builds compile it to
+ * nothing.
  */
 #ifndef MEMCG_BASE_H
 #define MEMCG_BASE_H
@@ -21,9 +21,10 @@
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define ALIGN_UP(n, align) (((n) + (align) - 1) / (align) * (align))
-/* On a declaration: no detour by the global offset table (-fvisibility is for definitions). */
+/* Avoids the detour by the global offset table: -fvisibility covers definitions only. */
 #define MEMCG_HIDDEN __attribute__((visibility("hidden")))
-/* Reads what another thread writes without an order, on purpose: it says why that will do. */
+/* A function that reads, without any order, what another thread writes. It says why that is
+ * safe. */
 #define racy __attribute__((noinline, no_sanitize("thread")))
 
 #ifdef MEMCG_DEBUG_VM
@@ -41,14 +42,14 @@
 struct mutex {
     pthread_mutex_t lock;
 #ifdef MEMCG_DEBUG_VM
-    ATOMIC(pthread_t) owner; /* 0: nobody */
+    ATOMIC(pthread_t) owner; /* 0: no thread holds it */
 #endif
 };
 #define MUTEX_INITIALIZER { .lock = PTHREAD_MUTEX_INITIALIZER }
 
 #ifdef MEMCG_DEBUG_VM
 #define mutex_set_owner(m, thread) store_relaxed(&(m)->owner, thread)
-#define mutex_is_held(m) (load_relaxed(&(m)->owner) == pthread_self()) /* by this thread */
+#define mutex_is_held(m) (load_relaxed(&(m)->owner) == pthread_self()) /* held by this thread */
 #else
 #define mutex_set_owner(m, thread) ((void)0)
 #endif

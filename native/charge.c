@@ -1,14 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * charge.c - charging against limits: which request is refused, which goes into the reserve.
+ * charge.c - charges against limits: which request is refused, which is charged to the reserve.
  *
- * A charge adds up the tree or fails at the first max.  Then: reclaim once; requests
- * of 64 KiB and objects of users' caches are refused; smaller ones are charged by
- * force into the reserve, with an alarm; past the reserve only 1 KiB and less pass, into the
- * overdraft; past that, at the ceiling, one in a grant's worth of bytes is refused.
+ * A charge is added to the group and its ancestors, or fails at the first max that it would pass.
+ * After a failure the request reclaims once.  If it fails again:
+ *
+ * - a request of 64 KiB or more, or for an object of a user's cache, is refused;
+ * - a smaller one is charged by force into the reserve, with an alarm;
+ * - past the reserve a request over 1 KiB is refused, and smaller ones are charged to the
+ *   overdraft;
+ * - past the overdraft, at the ceiling, a small request is refused too; then the thread is granted
+ *   some bytes by force.
  *
  * Kernel: try_charge (mm/memcontrol.c).  Where we differ: it refuses a page or lets all pages pass,
- * and its killer ends a process; here most small requests pass, since CPython survives few refusals.
+ * and its killer ends a process; here most small requests pass, since CPython survives few
+ * refusals.
  *
  * Locks: none; counters and statistics are atomic.
  */
@@ -17,8 +23,9 @@
 #include "event.h"
 #include "oom.h"
 
-#define CHARGE_LIMIT ((size_t)1 << 56)  /* so that no sum of a few passes INT64_MAX */
-#define RECLAIM_ALWAYS MEMCG_SMALL_SIZE /* what may be refused is refused after a reclaim only */
+#define CHARGE_LIMIT ((size_t)1 << 56) /* so that a sum of a few cannot pass INT64_MAX */
+/* Bytes; a larger request may be refused, so it always reclaims. */
+#define RECLAIM_ALWAYS MEMCG_SMALL_SIZE
 #define RECLAIM_SKIP 64
 
 typedef void (*called_fn)(void);
@@ -46,7 +53,7 @@ void memcg_set_requester(memcg_requester_fn requester) { store_release(&requeste
 
 static int64_t usage_of(struct mem_cgroup *memcg) { return page_counter_read(&memcg->counter); }
 
-/* Posts once when usage passes high; re-armed an eighth below it. */
+/* Posts HIGH once when usage passes high; it may be posted again once usage is an eighth below. */
 static void check_high(struct mem_cgroup *memcg)
 {
     called_fn called;
@@ -68,7 +75,7 @@ static void check_high(struct mem_cgroup *memcg)
     }
 }
 
-/* Usage is below every max: the next refusal at a ceiling is the first. */
+/* Usage is below every max, so the next refusal at a ceiling counts as the first. */
 static void below_max(struct mem_cgroup *memcg)
 {
     for (; memcg; memcg = memcg->parent)
@@ -101,7 +108,7 @@ static void set_failure(struct mem_cgroup *memcg, struct mem_cgroup *limited, si
 {
     struct thread *self = memcg_self; /* in its section */
 
-    if (hlist_empty(&self->heaps)) /* the orphan's caller */
+    if (hlist_empty(&self->heaps)) /* the orphan serves the caller */
         return;
     self->failure = (struct memcg_failure){ memcg, limited, bytes, usage_of(limited),
                                             mem_cgroup_get_limit(limited, MEMCG_MAX) };
@@ -117,7 +124,8 @@ static void call_alarm(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
         alarm(memcg, limited, bytes, outcome, refusals);
 }
 
-/* memory.oom.group of the group that asked or of one between it and the one whose max was met. */
+/* True if memory.oom.group is set for the group that asked, for the one whose max was met, or for
+ * one between them. */
 static bool ends_process(struct mem_cgroup *memcg, struct mem_cgroup *limited)
 {
     while (memcg != limited && !mem_cgroup_oom_group(memcg))
@@ -135,7 +143,7 @@ static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t b
     mem_cgroup_note_oom(memcg, limited, bytes, true);
     set_failure(memcg, limited, bytes);
     if (outcome == MEMCG_REFUSED_AT_CEILING) {
-        mem_cgroup_set_alarmed(memcg, MEMCG_ALARMED); /* has below_max() called */
+        mem_cgroup_set_alarmed(memcg, MEMCG_ALARMED); /* so that below_max() is called */
         refusals = add_relaxed(&limited->refusals, 1);
         if (refusals >= MEMCG_OOM_REFUSALS && ends_process(memcg, limited)) {
             memcg_oom_group_fn end = load_acquire(&oom_group_fn);
@@ -167,8 +175,9 @@ static enum memcg_requester requester(void)
     return requester ? requester() : MEMCG_REQUESTER_ANY;
 }
 
-/* With `bytes` more charged by force: the group furthest past its reserve, and by how much; and one
- * that is past its overdraft, or NULL. */
+/* Looks at what `bytes` more, charged by force, would do.  Returns by how much the group that is
+ * furthest past its reserve would be past it. *worst: that group. *at_ceiling: a group that would
+ * be past its overdraft, or NULL. */
 static int64_t past_reserve(struct mem_cgroup *memcg, size_t bytes, struct mem_cgroup **worst,
                             struct mem_cgroup **at_ceiling)
 {
@@ -192,9 +201,10 @@ static int64_t past_reserve(struct mem_cgroup *memcg, size_t bytes, struct mem_c
 }
 
 /*
- * At the ceiling one small request is refused; then the thread is granted some bytes by force, since
- * an exception handler that gets none loops for ever, or crashes (CPython 3.11).  What grants add up to
- * is bounded by their number, and that in time by the binding, which has the offender sleep.
+ * At the ceiling one small request is refused.  Then the thread is granted some bytes by force,
+ * since an exception handler that gets none loops for ever, or crashes (CPython 3.11).  The number
+ * of grants bounds their sum.  The binding bounds their number in time, because it makes the thread
+ * sleep.
  */
 static bool refuses_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
                                const struct request *req)
@@ -202,9 +212,9 @@ static bool refuses_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limi
     struct thread *self = memcg_self; /* in its section */
     unsigned refusals;
 
-    if (hlist_empty(&self->heaps)) /* the orphan's caller */
+    if (hlist_empty(&self->heaps)) /* the orphan serves the caller */
         return false;
-    if (req->bytes > MEMCG_SMALL_SIZE) /* no grant is for those */
+    if (req->bytes > MEMCG_SMALL_SIZE) /* grants are for small requests only */
         return may_refuse(memcg, req, MEMCG_AT_CEILING) && requester() != MEMCG_REQUESTER_FRAGILE;
     if (self->granted_by == limited && self->grant > 0) {
         self->grant -= (int64_t)bytes;
@@ -236,7 +246,8 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
 
     if (req->kind == CHARGE_OBJECT)
         return refuse(memcg, limited, req->bytes, MEMCG_REFUSED);
-    /* Garbage may be what fills the group: while it is being collected the reserve helps out. */
+    /* Garbage may be what fills the group, so a large request goes into the reserve while that is
+     * being collected. */
     if (large && !collector_can_run(limited) && may_refuse(memcg, req, MEMCG_AT_MAX)) {
         spared = requester() != MEMCG_REQUESTER_ANY;
         if (!spared)
@@ -259,12 +270,14 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
     mem_cgroup_count_event(limited, over > 0 ? MEMCG_EV_OVERDRAFT : MEMCG_EV_RESERVE);
     mem_cgroup_count_event(limited, MEMCG_EV_OOM);
     mem_cgroup_note_oom(memcg, limited, req->bytes, false);
-    if (!large || spared) /* any other large one is refused next time, if it still has to be */
+    /* no alarm for a large one: if it still does not fit, its next request is refused */
+    if (!large || spared)
         call_alarm(memcg, limited, req->bytes, MEMCG_CHARGED, 0);
     return 0;
 }
 
-/* By an eighth or 1 MiB: usage that hovers at max raises no second alarm. */
+/* True if usage is an eighth of max, or 1 MiB, below every max.  So usage that hovers at max raises
+ * no second alarm. */
 static bool well_below_max(struct mem_cgroup *memcg)
 {
     for (; memcg; memcg = memcg->parent) {
@@ -291,7 +304,8 @@ int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req)
     } else if (!page_counter_try_charge(&memcg->counter, (int64_t)bytes, &fail)) {
         for (limited = memcg; limited->parent && &limited->counter != fail;)
             limited = limited->parent;
-        if (req->reclaimed) { /* nothing was freed: no walk for the next RECLAIM_SKIP small requests */
+        /* reclaim freed nothing, so the next RECLAIM_SKIP small requests do without */
+        if (req->reclaimed) {
             store_relaxed(&limited->reclaim_skip, RECLAIM_SKIP);
         } else {
             int skip = load_relaxed(&limited->reclaim_skip);

@@ -2,8 +2,8 @@
 /*
  * css.c - a group: its references, its stub, its limits, what is counted for it.
  *
- * What is charged names the group's stub (obj_cgroup), which outlives the group.  The last css
- * reference posts MEMCG_EVENT_RELEASE.
+ * Each charge names the group's stub (obj_cgroup), which outlives the group.  The drop of the last
+ * css reference posts MEMCG_EVENT_RELEASE.
  *
  * Kernel: mm/memcontrol.c (css, obj_cgroup of 2020), kernel/cgroup.c (css_next_descendant_pre).
  * Locks: groups_lock: children, objcgs and heaps of every group; taken in sections or by a walker.

@@ -10,15 +10,17 @@
 #define MEMCG_RESERVE_MIN ((int64_t)16 << 20)
 
 extern struct mem_cgroup root_mem_cgroup;
-extern struct mutex groups_lock; /* the tree, the lists of stubs, those of a group's heaps */
+extern struct mutex groups_lock; /* the tree, the lists of stubs, the lists of a group's heaps */
 
-struct obj_cgroup *objcg_alloc(struct mem_cgroup *memcg);            /* section, or one thread */
+/* In a section, or while there is one thread. */
+struct obj_cgroup *objcg_alloc(struct mem_cgroup *memcg);
 void objcg_link(struct obj_cgroup *objcg, struct mem_cgroup *memcg); /* groups_lock held */
 void objcg_get(struct obj_cgroup *objcg);
 void objcg_put(struct obj_cgroup *objcg);
 bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg, const struct mem_cgroup *top);
-void mem_cgroup_link_heap(struct heap *heap);   /* it has got slots; section or walker_mutex */
-void mem_cgroup_unlink_heap(struct heap *heap); /* stolen */
+/* After it got slots; in a section, or walker_mutex held. */
+void mem_cgroup_link_heap(struct heap *heap);
+void mem_cgroup_unlink_heap(struct heap *heap); /* its thread is stolen */
 
 static inline void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind kind,
                                   int64_t bytes)
@@ -26,8 +28,8 @@ static inline void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind
     add_relaxed(&memcg->stat[kind], bytes);
 }
 
-/* groups_lock held.  The group after memcg in the tree below top, parents first; NULL: none.
- * Kernel: css_next_descendant_pre(). */
+/* groups_lock held.  The group after memcg in the tree below top, in which a parent precedes its
+ * children; NULL: none.  Kernel: css_next_descendant_pre(). */
 static inline struct mem_cgroup *next_descendant(struct mem_cgroup *memcg,
                                                  const struct mem_cgroup *top)
 {

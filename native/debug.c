@@ -2,25 +2,25 @@
 /*
  * debug.c - checked objects: slab_debug's red zones, poison and user tracking; hardened free lists.
  *
- * With a letter of MEMCG_DEBUG no section begins fast (SLOW_DEBUG): each
- * allocation and free is checked.  With Z, P or U they lie like this, `size` bytes apart:
+ * With a letter of MEMCG_DEBUG no section begins fast (SLOW_DEBUG), and each allocation and free is
+ * checked.  With Z, P or U each object takes `size` bytes, in this order:
  *
- *   object_size bytes   the object: live: what its user writes; free: POISON_FREE but for the
- *                       free pointer in its first word
- *   to the tail         red zone, from the bytes that were asked for on; the colour says
+ *   object_size bytes   the object: its user's data while it is live; POISON_FREE while it is free,
+ *                       but for the free pointer in its first word
+ *   up to the tail      red zone, which begins where the bytes asked for end; its colour says
  *                       whether the object is live
- *   struct slab_tail    bytes asked for, who allocated and freed it, and a magic number that
- *                       what is written before the next object meets first
+ *   struct slab_tail    bytes asked for, the code that allocated and freed it, and a magic number,
+ *                       which a write before the start of the next object destroys first
  *
- * A page run has its red zone behind it and its tail beside the descriptor.  A free pointer is
- * kept encoded, and must be an object of its slab when it is decoded.
+ * A page run has its red zone behind its bytes and its tail behind the descriptor.  A free pointer
+ * is kept encoded; decoded, it must be an object of its slab.
  *
- * What is found corrupt is reported and ends the process: its memory is not to be trusted.
+ * A corrupt object is reported and ends the process, because its memory is not to be trusted.
  *
  * Kernel: mm/slub.c (slub_debug: 2007; freelist_ptr_encode: 2017), lib/stackdepot.c.
- * Where we differ: the report ends the process; a checked object has a byte for being live.
+ * Where we differ: the report ends the process; a checked object has a byte that says it is live.
  *
- * Locks: depot_lock, a leaf, taken in a section.
+ * Locks: depot_lock, taken in a section; metadata is allocated under it.
  */
 #include "debug.h"
 
@@ -44,14 +44,14 @@
 #define TEXT_MAX 256
 
 struct slab_track {
-    uint64_t serial; /* of all allocations and frees; 0: none yet */
-    uint32_t where;  /* depot */
-    uint32_t group;  /* depot: the path of the group that was charged; 0: not known */
+    uint64_t serial; /* its number among all allocations and frees; 0: none yet */
+    uint32_t where;  /* depot id */
+    uint32_t group;  /* depot id of the charged group's path; 0: not known */
     int tid;
 };
 
 struct slab_tail {
-    size_t bytes; /* asked for */
+    size_t bytes; /* size asked for */
     struct slab_track alloc, freed;
     uint64_t magic;
 };
@@ -88,7 +88,7 @@ void debug_init(unsigned flags)
         return;
     if (getrandom(&freelist_secret, sizeof(freelist_secret), GRND_NONBLOCK) < 0)
         freelist_secret = (uintptr_t)arena.base * 0x9e3779b97f4a7c15ULL;
-    freelist_secret |= 1; /* 0: not encoded */
+    freelist_secret |= 1; /* 0 would mean: not encoded */
 }
 
 void memcg_set_caller(memcg_caller_fn caller) { caller_fn = caller; }
@@ -105,7 +105,7 @@ static struct mutex depot_lock = MUTEX_INITIALIZER;
 static struct depot_entry *depot[DEPOT_BUCKETS]; /* depot_lock */
 static uint32_t depot_entries;                   /* depot_lock */
 
-/* An id for text; 0: no memory. */
+/* Returns an id for text; 0: no memory. */
 static uint32_t depot_save(const char *text)
 {
     uint32_t hash = 5381, id = 0;
@@ -129,7 +129,7 @@ static uint32_t depot_save(const char *text)
     return id;
 }
 
-/* The process is about to end: without the lock, which may be held. */
+/* The process is about to end, so this does not take the lock, which may be held. */
 static const char *depot_text(uint32_t id)
 {
     for (int i = 0; id && i < DEPOT_BUCKETS; i++)
@@ -211,7 +211,7 @@ static struct slab_tail *tail_of(const struct slab *slab, const void *object)
     return (struct slab_tail *)((char *)object + slab->size) - 1;
 }
 
-/* A free pointer has its place also where objects are smaller. */
+/* Smaller objects have room for a free pointer too. */
 static size_t object_size(const struct slab *slab)
 {
     size_t size = slab->cache ? slab->cache->object_size : tail_of(slab, NULL)->bytes;
@@ -226,7 +226,7 @@ static unsigned char *red_zone_end(const struct slab *slab, const void *object)
     return (unsigned char *)tail_of(slab, object);
 }
 
-/* Constructed objects keep what they hold; the smallest hold nothing but the free pointer. */
+/* Constructed objects keep their content; the smallest hold nothing but the free pointer. */
 static bool is_poisoned(const struct slab *slab)
 {
     return (slab_debug & SLAB_POISON) &&
@@ -286,8 +286,8 @@ _Noreturn void slab_bug(const struct slab *slab, const void *object, const char 
         report_track("allocated", &tail->alloc);
         report_track("freed", &tail->freed);
     } else if (!(slab_debug & LAYOUT)) {
-        report("memcg:   MEMCG_DEBUG=FZPU tells who allocated and freed it, and stops at the first "
-               "wrong write\n");
+        report("memcg:   MEMCG_DEBUG=FZPU names the code that allocated and freed it, and stops at "
+               "the first wrong write\n");
     }
     abort();
 }
@@ -353,7 +353,7 @@ static void make_free(const struct slab *slab, void *object)
         memset(p + size, SLUB_RED_INACTIVE, (size_t)(red_zone_end(slab, object) - p) - size);
 }
 
-/* Fisher and Yates, with numbers that only the secret makes. */
+/* The shuffle of Fisher and Yates; its numbers depend on the secret. */
 static void shuffle(uint16_t *order, uint32_t n, uint64_t seed)
 {
     seed ^= freelist_secret;
@@ -397,7 +397,7 @@ void debug_check_free(const struct slab *slab, const void *object)
     check_object(slab, object, false);
 }
 
-/* `keep`: it has been cleared for its new owner. */
+/* `keep`: the object has been cleared for its new owner, so it is not poisoned. */
 void debug_alloc(const struct slab *slab, void *object, size_t bytes, bool keep)
 {
     struct slab_tail *tail = tail_of(slab, object);
@@ -414,7 +414,7 @@ void debug_alloc(const struct slab *slab, void *object, size_t bytes, bool keep)
         set_track(&tail->alloc, group_of(slab, object));
 }
 
-/* A live object whose byte has just been cleared, or a page run. */
+/* object: an object whose live byte has just been cleared, or a page run. */
 void debug_free(const struct slab *slab, void *object)
 {
     if (!has_tail(slab))
@@ -425,7 +425,7 @@ void debug_free(const struct slab *slab, void *object)
     make_free(slab, object);
 }
 
-/* All threads stolen, or the slab is the caller's alone. */
+/* All threads are stolen, or no other thread sees the slab. */
 void debug_check_slab(const struct slab *slab)
 {
     if (!slab->cache) {

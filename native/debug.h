@@ -8,28 +8,31 @@
 #include "arena.h"
 #include "types.h"
 
-#define SLAB_CONSISTENCY_CHECKS 1u /* F */
-#define SLAB_RED_ZONE 2u           /* Z */
-#define SLAB_POISON 4u             /* P */
-#define SLAB_STORE_USER 8u         /* U */
-#define SLAB_HARDENED 16u          /* H: objects are handed out in random order */
-extern unsigned slab_debug;        /* fixed by memcg_init(); not 0: no fast path */
-extern uint64_t freelist_secret;   /* the same; 0: free pointers are not encoded */
+#define SLAB_CONSISTENCY_CHECKS 1u /* letter F */
+#define SLAB_RED_ZONE 2u           /* letter Z */
+#define SLAB_POISON 4u             /* letter P */
+#define SLAB_STORE_USER 8u         /* letter U */
+#define SLAB_HARDENED 16u          /* letter H: objects are handed out in random order */
+extern unsigned slab_debug;        /* SLAB_ flags, fixed by memcg_init(); not 0: no fast path */
+extern uint64_t freelist_secret;   /* fixed likewise; 0: free pointers are not encoded */
 void debug_init(unsigned flags);
-/* Ends the process; slab: of the object, which may be what is wrong. */
+/* Reports and ends the process. slab is the object's; object may be an invalid address. */
 _Noreturn void slab_bug(const struct slab *slab, const void *object, const char *what);
-size_t debug_size(size_t object_size, size_t align); /* between objects */
+size_t debug_size(size_t object_size, size_t align); /* bytes from one object to the next */
 size_t debug_run_metadata(void);                     /* bytes of a page run's descriptor */
-size_t debug_run_bytes(size_t bytes);                /* with the red zone */
-size_t debug_usable_size(const struct slab *slab, const void *object); /* 0: not kept */
-void *debug_carve(struct slab *slab, uint32_t left, uint32_t n);    /* as slab_carve(), of `left` */
+size_t debug_run_bytes(size_t bytes);                /* bytes of a page run with its red zone */
+/* Bytes asked for; 0: not recorded. */
+size_t debug_usable_size(const struct slab *slab, const void *object);
+/* slab_carve() out of `left` objects */
+void *debug_carve(struct slab *slab, uint32_t left, uint32_t n);
 void debug_check_free(const struct slab *slab, const void *object); /* before it is handed out */
 void debug_alloc(const struct slab *slab, void *object, size_t bytes, bool keep);
 void debug_free(const struct slab *slab, void *object);
 void debug_check_slab(const struct slab *slab);
 _Noreturn void free_pointer_corrupt(const void *object);
 
-/* Free lists and `remote`; what is in a sheaf is never encoded.  Kernel: freelist_ptr_encode(). */
+/* Free lists and `remote` use these.  Pointers in a sheaf are never encoded.  Kernel:
+ * freelist_ptr_encode(). */
 static inline void set_freepointer(void *object, void *next)
 {
     uintptr_t word = (uintptr_t)next;

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * event.c - what the data plane has to tell the worker.
+ * event.c - the events that the data plane posts for the worker.
  *
- * Posters push onto a stack; the one consumer takes it whole and reverses it.  A cache
- * whose struct ends while events name it stays until they are dropped (memcg.c).
+ * Posters push onto a stack; the one consumer takes it whole and reverses it.  If a cache ends
+ * while events name it, its struct is kept until they are dropped (memcg.c).
  *
  * Kernel: llist (lib/llist.c) under schedule_work().
- * Locks: none.  `taken` is the consumer's.
+ * Locks: none. `taken` is the consumer's.
  */
 #include "event.h"
 
 typedef void (*waker_fn)(void);
 static ATOMIC(struct event_node *) posted;
-static struct event_node *taken; /* the consumer */
+static struct event_node *taken; /* the consumer's, oldest first */
 static ATOMIC(waker_fn) event_waker;
 static atomic_int_t not_woken;
 
@@ -41,7 +41,7 @@ bool event_post(struct event_node *node, enum memcg_event_kind kind, struct mem_
     return true;
 }
 
-/* What was posted, oldest first. */
+/* Takes what was posted, oldest first. */
 static struct event_node *take_posted(void)
 {
     struct event_node *node = exchange_acquire(&posted, NULL), *list = NULL;
@@ -56,7 +56,8 @@ static struct event_node *take_posted(void)
     return list;
 }
 
-/* The worker that was woken is the parent's: empty `posted`, so that the next post wakes ours. */
+/* The worker that was woken exists in the parent only.  So `posted` is emptied, and the next post
+ * wakes ours. */
 void event_fork_child(void)
 {
     struct event_node **last = &taken;

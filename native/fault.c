@@ -1,28 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * fault.c - requests that fail on purpose, so that what follows a failure is run.
+ * fault.c - requests that fail on purpose, so that the code for failures runs.
  *
- * One attr is armed at a time, for all threads or for the one that armed it.  A request is
- * eligible when it passes every filter; the nth eligible one fails, or each by chance.  What
- * chance says depends on the seed and the request's number alone, so a run can be repeated.
+ * One attr is armed at a time, for all threads or for the one that armed it.  A request is eligible
+ * if it passes every filter.  Either all eligible requests from the nth on fail, up to `times`, or
+ * each fails with a probability.  The probable ones depend on the seed and on the request's number
+ * alone, so a run can be repeated.
  *
- * While faults are armed no section begins fast (SLOW_FAULTS): every request comes
- * by a call of should_fail(), and the fast path has nothing to ask.
+ * While faults are armed no section begins fast (SLOW_FAULTS).  So every request calls
+ * should_fail(), and the fast path has nothing to check.
  *
  * Kernel: lib/fault-inject.c, mm/failslab.c.  Where we differ: nth counts eligible requests only;
- * times after nth makes faults in a row, which a request that is tried again meets too.
+ * with nth, `times` faults follow each other, so a request that is tried again can fail again.
  *
- * Locks: fault_lock, innermost: attr, armed_by, count.  Taken outside sections too.
+ * Locks: fault_lock, innermost: attr, armed_by, count.  It is taken outside sections too.
  */
 #include "fault.h"
 
 atomic_uint_t faults_armed;
 static struct mutex fault_lock = MUTEX_INITIALIZER;
 static struct fault_attr attr;
-static struct thread *armed_by; /* NULL: requests of every thread */
+static struct thread *armed_by; /* NULL: faults are for every thread */
 static struct fault_count count;
 
-/* Before memcg_init() there is no thread to be told. */
+/* Before memcg_init() there are no threads to steal. */
 static void set_armed(unsigned points)
 {
     bool ready = section_is_ready();
@@ -57,7 +58,7 @@ int memcg_arm_faults(const struct fault_attr *wanted)
 void memcg_disarm_faults(void)
 {
     set_armed(0);
-    mutex_lock(&fault_lock); /* afterwards nobody reads attr's strings */
+    mutex_lock(&fault_lock); /* afterwards no thread reads attr's strings */
     attr.points = 0;
     mutex_unlock(&fault_lock);
 }
@@ -74,7 +75,7 @@ struct fault_count memcg_fault_count(void)
 
 void fault_fork_child(void)
 {
-    mutex_init(&fault_lock); /* FAULT_THREAD comes from outside sections too */
+    mutex_init(&fault_lock); /* FAULT_THREAD is drawn outside sections too */
 }
 
 static bool is_below(const struct mem_cgroup *memcg, const char *path)
@@ -94,7 +95,7 @@ static bool is_eligible(enum fault_point point, const struct mem_cgroup *memcg,
            (!attr.group || is_below(memcg, attr.group));
 }
 
-/* splitmix64 (Steele, Lea, Flood 2014), from 0 up to 1. */
+/* splitmix64 (Steele, Lea, Flood 2014), scaled to 0 <= n < 1. */
 static double chance(uint64_t seed, uint64_t n)
 {
     uint64_t z = seed + n * 0x9e3779b97f4a7c15u;
@@ -121,8 +122,9 @@ bool __should_fail(enum fault_point point, const struct mem_cgroup *memcg,
     return fail;
 }
 
-/* What is charged by force may not fail (__GFP_NOFAIL); neither may, unless asked
- * for, what is too small to be refused: CPython does not survive that everywhere. */
+/* A request that is charged by force must not fail (__GFP_NOFAIL).  A request that is too small to
+ * be refused fails only if attr.small is set, because CPython does not survive its failure
+ * everywhere. */
 bool __should_fail_request(struct thread *self, struct kmem_cache *s, const struct request *req)
 {
     bool small = req->kind == CHARGE_SMALL && req->bytes <= MEMCG_SMALL_SIZE;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * fault.h - may this request fail on purpose?  See fault.c.
+ * fault.h - whether a request fails on purpose. See fault.c.
  */
 #ifndef MEMCG_FAULT_H
 #define MEMCG_FAULT_H
@@ -8,7 +8,7 @@
 #include "section.h"
 
 extern atomic_uint_t faults_armed; /* bits of fault_point; written with all threads stolen */
-/* memcg, s: whose request it is, or NULL. */
+/* memcg, s: the group and the cache of the request, or NULL. */
 bool __should_fail(enum fault_point point, const struct mem_cgroup *memcg,
                    const struct kmem_cache *s, size_t bytes);
 static inline bool should_fail(enum fault_point point, const struct mem_cgroup *memcg,
@@ -17,7 +17,7 @@ static inline bool should_fail(enum fault_point point, const struct mem_cgroup *
     return unlikely(load_relaxed(&faults_armed)) && __should_fail(point, memcg, s, bytes);
 }
 
-/* In a section: a request of an object of s, or (NULL) of a page run. */
+/* In a section: a request for an object of s, or for a page run (s is NULL). */
 bool __should_fail_request(struct thread *self, struct kmem_cache *s, const struct request *req);
 
 static inline bool should_fail_request(struct thread *self, struct kmem_cache *s,

@@ -2,10 +2,10 @@
 /*
  * free.c - an object's way home: to the sheaf, to its slab, to the slab's owner, or to the cache.
  *
- * The owner of a slab is read once.  It goes only while all threads are stolen, so the thread that
- * frees may rely on it until its section ends.
+ * The owner of a slab is read once.  It is cleared only while all threads are stolen, so the thread
+ * that frees may rely on it until its section ends.
  *
- * Kernel: __slab_free (mm/slub.c).  Locks: cache->lock, of a slab without an owner.
+ * Kernel: __slab_free (mm/slub.c).  Locks: cache->lock, for a slab without an owner.
  */
 #include "free.h"
 
@@ -20,7 +20,7 @@ static int slab_free_no_owner(struct slab *slab, void *object)
     bool empty;
 
     mutex_lock(&s->lock);
-    if (load_relaxed(&slab->owner)) { /* adopted meanwhile */
+    if (load_relaxed(&slab->owner)) { /* a thread has adopted it meanwhile */
         mutex_unlock(&s->lock);
         return -EAGAIN;
     }
@@ -74,7 +74,7 @@ int slab_free(struct thread *self, struct slab *slab, void *object)
     do {
         set_freepointer(object, first);
     } while (!cas_weak_acq_rel(&slab->remote, &first, object));
-    if (!first) { /* ours to list; pairs with heap_collect() */
+    if (!first) { /* the list was empty, so this thread links the slab; pairs with slab_collect() */
         slab->next_remote = load_relaxed(&owner->remote_slabs);
         while (!cas_weak_release(&owner->remote_slabs, &slab->next_remote, slab))
             ;

@@ -7,7 +7,7 @@
 
 #include "types.h"
 
-/* In a section.  0, -EINVAL: not an object; -EALREADY: free (exact for users' caches). */
+/* In a section. 0; -EINVAL: not an object; -EALREADY: already free (exact for users' caches). */
 int slab_free(struct thread *self, struct slab *slab, void *object);
 
 #endif

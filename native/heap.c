@@ -2,16 +2,17 @@
 /*
  * heap.c - a thread's slabs and stock for one group.
  *
- * A heap has a slot per cache, from its first slab on: the sheaf of free objects at hand, the
- * active slab, those with a free object, the empty ones and the full ones.  A thread has one heap
- * per group it has been in, and one (memcg NULL) for the root caches' shared slabs.  Slabs change hands
- * only here: taken from the cache under its lock (slab.c), given back with all threads stolen.
+ * From its first slab on, a heap has a slot per cache: the sheaf of free objects, the active slab,
+ * the slabs with a free object, the empty ones and the full ones.  A thread has one heap per group
+ * that it has been in, and one (memcg NULL) for the root caches' shared slabs.  A heap takes slabs
+ * from the cache under the cache's lock (slab.c).  It gives them back here, with all threads
+ * stolen.
  *
  * Kernel: struct kmem_cache_cpu, slab_sheaf (mm/slub.c), struct memcg_stock_pcp (memcontrol.c).
- * Where we differ: per thread and group; full slabs are listed, so that a thread's
+ * Where we differ: there is a heap per thread and group; full slabs are listed, so that a thread's
  * slabs can be handed over.
  *
- * Locks: none of its own: everything is the section of heap->thread, or stolen.
+ * Locks: none of its own.  All of it is protected by the section of heap->thread.
  */
 #include "heap.h"
 
@@ -62,7 +63,8 @@ struct heap *heap_lookup(struct thread *self, struct mem_cgroup *memcg)
     return heap && heap->memcg == memcg ? heap : NULL;
 }
 
-/* The heap of memcg or, without an id or memory, of the nearest ancestor that has one. */
+/* The heap of memcg.  If memcg has no id, or there is no memory, it is that of the nearest ancestor
+ * with a heap. */
 struct heap *heap_of(struct thread *self, struct mem_cgroup *memcg)
 {
     assert_section(self);
@@ -143,7 +145,7 @@ void heap_hand_over(struct heap *heap)
     }
 }
 
-/* Gives back what the heap has of one cache. */
+/* Gives back the slabs that the heap has of one cache. */
 void heap_hand_over_cache(struct heap *heap, struct kmem_cache *s)
 {
     struct heap_slot *slot = heap_slot(heap, s->index, false);
@@ -184,7 +186,7 @@ void heap_flush(struct heap *heap, struct kmem_cache *s)
         sheaf_flush(&heap->kmalloc[i]);
 }
 
-/* Drops the empty slabs of s, or of whatever cache when s is NULL; the sheaf is flushed. */
+/* Drops the slot's empty slabs, which are of cache s if s is not NULL.  The sheaf is flushed. */
 static size_t slot_shrink(struct heap_slot *slot, struct kmem_cache *s)
 {
     struct slab *slab;
@@ -205,9 +207,10 @@ static size_t slot_shrink(struct heap_slot *slot, struct kmem_cache *s)
 }
 
 /*
- * Whether the size classes hold free objects at hand, or slabs without any other.  Read beside the
- * owner, on purpose: what it frees or takes meanwhile is seen or is not.  No slot goes while
- * walker_mutex is held, and the memory of a descriptor that has just ended is mapped still.
+ * True if the size classes have objects in sheaves, or slabs without a live object.  It reads
+ * beside the owner, on purpose: what the owner frees or takes meanwhile is seen or not.  No slot is
+ * freed while walker_mutex is held.  The memory of a descriptor that has just ended is still
+ * mapped.
  */
 racy bool heap_holds_free(const struct heap *heap)
 {
@@ -222,8 +225,8 @@ racy bool heap_holds_free(const struct heap *heap)
     return false;
 }
 
-/* Users' caches keep their empty slabs: those are made for them.  `swings` stay as they are: nobody
- * wants for memory, and the next reader is not to have the thread learn again. */
+/* Users' caches keep their empty slabs, which are made for them. `swings` stay as they are: nothing
+ * is short of memory, and the thread need not learn again after each reader. */
 void heap_give_back(struct heap *heap)
 {
     assert_section(heap->thread);

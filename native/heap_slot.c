@@ -2,11 +2,12 @@
 /*
  * heap_slot.c - the slots of a heap: what it has of each cache.
  *
- * A heap that has had no slab of its own shares one array of empty slots, to which nobody writes.  The
- * slots of the size classes are made together; those of users' caches grow, and take their lists along.
+ * Heaps without a slab of their own share one array of empty slots, to which no thread writes.  The
+ * slots of the size classes are made together.  Those of users' caches grow, and their lists move
+ * with them.
  *
- * Kernel: struct kmem_cache_cpu (mm/slub.c).  Locks: none of its own: the section of heap->thread, or
- * stolen.
+ * Kernel: struct kmem_cache_cpu (mm/slub.c).  Locks: none of its own.  The section of heap->thread
+ * protects them.
  */
 #include "heap_slot.h"
 

@@ -7,12 +7,13 @@
 
 #include "css.h"
 
-/* The active slab of a slot without one: full, so that nothing is taken from it. */
+/* The active slab of a slot that has none.  It is full, so nothing is taken from it. */
 extern struct slab slab_none;
-/* The slots of a heap without slabs of its own: empty sheaves, and nothing to write to. */
+/* The slots of a heap without slabs of its own.  Their sheaves are empty, and they are
+ * read-only. */
 extern const struct heap_slot slots_none[NR_KMALLOC];
 
-/* The largest size is SHEAF_BYTES, so it is one object at least. */
+/* How many objects a sheaf starts with: at least one, because the largest size is SHEAF_BYTES. */
 static inline uint8_t sheaf_start(size_t size)
 {
     return (uint8_t)(size * SHEAF_OBJECTS > SHEAF_BYTES ? SHEAF_BYTES / size : SHEAF_OBJECTS);
@@ -26,7 +27,7 @@ static inline uint16_t sheaf_limit_max(size_t size)
 
 struct heap_slot *__heap_slot(struct heap *heap, int index, bool grow);
 
-/* A cache's slot.  NULL: there is none, or (grow; section) no memory for it. */
+/* A cache's slot.  NULL: there is none, or (grow, in a section) there is no memory for it. */
 static inline struct heap_slot *heap_slot(struct heap *heap, int index, bool grow)
 {
     return likely(index < NR_KMALLOC && heap->kmalloc != slots_none)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kmalloc.c - memory of any size: size classes below, page runs above 32 KiB.
+ * kmalloc.c - memory of any size: size classes, and page runs above 32 KiB.
  *
- * An allocation runs in a section; when its charge meets a limit it leaves the
- * section, reclaims, and tries once more (request_retry()).
+ * An allocation runs in a section.  If its charge meets a limit, it leaves the section, reclaims,
+ * and tries once more (request_retry()).
  *
  * Kernel: kmalloc/kfree/krealloc (mm/slab_common.c), kmalloc_large.
  * Locks: none of its own.
@@ -74,15 +74,16 @@ static _Noreturn void bad_free(const struct slab *slab, const void *p, int error
     abort();
 }
 
-/* glibc learns from the free of a large block to keep that much (mallopt(3), M_MMAP_THRESHOLD).  The
- * process's large blocks come to us instead, so glibc would give back what libraries malloc themselves,
- * and fault it in anew each time.  Whenever a larger block than before is freed here, we therefore
- * malloc and free one of that size from glibc, without touching it, which raises its threshold. */
+/* When a large block is freed, glibc learns to keep that much (mallopt(3), M_MMAP_THRESHOLD).  The
+ * process's large blocks are ours, so glibc would return what libraries malloc themselves to the
+ * system, and fault it in anew each time.  Whenever a larger block than before is freed here, we
+ * therefore malloc and free one of that size from glibc, without touching it, which raises its
+ * threshold. */
 static void teach_libc(size_t bytes)
 {
-    /* glibc's threshold at the start; 32 MiB is its last */
+    /* glibc's first threshold; its last is 32 MiB */
     static atomic_usize_t largest = { 128 << 10 };
-    void *volatile block; /* or the compiler drops the pair */
+    void *volatile block; /* volatile, so that the compiler keeps the pair */
 
     if (likely(bytes <= load_relaxed(&largest) || bytes > 32 << 20))
         return;
@@ -91,7 +92,7 @@ static void teach_libc(size_t bytes)
     free(block);
 }
 
-/* It stood in for an object of a shared slab. */
+/* If the run stood in for an object of a shared slab, it no longer counts as one. */
 static void run_uncount(struct thread *self, const struct page_run *run)
 {
     struct heap *heap = run->run_for ? heap_lookup(self, load_plain(&run->objcg->memcg)) : NULL;
@@ -112,7 +113,7 @@ void memcg_free(void *p)
         return;
     self = thread_enter();
     slab = virt_to_slab(p);
-    is_run = slab && !slab->cache; /* slab_free() may end the slab */
+    is_run = slab && !slab->cache; /* read first: slab_free() may destroy the slab */
     error = !slab ? -EINVAL : is_run ? slab->base == p ? 0 : -EINVAL : slab_free(self, slab, p);
     if (unlikely(error))
         bad_free(slab, p, error);
@@ -136,7 +137,7 @@ void free_past_sheaf(void *object, struct thread *self, struct slab *slab)
         memcg_free(object);
 }
 
-/* The block is live, so its descriptor stays: no section needed. */
+/* The block is live, so its descriptor stays.  Needs no section. */
 static inline size_t usable_size(const struct slab *slab, const void *p)
 {
     size_t asked = unlikely(slab_debug) && slab ? debug_usable_size(slab, p) : 0;
@@ -169,7 +170,7 @@ static int run_grow_to(struct page_run *run, size_t size)
     return error;
 }
 
-/* -ENOSPC: it must move. */
+/* -ENOSPC: the block must move. */
 static int run_resize(struct page_run *run, size_t size)
 {
     size_t nr_pages = (size + PAGE_SIZE - 1) >> PAGE_SHIFT;

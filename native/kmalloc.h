@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kmalloc.h - memory of any size: the fast path, allocate and free without a call.
+ * kmalloc.h - memory of any size: the fast path, which allocates and frees without a call.
  *
- * The group's heap has private slabs of a class once the group has a child cache, and
- * with them a sheaf; before that the sheaf is empty: slow path.
+ * Once a group has a child cache for a class, its heap has private slabs of the class and a sheaf
+ * for them.  Before that the sheaf is empty, and the slow path is taken.
  */
 #ifndef MEMCG_KMALLOC_H
 #define MEMCG_KMALLOC_H
@@ -13,8 +13,8 @@
 #include "shared.h"
 #include "sheaf.h"
 
-/* What the fast path goes on with; both end its section.  Its own argument comes first, so that it
- * stays in its register. */
+/* Where the fast path continues; both end its section.  The argument of the caller is the first
+ * here too, so that it stays in its register. */
 void *malloc_past_sheaf(size_t size, struct thread *self, const struct heap_slot *slot);
 void free_past_sheaf(void *object, struct thread *self, struct slab *slab); /* slab may be NULL */
 
@@ -23,7 +23,7 @@ static inline void *memcg_malloc_fast(size_t size)
     struct thread *self = memcg_self;
     unsigned index;
 
-    if (likely(size - 1 < KMALLOC_TABLE_SIZE)) /* one compare, of 0 too */
+    if (likely(size - 1 < KMALLOC_TABLE_SIZE)) /* one compare, which 0 fails too */
         index = kmalloc_table[(size - 1) >> 4];
     else if (size - 1 < KMALLOC_MAX_CACHE_SIZE)
         index = kmalloc_index_above(size);
@@ -41,7 +41,7 @@ static inline void *memcg_malloc_fast(size_t size)
     return memcg_malloc(size);
 }
 
-/* arena_contains(p). */
+/* Needs arena_contains(p). */
 static inline void memcg_free_inside(void *p)
 {
     struct thread *self = memcg_self;
@@ -59,7 +59,7 @@ static inline void memcg_free_inside(void *p)
     memcg_free(p);
 }
 
-/* p may be NULL, which is in no arena. */
+/* p may be NULL, which lies in no arena. */
 static inline void memcg_free_fast(void *p)
 {
     if (likely(arena_contains(p)))
@@ -68,14 +68,15 @@ static inline void memcg_free_fast(void *p)
         memcg_free(p);
 }
 
-/* A block that is resized stays where it serves the new size, unless less than half of it would be used. */
+/* A block stays where it is if it serves the new size, unless that would use half of it or less. */
 static inline bool resize_stays(size_t old, size_t size) { return size <= old && size > old / 2; }
 
-/* How a block of a size class is resized to another: it stays, or it moves by an allocation, a copy and a
- * free.  All else is memcg_realloc()'s: page runs, checked objects, addresses that are no object's. */
+/* How a block of a size class is resized to another: it stays, or it moves by an allocation, a copy
+ * and a free. memcg_realloc() does the rest: page runs, checked objects, invalid addresses. */
 enum resize { RESIZE_ELSE, RESIZE_STAYS, RESIZE_MOVES };
 
-/* arena_contains(p).  *old: the bytes that the block has now, unless RESIZE_ELSE. */
+/* Needs arena_contains(p). *old: the bytes that the block has now, unless it returns
+ * RESIZE_ELSE. */
 static inline enum resize memcg_resize(const void *p, size_t size, size_t *old)
 {
     struct slab *slab = page_to_slab(arena_page(p));

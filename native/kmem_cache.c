@@ -2,12 +2,12 @@
 /*
  * kmem_cache.c - caches: their life, their lookup by kmemcg_id, their figures.
  *
- * A root cache serves the root group from private slabs and small groups from shared
- * ones; a child serves one group.  memcg_caches is published with a release store and
- * read with one acquire load; grown arrays stay until the root ends.
+ * A root cache serves the root group from private slabs, and small groups from shared ones.  A
+ * child serves one group. memcg_caches is published with a release store and read with one acquire
+ * load.  When it grows, the old array is kept until the root ends.
  *
- * Kernel: mm/slab_common.c, memcg_update_cache_size (2014).  Where we differ: retired
- * arrays instead of RCU; what walks slabs steals all threads first.
+ * Kernel: mm/slab_common.c, memcg_update_cache_size (2014).  Where we differ: retired arrays
+ * instead of RCU; code that walks slabs steals all threads first.
  *
  * Locks: caches_lock: all_caches and the indices.
  */
@@ -19,11 +19,11 @@
 #include "reclaim.h"
 #include "shared.h"
 
-#define NR_CACHES 4096 /* indices: a heap's user slots grow to at most 128 KiB */
+#define NR_CACHES 4096 /* number of indices: a heap's user slots grow to at most 256 KiB */
 
 struct mutex caches_lock = MUTEX_INITIALIZER;
 struct hlist_head all_caches;
-static uint8_t index_used[NR_CACHES]; /* caches_lock; user caches */
+static uint8_t index_used[NR_CACHES]; /* caches_lock; for user caches */
 
 int kmalloc_nr_caches(void) { return NR_KMALLOC; }
 struct kmem_cache *kmalloc_cache(int index) { return kmalloc_caches[index]; }
@@ -54,7 +54,8 @@ static void cache_link(struct kmem_cache *s)
     hlist_add_head(&s->all_node, &all_caches);
 }
 
-/* 16 KiB for small objects, up to 64 KiB for eight larger ones, else one object. */
+/* 16 KiB, doubled until eight objects fit, to 64 KiB at most.  A larger object has a slab of its
+ * own. */
 static void cache_geometry(struct kmem_cache *s)
 {
     size_t bytes = 4 * PAGE_SIZE;
@@ -162,7 +163,7 @@ struct kmem_cache *kmem_cache_create_child(struct mem_cgroup *memcg, struct kmem
 
 static bool is_dead(const struct kmem_cache *s) { return load_acquire(&s->dead); }
 
-/* A group with a child of its own uses it; else the root cache's shared slabs. */
+/* A group with a child cache uses it.  Any other group uses the root cache's shared slabs. */
 void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *req)
 {
     struct heap *heap = load_plain(&self->heap);
@@ -173,7 +174,7 @@ void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *
     assert_section(self);
     if (!root->user && ((object = sheaf_pop(&self->kmalloc[root->index])) ||
                         (object = shared_pop(self, (unsigned)root->index))))
-        return object; /* a cache that is dead has no owned slab, so nothing in a sheaf */
+        return object; /* a dead cache owns no slab, so it has no object in a sheaf */
     if (is_dead(root))
         return NULL;
     if (heap->memcg != &root_mem_cgroup) {
@@ -186,7 +187,7 @@ void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *
     slab = slab_active(self, heap, s, false, req);
     if (!slab)
         return NULL;
-    if (slab->slot) /* it has a sheaf */
+    if (slab->slot) /* its slot has a sheaf */
         return sheaf_refill(slab->slot, slab);
     object = slab_pop(slab);
     if (unlikely(slab_debug)) {
@@ -231,7 +232,7 @@ struct kmem_cache *kmem_cache_of(const void *p, void **object)
     struct kmem_cache *s = slab ? slab->cache : NULL;
     size_t index = s ? (size_t)((const char *)p - slab->base) / slab->size : 0;
 
-    if (s && index >= slab->objects) /* behind the last object */
+    if (s && index >= slab->objects) /* p lies behind the last object */
         s = NULL;
     if (s && object)
         *object = slab->base + index * slab->size;
@@ -261,7 +262,7 @@ size_t kmem_cache_shrink(struct kmem_cache *s)
     return nr_pages;
 }
 
-/* Afterwards no thread owns a slab of s, so every last free is seen under its lock. */
+/* Afterwards no thread owns a slab of s, so every last free happens under the lock of s. */
 static void cache_hand_over(struct kmem_cache *s)
 {
     struct thread *t;
@@ -290,7 +291,7 @@ int kmem_cache_shutdown(struct kmem_cache *s)
     thread_steal_all();
     cache_hand_over(s);
     nr_slabs = load_plain(&s->nr_slabs);
-    if (!nr_slabs) /* nobody gets in between this and the end of s */
+    if (!nr_slabs) /* threads are still stolen, so none makes a slab before s is dead */
         store_release(&s->dead, 1);
     thread_release_all();
     return nr_slabs ? -EBUSY : 0;
@@ -322,7 +323,7 @@ void kmem_cache_free_struct(struct kmem_cache *s)
     }
     objcg_put(s->objcg);
     store_release(&s->ended, 1);
-    kmem_cache_put(s); /* or memcg_next_event() has the last one */
+    kmem_cache_put(s); /* if events still name s, memcg_next_event() frees it */
     thread_leave(self);
 }
 
@@ -400,12 +401,13 @@ int memcg_update_cache_size(struct kmem_cache *root, int nr_slots)
     if (old && old->nr_slots >= nr_slots)
         return 0;
     if (old && nr_slots < 2 * old->nr_slots)
-        nr_slots = 2 * old->nr_slots; /* keeps the retired ones together below the live one */
+        nr_slots = 2 * old->nr_slots; /* the retired arrays together stay smaller than the live
+                                       * one */
     bytes = sizeof(*array) + (size_t)nr_slots * (sizeof(array->slot[0]) + 1);
     if (old)
-        thread_steal_all(); /* nobody posts CREATE while the pending flags are copied */
+        thread_steal_all(); /* no thread posts CREATE while the pending flags are copied */
     else
-        self = thread_enter(); /* metadata_alloc() is for sections and walkers */
+        self = thread_enter(); /* metadata_alloc() needs a section or a walker */
     array = metadata_alloc(bytes);
     if (array) {
         array->nr_slots = nr_slots;
@@ -444,7 +446,8 @@ struct kmem_cache *cache_from_memcg_idx(const struct kmem_cache *root, int id)
 
 void memcg_create_done(struct kmem_cache *root, struct mem_cgroup *memcg)
 {
-    struct thread *self = thread_enter(); /* memcg_update_cache_size() copies the flags */
+    struct thread *self = thread_enter(); /* memcg_update_cache_size() copies the flags with threads
+                                           * stolen */
     int id = mem_cgroup_id(memcg);
     struct memcg_cache_array *array = load_acquire(&root->memcg_caches);
 

@@ -10,13 +10,13 @@
 
 extern struct hlist_head all_caches; /* caches_lock */
 extern struct mutex caches_lock;     /* all_caches, the indices, the number of a root's children */
-int kmem_cache_init(void);           /* the size classes' root caches */
-void kmem_cache_put(struct kmem_cache *s);       /* section */
+int kmem_cache_init(void);           /* makes the size classes' root caches */
+void kmem_cache_put(struct kmem_cache *s);       /* in a section */
 bool cache_is_valid(const struct kmem_cache *s); /* all threads stolen */
-/* In a section.  An object for the current group: its child's, or of the shared slabs. */
+/* In a section.  Allocates an object for the current group, from its child or from shared slabs. */
 void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *req);
 
-/* kmem_cache_alloc() where a slab of this thread's for the group has a free object. */
+/* kmem_cache_alloc(), fast if a slab that this thread has for the group has a free object. */
 static inline void *kmem_cache_alloc_fast(struct kmem_cache *s)
 {
     struct thread *self = memcg_self;
@@ -25,7 +25,7 @@ static inline void *kmem_cache_alloc_fast(struct kmem_cache *s)
 
     if (likely(section_begin(self))) {
         heap = load_plain(&self->heap);
-        if (likely(i >= 0 && i < heap->nr_user)) { /* a dead cache has no owned slab */
+        if (likely(i >= 0 && i < heap->nr_user)) { /* a dead cache owns no slab */
             struct slab *slab = heap->user[i].active;
             void *object = slab->freelist;
 
@@ -47,7 +47,7 @@ static inline void *kmem_cache_alloc_fast(struct kmem_cache *s)
     return kmem_cache_alloc(s);
 }
 
-/* kmem_cache_free() where the object lies in a slab of this thread's. */
+/* kmem_cache_free(), fast if the object lies in a slab of this thread. */
 static inline int kmem_cache_free_fast(struct kmem_cache *s, void *object)
 {
     struct thread *self = memcg_self;
@@ -62,7 +62,7 @@ static inline int kmem_cache_free_fast(struct kmem_cache *s, void *object)
                 *(void **)object = slab->freelist;
                 slab->freelist = object;
                 slab->inuse--;
-            } else { /* to another list */
+            } else { /* the slab moves to another list */
                 slab_put(slab, object, object, 1);
             }
             section_end(self);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * list.h - doubly linked lists of what embeds a node.
+ * list.h - doubly linked lists of structures that embed a node.
  *
- * The head is one pointer, so a heap's 44 slots with three lists each stay small, and memory that is
- * all zero is an empty list.  A node comes off without its head.  hlist_add_head() puts it in front.
- * A head that moves in memory takes its list along by hlist_move_list().
+ * The head is one pointer, so the three lists in each of a heap's 44 slots take little room, and
+ * zeroed memory is an empty list.  A node is taken off without its head. hlist_add_head() adds in
+ * front.  If a head moves in memory, hlist_move_list() moves its list along.
  *
  * Kernel: struct hlist_head (include/linux/list.h), with its names.
  */
@@ -24,7 +24,7 @@ struct hlist_head {
 
 #define container_of(p, type, member) ((type *)((char *)(p) - offsetof(type, member)))
 
-/* The entry of a node, or NULL of NULL. */
+/* The entry that embeds node p, or NULL if p is NULL. */
 #define hlist_entry_safe(p, type, member)                   \
     ({                                                      \
         struct hlist_node *__node = (p);                    \
@@ -38,7 +38,7 @@ struct hlist_head {
     for (pos = hlist_first_entry(head, __typeof__(*(pos)), member); pos; \
          pos = hlist_next_entry(pos, member))
 
-/* The body may take pos off the list, and n is a struct hlist_node * for it. */
+/* The body may take pos off the list. n is a struct hlist_node * for the loop's own use. */
 #define hlist_for_each_entry_safe(pos, n, head, member)             \
     for (pos = hlist_first_entry(head, __typeof__(*(pos)), member); \
          pos && ((n = (pos)->member.next), true);                   \

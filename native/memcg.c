@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * memcg.c - the start, and what the control plane asks of the whole.
+ * memcg.c - the start, the fit into an address space, and the consumer's end of the events.
  *
  * Kernel: mem_cgroup_init, kmem_cache_init.
  */
@@ -22,7 +22,7 @@ int memcg_init(const struct memcg_config *config)
     if (done)
         return 0;
     error = arena_init(config ? config->arena_bytes : 0);
-    debug_init(config ? config->debug : 0); /* before there are caches */
+    debug_init(config ? config->debug : 0); /* before caches are made */
     if (!error)
         error = page_alloc_init();
     if (!error)
@@ -40,7 +40,7 @@ int memcg_init(const struct memcg_config *config)
     return 0;
 }
 
-/* In a section, so that no fork finds the lock of the pages taken. */
+/* In a section, so that a fork finds pages_lock free. */
 void memcg_fit(size_t space)
 {
     struct thread *self = thread_enter();
@@ -51,7 +51,7 @@ void memcg_fit(size_t space)
 
 bool memcg_next_event(struct memcg_event *event)
 {
-    struct thread *self = thread_enter(); /* metadata_free is for sections */
+    struct thread *self = thread_enter(); /* metadata_free() needs a section */
     struct event_node *node;
 
     while ((node = event_take())) {
@@ -60,15 +60,16 @@ bool memcg_next_event(struct memcg_event *event)
         *event = node->event;
         if (event->kind == MEMCG_EVENT_CREATE)
             metadata_free(node, sizeof(*node));
-        else /* not a store: what the caller then reads must not pass it; a post that found */
-            exchange_acq_rel(&node->posted, 0); /* it 1 counts on that */
+        else /* an exchange and not a store: what the caller reads next must not pass it. A post
+              * that found */
+            exchange_acq_rel(&node->posted, 0); /* 1 counts on that */
         if (!event->cache)
             break;
         ended = load_acquire(&event->cache->ended);
         kmem_cache_put(event->cache);
         if (!ended)
             break;
-        css_put(event->memcg); /* CREATE and EMPTY come with one */
+        css_put(event->memcg); /* CREATE and EMPTY hold a css reference */
     }
     if (!node)
         event->kind = MEMCG_EVENT_NONE;

@@ -2,9 +2,9 @@
 /*
  * memcontrol.c - groups: their life, offline, charges from outside, figures; the current group.
  *
- * What is charged names the group's stub (css.c).  Offline points the stub at
- * the parent while all threads are out; what is left of the group's own usage is part
- * of the parent's already, so its own counter is set to nothing.
+ * Each charge names the group's stub (css.c).  Offline points the stub at the parent while all
+ * threads are stolen.  What is left of the group's own usage is part of the parent's already, so
+ * the group's counter is set to 0.
  *
  * Kernel: mm/memcontrol.c (css, obj_cgroup reparenting of 2020).
  * Locks: groups_lock (css.c): next_tag too.
@@ -16,7 +16,7 @@
 #include "reclaim.h"
 #include "shared.h"
 
-static uint32_t next_tag = 2; /* 1: the root */
+static uint32_t next_tag = 2; /* 1 is the root's */
 
 static int memcg_setup(struct mem_cgroup *memcg, struct mem_cgroup *parent)
 {
@@ -78,7 +78,7 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
     if (!memcg->parent || !exchange_acq_rel(&memcg->online, 0))
         return;
     thread_steal_all();
-    parent = nearest_online(memcg); /* it cannot hand its stubs on before us */
+    parent = nearest_online(memcg); /* it cannot pass its own stubs on before we are done */
     for_each_thread(t)
     {
         struct heap *heap = heap_lookup(t, memcg);
@@ -101,7 +101,8 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
         objcg_link(objcg, parent);
     }
     mutex_unlock(&groups_lock);
-    /* All threads are out: what is left is the parent's alone (and in its usage already). */
+    /* All threads are stolen: what is left is charged to the parent alone from now on.  Its usage
+     * contains it already. */
     for (int i = 0; i < NR_STAT; i++) {
         int64_t bytes = exchange_relaxed(&memcg->stat[i], 0);
 
@@ -118,7 +119,7 @@ void mem_cgroup_free(struct mem_cgroup *memcg)
     struct mem_cgroup *parent = memcg->parent;
     struct thread *self;
 
-    mem_cgroup_offline(memcg); /* one that was dropped before it was linked is online still */
+    mem_cgroup_offline(memcg); /* a group that was dropped before it was linked is still online */
     thread_steal_all();        /* the grace period */
     for_each_thread(t) if (t->failure.memcg == memcg || t->failure.limited == memcg)
         t->has_failure = false;
@@ -131,7 +132,7 @@ void mem_cgroup_free(struct mem_cgroup *memcg)
     objcg_put(memcg->objcg);
     metadata_free(memcg, sizeof(*memcg));
     thread_leave(self);
-    mem_cgroup_uncharge(parent, MEMCG_GROUP_BYTES); /* of its heir, if it is offline */
+    mem_cgroup_uncharge(parent, MEMCG_GROUP_BYTES); /* or its heir, if it is offline */
 }
 
 /* ---- charges from outside ---- */
@@ -159,8 +160,8 @@ void mem_cgroup_set_limit(struct mem_cgroup *memcg, enum mem_cgroup_limit which,
 {
     if (which == MEMCG_MAX) {
         store_relaxed(&memcg->reclaim_skip, 0);
-        /* A full barrier on x86: a charge on its way sees this max, or its addition is seen here.
-         * Kernel: page_counter_set_max. */
+        /* A full barrier on x86: a charge that is being made sees this max, or its addition is seen
+         * here.  Kernel: page_counter_set_max. */
         exchange_seq_cst(&memcg->counter.max, bytes);
         if (page_counter_read(&memcg->counter) > bytes)
             mem_cgroup_reclaim(memcg);
@@ -172,7 +173,7 @@ void mem_cgroup_set_limit(struct mem_cgroup *memcg, enum mem_cgroup_limit which,
     }
 }
 
-/* Everything charged that is not stock. */
+/* The bytes that are charged and are not stock. */
 static int64_t subtree_bytes(struct mem_cgroup *top)
 {
     int64_t bytes = 0;
@@ -214,7 +215,8 @@ void mem_cgroup_reset_watermark(struct mem_cgroup *memcg)
 
 /* ---- this thread ---- */
 
-/* What the group has on hand goes back, so that one at rest holds what lives. */
+/* Gives the old heap's stock and shared objects back, so that a group at rest is charged for what
+ * lives. */
 static void set_heap(struct thread *self, struct heap *heap)
 {
     assert_section(self);
@@ -229,7 +231,7 @@ void memcg_set_current(struct mem_cgroup *memcg)
     struct heap *heap;
 
     memcg = memcg ? nearest_online(memcg) : &root_mem_cgroup;
-    /* the heap may be an ancestor's because the group had no id then */
+    /* the heap may be an ancestor's, if the group had no id when it was entered */
     if (!self->is_orphan && (memcg != self->current ||
                              (!self->stop_depth && load_plain(&self->heap)->memcg != memcg))) {
         self->current = memcg;

@@ -7,6 +7,6 @@
 
 #include "types.h"
 
-int mem_cgroup_init(void); /* the root; the caller is the only thread */
+int mem_cgroup_init(void); /* makes the root; the caller is the only thread */
 
 #endif

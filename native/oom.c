@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * oom.c - the last refusal or alarm of each group's limit or of one below it.
+ * oom.c - the last refusal or alarm at each group's limit or at one below it.
  *
- * A MemoryError may have no text, and may have been caught and dropped: the group still knows.
- * A record names its groups by their structures; when one of those is freed it goes by a copy
- * of its path.  Small requests past max come by the thousand: of those that only raise an alarm, one
- * for each tick of the coarse clock (1 to 10 ms) is noted.
+ * A MemoryError may have no text, and a program may have caught and dropped it.  The group still
+ * knows.  A record names its groups by their structures.  Before one of those is freed, a copy of
+ * its path takes its place.  Small requests past max may be thousands a second.  If they only raise
+ * an alarm, one in each tick of the coarse clock (1 to 10 ms) is recorded.
  *
  * Kernel: none; ours (dmesg has the report of oom_kill_process).
- * Locks: oom_lock: last_oom of every group, and path and the structures that it names, until freed;
- * taken in sections, a leaf.
+ * Locks: oom_lock, a leaf, taken in sections: last_oom of every group.  The groups that it names,
+ * and their paths, are not freed under it.
  */
 #include "oom.h"
 

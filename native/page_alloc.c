@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * page_alloc.c - best fit over free spans, with everything known of a page beside it.
+ * page_alloc.c - best fit over free spans, with all that is known of a page in tables beside it.
  *
- * A free span is a maximal run of free pages.  Its length stands at its first and at its last
- * page in span_len[], so that neighbours merge without a search; it is linked into a bin by
- * its first page.  Bins are exact up to 64 pages, then one per power of two.
+ * A free span is a maximal run of free pages. span_len[] holds its length at its first and at its
+ * last page, so that neighbours merge without a search.  Its first page links it into a bin.  There
+ * is a bin for each length up to 64 pages, then one per power of two.
  *
- *   span_len[first] == span_len[last] == length, 0 in the middle and for pages in use
+ *   span_len[first] == span_len[last] == length; 0 in the middle and for pages in use
  *   no two free spans touch
- *   nr_dirty == pages of free spans with page_tag != 0
+ *   nr_dirty == number of pages in free spans with page_tag != 0
  *
- * A page keeps the tag of its last owner.  A run that is handed to another tag has its
- * foreign pages cleared first, outside the lock: by memset, or by MADV_DONTNEED where a stretch
- * is long.  Free pages that the last second's peak had no use for go back to the system and
- * read as zero again, so a batch that comes and goes finds its pages again.
+ * A page keeps the tag of its last owner.  If a run is handed to another tag, its foreign pages are
+ * cleared first, outside the lock: by memset, or by MADV_DONTNEED if there are many in a row.  Free
+ * pages beyond the peak of the last second go back to the system and then read as zero.  So a batch
+ * that frees its pages and soon needs as many finds them again.
  *
  * pages_lock protects all tables, bins and counters of this file.
  */
@@ -30,11 +30,12 @@
 #define NR_EXACT 64
 #define NR_BINS (NR_EXACT + 40)
 #define NONE UINT32_MAX
-#define SAME_TAG_TRIES 8 /* spans looked at for one of the same tag */
-/* 4 MiB, where NumPy advises huge pages.  Below it a fault a page costs 20 times the memset. */
+#define SAME_TAG_TRIES 8 /* spans that are tried for one of the same tag */
+/* 4 MiB, from where NumPy too advises huge pages.  Below it, a fault for each page costs 20 times
+ * the memset. */
 #define HUGE_PAGES ((size_t)1024)
 #define TRIM_UNIT ((size_t)512)                    /* 2 MiB, a huge page on x86-64 and aarch64 */
-#define DIRTY_MIN ((size_t)32 << 20 >> PAGE_SHIFT) /* kept whatever is in use */
+#define DIRTY_MIN ((size_t)32 << 20 >> PAGE_SHIFT) /* pages that are kept even if none are in use */
 #define WINDOW_MS 500
 
 static struct mutex pages_lock = MUTEX_INITIALIZER;
@@ -42,11 +43,11 @@ static uint32_t *span_len, *span_next, *span_prev;
 static uint32_t bins[NR_BINS];
 static size_t nr_used, nr_dirty;
 static size_t peak_now,
-    peak_before;              /* highest nr_used in this window of time, and the one before */
-static uint64_t window_start; /* ms */
-static bool trim_due;         /* not looked at since the window began */
-static size_t top;            /* pages handed out at least once, from the base up */
-size_t system_nr_pages = 1;   /* ours in one of the kernel's (16 with 64 KiB); fixed by init */
+    peak_before;              /* highest nr_used in this window of time, and in the one before */
+static uint64_t window_start; /* ms of the coarse monotonic clock */
+static bool trim_due;         /* the window's first trim is still to do */
+static size_t top;            /* pages that were handed out at least once, from the base up */
+size_t system_nr_pages = 1;   /* our pages in one of the kernel's (16 of 64 KiB); fixed by init */
 
 int page_alloc_init(void)
 {
@@ -109,7 +110,7 @@ static void __span_del(size_t first)
     span_len[first] = span_len[first + len - 1] = 0;
 }
 
-/* A span of at least nr_pages, the tightest bin first, the same tag among its first few. */
+/* A span of at least nr_pages from the tightest bin that has one, by preference of the same tag. */
 static size_t __span_find(size_t nr_pages, uint32_t tag)
 {
     int bin;
@@ -136,12 +137,13 @@ static size_t __span_find(size_t nr_pages, uint32_t tag)
     return NONE;
 }
 
-/* Whether the pages have one tag, as those of a large block that was used before mostly have. */
+/* True if the pages have one tag, as those of a large block that was used before mostly do. */
 static bool is_uniform(size_t first, size_t nr_pages)
 {
     const uint32_t *tags = &arena.page_tag[first];
 
-    return !memcmp(tags, tags + 1, (nr_pages - 1) * sizeof(*tags)); /* each is its neighbour's */
+    /* each tag equals its neighbour's */
+    return !memcmp(tags, tags + 1, (nr_pages - 1) * sizeof(*tags));
 }
 
 static size_t count_dirty(size_t first, size_t nr_pages)
@@ -155,8 +157,8 @@ static size_t count_dirty(size_t first, size_t nr_pages)
     return n;
 }
 
-/* Before more is used, after it is freed.  After a second without either there is no peak to keep
- * pages for: a batch builds up its own, and what is freed then was not of a batch. */
+/* Called before more pages are used and after pages are freed.  After a second without either,
+ * there is no peak to keep pages for: a batch builds up its own. */
 static void __roll_window(void)
 {
     struct timespec time;
@@ -182,12 +184,14 @@ static void __use(size_t nr_pages)
         peak_now = nr_used;
 }
 
-/* Take nr_pages aligned to align_pages; NONE if there is no memory.  *resident: all were in use. */
+/* Takes nr_pages aligned to align_pages, with pages_lock held.  NONE: no memory. *resident: all of
+ * them hold old bytes, so they are in memory. */
 static size_t __take(size_t nr_pages, size_t align_pages, size_t room, uint32_t tag, bool *resident)
 {
     size_t dirty;
     size_t wanted = nr_pages + align_pages - 1;
-    size_t base_page = (uintptr_t)arena.base >> PAGE_SHIFT; /* alignment is of addresses */
+    size_t base_page = (uintptr_t)arena.base >> PAGE_SHIFT; /* the addresses are aligned, not the
+                                                             * page numbers */
     size_t first = room ? __span_find(wanted + room, tag) : NONE, len, start;
 
     assert_locked(&pages_lock);
@@ -217,8 +221,8 @@ static size_t __take(size_t nr_pages, size_t align_pages, size_t room, uint32_t 
     return start;
 }
 
-/* Clear what another tag left, for `zero` what ours left too; true if all reads as zero.
- * No lock: the run is the caller's. */
+/* Clears what another tag left, and with `zero` also what ours left.  True if all pages read as
+ * zero.  Needs no lock, because the run is the caller's. */
 static bool clear_foreign(size_t start, size_t nr_pages, uint32_t tag, bool zero)
 {
     uint32_t keep = zero ? 0 : tag;
@@ -262,8 +266,9 @@ static void *__alloc_pages(size_t nr_pages, size_t align_pages, size_t room, uin
         return NULL;
     p = arena.base + (start << PAGE_SHIFT);
     *zeroed = clear_foreign(start, nr_pages, tag, *zeroed);
+    /* it is advice, so a refusal costs nothing */
     if (nr_pages >= HUGE_PAGES && !resident)
-        advise(p, nr_pages << PAGE_SHIFT, MADV_HUGEPAGE); /* advice: a refusal costs nothing */
+        advise(p, nr_pages << PAGE_SHIFT, MADV_HUGEPAGE);
     return p;
 }
 
@@ -284,7 +289,8 @@ bool extend_pages(void *p, size_t nr_pages, size_t more, uint32_t tag)
     if (should_fail(FAULT_PAGES, NULL, NULL, more << PAGE_SHIFT))
         return false;
     mutex_lock(&pages_lock);
-    len = end < top ? span_len[end] : 0; /* the page before is in use: a span starts here or none */
+    len = end < top ? span_len[end] : 0; /* the page before is in use, so a span starts here or
+                                          * there is none */
     if (len < more &&
         (end + len != top || more > arena_nr_pages() - end || arena_commit(end + more))) {
         mutex_unlock(&pages_lock);
@@ -305,7 +311,8 @@ bool extend_pages(void *p, size_t nr_pages, size_t more, uint32_t tag)
     return true;
 }
 
-/* Whole units of pages only, as addresses count them, and of a span no more than it takes. */
+/* Gives back whole units of pages only, aligned by address, and no more of a span than is
+ * needed. */
 static void __trim_by(size_t unit, size_t keep)
 {
     size_t base_page = (uintptr_t)arena.base >> PAGE_SHIFT;
@@ -337,8 +344,8 @@ static void __trim_by(size_t unit, size_t keep)
     }
 }
 
-/* The kernel rounds up what it is given.  A part of a huge page would come back in small ones, a
- * fault each: those last. */
+/* The kernel rounds what it is given up to its own pages.  If a huge page is given back in part,
+ * its rest faults in as small pages, so parts are given back last. */
 static size_t __trim(size_t keep)
 {
     size_t before = nr_dirty;
@@ -348,7 +355,8 @@ static size_t __trim(size_t keep)
     return before - nr_dirty;
 }
 
-/* Give back what neither this window nor the one before had in use at its peak.  Once a window. */
+/* Gives back the pages that were not in use at the peak of this window or the one before.  Once a
+ * window. */
 static void __decay(void)
 {
     size_t peak = peak_before > peak_now ? peak_before : peak_now;
@@ -427,7 +435,7 @@ size_t pages_free_dirty(void)
     return n;
 }
 
-/* The first page behind the free span that begins at i, or 0: the tables do not agree on it. */
+/* The first page behind the free span that begins at i; 0: the tables contradict each other. */
 static size_t __span_end(size_t i, size_t *nr_spans)
 {
     size_t len = span_len[i];

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * page_alloc.h - runs of pages, each clean of other groups' bytes.
+ * page_alloc.h - runs of pages that hold no other group's bytes.
  */
 #ifndef MEMCG_PAGE_ALLOC_H
 #define MEMCG_PAGE_ALLOC_H
@@ -10,20 +10,20 @@
 extern size_t system_nr_pages; /* for tests */
 
 int page_alloc_init(void);
-/* A run of nr_pages at a multiple of align_pages, tagged `tag` (not 0). Pages last used under
- * another tag were cleared. *zeroed, in: clear all that is not zero; out: the whole run reads as
+/* Allocates a run of nr_pages, aligned to align_pages and tagged `tag` (not 0). Pages that another
+ * tag used last are cleared. *zeroed, in: clear all that is not zero; out: the whole run reads as
  * zero. NULL: no memory. */
 void *alloc_pages(size_t nr_pages, size_t align_pages, uint32_t tag, bool *zeroed);
-/* The same where `room` pages behind it are free, if there is such a place. */
+/* The same, with `room` free pages behind the run if there is such a place. */
 void *alloc_pages_to_grow(size_t nr_pages, size_t room, uint32_t tag, bool *zeroed);
-/* Grow a run in place by the free pages behind it; false: they are not free. */
+/* Grows a run in place by the free pages behind it. False: they are not free. */
 bool extend_pages(void *p, size_t nr_pages, size_t more, uint32_t tag);
 void free_pages(void *p, size_t nr_pages);
-/* Give free pages back to the system until at most keep_bytes of them hold old bytes. */
+/* Gives free pages back to the system until at most keep_bytes of them hold old bytes. */
 size_t page_trim(size_t keep_bytes);
-bool pages_are_valid(void);    /* every page, so it takes time */
-size_t pages_in_use(void);     /* pages */
-size_t pages_free_dirty(void); /* pages */
-void pages_fit(size_t space);  /* as arena_fit() */
+bool pages_are_valid(void);    /* looks at every page, so it takes time */
+size_t pages_in_use(void);     /* number of pages */
+size_t pages_free_dirty(void); /* number of pages */
+void pages_fit(size_t space);  /* arena_fit() under pages_lock */
 
 #endif

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * page_counter.c - charge, check, undo, up the tree.
+ * page_counter.c - charges, checks and undoes, up the tree.
  *
- * Adding first and checking after is what makes a limit exact: of several threads
- * the one whose addition passed the limit sees it.  Kernel: mm/page_counter.c.
+ * A limit is exact because a thread adds first and checks after.  If several threads add at once,
+ * the one whose addition passes the limit sees that.  Kernel: mm/page_counter.c.
  */
 #include "page_counter.h"
 
@@ -47,7 +47,7 @@ bool page_counter_try_charge(struct page_counter *counter, int64_t bytes,
         }
     }
     for (c = counter; c; c = c->parent) {
-        /* Usage may hold another thread's addition that is about to be undone. */
+        /* usage may include another thread's addition that is about to be undone */
         int64_t usage = page_counter_read(c), max = load_relaxed(&c->max);
 
         update_watermark(c, usage < max ? usage : max);
@@ -60,7 +60,7 @@ void page_counter_uncharge(struct page_counter *counter, int64_t bytes)
     for (; counter; counter = counter->parent) {
         int64_t usage = sub_relaxed(&counter->usage, bytes);
 
-        if (unlikely(usage < 0)) { /* more was given back than taken: warn once, clamp, go on */
+        if (unlikely(usage < 0)) { /* more was given back than taken: it warns once, and clamps */
             if (add_relaxed(&underflows, 1) == 1)
                 fprintf(stderr, "memcg: accounting underflow by %lld bytes\n", (long long)-usage);
             add_relaxed(&counter->usage, -usage);

@@ -13,19 +13,20 @@
 
 struct page_counter {
     atomic_s64_t usage;     /* bytes */
-    atomic_s64_t watermark; /* highest usage seen, in bytes; racy: may miss a peak in flight */
-    atomic_s64_t max;       /* bytes; PAGE_COUNTER_MAX: none */
+    atomic_s64_t watermark; /* bytes, the highest usage seen; racy: may miss a short peak */
+    atomic_s64_t max;       /* bytes; PAGE_COUNTER_MAX: no limit */
     struct page_counter *parent;
 };
 
 void page_counter_init(struct page_counter *counter, struct page_counter *parent);
 void page_counter_charge(struct page_counter *counter, int64_t bytes); /* by force */
-/* All the way up or not at all; *fail is the counter whose max was met.  Concurrent callers
- * never pass a max together, but each may see the other's charge that is about to be undone. */
+/* Charges all the way up or not at all. *fail is the counter whose max was met.  Concurrent callers
+ * never pass a max together, but each may fail because of the other's charge, which is about to be
+ * undone. */
 bool page_counter_try_charge(struct page_counter *counter, int64_t bytes,
                              struct page_counter **fail);
 void page_counter_uncharge(struct page_counter *counter, int64_t bytes);
-uint64_t page_counter_underflows(void); /* a defect if not 0 */
+uint64_t page_counter_underflows(void); /* a defect if it is not 0 */
 
 static inline int64_t page_counter_read(const struct page_counter *counter)
 {

@@ -2,7 +2,7 @@
 /*
  * page_run.c - blocks that are too large for a slab: whole pages of one owner.
  *
- * The descriptor lies out of band, in the place of a slab's (struct page_run).
+ * The descriptor (struct page_run) lies out of band. virt_to_slab() finds it as it finds a slab.
  *
  * Kernel: kmalloc_large (mm/slub.c).
  * Locks: runs_lock: all_runs, and a run's length.
@@ -13,7 +13,9 @@
 #include "debug.h"
 #include "page_alloc.h"
 
-#define GROWTH_ROOM 3 /* times the size: what grows by an eighth finds its place in time */
+/* Free pages behind a block that grows, as a multiple of its size: even one that grows by eighths
+ * soon has room. */
+#define GROWTH_ROOM 3
 
 struct mutex runs_lock = MUTEX_INITIALIZER;
 struct hlist_head all_runs;
@@ -57,7 +59,7 @@ struct page_run *run_alloc(struct thread *self, struct request *req)
     memcg_stat_add(memcg, STAT_RUNS, (int64_t)bytes);
     if (unlikely(slab_debug))
         debug_alloc(&run->slab, pages, req->bytes, req->zero);
-    set_page_slab(pages, 1, &run->slab); /* nobody asks for a page inside */
+    set_page_slab(pages, 1, &run->slab); /* only the first page is looked up */
     mutex_lock(&runs_lock);
     hlist_add_head(&run->node, &all_runs);
     mutex_unlock(&runs_lock);

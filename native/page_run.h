@@ -8,14 +8,15 @@
 #include "css.h"
 
 extern struct mutex runs_lock;     /* all_runs, and a run's length */
-extern struct hlist_head all_runs; /* by node */
+extern struct hlist_head all_runs; /* linked by node */
 
-/* In a section.  NULL: -ENOMEM or req->want_reclaim. */
+/* In a section.  NULL: -ENOMEM, or req->want_reclaim is set. */
 struct page_run *run_alloc(struct thread *self, struct request *req);
-void run_free(struct page_run *run);                    /* in a section */
-void run_shrink(struct page_run *run, size_t nr_pages); /* gives back its tail in place */
-/* In a section.  In place, when the pages behind are free and the current group is the owner.
- * 0: done; -ENOSPC: it must move; -ENOMEM; -EAGAIN: req->want_reclaim is set. */
+void run_free(struct page_run *run); /* in a section */
+/* Gives its last pages back; not in a section. */
+void run_shrink(struct page_run *run, size_t nr_pages);
+/* In a section.  Grows a run in place, if the pages behind it are free and the current group owns
+ * it. 0: done; -ENOSPC: it must move; -ENOMEM; -EAGAIN: req->want_reclaim is set. */
 int run_grow(struct thread *self, struct page_run *run, size_t nr_pages, struct request *req);
 
 #endif

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * reclaim.c - what groups hold and do not use goes back: empty slabs, stock, what was freed and waits.
+ * reclaim.c - gives back what groups hold and do not use: empty slabs, stock, objects that were
+ * freed and still wait.
  *
  * Kernel: try_to_free_mem_cgroup_pages, drain_all_stock (mm/memcontrol.c), kmem_cache_shrink.
- * Locks: all threads stolen, or those that hold something; groups_lock for the tree.
+ * Locks: all threads are stolen, or those that hold something; groups_lock for the tree.
  */
 #include "reclaim.h"
 
@@ -26,7 +27,7 @@ size_t mem_cgroup_reclaim(struct mem_cgroup *memcg)
         thread_collect(t);
         hlist_for_each_entry(heap, &t->heaps, node)
         {
-            /* shared slabs are nobody's charge, but take pages */
+            /* shared slabs are charged to no group, but they take pages */
             if (heap->memcg ? !mem_cgroup_is_descendant(heap->memcg, memcg)
                             : memcg != &root_mem_cgroup)
                 continue;
@@ -80,15 +81,16 @@ size_t memcg_trim(void)
     return bytes;
 }
 
-/* ---- what was freed and is charged still ----
+/* ---- what was freed and is still charged ----
  *
  * An object that another thread frees waits for its owner, and one that the owner frees waits in a
- * sheaf; a thread that never runs again would keep both, with their slabs, for ever.  A reader of
- * a figure collects first.  It steals only the threads that hold something of the subtree; a racy look
- * shows which ones do (heap_holds_free()).  So a second reader finds nothing and disturbs nobody.
- */
+ * sheaf.  A thread that never runs again would keep both, with their slabs, for ever.  So a reader
+ * of a figure collects first.  It steals only the threads that hold something of the subtree; a
+ * racy look shows which ones do (heap_holds_free()).  So a second reader finds nothing and disturbs
+ * no thread. */
 
-/* walker_mutex held.  Racy as heap_holds_free() is; heaps go under walker_mutex only. */
+/* walker_mutex held.  It is racy as heap_holds_free() is.  Heaps are freed only under
+ * walker_mutex. */
 static racy bool thread_holds_free(const struct thread *t, const struct mem_cgroup *top)
 {
     const struct heap *heap = load_acquire(&t->heap);
@@ -98,7 +100,8 @@ static racy bool thread_holds_free(const struct thread *t, const struct mem_cgro
                                               mem_cgroup_is_descendant(heap->memcg, top));
 }
 
-/* walker_mutex held: marks as wanted.  Tells whether another thread than this one is. */
+/* walker_mutex held.  Marks the threads that hold something as wanted. *any: there is one.  Returns
+ * true if there is one besides this thread. */
 static bool want_threads(struct mem_cgroup *top, bool *any)
 {
     struct thread *t;
@@ -130,7 +133,8 @@ static void collect_stolen(struct mem_cgroup *top)
 
     assert_walker();
     for_each_thread(t) if (t->wanted) thread_collect(t);
-    mutex_lock(&groups_lock); /* not while slabs go: a stub may go with one */
+    /* first a list, because the end of a slab may free a stub under groups_lock */
+    mutex_lock(&groups_lock);
     for (struct mem_cgroup *memcg = top; memcg; memcg = next_descendant(memcg, top))
         hlist_for_each_entry(heap, &memcg->heaps,
                              memcg_node) if (heap->thread->wanted && heap_holds_free(heap))
@@ -143,9 +147,12 @@ static void collect_stolen(struct mem_cgroup *top)
         heap_give_back(list);
 }
 
-#define COLLECT_PAUSE 4 /* times as long as the walk took: others stand still a fifth of the time */
-#define COLLECT_PAUSE_MAX 5000000 /* ns: a walk that waits for a processor takes long */
-uint64_t collect_not_before;      /* ns; walker_mutex */
+/* How long a reader leaves other threads alone: as a multiple of its walk's time, so that they
+ * stand still for a fifth of the time; and at most, in ns, because a walk may have waited for a
+ * processor. */
+#define COLLECT_PAUSE 4
+#define COLLECT_PAUSE_MAX 5000000
+uint64_t collect_not_before; /* ns; walker_mutex */
 
 static uint64_t now_ns(void)
 {
@@ -160,7 +167,7 @@ void mem_cgroup_collect(struct mem_cgroup *memcg)
     uint64_t begin, end;
     bool any, others;
 
-    if (thread_is_forking()) /* it is the walker */
+    if (thread_is_forking()) /* this thread is the walker already */
         return;
     for (;;) {
         walker_lock();
@@ -177,7 +184,7 @@ void mem_cgroup_collect(struct mem_cgroup *memcg)
         return;
     }
     if (others)
-        thread_steal_wanted(); /* this thread is in no section */
+        thread_steal_wanted(); /* this thread is in no section, so it need not be stolen */
     collect_stolen(memcg);
     if (others) {
         end = now_ns();

@@ -2,17 +2,17 @@
 /*
  * section.c - the protocol of sections and walkers.
  *
- * The owner stores busy, then reads stolen; the walker stores stolen, runs a barrier on every CPU,
- * then waits for busy == 0.  One of them sees the other.  Without membarrier an owner's store is
- * sequentially consistent, and there is no fast path (section.h).
+ * The owner stores busy, then reads stolen.  The walker stores stolen, runs a barrier on every CPU,
+ * then waits for busy == 0.  So at least one of them sees the other's store.  Without membarrier an
+ * owner's store is sequentially consistent, and there is no fast path (section.h).
  *
- * A section is no place for a signal handler that allocates: as with libc, malloc is not
- * async-signal-safe.
+ * A signal handler must not allocate: as with libc, malloc is not async-signal-safe, and the
+ * handler may have interrupted a section.
  *
  * Kernel: membarrier(2) stands where the kernel has IPIs (slub's flush_all).
  *
- * Locks: walker_mutex: the right to steal, all_threads; not inside a section.
- * orphan_lock: the orphan's section, before it begins.
+ * Locks: walker_mutex: the right to steal, all_threads; it is taken outside sections only.
+ * orphan_lock: the orphan's section; it is taken before that section begins.
  */
 #include "section.h"
 
@@ -21,14 +21,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-struct thread thread_unborn = { .stolen = {
-                                    STOLEN_SLOW } }; /* for ever: its first call goes slow */
+struct thread thread_unborn = { .stolen = { STOLEN_SLOW } }; /* for ever: its first call is slow */
 __thread struct thread *memcg_self MEMCG_TLS_MODEL = &thread_unborn;
 
 struct mutex walker_mutex = MUTEX_INITIALIZER;
-struct mutex orphan_lock = MUTEX_INITIALIZER;  /* held while the orphan waits for stolen too */
+struct mutex orphan_lock = MUTEX_INITIALIZER;  /* held while the orphan waits for a walker too */
 struct hlist_head all_threads;                 /* walker_mutex */
-static ATOMIC(struct thread *) forking_thread; /* the thread between fork's handlers */
+static ATOMIC(struct thread *) forking_thread; /* the thread between fork's handlers, or NULL */
 static atomic_uint_t slow_reasons;             /* section_slow bits */
 static bool ready;                             /* set once, before there are threads */
 
@@ -54,17 +53,18 @@ bool section_is_slow(enum section_slow reason) { return load_relaxed(&slow_reaso
 
 int stolen_idle(void) { return load_relaxed(&slow_reasons) ? STOLEN_SLOW : 0; }
 
-/* Every owner's store of busy that its load of stolen has passed is visible afterwards. */
+/* Afterwards, if an owner has already loaded stolen, its store of busy is visible. */
 static void barrier_everywhere(void)
 {
     assert_walker();
-#ifndef __SANITIZE_THREAD__ /* there all four accesses are sequentially consistent */
+#ifndef __SANITIZE_THREAD__ /* in its builds all four accesses are sequentially consistent */
     struct thread *t;
 
     if (section_is_slow(SLOW_NO_MEMBARRIER) || !membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED))
         return;
-    /* Forbidden since we registered (seccomp): fences from now on, and time for what is in
-     * store buffers, where nothing stays for a microsecond. */
+    /* It worked when we registered and is forbidden now (seccomp).  From now on sections begin with
+     * fences.  A store that is still in a store buffer leaves it within a microsecond, so the sleep
+     * covers it. */
     section_set_slow(SLOW_NO_MEMBARRIER, true);
     for_each_thread(t) store_seq_cst(&t->stolen, (t->wanted ? STOLEN_BY_WALKER : 0) | STOLEN_SLOW);
     usleep(10000);
@@ -121,7 +121,7 @@ bool section_begin_slow(struct thread *self)
         return true;
     if (!stolen_idle())
         return false;
-    store_seq_cst(&self->busy, 1); /* as the walker's accesses are */
+    store_seq_cst(&self->busy, 1); /* sequentially consistent, as the walker's accesses are */
     if (!(load_seq_cst(&self->stolen) & STOLEN_BY_WALKER))
         return true;
     store_release(&self->busy, 0);
@@ -139,6 +139,7 @@ void thread_set_forking(bool on) { store_relaxed(&forking_thread, on ? memcg_sel
 
 void section_fork_child(void)
 {
-    orphan_lock = (struct mutex)MUTEX_INITIALIZER; /* a dead thread may have waited with it */
+    orphan_lock = (struct mutex)MUTEX_INITIALIZER; /* a thread that the child does not have may hold
+                                                    * it */
     membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
 }

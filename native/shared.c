@@ -2,16 +2,17 @@
 /*
  * shared.c - small groups' objects in the root caches' slabs, each with its owner.
  *
- * A byte beside the slab indexes the slab's owner table; an entry holds a reference
- * to a stub while objects of it live.  The thread that frees credits the owner
- * at once; the entry itself is the slab owner's and goes when the object has come home.  Class bytes
- * are charged through the heap's stock, and the current group's objects come and go through
- * the shared sheaf (struct shared_sheaf).  Above promote_bytes the heap asks for a child.
+ * For each object a byte beside the slab indexes the slab's owner table.  An entry holds a
+ * reference to a stub while objects of it live.  The thread that frees an object credits its owner
+ * at once.  The slab's owner updates the entry when the object is back in the slab.  Class bytes
+ * are charged through the heap's stock.  Objects of the current group are taken from the shared
+ * sheaf and freed into it (struct shared_sheaf).  Above promote_bytes the heap asks for a child.
  *
- * Kernel: obj_cgroup (mm/memcontrol.c, 2020).  Where we differ: a byte per object, not
- * a pointer; a cache of its own for a busy group (2014) instead of shared slabs for all.
+ * Kernel: obj_cgroup (mm/memcontrol.c, 2020).  Where we differ: a byte per object, not a pointer; a
+ * cache of its own for a busy group (2014) instead of shared slabs for all.
  *
- * Locks: none; owner tables: the slab owner's section, or cache->lock without one.
+ * Locks: none.  The slab owner's section protects an owner table; without an owner, cache->lock
+ * does.
  */
 #include "shared.h"
 
@@ -20,9 +21,9 @@
 #include "event.h"
 #include "page_run.h"
 
-#define ROOM_TRIES 8 /* partial slabs looked at for room in the owner table */
+#define ROOM_TRIES 8 /* partial slabs that are tried for room in the owner table */
 
-/* 16 of the small slabs, so that the last one is a small part. */
+/* Bytes: 16 small slabs, of which the last, partly used one is a small part. */
 atomic_usize_t promote_bytes = { 256 * 1024 };
 atomic_u16_t promote_allocs[NR_KMALLOC];
 struct kmem_cache *kmalloc_caches[NR_KMALLOC];
@@ -42,7 +43,8 @@ static bool grow_owners(struct slab *slab)
     return true;
 }
 
-/* -1: table full.  Once all live objects have been seen, what follows is unused. */
+/* The entry for objcg, or one that is unused. -1: the table is full.  Once all live objects have
+ * been counted, the remaining entries are unused. */
 static int owner_index(struct slab *slab, struct obj_cgroup *objcg)
 {
     struct slab_owner *owner = slab_owner_at(slab, slab->owner_hint);
@@ -98,14 +100,14 @@ static void promote(struct heap *heap, struct kmem_cache *root)
             event_post(node, MEMCG_EVENT_CREATE, heap->memcg, root);
             return;
         }
-        store_release(pending, 0); /* no memory: asked again later */
+        store_release(pending, 0); /* no memory: a later allocation asks again */
     }
     css_put(heap->memcg);
 }
 
 /*
- * The active shared slab has a free object but no room in its owner table: another that has
- * both, else a new one; it is set aside among the partial ones.
+ * The active shared slab has a free object but no room in its owner table.  It moves to the partial
+ * ones, and another slab that has both becomes active; if there is none, a new slab does.
  */
 static struct slab *next_with_room(struct thread *self, struct kmem_cache *root,
                                    struct obj_cgroup *objcg, struct request *req)
@@ -140,7 +142,7 @@ void count_unpromoted(struct heap *heap, struct kmem_cache *root, int64_t nr)
         return;
     }
     use = &heap->shared[root->index];
-    if (use->objects + nr < 0) /* another thread made them */
+    if (use->objects + nr < 0) /* another thread allocated them */
         return;
     use->objects += (uint32_t)nr;
     if (nr > 0 && (++use->allocs >= load_relaxed(&promote_allocs[root->index]) ||
@@ -150,7 +152,8 @@ void count_unpromoted(struct heap *heap, struct kmem_cache *root, int64_t nr)
     }
 }
 
-/* The sheaf ran out, or over, since the thread came to the group: twice as much, up to the share. */
+/* The sheaf ran empty, or over, since the thread entered the group.  Its limit doubles, up to the
+ * share. */
 static void grow_shared_limit(struct shared_use *use, uint32_t size)
 {
     uint32_t share = use->allocs / SHARED_SHARE, most = SHARED_BYTES_MAX / size;
@@ -185,8 +188,8 @@ void shared_uncharge(struct thread *self, struct slab *slab, long index)
     give_back(self, heap_lookup(self, memcg), memcg, slab->cache, 1);
 }
 
-/* Their group is the heap's and online: before a heap goes, the sheaves are flushed.  Neighbours in
- * the sheaf are often neighbours in a slab, where one entry is the group's. */
+/* The objects' group is the heap's, and it is online: sheaves are flushed before a heap is dropped.
+ * Neighbours in the sheaf are often neighbours in a slab, in which the group has one entry. */
 static void shared_flush_class(struct thread *self, int class)
 {
     struct shared_sheaf *sheaf = &self->shared[class];
@@ -254,7 +257,7 @@ void shared_flush(struct thread *self)
         int class = __builtin_ctzll(used);
         struct shared_use *use = &load_plain(&self->heap)->shared[class];
 
-        if (self->shared[class].nr > use->limit / 2u) /* most of it was for nothing */
+        if (self->shared[class].nr > use->limit / 2u) /* most of it was not needed */
             use->limit /= 2;
         shared_flush_class(self, class);
     }
@@ -267,8 +270,8 @@ void thread_collect(struct thread *self)
     shared_flush(self);
 }
 
-/* An object of whole pages wastes nothing as a page run, while a shared slab of such objects would be
- * mostly empty. */
+/* An object of whole pages wastes nothing as a page run, while a shared slab of such objects would
+ * be mostly empty. */
 static void *alloc_alone(struct thread *self, struct kmem_cache *root, struct request *req)
 {
     struct page_run *run = run_alloc(self, req);
@@ -280,7 +283,8 @@ static void *alloc_alone(struct thread *self, struct kmem_cache *root, struct re
     return run->slab.base;
 }
 
-/* More objects of the slab for entry i, as many as the sheaf may hold and the stock pays for. */
+/* Takes more objects of the slab for entry i: as many as the sheaf may hold and the stock pays for.
+ * Returns their number. */
 static uint32_t shared_refill(struct thread *self, struct slab *slab, uint32_t i)
 {
     struct kmem_cache *root = slab->cache;
@@ -290,11 +294,12 @@ static uint32_t shared_refill(struct thread *self, struct slab *slab, uint32_t i
     void **tail, *object;
     uint32_t nr = 0;
 
-    if (slab->live) /* users' caches, and objects that are checked one by one */
+    /* user caches, and checked objects (MEMCG_DEBUG), whose use is tracked one by one */
+    if (slab->live)
         return 0;
     use = &heap->shared[root->index];
     sheaf = &self->shared[root->index];
-    if (sheaf->objects) /* it was passed over to have a cache asked for */
+    if (sheaf->objects) /* shared_pop() refused them so that a child is asked for */
         return 0;
     if (self->shared_used & 1ULL << root->index)
         grow_shared_limit(use, root->size);
@@ -362,7 +367,7 @@ void *shared_alloc(struct thread *self, struct kmem_cache *root, struct request 
         owner->objcg = objcg;
     }
     store_relaxed(&slab->owner_of[slab_index(slab, object)], (uint8_t)i);
-    /* Another group's bytes may lie here. */
+    /* The memory may hold another group's bytes. */
     memset(object, 0, root->object_size);
     if (unlikely(slab_debug))
         debug_alloc(slab, object, req->bytes, true);

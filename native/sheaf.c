@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sheaf.c - the sheaf: free objects of a size class at hand (struct heap_slot).
+ * sheaf.c - the sheaf: free objects of a size class, ready for use (struct heap_slot).
  *
- * Taking and giving one is a push or a pop on one list, whatever slab it lies in.  An empty sheaf is
- * given the active slab's free list whole; a full one sends frees to their slabs.
+ * An object is taken from one list and given to it, no matter which slab it lies in.  An empty
+ * sheaf takes the active slab's whole free list.  When it is full, frees go to their slabs.
  *
- * Kernel: mm/slub.c (sheaves: 2025).  Where we differ: a list and not an array; one for all slabs of a
- * class that a heap has.
+ * Kernel: mm/slub.c (sheaves: 2025).  Where we differ: it is a list and not an array; one sheaf
+ * serves all slabs that a heap has of a class.
  *
- * Locks: none: the section of the heap's thread, or stolen.
+ * Locks: none.  The section of the heap's thread protects it.
  */
 #include "sheaf.h"
 
@@ -50,7 +50,7 @@ void *sheaf_refill(struct heap_slot *slot, struct slab *slab)
     return object;
 }
 
-/* Neighbours in the sheaf are often neighbours in a slab: they go as one chain. */
+/* Neighbours in the sheaf are often neighbours in a slab, so they are put back as one chain. */
 void sheaf_flush(struct heap_slot *slot)
 {
     void *first = slot->sheaf;
@@ -72,7 +72,8 @@ void sheaf_flush(struct heap_slot *slot)
                 slab_bug(slab, last, "Object already free");
         }
         left -= (int32_t)nr;
-        if (unlikely(!next && left)) /* what is freed past a full sheaf has another list */
+        /* the list ended early: an object in it was freed past the full sheaf too */
+        if (unlikely(!next && left))
             slab_bug(slab, last, "Object already free");
         slab_put(slab, first, last, nr);
         first = next;

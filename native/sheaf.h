@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sheaf.h - the sheaf: free objects of a size class at hand.
+ * sheaf.h - the sheaf: free objects of a size class, ready for use.
  */
 #ifndef MEMCG_SHEAF_H
 #define MEMCG_SHEAF_H
 
 #include "slab.h"
 
-/* In a section.  NULL: empty. */
+/* In a section.  NULL: the sheaf is empty. */
 static inline void *sheaf_pop(struct heap_slot *slot)
 {
     void *object = slot->sheaf;
@@ -19,13 +19,14 @@ static inline void *sheaf_pop(struct heap_slot *slot)
     return object;
 }
 
-/* In a section: a free that moves no slab.  false: slab_free() has to see to it. */
+/* In a section.  Frees an object if that moves no slab.  False: slab_free() must do it. */
 static inline bool sheaf_push(struct thread *self, struct slab *slab, void *object)
 {
     struct heap_slot *slot;
     int32_t room;
 
-    /* Only we make `fast` ours, so the rest is ours to read when it is. */
+    /* Only this thread sets `fast` to itself, so if it is set to it, this thread may read the
+     * rest. */
     if (__builtin_expect(load_relaxed(&slab->fast) != self, 0))
         return false;
     slot = slab->slot;
@@ -49,10 +50,10 @@ static inline bool sheaf_push(struct thread *self, struct slab *slab, void *obje
     return true;
 }
 
-void *sheaf_refill(struct heap_slot *slot, struct slab *slab); /* section; an object */
-void sheaf_flush(struct heap_slot *slot); /* section or stolen: objects to their slabs */
-void sheaf_give_up(
-    struct heap_slot *slot); /* section; until the refill all frees go to their slabs */
-bool sheaf_is_valid(const struct heap_slot *slot); /* section or stolen */
+void *sheaf_refill(struct heap_slot *slot, struct slab *slab); /* section; returns an object */
+void sheaf_flush(struct heap_slot *slot); /* section; puts objects back into slabs */
+/* Section; until the refill all frees go to their slabs. */
+void sheaf_give_up(struct heap_slot *slot);
+bool sheaf_is_valid(const struct heap_slot *slot); /* section */
 
 #endif

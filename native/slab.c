@@ -2,15 +2,15 @@
 /*
  * slab.c - slabs: pages cut into objects of one cache.
  *
- * Objects are carved a page at a time, so a fresh slab is not touched.  The owner
- * thread pops and pushes the freelist, for size classes mostly through the sheaf that the
- * heap's slot has for all its slabs (sheaf.h); others push to `remote` with one CAS, and
- * the thread that finds it empty lists the slab with its owner.  A slab without an owner is
- * the cache lock's.  An owner appears under that lock, and goes only while all
- * threads are stolen, so a freer that read it may rely on it until its section ends.
+ * Objects are carved a page at a time, so a fresh slab is not touched.  The owner thread pops and
+ * pushes the freelist.  For size classes it mostly uses the sheaf that the heap's slot has for all
+ * its slabs (sheaf.h).  Other threads push to `remote` with one CAS, and the thread that finds it
+ * empty adds the slab to its owner's list.  The lock of the cache protects a slab without an owner.
+ * An owner is set under that lock, and cleared only while all threads are stolen.  So a thread that
+ * frees may rely on the owner that it has read until its section ends.
  *
- * Kernel: mm/slub.c (sheaves: 2025).  Where we differ: descriptors lie outside; frees from afar
- * wait for the owner; exact double-free detection for users' caches (a byte per object).
+ * Kernel: mm/slub.c (sheaves: 2025).  Where we differ: descriptors lie outside; objects that other
+ * threads free wait for the owner; user caches detect each double free (a byte per object).
  *
  * Locks: cache->lock.
  */
@@ -21,16 +21,17 @@
 #include "event.h"
 #include "page_alloc.h"
 
-#define SMALL_CACHE \
-    16 /* pages: slabs are single pages up to here, double pages up to four times it */
-/* Empty slabs that a heap keeps of a cache until it is asked for memory (MAX_PARTIAL): of a size
- * class one, and more where slabs go and are made again and again. */
+/* pages of a cache: up to here its slabs are single pages, up to four times as many they are
+ * double */
+#define SMALL_CACHE 16
+/* Empty slabs that a heap keeps of a cache until memory is short (the kernel's MAX_PARTIAL).  It
+ * keeps one of a size class, and more if slabs are given back and made again and again. */
 #define KEEP_EMPTY 1
 #define KEEP_EMPTY_SWINGS 8
 #define KEEP_EMPTY_BYTES ((size_t)4 << 20)
 #define KEEP_EMPTY_USER 10
-#define ANEW_MAX_SIZE 512 /* larger objects have few neighbours to be fetched with */
-#define COLOUR 48         /* a line but for the head of a CPython object that is collected */
+#define ANEW_MAX_SIZE 512 /* bytes; larger objects have few neighbours in the cache */
+#define COLOUR 48         /* bytes: a cache line less the head of a collected CPython object */
 
 void slab_set_place(struct slab *slab, enum slab_place place)
 {
@@ -68,15 +69,16 @@ void __slab_unlist(struct slab *slab)
     store_relaxed(&s->nr_slabs, load_plain(&s->nr_slabs) - 1);
     store_relaxed(&s->total_pages, load_plain(&s->total_pages) - slab->nr_pages);
     if (!load_plain(&s->nr_slabs) && s->memcg && load_acquire(&s->dead)) {
-        css_get(s->memcg); /* the receiver's; there is one: a child holds one till it ends */
+        /* a reference for the receiver; the child still holds one, so there is a group */
+        css_get(s->memcg);
         if (!event_post(&s->empty, MEMCG_EVENT_EMPTY, s->memcg, s))
             css_put(s->memcg);
     }
 }
 
 /*
- * Pages go to other groups only when every object has been freed once (slab->free_sum).  The list is
- * not walked: objects that were freed in no order miss the cache at each step.
+ * Pages may be given to other groups only if every object has been freed once (slab->free_sum).
+ * The list is not walked: objects that were freed in no order miss the cache at each step.
  */
 static void slab_check_whole(const struct slab *slab)
 {
@@ -84,7 +86,7 @@ static void slab_check_whole(const struct slab *slab)
 
     if (unlikely(slab_debug))
         debug_check_slab(slab);
-    if (slab->live || slab->shared) /* which know of each object */
+    if (slab->live || slab->shared) /* these track each object */
         return;
     if (n && slab->free_sum != step * step * ((n - 1) * n * (2 * n - 1) / 6))
         slab_bug(slab, slab->freelist, "Freelist corrupt (freed twice)");
@@ -111,7 +113,7 @@ void slab_release(struct slab *slab, struct obj_cgroup *objcg)
 void slab_destroy(struct slab *slab)
 {
     struct kmem_cache *s = slab->cache;
-    struct obj_cgroup *objcg = s->objcg; /* s may end once it has no slab */
+    struct obj_cgroup *objcg = s->objcg; /* s may be freed once it has no slab */
 
     MEMCG_ASSERT(!slab->inuse && !load_plain(&slab->remote) && slab_is_valid(slab));
     objcg_get(objcg);
@@ -130,7 +132,7 @@ size_t slab_drop(struct slab *slab)
     return nr_pages;
 }
 
-/* User caches' slots move when a heap gets more of them; they have no sheaf. */
+/* User caches have no sheaf, and their slots move when a heap gets more of them. */
 static void slab_set_heap(struct slab *slab, struct heap *heap)
 {
     slab->heap = heap;
@@ -138,8 +140,9 @@ static void slab_set_heap(struct slab *slab, struct heap *heap)
 }
 
 /*
- * Shared slabs are small: the objects of one group, made and ended together, fill them and go.  So
- * are the first slabs of a cache, for most caches of groups never have more.
+ * Shared slabs are small, so that the objects of one group, which are made and freed together, fill
+ * slabs and free them again.  The first slabs of a cache are small too, because most caches of
+ * groups never have more.
  */
 static uint32_t slab_pages(const struct kmem_cache *s, bool shared)
 {
@@ -154,9 +157,10 @@ static uint32_t slab_pages(const struct kmem_cache *s, bool shared)
 }
 
 /*
- * Bytes before the first object.  Python's collector runs along the list in the objects' heads, 16
- * bytes each.  A head that ends a line has its object in the next line, where the next object's head
- * is: that is there before the run comes to it.  Kernel: mm/slab.c's colour, which took turns.
+ * Bytes before the first object.  Python's collector follows the list in the objects' heads, 16
+ * bytes each.  If a head ends a cache line, its object lies in the next line, together with the
+ * next object's head.  So that head is cached before the collector gets to it.  Kernel: mm/slab.c's
+ * colour, which rotated.
  */
 static uint32_t slab_colour(const struct kmem_cache *s, uint32_t nr_pages, bool shared)
 {
@@ -231,7 +235,7 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
     return slab;
 }
 
-/* Cuts the next n objects; the first is not on the list. */
+/* Cuts the next n objects and returns the first, which is not put on the list. */
 static char *slab_carve(struct slab *slab, uint32_t n)
 {
     char *first = slab->base + (size_t)load_plain(&slab->carved) * slab->size;
@@ -246,7 +250,8 @@ static char *slab_carve(struct slab *slab, uint32_t n)
     return first;
 }
 
-/* The owner.  NULL: full.  Shared slabs are carved one by one: objects are cleared anyway. */
+/* For the slab's owner.  NULL: the slab is full.  Shared slabs are carved one by one, because their
+ * objects are cleared anyway. */
 void *slab_pop(struct slab *slab)
 {
     void *object = slab->freelist;
@@ -284,8 +289,9 @@ static uint32_t keep_empty(const struct heap_slot *slot, const struct slab *slab
     return KEEP_EMPTY + (more < most ? more : most);
 }
 
-/* So that what comes next lies in order, whatever the order of the frees was.  Kernel: nothing alike;
- * CPython's allocator gives an empty pool back and cuts the next one in order. */
+/* An empty slab is cut again from its start, so that new objects lie in order, whatever the order
+ * of the frees was.  Kernel: it has nothing alike; CPython's allocator gives an empty pool back and
+ * cuts the next one in order. */
 static void slab_begin_anew(struct slab *slab)
 {
     slab_check_whole(slab);
@@ -296,7 +302,7 @@ static void slab_begin_anew(struct slab *slab)
     slab->free_sum = 0;
 }
 
-/* An owned slab, on no list, whose last object is gone. */
+/* slab is owned and on no list, and its last object has been freed. */
 static void slab_emptied(struct heap_slot *slot, struct slab *slab)
 {
     slab_set_place(slab, SLAB_EMPTY);
@@ -354,7 +360,7 @@ void slab_put_chain(struct slab *slab, void *first)
     slab_put(slab, first, last, nr);
 }
 
-/* The active slab is full: its successor, from near to far. */
+/* The active slab is full.  Picks its successor, a partial slab rather than an empty one. */
 struct slab *slab_next(struct heap_slot *slot)
 {
     struct slab *slab = hlist_first_entry(&slot->partial, struct slab, slab_list);
@@ -425,8 +431,9 @@ struct slab *slab_active(struct thread *self, struct heap *heap, struct kmem_cac
     return slab_refill(heap, slot, s, shared, req);
 }
 
-/* Takes in what other threads freed.  A slab leaves the list before `remote` is taken, so
- * the next freer finds NULL and lists it again; release: our read of next_remote is over. */
+/* Takes in what other threads freed.  A slab leaves the list before `remote` is taken, so the next
+ * thread that frees finds NULL and lists it again.  The release says that our read of next_remote
+ * is over. */
 void slab_collect(struct thread *self)
 {
     struct slab *slab = exchange_acquire(&self->remote_slabs, NULL);
@@ -436,7 +443,7 @@ void slab_collect(struct thread *self)
         struct slab *next = slab->next_remote;
 
         slab_put_chain(slab, exchange_acq_rel(&slab->remote, NULL));
-        slab = next; /* the last object may have ended the slab */
+        slab = next; /* its last object may have destroyed the slab */
     }
 }
 

@@ -10,34 +10,40 @@
 
 /* NULL: no memory, or req->want_reclaim is set. */
 struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, struct request *req);
-bool slab_is_valid(const struct slab *slab);         /* owner's section, stolen, or cache->lock */
-void slab_destroy(struct slab *slab);                /* empty, on no list but the cache's */
-size_t slab_drop(struct slab *slab);                 /* the same; pages */
-void *slab_pop(struct slab *slab);                   /* owner; NULL: full */
-void slab_put_chain(struct slab *slab, void *first); /* slab_put() of a chain up to NULL */
-void __slab_unlist(struct slab *slab);               /* cache->lock held */
-/* Off every list; the pages and the charge go back. */
+bool slab_is_valid(const struct slab *slab); /* the owner's section, or cache->lock */
+void slab_destroy(struct slab *slab);        /* empty; on no list but the cache's */
+size_t slab_drop(struct slab *slab);         /* likewise; returns pages */
+void *slab_pop(struct slab *slab);           /* by its owner; NULL: full */
+/* slab_put() for a chain that ends with NULL */
+void slab_put_chain(struct slab *slab, void *first);
+void __slab_unlist(struct slab *slab); /* under cache->lock */
+/* The slab is on no list.  Gives back its pages and its charge. */
 void slab_release(struct slab *slab, struct obj_cgroup *objcg);
-void slab_set_place(struct slab *slab, enum slab_place place); /* owner's section or cache->lock */
-/* Owner's section, the active slab full: another of the slot's becomes active. NULL: none has room. */
+/* The owner's section, or cache->lock. */
+void slab_set_place(struct slab *slab, enum slab_place place);
+/* In the owner's section, if the active slab is full: another of the slot's becomes active.  NULL:
+ * none has room. */
 struct slab *slab_next(struct heap_slot *slot);
-/* In a section: an active slab with a free object.  NULL: no memory, or req->want_reclaim. */
+/* In a section.  Returns an active slab with a free object.  NULL: no memory, or req->want_reclaim
+ * is set. */
 struct slab *slab_active(struct thread *self, struct heap *heap, struct kmem_cache *s, bool shared,
                          struct request *req);
 void slab_hand_over(struct slab *slab); /* all threads stolen; on no list but the cache's */
-void slab_collect(struct thread *self); /* section or stolen: take remote frees in */
+void slab_collect(struct thread *self); /* section; takes in remote frees */
 
-/* After a free: the slab was full, or is empty; to the list where it belongs. */
+/* After a free into a full slab, or one that emptied the slab: moves it to the list where it
+ * belongs. */
 void slab_put_moved(struct slab *slab);
 
-/* Its owner's section, or its cache's lock where it has no owner. */
+/* In the section of the slab's owner, or under its cache's lock if it has no owner. */
 #define assert_slab(slab)                                                                     \
     MEMCG_ASSERT(load_relaxed(&(slab)->owner) ? section_is_held(load_relaxed(&(slab)->owner)) \
                                               : mutex_is_held(&(slab)->cache->lock))
 
 /*
- * A chain of nr objects.  In the owner's section; without an owner under cache->lock, and an empty slab
- * is the caller's to unlist and release.  free_sum has the chain already.
+ * Puts a chain of nr objects back, in the owner's section.  Without an owner it runs under
+ * cache->lock, and the caller unlists and releases a slab that is empty then. free_sum contains the
+ * chain already.
  */
 static inline void slab_put(struct slab *slab, void *first, void *last, uint32_t nr)
 {
@@ -52,7 +58,8 @@ static inline void slab_put(struct slab *slab, void *first, void *last, uint32_t
         slab_put_moved(slab);
 }
 
-/* nr objects of one owner are home: its entry loses them.  The slab's owner, or cache->lock held. */
+/* nr objects of one owner are back in the slab: its entry loses them.  By the slab's owner, or
+ * under cache->lock. */
 static inline void shared_release(struct slab *slab, long index, uint32_t nr)
 {
     struct slab_owner *owner = slab_owner(slab, index);

@@ -2,10 +2,10 @@
 /*
  * thread.c - a thread's life: its first entry, its end, a fork.
  *
- * memcg_self starts at thread_unborn, which is stolen for ever, so that the first call
- * takes the slow path, where a real thread is made.  A thread that ends gives its
- * slabs to their caches and its later calls (other libraries' destructors) go
- * to one locked orphan, through thread_gone, stolen as thread_unborn is.
+ * memcg_self starts as thread_unborn, which is stolen for ever.  So the first call takes the slow
+ * path, where a real thread is made.  A thread that ends gives its slabs to their caches.  It may
+ * still make calls afterwards, from other libraries' destructors.  They find thread_gone, which is
+ * stolen for ever too, and use the one orphan under its lock.
  *
  * Kernel: none; ours (CPUs do not end).
  * Locks: walker_mutex: all_threads, free_threads.
@@ -103,14 +103,14 @@ struct thread *thread_enter_slow(void)
 }
 
 /*
- * walker_mutex is ours across the fork.  orphan_lock and fault_lock may be held by a thread that the
+ * walker_mutex is held across the fork. orphan_lock and fault_lock may be held by a thread that the
  * child does not have, and are made anew there.  Every other lock is taken inside a section or with
  * walker_mutex held, so it is free while all threads are stolen.  Other libraries' handlers run
- * between ours, in this thread; they may allocate, so it is not stolen from itself.
+ * between ours, in this thread.  They may allocate, so this thread is not stolen from itself.
  */
 static void fork_prepare(void)
 {
-    thread_leave(thread_enter()); /* makes the thread, which needs walker_mutex */
+    thread_leave(thread_enter()); /* makes the thread, for which walker_mutex must be free */
     thread_steal_all();
     store_relaxed(&memcg_self->stolen, stolen_idle());
     thread_set_forking(true);

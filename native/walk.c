@@ -2,7 +2,7 @@
 /*
  * walk.c - every live block of a group, and figures of the whole.
  *
- * Kernel: none; ours.  Locks: all threads stolen while fn runs.
+ * Kernel: none; ours.  Locks: all threads are stolen while fn runs.
  */
 #include "memcg.h"
 
@@ -12,13 +12,13 @@
 #include "page_run.h"
 #include "shared.h"
 
-/* Charged to memcg now, or, of a group that is offline, before its stub moved on. */
+/* True if objcg is charged to memcg, or was until memcg went offline. */
 static bool is_of(const struct obj_cgroup *objcg, const struct mem_cgroup *memcg)
 {
     return load_plain(&objcg->memcg) == memcg || objcg == memcg->objcg;
 }
 
-/* A map of free objects is made in bits: objects <= 4096 (64 KiB / 16). */
+/* The map of free objects has a bit for each: at most 4096 (64 KiB / 16). */
 static int walk_slab(struct mem_cgroup *memcg, struct slab *slab, memcg_block_fn fn, void *arg)
 {
     uint64_t free_bits[64] = { 0 };
@@ -53,7 +53,7 @@ void mem_cgroup_for_each_block(struct mem_cgroup *memcg, memcg_block_fn fn, void
     thread_steal_all();
     for_each_thread(t)
     {
-        struct heap *heap = heap_lookup(t, memcg); /* an offline group's are dropped */
+        struct heap *heap = heap_lookup(t, memcg); /* an offline group's heaps are dropped */
 
         thread_collect(t);
         if (heap)
