@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * alarm.c - the table of alarms: which context of which thread has to get MemcgOOM, for which group.
+ * alarm.c - the table of alarms: which context of which thread must get MemcgOOM, for which group.
  *
- * An entry is posted by a hook that met a limit; parked while it cannot be delivered, until its
- * context runs again or charges past the limit once more; delivered when the exception is on its way.
- * Then it stays, so that the exception can be asked for its text, and that what unwinding and handling it
- * takes is no new alarm: growth counts from where the handler begins.  Leaving the group takes it out.
+ * A hook that meets a limit posts an entry.  The entry is parked while it cannot be delivered,
+ * until its context runs again or charges past the limit once more.  It is delivered when the
+ * exception has been handed to the thread.  Then it stays in the table for two reasons: the
+ * exception can be asked for its text, and the memory that unwinding and handling take raises no
+ * new alarm, because growth is counted from where the handler begins.  Leaving the group removes
+ * the entry.
  *
  *     free -> posted <-> parked
  *              |  ^
- *              v  | it has grown, or the exception was lost
+ *              v  | usage has grown, or the exception was lost
  *           delivered
  *
- * delivery.c raises it; verdict.c knows whether it may be raised.
+ * delivery.c raises the exception; verdict.c decides whether it may be raised.
  *
  * Locks: alarm_lock, a leaf; held for a scan of the table, by hooks too.
  */
@@ -22,14 +24,15 @@
 #include "refusal.h"
 
 #define NR_ALARMS 256
-#define ATTEMPTS 400                  /* about 4 s of tries, then it is parked */
-#define REARM_STEP ((int64_t)1 << 20) /* growth past the limit before it is raised again */
+#define ATTEMPTS 400                  /* tries in about 4 s, after which it is parked */
+#define REARM_STEP ((int64_t)1 << 20) /* bytes of growth past the limit until the next alarm */
 
 static struct alarm alarms[NR_ALARMS]; /* alarm_lock */
 static pthread_mutex_t alarm_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t nr_posts, nr_deliveries; /* alarm_lock */
-int alarm_nr, alarm_nr_parked;           /* written under alarm_lock, read racily */
-static uint64_t nr_changes;              /* atomic: of any entry; written under alarm_lock */
+int alarm_nr, alarm_nr_parked;           /* written under alarm_lock, read without it */
+static uint64_t nr_changes;              /* atomic: changes of any entry; written under
+                                          * alarm_lock */
 int alarm_stopped;
 
 static void set_state(struct alarm *alarm, enum alarm_state state)
@@ -54,7 +57,7 @@ static struct alarm *find_alarm(unsigned long thread_id, PyObject *context,
     return NULL;
 }
 
-/* The context's, else the thread's. */
+/* The context's entry, or the thread's if the context has none. */
 static struct alarm *find_either(unsigned long thread_id, PyObject *context,
                                  struct mem_cgroup *memcg)
 {
@@ -63,15 +66,17 @@ static struct alarm *find_either(unsigned long thread_id, PyObject *context,
     return alarm ? alarm : find_alarm(thread_id, NULL, memcg);
 }
 
-/* Its context does not run: parked, or about to be, for this thread runs another. */
+/* True if the entry's context does not run: it is parked, or about to be because this thread runs
+ * another. */
 static bool is_suspended(const struct alarm *alarm, unsigned long me, PyObject *context)
 {
     return alarm->state == ALARM_PARKED ||
            (alarm->state == ALARM_POSTED && alarm->thread_id == me && alarm->context != context);
 }
 
-/* A free entry; else one that was delivered and can only be asked for its text; else the one
- * suspended longest: its context has likely ended, and is posted again if it charges again. */
+/* Returns a free entry.  If there is none, it returns a delivered one, which can only be asked for
+ * its text; and if there is none of those, the one that has been suspended longest.  The context of
+ * that one has probably ended; if it charges again, it is posted again. */
 static struct alarm *new_alarm(unsigned long me, PyObject *context)
 {
     struct alarm *alarm, *delivered = NULL, *suspended = NULL;
@@ -87,7 +92,7 @@ static struct alarm *new_alarm(unsigned long me, PyObject *context)
     return delivered ? delivered : suspended;
 }
 
-/* The thread is at a check: what it has grown by until here is no matter. */
+/* The thread is at a check.  How far usage has grown until here does not matter. */
 static void mark_handled(struct alarm *alarm)
 {
     set_state(alarm, ALARM_DELIVERED);
@@ -103,8 +108,8 @@ static void mark_delivered(struct alarm *alarm)
     alarm->unseen = true;
 }
 
-/* What this thread's last charge past a limit came to: as long as no entry changes, one like it comes to
- * the same. */
+/* The result of this thread's last charge past a limit.  As long as no entry changes, a similar
+ * charge has the same result. */
 static __thread struct {
     uint64_t changes;
     struct mem_cgroup *memcg;
@@ -159,16 +164,17 @@ enum alarm_posting alarm_post(const struct memcg_failure *failure, bool refused,
            (mem_cgroup_alarmed(memcg) != MEMCG_ALARMED || usage >= alarm->rearm_usage));
     if (!alarm && (alarm = new_alarm(me, context)))
         alarm->delivered = 0;
-    if (alarm && (due || refused)) { /* no alarm: hundreds wait; the next charge tries again */
+    if (alarm && (due || refused)) { /* no alarm: hundreds wait, and the next charge tries again */
         alarm->again = !doubt && has_grown(alarm, usage);
         alarm->unseen &= alarm->again;
         alarm->thread_id = me;
-        /* A callback's context may run nothing but the library's code. */
+        /* A callback's context may run only the library's code. */
         alarm->context = refusal_is_unheard() ? NULL : context;
         alarm->posted = ++nr_posts;
         alarm->failure = *failure;
         alarm->doubt = doubt ? *doubt : (struct code_line){ 0 };
-        if (refused) /* the MemoryError at this line says it; there is room to handle it */
+        /* the MemoryError at this line says so, and there is room to handle it */
+        if (refused)
             mark_delivered(alarm);
         else
             set_state(alarm, ALARM_POSTED);
@@ -307,7 +313,8 @@ bool alarm_last(struct memcg_failure *failure)
     pthread_mutex_lock(&alarm_lock);
     for (struct alarm *alarm = alarms; alarm < alarms + NR_ALARMS; alarm++)
         if (alarm->state != ALARM_FREE && alarm->thread_id == me && alarm->delivered > last) {
-            last = alarm->delivered; /* it may be on its way again: unwinding needs memory */
+            last = alarm->delivered; /* it may be posted again already, because unwinding needs
+                                      * memory */
             *failure = alarm->failure;
         }
     pthread_mutex_unlock(&alarm_lock);
@@ -330,7 +337,7 @@ void alarm_stop(void) { __atomic_store_n(&alarm_stopped, 1, __ATOMIC_RELAXED); }
 void alarm_after_fork(void)
 {
     pthread_mutex_init(&alarm_lock, NULL);
-    if (nr_posts) /* else the table was never written, and need not be touched */
+    if (nr_posts) /* if not, the table was never written and its memory need not be touched */
         memset(alarms, 0, sizeof(alarms));
     alarm_nr = alarm_nr_parked = 0;
 }

@@ -2,8 +2,9 @@
 /*
  * blocks.c - the live blocks of a group, listed.
  *
- * A walk tells how many blocks there are.  Other threads make more before the next walk, so the list grows,
- * with a quarter to spare, until a walk fits into it.  Its memory is libc's, which no group is charged for.
+ * A walk counts the blocks.  Other threads may allocate more before the next walk.  So the list
+ * grows, with a quarter to spare, until a walk fits into it.  Its memory is libc's, which no group
+ * is charged for.
  *
  * Locks: none of its own; a walk takes the data plane's.
  */

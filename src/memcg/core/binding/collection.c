@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * collection.c - garbage is collected for a group at its limit.
+ * collection.c - collects garbage for a group at its limit.
  *
- * A collection takes the whole process's garbage and holds the GIL, so one that frees too little is not
- * repeated at once.
+ * A collection takes the whole process's garbage and holds the GIL, so one that frees too little is
+ * not repeated at once.
  *
  * Locks: none; the GIL throughout.
  */
@@ -11,9 +11,9 @@
 
 #include <time.h>
 
-#define FUTILE (128 << 10) /* a collection that frees less need not be repeated */
-#define VAIN_FREE 2        /* collections in vain in a row without a pause */
-#define VAIN_PAUSE 8       /* then the group's next comes when so many times as long has passed */
+#define FUTILE (128 << 10) /* bytes; a collection that frees less is in vain */
+#define VAIN_FREE 2        /* collections in vain that may follow each other without a pause */
+#define VAIN_PAUSE 8       /* the pause after the next one, as a multiple of its duration */
 
 static PyObject *collect;
 
@@ -26,9 +26,9 @@ static int64_t monotonic_ns(void)
 }
 
 /*
- * A group that meets its limit again and again would have the whole process collected each time, and
- * its neighbours wait: a collection holds the GIL.  After a few in vain the next has to wait, so that
- * they take a ninth of the time at most.
+ * A group that meets its limit again and again would have the whole process collected each time,
+ * and its neighbours wait, because a collection holds the GIL.  After a few in vain there is a
+ * pause, so that they take a ninth of the time at most.
  */
 bool collection_is_due(struct mem_cgroup *limited)
 {
@@ -38,8 +38,8 @@ bool collection_is_due(struct mem_cgroup *limited)
 void collection_ended(struct mem_cgroup *limited, int64_t freed, int64_t ns)
 {
     int64_t max = mem_cgroup_get_limit(limited, MEMCG_MAX);
-    bool helped =
-        freed >= FUTILE || mem_cgroup_usage(limited) < max - max / 8; /* or one just before */
+    /* or an earlier collection did */
+    bool helped = freed >= FUTILE || mem_cgroup_usage(limited) < max - max / 8;
     int vain = helped ? 0 : mem_cgroup_vain(limited) + 1;
 
     mem_cgroup_set_collect_after(limited, vain > VAIN_FREE ? monotonic_ns() + VAIN_PAUSE * ns : 0,
@@ -47,9 +47,9 @@ void collection_ended(struct mem_cgroup *limited, int64_t freed, int64_t ns)
 }
 
 /*
- * Garbage may be all that fills the group, even if some was collected since the alarm was posted: it
- * is collected here and now.  Not if a collection is under way, in a finalizer of it say: then
- * false.  GIL held, at a place where Python code may run.
+ * Garbage may be all that fills the group, even if some was collected since the alarm was posted,
+ * so it is collected here and now.  If a collection is under way, for example because this runs in
+ * a finalizer, it returns false.  The GIL is held, and Python code may run here.
  */
 bool collection_run(const struct memcg_failure *failure)
 {

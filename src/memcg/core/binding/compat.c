@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * compat.c - CPython's private layouts and what its versions differ in; see compat.h.
+ * compat.c - CPython's private layouts, and what differs between its versions; see compat.h.
  *
- * Locks: state_mutex, of 3.11 alone; a thread state is made under it.
+ * Locks: state_mutex, on 3.11 only; a thread state is made under it.
  */
 #define Py_BUILD_CORE 1
 #include "compat.h"
@@ -17,15 +17,16 @@
 #include <internal/pycore_runtime.h>
 #endif
 
-#define NR_LOOKED_AT 4096 /* frames of Python functions that call each other without C between */
+#define NR_LOOKED_AT 4096 /* frames of Python functions that call each other directly */
 
 /* ---- thread states ----------------------------------------------------------- */
 
-#if PY_VERSION_HEX < 0x030c0000 /* later it is thread-local, and not for us to see */
+#if PY_VERSION_HEX < 0x030c0000 /* later it is in a thread-local that we cannot read */
 static PyThreadState *no_tstate;
 PyThreadState **py_tstate_now = &no_tstate;
 
-/* It saves a call in each hook.  Tried out, for it is where this CPython's headers say. */
+/* A direct read saves a call in each hook.  It is tried out first, because the place is known from
+ * this CPython's headers only. */
 static void find_tstate(void)
 {
     PyThreadState **now = (PyThreadState **)&_PyRuntime.gilstate.tstate_current._value;
@@ -65,9 +66,10 @@ bool py_is_finalizing(void)
 
 #if PY_VERSION_HEX < 0x030c0000
 /*
- * Making a thread state takes a lock of the interpreter's without the GIL.  CPython 3.11 takes it
- * in the child of a fork before it makes it new, so no fork may come meanwhile.  Since 3.12 the
- * child makes it new first, and 3.13 forks with the lock held: there ours would be the deadlock.
+ * The creation of a thread state takes a lock of the interpreter without the GIL.  In the child of
+ * a fork CPython 3.11 takes that lock before it makes it anew, so no thread may fork in between.
+ * Since 3.12 the child makes it anew first. 3.13 forks with the lock held, so there our lock would
+ * cause a deadlock.
  */
 static struct mutex state_mutex = MUTEX_INITIALIZER;
 static void fork_prepare(void) { mutex_lock(&state_mutex); }
@@ -126,7 +128,7 @@ bool py_call_any_thread(int (*fn)(void *))
     return false;
 }
 
-static void (*line_fn)(void); /* written with the GIL held, always the same */
+static void (*line_fn)(void); /* written with the GIL held; every caller passes the same */
 
 static int at_event(PyObject *object, PyFrameObject *frame, int what, PyObject *arg)
 {
@@ -169,14 +171,15 @@ int py_copy_context_var(struct py_context_var *copy, PyObject *var)
         PyErr_SetString(PyExc_ImportError, "memcg: built for another CPython; install it again");
         return -1;
     }
-    Py_INCREF(var); /* what it refers to is the copy's now */
+    Py_INCREF(var); /* the copy owns the references from now on */
     memcpy(&copy->object, var, sizeof(PyContextVar));
     return 0;
 }
 
 size_t py_map_offset;
 
-/* In CPython 3.11 to 3.13: the head, the context that runs it, the map. */
+/* Where CPython 3.11 to 3.13 keeps the map: behind the head and the pointer to the context that
+ * runs it. */
 static size_t find_map(void)
 {
     size_t offset = sizeof(PyObject) + sizeof(void *);
@@ -216,7 +219,8 @@ void py_init(void)
 
 /* ---- frames -------------------------------------------------------------------- */
 
-/* A frame that has begun to run; CPython's own, at the foot of each run of its interpreter, are none. */
+/* The innermost frame that has begun to run, from `frame` outward.  It skips the frames that
+ * CPython puts below each run of its interpreter. */
 static py_frame *complete(py_frame *frame)
 {
     for (; frame; frame = frame->previous) {
@@ -319,7 +323,7 @@ static const unsigned char kind_of[256] = {
 
 enum py_instruction py_instruction(unsigned char opcode) { return kind_of[opcode]; }
 
-/* Six bits a byte, the highest first; 0x40: more follow. */
+/* Six bits in each byte, the highest first; 0x40 says that more follow. */
 static const unsigned char *read_varint(const unsigned char *p, const unsigned char *end,
                                         int *value)
 {
@@ -335,7 +339,7 @@ static const unsigned char *read_varint(const unsigned char *p, const unsigned c
     return end;
 }
 
-/* CPython: Objects/exception_handling_notes.txt. */
+/* The format: CPython's Objects/exception_handling_notes.txt. */
 int py_handler_of(PyCodeObject *code, int unit)
 {
     const unsigned char *p = (const unsigned char *)PyBytes_AS_STRING(code->co_exceptiontable);
@@ -388,12 +392,13 @@ PyObject *py_managed_dict(PyObject *owner)
 {
     if (!PyType_HasFeature(Py_TYPE(owner), Py_TPFLAGS_MANAGED_DICT))
         return NULL;
-    return ((PyObject **)owner)[-3]; /* the same place in 3.11 to 3.13 */
+    return ((PyObject **)owner)[-3]; /* 3.11 to 3.13 keep it at the same place */
 }
 
 bool py_words_before(PyObject *op, const uintptr_t **from, const uintptr_t **to)
 {
-#if PY_VERSION_HEX < 0x030d0000 /* values of attributes, before the collector's two words */
+#if PY_VERSION_HEX < 0x030d0000 /* pointer to the attributes' values, before the collector's two
+                                 * words */
     if (PyType_HasFeature(Py_TYPE(op), Py_TPFLAGS_MANAGED_DICT)) {
         *from = (const uintptr_t *)op - 4;
         *to = (const uintptr_t *)op - 2;
@@ -405,13 +410,13 @@ bool py_words_before(PyObject *op, const uintptr_t **from, const uintptr_t **to)
 
 /* ---- allocators -------------------------------------------------------------------- */
 
-/* A domain's debug hooks are a letter and the allocator below, three in a row (Objects/obmalloc.c,
- * debug_alloc_api_t, 3.6 to 3.13). */
+/* The debug hooks of a domain have a letter and the allocator below them; three such structures lie
+ * in a row (Objects/obmalloc.c, debug_alloc_api_t, 3.6 to 3.13). */
 struct debug_api {
     char letter;
     PyMemAllocatorEx below;
 };
-static struct debug_api *debug_apis; /* RAW, MEM, OBJ; or NULL */
+static struct debug_api *debug_apis; /* for RAW, MEM, OBJ; or NULL */
 
 void py_find_debug_hooks(void)
 {

@@ -2,21 +2,22 @@
 /*
  * current.c - the group of the running context, as the data plane sees it.
  *
- * A ContextVar holds the entry; the data plane reads a thread-local pointer.  MEM and OBJ
- * calls, which hold the GIL, compare two words and reload the pointer when the
- * context may have changed.  RAW calls use what was last loaded: without the GIL the
- * thread state is not ours to read.
+ * A ContextVar holds the entry; the data plane reads a thread-local pointer.  MEM and OBJ calls,
+ * which hold the GIL, compare two words and reload the pointer if the context may have changed.
+ * RAW calls use what was loaded last, because a thread without the GIL must not read its thread
+ * state.
  *
- * Anybody may set the variable: copy_context() lists it, and asgiref puts a thread's changes back
- * by ContextVar.set().  That moves no version of the context.  But it writes the variable's cache, as
- * get() does, and reset() empties it; and so we keep the version there that the pointer was loaded
- * at.  It is no object: CPython does not use the cache of a thread state that does not exist.  So
- * the variable is a static object of ours, for its address has to be known to the compiler.
+ * Any code may set the variable: copy_context() lists it, and asgiref puts a thread's changes back
+ * by ContextVar.set().  That changes no version of the context.  But set() writes the variable's
+ * cache, as get() does, and reset() empties it.  So we keep in the cache the version at which the
+ * pointer was loaded.  The version is no object, but CPython never uses it as one, because we file
+ * it under a thread state that does not exist.  The compiler has to know the variable's address, so
+ * the variable is a static object of ours.
  *
- * A context is an object with an immutable map (PEP 567).  Entering a group by setting the
- * variable makes a new map each time; so the maps without and with an entry are kept, and
- * entering the same group from the same map again, and leaving, is an exchange of the two.
- * The version of the context moves on, as for any other change of context.
+ * A context is an object with an immutable map (PEP 567).  To enter a group by setting the variable
+ * makes a new map each time.  So the maps with and without an entry are kept.  Entering the same
+ * group from the same map again, and leaving it, exchanges the two.  The version of the context is
+ * incremented, as for any other change of context.
  */
 #include "current.h"
 
@@ -30,8 +31,8 @@ static PyInterpreterState *interpreter;
 static void ignore(PyObject *context) { (void)context; }
 static void (*resumed)(PyObject *context) = ignore; /* GIL */
 
-/* GIL held. The references keep addresses from being used again.  The first half: groups that were
- * entered; the second: jobs that ran in an entry of another context. */
+/* GIL held.  The references keep addresses from being used again.  The first half is for groups
+ * that were entered, the second for jobs that ran in an entry of another context. */
 #define NR_SLOTS 64
 static struct slot {
     struct entry *entry;
@@ -54,10 +55,10 @@ PyObject *current_init(PyObject *var, PyTypeObject *type)
 }
 
 /*
- * A version starts at 1 in each thread state and counts the changes of its context.  The first time
- * that we see it, its upper half becomes a number that no other has: so it tells thread states
- * apart, too, of which one may come to lie where another was.  The top bit, which no address has,
- * tells it from what CPython keeps in the variable's cache.
+ * A version starts at 1 in each thread state and counts the changes of its context.  When we first
+ * see it, we set its upper half to a number that no other has.  So it also tells thread states
+ * apart, if one is made where another was freed.  The top bit, which no address has, tells it from
+ * what CPython keeps in the variable's cache.
  */
 static void make_unique(uint64_t *context_ver)
 {
@@ -68,7 +69,8 @@ static void make_unique(uint64_t *context_ver)
                        (uint64_t)1 << 63;
 }
 
-/* The variable is the main interpreter's, and its cache is written with that one's GIL held. */
+/* The variable belongs to the main interpreter, and its cache is written with that interpreter's
+ * GIL held. */
 static void set_key(PyThreadState *tstate, struct entry *entry)
 {
     uint64_t *context_ver = py_context_ver(tstate);
@@ -83,8 +85,9 @@ static void set_key(PyThreadState *tstate, struct entry *entry)
 }
 
 /*
- * The context, or the nearest of those that run it, that knows its group: contextvars.Context() knows
- * none.  NULL: none does.  That a context left its last group it knows, as None.
+ * Returns the context, or the nearest of the contexts that run it, that knows its group:
+ * contextvars.Context() knows none.  NULL: none does.  A context that has left its last group knows
+ * that, as None.
  */
 static PyObject *knowing_context(PyObject *context)
 {
@@ -118,14 +121,15 @@ static PyObject *get_value(PyThreadState *tstate)
 }
 
 /*
- * set() and reset() empty the cache first, then allocate, then change the context.  set() writes the
- * cache in the end; reset() to no value does not.  So what is loaded while the cache is empty is
- * good for one request, until there were more than such a reset makes: a node for each of 8 levels
- * and the map.  Racy on purpose: if a collection begins within it, and finalizers make more requests
- * or another thread does, what follows is charged as before until the context changes.
+ * set() and reset() empty the cache first, then allocate, then change the context. set() finally
+ * writes the cache, and reset() to no value does not.  So what is loaded while the cache is empty
+ * is valid for one request.  After more requests than such a reset makes (a node for each of 8
+ * levels, and the map) it is valid until the next change.  This is racy on purpose: if a collection
+ * begins within the reset, and finalizers or another thread make more requests, what follows is
+ * charged as before until the context changes.
  */
 #define RESET_ALLOCS 32
-static unsigned int nr_unset; /* loads in a row; the main interpreter's GIL */
+static unsigned int nr_unset; /* loads in a row with an empty cache; the main interpreter's GIL */
 
 void current_reload(PyThreadState *tstate)
 {
@@ -143,7 +147,7 @@ void current_reload(PyThreadState *tstate)
         if (is_unset && nr_unset <= RESET_ALLOCS)
             entry_var.loaded_ver = 0;
     }
-    /* else another thread had the GIL, or the variable was read */
+    /* if they are equal, another thread had the GIL, or the variable was read */
     if (before.context_ver != current_key.context_ver || before.entry != current_key.entry)
         resumed(py_context(tstate));
 }
@@ -159,7 +163,7 @@ struct entry *current_entry_now(void)
     return current_key.entry;
 }
 
-/* The context's map becomes `map`; the variables' caches in this thread are void. */
+/* Gives the context the map `to`.  The variables' caches in this thread become void. */
 static void exchange(PyThreadState *tstate, PyObject **map, PyObject *to, struct entry *entry)
 {
     PyObject *from = *map;
@@ -187,7 +191,8 @@ int current_enter_again(PyObject *memcg)
     slot = &slots[slot_of(memcg, *map)];
     if (slot->without != *map || slot->entry->memcg != memcg)
         return 0;
-    if (slot->entry->previous != (now ? now : Py_None)) /* the map knows no group: its runner's */
+    if (slot->entry->previous != (now ? now : Py_None)) /* the map knows no group, and now is its
+                                                         * runner's */
         return 0;
     exchange(tstate, map, slot->with, slot->entry);
     return 1;
@@ -290,12 +295,12 @@ bool current_is_below(PyObject *context, struct mem_cgroup *memcg)
     context = knowing_context(context);
     if (context && (value = PyObject_GetItem(context, VAR))) {
         entry = entry_of(value);
-        Py_DECREF(value); /* the context keeps it */
+        Py_DECREF(value); /* the context still holds it */
     }
     return mem_cgroup_is_descendant(entry ? entry->c : mem_cgroup_root(), memcg);
 }
 
-/* Runs no Python code: the variable is found by identity. */
+/* Runs no Python code, because the variable is found by identity. */
 enum entry_state current_state_of(PyObject *context, struct mem_cgroup *memcg)
 {
     enum entry_state inside = memcg == mem_cgroup_root() ? ENTRY_INSIDE : ENTRY_LEFT;
@@ -305,7 +310,7 @@ enum entry_state current_state_of(PyObject *context, struct mem_cgroup *memcg)
     value = context ? PyObject_GetItem(context, VAR) : NULL;
     if (!value)
         return inside;
-    Py_DECREF(value); /* the context keeps it */
+    Py_DECREF(value); /* the context still holds it */
     for (struct entry *entry = entry_of(value); entry; entry = entry_of(entry->previous)) {
         if (entry->shield == SHIELD_UP)
             return ENTRY_SHIELDED;

@@ -9,63 +9,65 @@
 #include "memcg.h"
 #include "section.h"
 
-/* What an entry into a group is; its class is Entry in _core.pyx. */
+/* An entry into a group; its class is Entry in _core.pyx. */
 struct entry {
     PyObject_HEAD PyObject *memcg; /* the group */
     PyObject *previous;            /* the entry before it, or None */
-    struct mem_cgroup *c;          /* of memcg */
+    struct mem_cgroup *c;          /* memcg's own structure */
     enum shield_state {
         NO_SHIELD,
         SHIELD_UP,
         SHIELD_LEFT
-    } shield; /* of memcg.shield(), in memcg */
+    } shield; /* whether memcg.shield() made it, in memcg, and still protects */
     int slot; /* where the context maps with and without it may be kept */
 };
 
-/* The ContextVar of entries.  loaded_ver: the context's version when a thread last loaded its entry;
- * or an object, or NULL: the variable was read, set or reset since.  See current.c. */
+/* The ContextVar of entries. loaded_ver is the context's version when a thread last loaded its
+ * entry. It is an object or NULL if the variable was read, set or reset since. See current.c. */
 extern struct py_context_var entry_var MEMCG_HIDDEN;
 
-/* What the thread's group was read from; see current_refresh(). */
+/* From where the thread's group was read; see current_refresh(). */
 struct current_key {
     PyThreadState *tstate; /* never NULL */
     uint64_t context_ver;
     PyObject *context;   /* borrowed, for comparison only */
     struct entry *entry; /* borrowed from the context; NULL: none */
-    bool is_foreign;     /* the variable holds what is no entry */
+    bool is_foreign;     /* the variable holds a value that is no entry */
 };
 extern __thread struct current_key current_key MEMCG_TLS_MODEL;
 
-/* var: a ContextVar that the one of entries becomes a copy of; type: of entries. Returns the copy, a
- * new reference, or NULL with an exception. Called once, GIL held. */
+/* var: a ContextVar, which is copied and becomes the one of entries; type: the class of entries.
+ * Returns the copy, a new reference, or NULL with an exception. Called once, GIL held. */
 PyObject *current_init(PyObject *var, PyTypeObject *type);
-/* Have resumed called, in a hook, when this thread begins to run a context, or a context comes to
+/* Has `resumed` called, in a hook, when this thread begins to run a context or a context gets
  * another entry. */
 void current_set_resumed(void (*resumed)(PyObject *context));
 void current_reload(PyThreadState *tstate);
-/* What others have set the variable to, if that is no entry; borrowed. After current_refresh(). */
+/* The value that other code has set the variable to, if it is no entry; borrowed. Call it after
+ * current_refresh(). */
 PyObject *current_foreign_value(void);
-/* This context's entry; borrowed, NULL: none. */
+/* This context's entry; borrowed; NULL: none. */
 struct entry *current_entry_now(void);
-/* Enter memcg again as it was entered from this very context map before; false: not known. */
+/* Enters memcg again if it was entered from this very context map before. 0: not known. */
 int current_enter_again(PyObject *memcg);
-/* Make entry (or NULL) the context's. -1: an exception; else, of ENTER_BOUND, the index (below). */
+/* Makes entry (or NULL) the context's. -1: an exception; ENTER_BOUND returns the index for
+ * current_leave_bound(). */
 enum entering { ENTER_NOT, ENTER_GROUP, ENTER_BOUND };
 int current_set_entry(struct entry *entry, enum entering enter);
-/* Make entry (or NULL), of another context, this one's for a while, and go back to what was there before:
- * index is what the first returned. -1: an exception. */
+/* Makes an entry of another context (or NULL) this context's for a while, and then restores the one
+ * before it. index is what the first function returned. -1: an exception. */
 int current_enter_bound(struct entry *entry);
 int current_leave_bound(struct entry *entry, int index, struct entry *before);
-/* Leave the context's entry for the one before it. 0, or -1 with an exception. */
+/* Leaves the context's entry for the one before it. 0, or -1 with an exception. */
 int current_leave(void);
-void current_forget(PyObject *memcg); /* drop what is kept for a group, NULL: for all */
+void current_forget(PyObject *memcg); /* drops the maps kept for a group; NULL: for all */
 
 static inline PyObject *current_context(void)
 {
     return py_context(PyThreadState_Get());
 } /* borrowed */
 
-/* GIL held.  Addresses of thread states are used again; versions are not: current.c. */
+/* GIL held. Addresses of thread states are used again, but their versions are not: current.c. */
 static inline bool current_is_fresh(void)
 {
     PyThreadState *tstate = py_tstate_quick();
@@ -80,7 +82,7 @@ static inline void current_refresh(void)
         current_reload(py_tstate());
 }
 
-/* Whether this thread has it; for hooks that any thread may call. */
+/* True if this thread holds the GIL; for hooks that any thread may call. */
 static inline bool current_holds_gil(void)
 {
     PyThreadState *tstate = py_tstate();
@@ -88,10 +90,10 @@ static inline bool current_holds_gil(void)
     return tstate && (PY_TSTATE_IS_OWN || tstate == current_key.tstate);
 }
 
-/* What a context is to a group: outside it, inside, inside under memcg.shield(). */
+/* How a context stands to a group: outside it, inside, or inside under memcg.shield(). */
 enum entry_state { ENTRY_LEFT, ENTRY_INSIDE, ENTRY_SHIELDED };
 enum entry_state current_state_of(PyObject *context, struct mem_cgroup *memcg);
-/* Whether the context is in memcg or below it. Runs no Python code. */
+/* True if the context is in memcg or below it. Runs no Python code. */
 bool current_is_below(PyObject *context, struct mem_cgroup *memcg);
 
 #endif

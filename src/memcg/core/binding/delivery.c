@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * delivery.c - raising MemcgOOM in the offender, never anywhere else.
+ * delivery.c - raises MemcgOOM in the thread that met the limit, never in another.
  *
- * A hook that charged past a limit only notes the alarm: thread, context, group (alarm.c).  Delivery
- * holds the GIL.  It looks first whether the thread state is the only one with that thread id (a thread
- * being started may carry its parent's), and whether the alarm may be raised and has to be (verdict.c).
- * If one of these conditions fails, delivery is tried again, and after some seconds the alarm is parked
- * until the context runs again or the thread charges past the limit once more.  Leaving the group takes an
- * alarm back that was not raised yet.
+ * A hook that charged past a limit only notes the alarm: thread, context, group (alarm.c).
+ * Delivery holds the GIL.  It first checks that the thread state is the only one with that thread
+ * id (a thread that is being started may carry its parent's), and that the alarm may and must be
+ * raised (verdict.c).  If one of these conditions fails, delivery is tried again.  After some
+ * seconds the alarm is parked until the context runs again or the thread charges past the limit
+ * once more.  Leaving the group removes an alarm that was not raised yet.
  *
- * The main thread delivers to itself at its next check (Py_AddPendingCall); so do the others
- * since 3.12, when the worker asks; on 3.11 the worker delivers (PyThreadState_SetAsyncExc).
+ * The main thread delivers to itself at its next check (Py_AddPendingCall).  Since 3.12 the other
+ * threads do so too, when the worker asks them.  On 3.11 the worker delivers to them
+ * (PyThreadState_SetAsyncExc).
  *
  * Locks: none of its own.
  */
@@ -27,10 +28,10 @@
 #include "verdict.h"
 #include "worker.h"
 
-#define LEAVING_WAITS 100 /* ms for a collection of another thread */
+#define LEAVING_WAITS 100 /* ms to wait for a collection in another thread */
 
-static int pending_call;     /* atomic: a call is on its way to the main thread */
-static int pending_anywhere; /* atomic: a call is on its way to whichever thread takes it */
+static int pending_call;     /* atomic: 1 while a pending call of the main thread is queued */
+static int pending_anywhere; /* atomic: 1 while a pending call of any thread is queued */
 static unsigned long main_thread;
 static PyObject *oom_class;
 
@@ -40,11 +41,12 @@ static int deliver_here(void *unused);
 static int deliver_anywhere(void *unused);
 
 /*
- * Other threads.  3.11 looks for an asynchronous exception after it has given up the GIL at a
- * check and got it back, so one that is set meanwhile comes at the place that was judged.  3.13
- * looks before, and raises at the next check, which may be in an __exit__.  Since 3.12 a
- * pending call can go to whatever thread is next at a check: most often the one that asks, as
- * it has the GIL.  It looks whether it is the one.
+ * Asks the threads other than the main thread. 3.11 looks for an asynchronous exception after it
+ * has given up the GIL at a check and got it back.  So one that is set in between is raised at the
+ * place that was judged. 3.13 looks before, and raises at the next check, which may be in an
+ * __exit__.  Since 3.12 a pending call can be made by the next thread at a check.  That is most
+ * often the thread that asks, because it has the GIL.  The call checks whether it runs in the right
+ * thread.
  */
 static void ask_all_threads(void)
 {
@@ -64,15 +66,17 @@ static void call_for_delivery(unsigned long thread_id)
     worker_wake(WORKER_ALARM);
 }
 
-/* In a hook: a check of this thread's.  3.11 makes pending calls in the main thread alone. */
+/* In a hook.  Has throttle_at_check() called at a check of this thread.  On 3.11 only the main
+ * thread makes pending calls. */
 static void ask_check(void)
 {
     if (!current_holds_gil())
         return;
     if (PY_CALLS_ANY_THREAD || py_this_thread() == main_thread)
         call_for_delivery(py_this_thread());
+    /* false if a debugger traces it: the next charge asks again */
     else
-        py_call_at_next_line(throttle_at_check); /* a debugger's line: the next charge asks again */
+        py_call_at_next_line(throttle_at_check);
 }
 
 /* In a hook, inside the data plane: a memcg_alarm_fn. */
@@ -96,7 +100,7 @@ static void met_limit(struct mem_cgroup *memcg, struct mem_cgroup *limited, size
     case ALARM_IS_DUE:
         call_for_delivery(me);
         break;
-    case ALARM_IS_POSTED: /* another thread may have come first */
+    case ALARM_IS_POSTED: /* another thread may have taken the call */
         if (me != main_thread)
             ask_all_threads();
         break;
@@ -114,11 +118,12 @@ void delivery_resume(PyObject *context)
 /* ---- refusing the next request ----------------------------------------------------- */
 
 /*
- * Where a check would raise outside the loop's `with`, a request in its body raises inside.  One
- * thread at a time: the others are retried and get their turn later.  Written with the GIL held.
+ * If a check would raise outside the loop's `with`, a request in the loop's body raises inside it.
+ * Only one thread at a time is refused; the others are retried and get their turn later.  This is
+ * written with the GIL held.
  */
 static struct {
-    unsigned long thread_id; /* atomic; 0: none */
+    unsigned long thread_id; /* atomic; 0: no thread */
     PyThreadState *tstate;
     void *frame; /* for comparison only */
     struct mem_cgroup *memcg;
@@ -133,7 +138,8 @@ static enum verdict refuse_next(const struct alarm *alarm, PyThreadState *tstate
     return VERDICT_RETRY;
 }
 
-/* In a hook, inside the data plane. Once: a handler in the same frame needs memory too. */
+/* In a hook, inside the data plane.  It refuses once, because a handler in the same frame needs
+ * memory too. */
 static bool refuses_at_jump(struct mem_cgroup *memcg)
 {
     if (__atomic_load_n(&to_refuse.thread_id, __ATOMIC_ACQUIRE) != py_this_thread() ||
@@ -144,9 +150,10 @@ static bool refuses_at_jump(struct mem_cgroup *memcg)
 }
 
 /*
- * In a hook, inside the data plane.  A handler may have what it asks for up to the ceiling, a growing
- * list say.  So may a trace or profile function, which CPython takes out when it fails.  At the ceiling
- * only a thread that has the GIL is refused: without it CPython starts threads, say.
+ * In a hook, inside the data plane.  A handler gets what it asks for up to the ceiling, for a
+ * growing list say.  So does a trace or profile function, because CPython removes it if it fails.
+ * At the ceiling only a thread that has the GIL is refused: without the GIL CPython starts threads,
+ * say.
  */
 static bool refuses(struct mem_cgroup *memcg, size_t bytes, enum memcg_bound bound)
 {
@@ -188,13 +195,13 @@ static enum verdict reclaim_or_judge(const struct alarm *alarm, PyThreadState *t
         verdict = verdict_of_reclaim(alarm);
     if (verdict != VERDICT_DELIVER)
         return verdict;
-    return verdict_of(alarm, tstate, self); /* finalizers may have run */
+    return verdict_of(alarm, tstate, self); /* judged again, because finalizers may have run */
 }
 
 /*
- * Where a finalizer or a weak reference's callback fails, CPython has no caller to raise to: an exception
- * that was raised there is lost.  An audit hook sees it.  It is put in with the first delivery, for a hook
- * cannot be taken out and costs each audited event.
+ * If a finalizer or a weak reference's callback fails, CPython has no caller to raise to, and the
+ * exception is lost.  An audit hook sees that.  It is added at the first delivery only, because a
+ * hook cannot be removed and makes each audited event slower.
  */
 static void lost(PyObject *error)
 {
@@ -204,7 +211,7 @@ static void lost(PyObject *error)
 
 static int audit(const char *event, PyObject *arguments, void *unused)
 {
-    enum { EXC_VALUE = 1 }; /* sys.UnraisableHookArgs */
+    enum { EXC_VALUE = 1 }; /* an index into sys.UnraisableHookArgs */
 
     (void)unused;
     if (strcmp(event, "sys.unraisablehook") == 0 && PyTuple_GET_SIZE(arguments) == 2) {
@@ -215,7 +222,7 @@ static int audit(const char *event, PyObject *arguments, void *unused)
             hook = PyMethod_GET_FUNCTION(hook);
         verdict_set_unraisable(PyFunction_Check(hook) ? PyFunction_GET_CODE(hook) : NULL);
         if (error)
-            lost(error); /* it is raised when the hook is over */
+            lost(error); /* it is raised when the hook has returned */
     }
     return 0;
 }
@@ -230,12 +237,12 @@ static void watch_for_lost(void)
     memcg_stop_kmem_account();
     if (PySys_AddAuditHook(audit, NULL) < 0)
         PyErr_WriteUnraisable(
-            NULL); /* another audit hook forbids it: what is lost is raised with growth */
+            NULL); /* another audit hook forbids it: what is lost is raised when usage grows */
     memcg_resume_kmem_account();
 }
 
-/* Whether this thread still stands where delivery was refused. CPython makes calls that are
- * added by a pending call in the same round. */
+/* True if this thread still stands where delivery was not possible.  CPython makes a call that a
+ * pending call adds in the same round. */
 static bool stands_where_refused(PyThreadState *tstate)
 {
     static __thread void *refused_frame; /* for comparison only */
@@ -250,7 +257,7 @@ static bool stands_where_refused(PyThreadState *tstate)
     return same;
 }
 
-/* A pending call, at a check in Python code of this thread.  1: raise; -1: at the next check. */
+/* A pending call, at a check in this thread's Python code. 1: raise; -1: try at the next check. */
 static int look_at_mine(void)
 {
     static __thread bool is_retry;
@@ -303,8 +310,8 @@ static int deliver_anywhere(void *unused)
     verdict = py_this_thread() == main_thread ? 0 : look_at_mine();
     if (verdict > 0)
         PyErr_SetNone(oom_class);
-    /* Not before: we may have given up the GIL, and while this call runs a further one would keep
-     * the end of 3.13's interpreter, which holds the GIL, waiting for ever. */
+    /* Not earlier, because we may have given up the GIL.  If another call were added while this one
+     * runs, the end of 3.13's interpreter, which holds the GIL, would wait for ever. */
     __atomic_store_n(&pending_anywhere, 0, __ATOMIC_SEQ_CST);
     if (verdict < 0)
         ask_all_threads();
@@ -320,11 +327,12 @@ static enum verdict judge_for(const struct alarm *alarm, PyThreadState *tstate)
     verdict = verdict_of(alarm, tstate, false);
     if (verdict == VERDICT_PARK || verdict == VERDICT_SHIELDED || verdict == VERDICT_DROP)
         return verdict;
-    ask_all_threads(); /* the thread itself settles it; it may be missed, so try again */
+    /* the thread itself settles it; it may be missed, so the worker tries again */
+    ask_all_threads();
     return VERDICT_RETRY;
 }
 
-/* Not a main thread's that is about to look itself. */
+/* Skips the main thread's alarms while a pending call of it is queued. */
 static bool next_for_worker(struct alarm **alarm, struct alarm *copy)
 {
     unsigned long but = __atomic_load_n(&pending_call, __ATOMIC_SEQ_CST) ? main_thread : 0;
@@ -332,7 +340,7 @@ static bool next_for_worker(struct alarm **alarm, struct alarm *copy)
     return alarm_next_posted(alarm, copy, 0, but);
 }
 
-/* One round over what is posted; the number that must be tried again. */
+/* One round over the posted alarms.  Returns how many must be tried again. */
 static int deliver_all(void)
 {
     struct alarm *alarm = alarm_first(), copy;
@@ -358,17 +366,18 @@ static int deliver_all(void)
     return left;
 }
 
-/* GIL held: until nothing is left to be tried again. */
+/* GIL held.  Runs until no alarm must be tried again. */
 static void deliver_until_done(void)
 {
     struct timespec pause = { 0, 500 * 1000 };
 
     while (deliver_all()) {
         if (worker_is_held()) { /* a fork, or the end of the interpreter, waits for us */
+            /* threads look for themselves: a worker right after a fork would make it warn */
             if (PY_CALLS_ANY_THREAD)
-                ask_all_threads(); /* they look for themselves: one of us right after a fork makes it warn */
+                ask_all_threads();
             else
-                worker_wake(WORKER_ALARM); /* when it is over */
+                worker_wake(WORKER_ALARM); /* starts when the hold is over */
             return;
         }
         Py_BEGIN_ALLOW_THREADS nanosleep(&pause, NULL);
@@ -379,8 +388,8 @@ static void deliver_until_done(void)
 
 /* ---- the thread's own side ------------------------------------------------------------- */
 
-/* Whether an alarm is needless after all.  Another thread's collection ends soon; one that this
- * thread is inside of does not end meanwhile, so it is not waited for without a bound. */
+/* True if reclaim makes an alarm needless.  Another thread's collection ends soon.  A collection
+ * that this thread is inside of cannot end meanwhile, so the wait is bounded. */
 static bool reclaimed(const struct alarm *alarm)
 {
     struct timespec pause = { 0, 1000 * 1000 };
@@ -388,7 +397,8 @@ static bool reclaimed(const struct alarm *alarm)
 
     mem_cgroup_set_collect_after(alarm->failure.limited, 0,
                                  mem_cgroup_vain(alarm->failure.limited));
-    verdict = verdict_of_reclaim(alarm); /* whatever was in vain before: this is the last chance */
+    verdict = verdict_of_reclaim(alarm); /* collects even if that was in vain before: this is the
+                                          * last chance */
     for (int i = 0; i < LEAVING_WAITS && verdict == VERDICT_RETRY; i++) {
         Py_BEGIN_ALLOW_THREADS nanosleep(&pause, NULL);
         Py_END_ALLOW_THREADS verdict = verdict_of_reclaim(alarm);
@@ -397,8 +407,9 @@ static bool reclaimed(const struct alarm *alarm)
 }
 
 /*
- * The context leaves a group whose alarm was delivered, or is raised by leaving.  The group that it comes
- * to handles the exception then, if that group is below the same max.
+ * The context leaves a group whose alarm was delivered, or is raised by leaving.  The exception is
+ * then handled in the group that the context returns to.  If that group is below the same max, the
+ * alarm counts as delivered there.
  */
 static void hand_on(const struct alarm *taken, PyObject *context)
 {
@@ -424,7 +435,8 @@ bool delivery_leave(struct mem_cgroup *memcg, struct memcg_failure *failure)
     raise = undelivered || (taken.state != ALARM_DELIVERED && !taken.again);
     *failure = taken.failure;
     if (undelivered) {
-        PyThreadState_SetAsyncExc(py_this_thread(), NULL); /* counted already */
+        /* it was counted when it was delivered */
+        PyThreadState_SetAsyncExc(py_this_thread(), NULL);
     } else if (raise) {
         if (reclaimed(&taken))
             return false;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * delivery.h - raising MemcgOOM in the offender.
+ * delivery.h - raises MemcgOOM in the thread that met the limit.
  */
 #ifndef MEMCG_DELIVERY_H
 #define MEMCG_DELIVERY_H
@@ -8,12 +8,13 @@
 #include "compat.h"
 #include "memcg.h"
 
-/* exception: MemcgOOM.  On the main thread, after verdict_init() and collection_init(). */
+/* exception: MemcgOOM. Called on the main thread, after verdict_init() and collection_init(). */
 void delivery_init(PyObject *exception);
-/* Leaving memcg: true if an alarm was not raised yet and reclaim does not make it needless; the caller
- * raises it. Growth after one that was raised is none: handling it may have taken that. */
+/* Leaves memcg. True: an alarm was not raised yet and reclaim does not make it needless, so the
+ * caller raises it. Growth after a raised alarm does not count, because handling it may have taken
+ * that. */
 bool delivery_leave(struct mem_cgroup *memcg, struct memcg_failure *failure);
-void delivery_resume(PyObject *context); /* in a hook: the context runs, in this thread */
+void delivery_resume(PyObject *context); /* in a hook: this thread starts to run the context */
 void delivery_after_fork(void);
 
 #endif

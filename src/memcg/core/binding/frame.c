@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * frame.c - where a thread stands: its line, for MEMCG_DEBUG=U, alarms and refusals; and whether an
- * exception may come there.
+ * exception may be raised there.
  *
- * Reads running frames as tracemalloc does (Modules/_tracemalloc.c), for objects of PyFrameObject would
- * have to be allocated.
+ * It reads running frames as tracemalloc does (Modules/_tracemalloc.c), because a PyFrameObject
+ * would have to be allocated.
  *
- * CPython checks for exceptions when a function is entered, after a call, and at a backward
- * jump.  Not at each of these does what the source says hold:
+ * CPython checks for exceptions when a function is entered, after a call, and at a backward jump.
+ * At some of these places an exception would break what the source says:
  *
  *   - between the call of a coroutine function and its await the coroutine would be dropped
  *     (`async with lock:` would not run its __aexit__);
  *   - where a coroutine has just been resumed, the one that it awaits is in the middle of its
  *     own work (asyncio.Lock.acquire, say) and would be closed;
  *   - at a backward jump CPython looks the handler up for a place that may lie outside the
- *     `try` or `with` the jump belongs to. A loop may have no other check.
+ *     `try` or `with` that the jump belongs to.  A loop may have no other check.
  *
  * CPython: Objects/exception_handling_notes.txt, Lib/opcode.py.  Locks: none.
  */
@@ -49,7 +49,7 @@ struct code_line frame_line(PyThreadState *tstate)
                  : (struct code_line){ 0 };
 }
 
-/* In ASCII; PyUnicode_AsUTF8 would allocate. */
+/* Writes ASCII only; PyUnicode_AsUTF8 would allocate. */
 static size_t put(char *text, size_t n, size_t at, PyObject *string)
 {
     for (Py_ssize_t i = 0; i < PyUnicode_GET_LENGTH(string) && at + 1 < n; i++) {
@@ -77,7 +77,7 @@ void frame_caller(char *text, size_t n)
         put(text, n, at, code->co_name);
 }
 
-/* Locals alone: what is on a running frame's stack CPython itself does not know. */
+/* Visits locals only: CPython itself does not know what is on a running frame's stack. */
 void frame_visit_all(visitproc visit, void *arg, void (*enter)(py_frame *frame, void *arg))
 {
     PyThreadState *tstate = PyInterpreterState_ThreadHead(PyInterpreterState_Main());
@@ -95,7 +95,7 @@ void frame_visit_all(visitproc visit, void *arg, void (*enter)(py_frame *frame, 
         }
 }
 
-/* ---- whether an exception may come ------------------------------------------------ */
+/* ---- whether an exception may be raised ------------------------------------------- */
 
 static int after_caches(const unsigned char *units, int nr_units, int unit)
 {
@@ -123,7 +123,7 @@ static enum place place_of(PyCodeObject *code, const unsigned char *units, int n
     int next;
 
     switch (py_instruction(units[2 * unit])) {
-    case PY_RESUME: /* 2, 3: after `yield from`, `await` */
+    case PY_RESUME: /* 2 and 3: after `yield from`, `await` */
         return (units[2 * unit + 1] & 3) < 2 ? PLACE_OK : PLACE_NO;
     case PY_JUMP_BACKWARD:
     case PY_JUMP_IF:

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * handler.c - what unwinding and handling an error of memory may use.
+ * handler.c - what unwinding and handling a MemoryError may use.
  *
- * A handler needs memory in a group that has none: it may have what it asks for up to the ceiling
- * (throttle.c), and what it takes is no reason for another alarm.  Unwinding to it needs a little too.
+ * A handler needs memory in a group that has none.  It gets what it asks for up to the ceiling
+ * (throttle.c), and what it takes is no reason for another alarm.  Unwinding to it needs a little
+ * too.
  *
  * Locks: none; the GIL throughout.
  */
@@ -12,14 +13,15 @@
 #include "frame.h"
 
 #define SPARED_BYTES ((size_t)256 << 10)
-#define CHAIN 8 /* exceptions looked at for a MemoryError, from one to its context */
+#define CHAIN 8 /* exceptions that are searched for a MemoryError, from one to its context */
 
 static bool is_memory_error(PyObject *error)
 {
     return PyErr_GivenExceptionMatches(error, PyExc_MemoryError);
 }
 
-/* A MemoryError, a group that has one, or an error that was raised from one or while one was handled. */
+/* True for a MemoryError, for a group that contains one, and for an error that was raised from one
+ * or while one was handled. */
 static bool is_of_memory(PyObject *error)
 {
     bool found = false;
@@ -48,9 +50,9 @@ static bool is_of_memory(PyObject *error)
 bool handler_runs(PyThreadState *tstate) { return py_is_handling(tstate, is_of_memory); }
 
 /*
- * An unwinding that is refused a frame object loses its exception: a SystemError goes on in place of it
- * (take_ownership() in CPython's frame.c).  So what may be one is not refused, up to a bound; the
- * traceback object beside it is, which is survived.
+ * If an unwinding is refused a frame object, its exception is lost and a SystemError replaces it
+ * (take_ownership() in CPython's frame.c).  So a request that may be for one is not refused, up to
+ * a bound.  The traceback object beside it may be refused, because the exception survives that.
  */
 bool handler_needs_frame(size_t bytes)
 {

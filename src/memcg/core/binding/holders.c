@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * holders.c - what the memory of a group is: objects, and what belongs to an object.
+ * holders.c - what the memory of a group is: objects, and memory that belongs to an object.
  *
- * A block is an object for certain when the collector's lists lead to its address: each tracked
- * object is there, and what it refers to its tp_traverse tells.  Such an object is alive while the GIL
- * is held, so it may be looked at.  Objects that only C code refers to are guessed: a count of
- * references and a type where an object has them.  A guess is named, and never followed.
+ * A block is certainly an object if the collector's lists lead to its address: they contain each
+ * tracked object, and its tp_traverse visits what it refers to.  Such an object is alive while the
+ * GIL is held, so it may be read.  Objects that only C code refers to are guessed, by a reference
+ * count and a type at the places where an object has them.  A guess is named, and never followed.
  *
  * The rest is memory of an object: the items of a list, the table of a dict, the data of an array.
  * Its owner has the block's address in its own words, as for a conservative collector (Boehm and
- * Weiser, 1988); or in the first words of another block of it, as a deque has.
+ * Weiser, 1988), or in the first words of another of its blocks, as a deque has.
  *
- * All threads stand still while blocks are noted, with the little of them that is needed later: RAW
- * blocks are freed without the GIL.  After that only objects that are alive are read.  Nothing here
- * runs Python code, frees an object or gives up the GIL; memory is libc's, which no group is charged for.
+ * All threads are stolen while blocks are noted, together with the few of their words that are
+ * needed later, because RAW blocks are freed without the GIL.  After that only objects that are
+ * alive are read.  Nothing here runs Python code, frees an object or gives up the GIL.  Memory is
+ * libc's, which no group is charged for.
  *
  * Kernel: none; ours.  Locks: the GIL throughout.
  */
@@ -27,26 +28,26 @@
 #include "referrers.h"
 #include "types.h"
 
-#define HEAD 6 /* words of a block that are looked at: an object after the largest header */
+#define HEAD 6 /* words of a block that are looked at: an object behind the largest header */
 #define LINKS 2
-#define BIG 1024 /* bytes from which a single object is worth a line */
+#define BIG 1024 /* bytes from which a single object is listed */
 
 enum {
-    OBJECT = 1,  /* it lives: may be read */
+    OBJECT = 1,  /* it is an object that is alive, so it may be read */
     GUESSED = 2, /* its type may be named */
     BUFFER = 4,  /* of a user's cache, which is its kind */
-    IGNORED = 8, /* this report's own */
+    IGNORED = 8, /* made for this report */
     CLAIMED = 16,
-    CERTAIN = 32, /* claimed by an object that is known to own what it points to */
+    CERTAIN = 32, /* claimed by an object that certainly owns what it points to */
 };
 
 struct block {
     uintptr_t start;
     uint64_t size : 56, flags : 8;
-    uintptr_t
-        owner;  /* address of the object: the block's own, or of the object whose memory it is */
-    void *kind; /* the object's type, the buffer's Cache; NULL: not known */
-    uintptr_t links[LINKS]; /* of our addresses in the first words */
+    /* address of an object: the block's own, or the one whose memory the block is */
+    uintptr_t owner;
+    void *kind;             /* the object's type, the buffer's Cache; NULL: not known */
+    uintptr_t links[LINKS]; /* addresses in our arena among the first words */
 };
 
 struct kind {
@@ -56,7 +57,7 @@ struct kind {
 
 #define BIGGEST 10
 struct big {
-    PyObject *object; /* that lives; of a guess, one that points to it; NULL: none is known */
+    PyObject *object; /* alive; for a guess, an object that points to it; NULL: not known */
     void *kind;
     size_t bytes;
     bool guessed;
@@ -65,38 +66,38 @@ struct big {
 struct scan {
     struct block *blocks;
     size_t nr;
-    uintptr_t *starts; /* of the blocks, which are in order of them */
-    uint32_t *first;   /* of each page, the first block that begins in it or after it */
+    uintptr_t *starts; /* start addresses of the blocks, which are sorted by them */
+    uint32_t *first;   /* for each page, the index of the first block that begins in it or
+                        * after it */
     uintptr_t low, high;
     int header;
-    struct map types;    /* every type */
-    struct map seen;     /* containers that came by reference alone */
+    struct map types;    /* set of all types */
+    struct map seen;     /* containers that were only found by reference */
     struct map data;     /* owner -> bytes of its memory */
-    struct map pointers; /* big block whose type is a guess -> an object that points to it */
+    struct map pointers; /* big block whose type is guessed -> an object that points to it */
     struct map by_kind;
     struct kind *kinds;
     size_t nr_kinds;
     struct big biggest[BIGGEST];
-    struct objects tracked, found; /* what the collector lists; containers that it does not */
+    struct objects tracked, found; /* what the collector lists, and containers that it does not
+                                    * list */
     bool frozen;                   /* gc.freeze() hid some of them */
-    bool failed;                   /* no memory */
-    PyTypeObject *ndarray, *managed_buffer; /* NULL: there is none */
+    bool failed;                   /* there was no memory */
+    PyTypeObject *ndarray, *managed_buffer; /* NULL: there is no such type */
 };
 
 /* ---- noting blocks: all threads stand still ------------------------------- */
 
-static bool is_count(uintptr_t word) /* of references; immortal: UINT_MAX */
-{
-    return word >= 1 && word <= UINT32_MAX;
-}
+/* True if it may be a reference count; an immortal object's is UINT_MAX. */
+static bool is_count(uintptr_t word) { return word >= 1 && word <= UINT32_MAX; }
 
-/* An object begins after nothing, or after the collector's words and those of a dict before it. */
+/* An object begins at the block's start, or behind the collector's words and those of a dict. */
 static void guess(const struct scan *s, struct block *block, const uintptr_t *head, size_t n)
 {
     for (size_t at = 0; at + 2 <= n; at += 2) {
         PyTypeObject *type = (PyTypeObject *)head[at + 1];
 
-        /* What the collector tracks it has shown already: its word would not be 0. */
+        /* the collector would have listed it if it tracked it, so the word before is 0 */
         if (!is_count(head[at]) || !map_find(&s->types, head[at + 1]) || (at && head[at - 2]) ||
             !at == !!PyType_HasFeature(type, Py_TPFLAGS_HAVE_GC))
             continue;
@@ -133,7 +134,8 @@ static bool list_blocks(struct scan *s, struct mem_cgroup *memcg)
     return s->blocks && s->nr <= UINT32_MAX;
 }
 
-/* A count for each page, then a place for each block: those of one page are in order. */
+/* Counts the blocks that begin in each page, then gives each block its place.  The blocks of one
+ * page need not be sorted, because a walk visits them in order. */
 static bool sort_blocks(struct scan *s)
 {
     struct block *sorted = malloc((s->nr + 1) * sizeof(*sorted));
@@ -178,7 +180,7 @@ static struct block *find(const struct scan *s, uintptr_t address)
     page = (address - s->low) >> PAGE_SHIFT;
     from = s->first[page];
     to = s->first[page + 1];
-    while (from < to) { /* the last that begins at or before the address */
+    while (from < to) { /* finds the last block that begins at or before the address */
         uint32_t middle = from + (to - from) / 2;
 
         if (s->starts[middle] <= address)
@@ -244,14 +246,14 @@ static void claim(struct scan *s, PyObject *op)
         return;
     certain = PyList_Check(op) || PyDict_Check(op) || PyAnySet_Check(op) || PyByteArray_Check(op) ||
               array;
-    /* The data of a view are another's. */
+    /* A view's data belong to another object. */
     claim_words(s, op, words + (array && array_base(op) ? 3 : 2),
                 words + type->tp_basicsize / sizeof(*words), certain);
     if (py_words_before(op, &from, &to))
         claim_words(s, op, from, to, true);
 }
 
-/* op is alive. Of a container that the collector does not list: look into it later. */
+/* op is alive.  A container that the collector does not list is queued, to be looked into later. */
 static int see(PyObject *op, void *arg)
 {
     struct scan *s = arg;
@@ -272,7 +274,7 @@ static int see(PyObject *op, void *arg)
         return base ? see(base, s) : 0;
     }
     if (PyObject_GC_IsTracked(op) && !s->frozen)
-        return 0; /* its turn comes */
+        return 0; /* it is looked into in the loop over `tracked` */
     if (!map_add(&s->seen, (uintptr_t)op, &is_new) || (is_new && !objects_add(&s->found, op)))
         s->failed = true;
     return s->failed;
@@ -296,12 +298,12 @@ static bool see_all(struct scan *s)
         see(s->tracked.all[i], s);
         look_into(s, s->tracked.all[i]);
     }
-    for (size_t i = 0; i < s->found.nr && !s->failed; i++) /* it grows meanwhile */
+    for (size_t i = 0; i < s->found.nr && !s->failed; i++) /* the list grows meanwhile */
         look_into(s, s->found.all[i]);
     return !s->failed;
 }
 
-/* What an owner's block points to is its owner's too. */
+/* The blocks that an owner's block points to belong to the same owner. */
 static void follow_links(struct scan *s, struct block *block)
 {
     struct objects next = { 0 };
@@ -328,7 +330,8 @@ static void follow_links(struct scan *s, struct block *block)
 static void count(struct scan *s, void *kind, size_t objects, size_t bytes)
 {
     bool is_new;
-    uint64_t *index = map_add(&s->by_kind, (uintptr_t)kind | 1, &is_new); /* NULL too */
+    uint64_t *index =
+        map_add(&s->by_kind, (uintptr_t)kind | 1, &is_new); /*  1, so that NULL has a key too */
 
     if (!index) {
         s->failed = true;
@@ -368,7 +371,7 @@ static size_t data_of(const struct scan *s, uintptr_t object)
     return bytes ? *bytes : 0;
 }
 
-/* The object itself, or one that points to it. */
+/* The object itself, or an object that points to it; NULL: none is known. */
 static PyObject *known_of(const struct scan *s, const struct block *block)
 {
     uint64_t *by = block->flags & OBJECT ? NULL : map_find(&s->pointers, block->start);
@@ -404,7 +407,8 @@ static bool add_up(struct scan *s)
         if (b->kind)
             note_big(s, (struct big){ known_of(s, b), b->kind, bytes, !(b->flags & OBJECT) });
     }
-    for (size_t i = 0; i < s->data.size && !s->failed; i++) { /* of objects of other groups */
+    /* objects of other groups that own blocks of this one */
+    for (size_t i = 0; i < s->data.size && !s->failed; i++) {
         struct map_slot *slot = &s->data.slots[i];
         PyObject *op = (PyObject *)slot->key;
 
@@ -440,7 +444,8 @@ static bool know_types(struct scan *s, PyObject *types)
             continue;
         if (strcmp(type->tp_name, "numpy.ndarray") == 0)
             s->ndarray = type;
-        else if (strcmp(type->tp_name, "managedbuffer") == 0) /* what a memoryview looks through */
+        /* the object through which a memoryview looks */
+        else if (strcmp(type->tp_name, "managedbuffer") == 0)
             s->managed_buffer = type;
     }
     return true;

@@ -2,8 +2,8 @@
 /*
  * hooks.c - CPython's RAW, MEM, OBJ and arena allocators.
  *
- * A block that is not in our arena was born before the hooks or in an exit window:
- * it is freed and resized where it was born; when it grows past 1 KiB it moves to us, so
+ * A block that is not in our arena was allocated before the hooks or while the process exits.  It
+ * is freed and resized by the allocator that made it.  If it grows past 1 KiB it moves to us, so
  * that the growth is charged.  Nothing is ever uninstalled.
  *
  * PEP 445 (PyMem_SetAllocator).  Locks: none.
@@ -14,14 +14,14 @@
 
 #include <link.h>
 
-#define FOREIGN_KEEP 1024 /* bytes up to which a foreign block grows where it is */
+#define FOREIGN_KEEP 1024 /* bytes up to which a foreign block grows in place */
 
 static PyMemAllocatorEx previous_raw, previous_mem, previous_obj;
 static PyObjectArenaAllocator previous_arena;
 static int installed, exiting;                      /* exiting: atomic */
-static void *(*visible_raw_malloc)(void *, size_t); /* ours, or what stands above it */
+static void *(*visible_raw_malloc)(void *, size_t); /* ours, or the debug hooks' above it */
 
-/* Keeps a foreign block valid on failure: NULL is returned and p is as it was. */
+/* On failure a foreign block stays valid: NULL is returned and p is unchanged. */
 static void *foreign_realloc(const PyMemAllocatorEx *previous, void *p, size_t size)
 {
     void *q, *ours;
@@ -31,7 +31,7 @@ static void *foreign_realloc(const PyMemAllocatorEx *previous, void *p, size_t s
         return q;
     ours = memcg_malloc(size);
     if (!ours)
-        return q; /* it has grown already; charging it is not worth failing */
+        return q; /* it has grown already; to charge it is not worth a failure */
     memcpy(ours, q, size);
     previous->free(previous->ctx, q);
     return ours;
@@ -45,7 +45,7 @@ static __attribute__((noinline)) void *malloc_afresh(size_t size)
     return memcg_malloc_fast(size);
 }
 
-/* Two and three lines of the instruction cache, for all callers the same. */
+/* Starts at a line of the instruction cache: two and three lines, the same for all callers. */
 #define HOT __attribute__((noinline, aligned(64)))
 
 /* The slow path is a tail call, so the fast path saves no registers. */
@@ -78,7 +78,7 @@ static __attribute__((noinline)) void *realloc_slow(void *ctx, void *p, size_t s
     return arena_contains(p) ? memcg_realloc(p, size) : foreign_realloc(ctx, p, size);
 }
 
-/* A block that moves does so by the two above. */
+/* A block that moves is moved with the two functions above. */
 static void *hook_realloc(void *ctx, void *p, size_t size)
 {
     enum resize resize;
@@ -133,17 +133,19 @@ static void raw_free(void *ctx, void *p)
         previous_raw.free(ctx, p);
 }
 
-/* ---- arenas: frames of Python functions come in chunks from here ---------- */
+/* ---- arenas: frames of Python functions lie in chunks of these ------------ */
 
 /*
- * Unwinding makes a traceback and a frame object for each frame, and formatting the traceback makes a
- * FrameSummary for each: 310 and 400 bytes for a frame of 120, when the group is at its limit already.
- * So a chunk is charged with that.  What it is larger by is never touched.  None is refused: CPython 3.11
- * releases the function that it could not call once too often (CALL_PY_EXACT_ARGS).
+ * Unwinding makes a traceback and a frame object for each frame, and formatting the traceback makes
+ * a FrameSummary for each.  They take 310 and 400 bytes for a frame of 120, when the group is at
+ * its limit already.  So a chunk is allocated and charged with room for them, which is never
+ * touched.  No chunk is refused, because CPython 3.11 releases the function that it could not call
+ * once too often (CALL_PY_EXACT_ARGS).
  */
 #define WITH_UNWINDING 6
 
-/* A thread's first chunk is never refused: the thread that starts it waits until it has run a little. */
+/* A thread's first chunk is not charged to the group, and so is never refused: the thread that
+ * starts it waits until it has run a little. */
 static void *arena_hook_alloc(void *ctx, size_t size)
 {
     PyThreadState *tstate = py_tstate();
@@ -168,7 +170,8 @@ static void arena_hook_free(void *ctx, void *p, size_t size)
         previous_arena.free(ctx, p, size);
 }
 
-/* Free and realloc are published first: what new malloc returns meets new free. */
+/* Free and realloc are published first, so that what the new malloc returns is freed by the new
+ * free. */
 static void set_raw(void)
 {
     PyMemAllocatorEx hooked;
@@ -196,10 +199,10 @@ static void set_domain(PyMemAllocatorDomain domain, PyMemAllocatorEx *previous)
 int hooks_installed(void) { return installed; }
 bool hooks_is_raw(void *(*function)(void *, size_t)) { return function == visible_raw_malloc; }
 
-/* The file that a function is from.  dladdr would also search the file's symbols for its name. */
+/* The file that contains a function. dladdr would also search the file's symbols for the name. */
 struct file_of {
     uintptr_t function;
-    const char *file; /* "" is the program */
+    const char *file; /* "" is the program itself */
 };
 
 static int find_file(struct dl_phdr_info *object, size_t size, void *arg)
@@ -219,8 +222,9 @@ static int find_file(struct dl_phdr_info *object, size_t size, void *arg)
     return 0;
 }
 
-/* Hooks above ours may come and go.  Those that were there before us put back, when they go, the
- * allocators that they found: ours are out then, and blocks of ours meet a free that is not. */
+/* Hooks that are installed after ours may be removed again.  Hooks that were there before us would,
+ * when they are removed, restore the allocators that they had found.  Ours would be out then, and
+ * our blocks would be freed by a free that does not know them. */
 const char *hooks_stranger(void)
 {
     PyMemAllocatorEx now;

@@ -8,16 +8,19 @@
 #include "compat.h"
 #include "kmalloc.h"
 
-/* The file whose hooks stand in CPython's allocators before ours are in; NULL: there is none. */
+/* The file whose hooks stand in CPython's allocators before ours are installed; NULL: there is
+ * none. */
 const char *hooks_stranger(void);
 /* 0, or -1 with an exception. A second call does nothing. */
 int hooks_install(void);
 int hooks_installed(void);
-bool hooks_is_raw(void *(*malloc_function)(void *, size_t)); /* as it was set in the RAW domain */
-/* From now on new RAW requests go where they went before us; our free goes on. */
+/* True if it is the RAW domain's malloc of now, as we set it. */
+bool hooks_is_raw(void *(*malloc_function)(void *, size_t));
+/* From now on new RAW requests are passed to the allocator before us. Our blocks can still be
+ * freed. */
 void hooks_exiting(void);
 
-/* nelem elements of elsize bytes, all zero; NULL: refused, or more than there are. */
+/* nelem elements of elsize bytes, all zero. NULL: it was refused, or the product overflows. */
 static inline void *zero_malloc(size_t nelem, size_t elsize)
 {
     size_t size;

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * map.h - a map of addresses, and a list of objects, in libc's memory, which no group is charged for.
+ * map.h - a map of addresses, and a list of objects, in libc's memory, which no group is charged
+ * for.
  */
 #ifndef MEMCG_MAP_H
 #define MEMCG_MAP_H
 
 #include "compat.h"
 
-/* Addresses, never NULL, to numbers that begin as 0.  All 0 at first; free(slots) ends it. */
+/* Maps addresses, never NULL, to numbers that begin as 0. An empty map is all 0; free(slots) ends
+ * it. */
 struct map_slot {
     uintptr_t key;
     uint64_t value;
@@ -16,10 +18,10 @@ struct map {
     struct map_slot *slots;
     size_t size, nr;
 };
-uint64_t *map_find(const struct map *map, uintptr_t key);        /* NULL: it is not there */
+uint64_t *map_find(const struct map *map, uintptr_t key);        /* NULL: not in the map */
 uint64_t *map_add(struct map *map, uintptr_t key, bool *is_new); /* NULL: no memory */
 
-/* All 0 at first; free(all) ends it. */
+/* An empty list is all 0; free(all) ends it. */
 struct objects {
     PyObject **all; /* borrowed */
     size_t nr, room;

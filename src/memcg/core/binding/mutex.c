@@ -1,23 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * mutex.c - a mutex of the control plane, which is taken only with the GIL in hand.
+ * mutex.c - a mutex of the control plane, which is taken only by a thread that holds the GIL.
  *
- * A thread that waits for a lock of CPython's takes the lock first and asks for the GIL then.  Meanwhile
- * the thread with the GIL wants the lock, and so the two change places at every release: a convoy.
- * Here a woken thread has nothing yet.  It waits for the GIL like any thread, and then looks whether
- * the mutex is free; others may have taken it in between, many times.  One waiter is awake at a
- * time, so while one is on its way a release wakes none.  If the woken thread finds the mutex taken again,
- * later arrivals queue behind the sleepers until one of the sleepers has acquired it (`overdue`).
+ * A thread that waits for a lock of CPython's takes the lock first and waits for the GIL then.
+ * Meanwhile the thread with the GIL wants the lock, so the two change places at every release: a
+ * convoy.  Here a woken thread has nothing yet.  It waits for the GIL like any thread, and then
+ * looks whether the mutex is free; other threads may have taken it in between, many times.  One
+ * waiter is awake at a time, and until it has looked a release wakes none.  If the woken thread
+ * finds the mutex taken again, later arrivals queue behind the sleepers until one of the sleepers
+ * has acquired it (`overdue`).
  *
- * The thread that holds a mutex may lend it: it keeps the mutex until another thread has needed it for
- * LENT_MS.  So a fork keeps others out of what the child has to find whole, and is no link in a chain of
- * threads that wait for each other: after it has taken our mutexes it waits for locks of the program's own.
+ * The thread that holds a mutex may lend it: it keeps the mutex until another thread has needed it
+ * for LENT_MS.  A fork lends its mutexes.  So it keeps other threads away from the structures that
+ * the child must find whole.  And it cannot close a circle of threads that wait for each other,
+ * although it waits for the program's own locks with our mutexes held.
  *
- * The GIL protects every field.  A free mutex with sleepers has one awake, an overdue one has a
- * waiter, and at least one of the threads that wait for a lent mutex counts the time.
+ * The GIL protects every field.  If a mutex is free and has sleepers, one of them is awake.  If it
+ * is overdue, it has a waiter.  If it is lent, at least one of the threads that wait for it counts
+ * the time.
  *
- * Kernel: kernel/locking/mutex.c (overdue: MUTEX_FLAG_HANDOFF).  Where we differ: it may be taken
- * again by the thread that holds it, as a lock of CPython's may.
+ * Kernel: kernel/locking/mutex.c (overdue: MUTEX_FLAG_HANDOFF).  Where we differ: the thread that
+ * holds it may take it again, as with an RLock of CPython's.
  */
 #include <errno.h>
 #include <semaphore.h>
@@ -27,23 +30,23 @@
 
 #include <structmember.h>
 
-#define LENT_MS 20 /* four of CPython's switch intervals: a thread that can go on has gone on */
+#define LENT_MS 20 /* four of CPython's switch intervals: a thread that can run has run by then */
 
 struct waiter {
     sem_t woken;
     bool asleep;         /* on the list */
-    struct waiter *next; /* the next, which has waited less */
+    struct waiter *next; /* the waiter after it, which has waited for less long */
 };
 
 struct gil_mutex {
     PyObject_HEAD PyObject *name;
-    unsigned long owner;    /* the thread that holds it, if depth */
-    int depth;              /* times that it was taken */
-    struct waiter *asleep;  /* the waiters that were not woken, the longest first */
-    bool awake;             /* one was woken and did not have the GIL yet */
-    bool overdue;           /* a woken thread found it taken again */
+    unsigned long owner;    /* the thread that holds it, unless depth is 0 */
+    int depth;              /* how often the owner has taken it */
+    struct waiter *asleep;  /* waiters that were not woken, the longest first */
+    bool awake;             /* a waiter was woken and has not had the GIL yet */
+    bool overdue;           /* a woken thread found the mutex taken again */
     bool lent;              /* by the owner, while depth is 1 */
-    struct gil_mutex *next; /* of all_mutexes */
+    struct gil_mutex *next; /* in all_mutexes */
 };
 
 static struct gil_mutex *all_mutexes;
@@ -65,7 +68,7 @@ static void wake_one(struct gil_mutex *mutex)
     sem_post(&waiter->woken);
 }
 
-/* A waiter that was woken in vain goes to the head of the queue, a new one to its tail. */
+/* A waiter that was woken in vain is put at the head of the queue, a new one at its tail. */
 static void enlist(struct gil_mutex *mutex, struct waiter *waiter, bool first)
 {
     struct waiter **link = &mutex->asleep;
@@ -91,7 +94,7 @@ static struct timespec after_ms(long ms)
 {
     struct timespec time;
 
-    clock_gettime(CLOCK_REALTIME, &time); /* sem_timedwait()'s */
+    clock_gettime(CLOCK_REALTIME, &time); /* the clock of sem_timedwait() */
     time.tv_sec += ms / 1000;
     time.tv_nsec += ms % 1000 * 1000000;
     if (time.tv_nsec >= 1000000000) {
@@ -109,9 +112,9 @@ static bool is_past(const struct timespec *end)
 }
 
 /*
- * 0, or -1 with what a signal handler raised.  Signals are the main thread's: any other that went
- * on after one might find the interpreter ending, and with the thread would go a waiter on the list.
- * It ends at `end` too, if that is not NULL.
+ * Sleeps until it is woken, until `end` if that is not NULL, or until a signal. 0, or -1 with what
+ * a signal handler raised.  Only the main thread returns for a signal.  Another thread might find
+ * the interpreter ending and be ended itself, and its waiter would stay on the list.
  */
 static int sleep_for(struct gil_mutex *mutex, bool in_vain, const struct timespec *end)
 {
@@ -136,11 +139,11 @@ static int sleep_for(struct gil_mutex *mutex, bool in_vain, const struct timespe
         return 0;
     mutex->overdue = false;
     if (!mutex->depth)
-        wake_one(mutex); /* a handler may take long, or raise */
+        wake_one(mutex); /* wakes first, because a handler may take long, or raise */
     return Py_MakePendingCalls();
 }
 
-/* 1: it is taken; 0: `end` came first; -1 with what a signal handler raised. */
+/* 1: taken; 0: `end` has passed; -1: an exception of a signal handler. */
 static int take(struct gil_mutex *mutex, const struct timespec *end)
 {
     bool in_vain = false;
@@ -156,7 +159,7 @@ static int take(struct gil_mutex *mutex, const struct timespec *end)
                 mutex->depth = 0; /* it is free now: the lender knows that it may lose it */
             in_vain = mutex->depth;
             if (in_vain && end && is_past(end)) {
-                mutex->overdue = false; /* the next that comes has slept, or is new */
+                mutex->overdue = false; /* the next thread that takes it has slept, or is new */
                 return 0;
             }
             mutex->overdue = in_vain;
@@ -188,7 +191,7 @@ static PyObject *mutex_acquire_within(PyObject *self, PyObject *seconds)
     return taken < 0 ? NULL : PyBool_FromLong(taken);
 }
 
-/* The woken waiter begins to count the time. */
+/* Wakes a waiter, which begins to count the time. */
 static PyObject *mutex_lend(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     struct gil_mutex *mutex = (struct gil_mutex *)self;
@@ -227,7 +230,7 @@ static PyObject *mutex_locked(PyObject *self, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(((struct gil_mutex *)self)->depth);
 }
 
-/* In the child of a fork, for a mutex whose holder was a thread of the parent. */
+/* In the child of a fork, for a mutex that a thread of the parent held. */
 static PyObject *mutex_forget_holder(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     ((struct gil_mutex *)self)->depth = 0;

@@ -7,7 +7,8 @@
 
 #include "compat.h"
 
-PyObject *mutex_type(void);  /* the class: a new reference, or NULL with an exception */
-void mutex_after_fork(void); /* in the child: the threads that waited are gone */
+PyObject *mutex_type(void); /* the class: a new reference, or NULL with an exception */
+/* In the child of a fork, which does not have the threads that waited. */
+void mutex_after_fork(void);
 
 #endif

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * numpy.c - NumPy before 2.5: arrays come from a handler, whose functions are replaced by ours.
+ * numpy.c - NumPy before 2.5: a handler allocates arrays, and our functions replace its functions.
  *
- * As in hooks.c: a block that is not in our arena is freed and resized where it was born, and nothing is
- * ever uninstalled.  Arrays are charged to the thread's last group: no GIL is needed here.
+ * As in hooks.c, a block that is not in our arena is freed and resized by the allocator that made
+ * it, and nothing is ever uninstalled.  Arrays are charged to the thread's last group, because
+ * NumPy may call without the GIL.
  *
  * NEP 49 (PyDataMem_Handler).  Locks: none.
  */
@@ -11,7 +12,7 @@
 
 #include "hooks.h"
 
-/* Public and versioned: numpy/ndarraytypes.h. */
+/* A public, versioned structure: numpy/ndarraytypes.h. */
 struct numpy_handler {
     char name[127];
     uint8_t version;
@@ -53,9 +54,9 @@ static void numpy_free(void *ctx, void *p, size_t size)
 }
 
 /*
- * A handler set by PyDataMem_SetHandler lives in a context variable, and new threads start
- * with the default; so the default handler itself is what we change, in place. Free and
- * realloc first, as above.
+ * A handler that is set by PyDataMem_SetHandler lives in a context variable, and new threads start
+ * with the default.  So we change the default handler itself, in place.  Free and realloc are
+ * published first, as in hooks.c.
  */
 int numpy_hook(PyObject *array_api)
 {

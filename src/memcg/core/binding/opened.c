@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * opened.c - the contexts that a group was entered in and not left.
+ * opened.c - the contexts in which a group was entered and not left.
  *
- * The ContextVar of a context says which group is entered; but anybody may set it.  A group that is
- * left and is not there any more was entered in this context, and the variable was set by others, or
- * it was entered elsewhere, and the program is wrong.  This tells which.
+ * The ContextVar of a context says which group is entered, but any code may set it.  If a group is
+ * left and the variable does not name it any more, there are two cases: it was entered in this
+ * context and other code set the variable, or it was entered elsewhere and the program is wrong.
+ * The table tells them apart.
  *
- * Racy on purpose: where no memory is left an entry is not noted; and a context that ended inside
- * the group stays noted until no context is inside, so another at its address may be taken for it.  Both
- * change only whether a wrong program gets an exception.
+ * It is racy on purpose.  An entry is not noted if there is no memory.  A context that ended inside
+ * the group stays noted until no context is inside, so another at its address may be taken for it.
+ * Both change only whether a wrong program gets an exception.
  */
 #include "opened.h"
 
@@ -16,7 +17,7 @@
 
 #define MIN_SIZE 8
 
-/* The place of context, or the new place where it would go.  The table is never full. */
+/* The place of context, or the unused place where it would be put.  The table is never full. */
 static struct opened *find(struct opened *places, unsigned int size, const PyObject *context)
 {
     unsigned int i = (unsigned int)((uintptr_t)context >> 4 ^ (uintptr_t)context >> 12);
@@ -26,7 +27,7 @@ static struct opened *find(struct opened *places, unsigned int size, const PyObj
     return &places[i & (size - 1)];
 }
 
-/* Forgets places that are not in use. */
+/* Makes a larger table, without the places that are not in use. */
 static bool grow(struct opened_table *table)
 {
     unsigned int size = MIN_SIZE, nr_used = 0;

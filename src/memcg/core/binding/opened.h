@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * opened.h - the contexts that a group was entered in.
+ * opened.h - the contexts in which a group was entered and not left.
  */
 #ifndef MEMCG_OPENED_H
 #define MEMCG_OPENED_H
@@ -9,12 +9,13 @@
 
 struct opened {
     PyObject *context; /* borrowed, for comparison only */
-    long n;            /* times that it was entered there and not left there */
+    long n;            /* how often it was entered there and not left */
 };
-/* All 0 at first.  GIL held. */
+/* An empty table is all 0.  GIL held. */
 struct opened_table {
     struct opened first;        /* most groups are entered in one context at a time */
-    struct opened *more;        /* a hash table of `size`, with `nr_used` places that are not new */
+    struct opened *more;        /* a hash table of `size` places, of which `nr_used` have had a
+                                 * context */
     unsigned int nr_used, size; /* size is 0 or a power of two */
 };
 void opened_add(struct opened_table *table, PyObject *context);

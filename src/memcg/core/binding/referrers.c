@@ -2,12 +2,14 @@
 /*
  * referrers.c - what refers to an object: a module's global, a frame's local, an attribute.
  *
- * Goes from the objects asked about to their referrers, to the referrers of those, and so on: each
- * step is one pass over all containers, as gc.get_referrers makes.  It ends where a person knows the
- * name (a module's global, a local of a function), after NR_STEPS, or when the time is up.  A few
- * referrers of each object are followed, for one alone may lead in a circle.
+ * The search starts at the objects in question and finds their referrers, then the referrers of
+ * those, and so on.  Each step is one pass over all containers, as gc.get_referrers makes it.  It
+ * ends at a name that a person knows (a module's global, a local of a function), after NR_STEPS, or
+ * when the time is up.  A few referrers of each object are followed, because a single one may lead
+ * in a circle.
  *
- * Names are found by comparing addresses; no attribute is asked for, so no code of a program runs.
+ * Names are found by comparing addresses.  No attribute is read by name, so no code of the program
+ * runs.
  *
  * Kernel: none; ours.  Locks: the GIL throughout; nothing is freed meanwhile.
  */
@@ -22,22 +24,22 @@
 #define NR_STEPS 5
 #define NR_NODES 512
 #define NR_UPS 4
-#define BUDGET_NS 300000000 /* a further step is not begun later */
+#define BUDGET_NS 300000000 /* ns after which no further step is begun */
 
 struct node {
-    PyObject *op; /* of a running frame: its address */
+    PyObject *op; /* for a running frame, the frame's address */
     bool is_frame;
-    int ups[NR_UPS], nr_ups; /* referrers */
-    int from;                /* in a search for a path */
+    int ups[NR_UPS], nr_ups; /* indices of referrers in nodes */
+    int from;                /* in a search for a path: the node before; -1: not reached */
 };
 
 struct search {
     struct node nodes[NR_NODES];
-    int nr, first, end; /* of first to end referrers are looked for */
-    struct map index;   /* address -> number in nodes, and 1 */
-    struct map modules; /* dict -> name */
-    PyObject *current;  /* whose references are being visited */
-    bool in_frame;      /* it is a running frame */
+    int nr, first, end; /* this step finds the referrers of nodes first to end - 1 */
+    struct map index;   /* address -> index in nodes */
+    struct map modules; /* a module's dict -> its name */
+    PyObject *current;  /* the object whose references are being visited */
+    bool in_frame;      /* current is a running frame */
     PyTypeObject *ndarray;
 };
 
@@ -66,7 +68,7 @@ static bool has_frame(PyObject *op)
            PyAsyncGen_CheckExact(op);
 }
 
-/* Where a path ends: people know it by its name. */
+/* True where a path ends, because people know it by its name. */
 static bool is_known(const struct search *s, const struct node *node)
 {
     return node->is_frame || map_find(&s->modules, (uintptr_t)node->op) || has_frame(node->op);
@@ -98,7 +100,7 @@ static int visit_reference(PyObject *op, void *arg)
     note_reference(s, op);
     if (!is_array(op, s->ndarray) || !array_base(op))
         return 0;
-    s->current = op; /* the collector would not come by it */
+    s->current = op; /* the collector does not visit it */
     s->in_frame = false;
     note_reference(s, array_base(op));
     s->current = current;
@@ -119,8 +121,9 @@ static void visit_all(struct search *s, const struct objects *objects)
     }
 }
 
-/* The shortest path up to something known, or to nothing further: places in nodes, the first the
- * target's.  Its length. */
+/* Finds the shortest path from the target to something known.  If there is none, it follows
+ * first referrers as far as they lead. path: indices in nodes, the target's first.  Returns
+ * its length. */
 static int path_of(struct search *s, int target, int path[NR_STEPS + 2])
 {
     int queue[NR_NODES], end = 0, last = target, length = 0;
@@ -142,7 +145,7 @@ static int path_of(struct search *s, int target, int path[NR_STEPS + 2])
                 queue[end++] = node->ups[k];
             }
         if (last == target && node->nr_ups)
-            last = node->ups[0]; /* nothing known: the first referrer */
+            last = node->ups[0]; /* if nothing known is found: the first referrer */
     }
     for (int i = last; i != target; i = s->nodes[i].from)
         length++;
@@ -185,7 +188,7 @@ static void know_modules(struct search *s)
         if (!PyModule_Check(module) || !PyUnicode_CheckExact(name))
             continue;
         known = map_add(&s->modules, (uintptr_t)PyModule_GetDict(module), &is_new);
-        if (known && is_new) /* a module of two names: the first */
+        if (known && is_new) /* a module with two names keeps the first */
             *known = (uintptr_t)name;
     }
 }
@@ -230,10 +233,10 @@ static PyObject *key_of(PyObject *dict, PyObject *op)
     while (PyDict_Next(dict, &at, &key, &value))
         if (value == op)
             return key;
-    return Py_None; /* op is a key itself */
+    return Py_None; /* op itself is a key */
 }
 
-/* Of __slots__ and the members of C types. */
+/* Finds names of __slots__ and of the members of C types. */
 static const char *member_name(PyObject *owner, PyObject *op)
 {
     for (PyTypeObject *type = Py_TYPE(owner); type; type = type->tp_base)
@@ -322,8 +325,9 @@ int referrers(PyObject **targets, int nr, const struct objects *tracked,
         PyErr_NoMemory();
     else
         find_referrers(s, tracked, found);
+    /* two targets may be one object */
     for (int i = 0; i < nr && !error; i++)
-        error = !(paths[i] = hops(s, node_of(s, targets[i], false))); /* two may be one object */
+        error = !(paths[i] = hops(s, node_of(s, targets[i], false)));
     free(s->index.slots);
     free(s->modules.slots);
     free(s);

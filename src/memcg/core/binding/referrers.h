@@ -8,8 +8,9 @@
 #include "map.h"
 
 /*
- * The objects that refer to each of nr targets, among the containers of two lists and the running frames.
- * paths: for each a new list of (referrer, how, name), from the target to what people know by name:
+ * Finds the objects that refer to each of nr targets, among the containers of two lists and the
+ * running frames. paths: for each target a new list of (referrer, how, name), from the target to
+ * something that people know by its name:
  *   (module's name, "global", name)
  *   (code, "local", name)         a frame's or a generator's
  *   (object, "attribute", name)

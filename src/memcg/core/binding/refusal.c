@@ -2,20 +2,20 @@
 /*
  * refusal.c - requests that must not be refused, by the code that makes them.
  *
- * A refused request is a NULL to C code.  Most code turns it into a MemoryError at the line
- * that called it.  Two kinds of code do not:
+ * C code gets NULL for a refused request.  Most code then raises a MemoryError, which appears at
+ * the line that called it.  Two kinds of code do not:
  *
- *   - fragile libraries crash, end the process or lose data.  Their requests are charged by force,
+ *   - Fragile libraries crash, end the process or lose data.  Their requests are charged by force,
  *     and an alarm is posted.
- *   - modules that run other people's callbacks (the alarm's guarded modules) catch the error or
- *     log it: the code whose memory it is never sees it.  Their requests use up the reserve first.
+ *   - Modules that run other people's callbacks (the guarded modules) catch the error or log it, so
+ *     the code that uses the memory never sees it.  Their requests use up the reserve first.
  *
- * A fragile library makes a request if a function of it stands on the C stack above the innermost
- * Python frame: the stack is unwound only at the limit, and only if such a library is loaded.
+ * A request is made by a fragile library if a function of it is on the C stack above the innermost
+ * Python frame.  The stack is unwound only at the limit, and only if such a library is loaded.
  *
- * And some code answers with another exception, or with none (a parser: "bad JSON").  The program
- * has to learn of such a refusal too: the last refusal of a context is kept with its line, until a
- * MemoryError that a Python frame has seen dies, or the group is left.
+ * Other code raises another exception, or none (a parser: "bad JSON").  The program must learn of
+ * such a refusal too.  So the last refusal of a context is kept with its line, until a MemoryError
+ * that a Python frame has seen is freed, or the group is left.
  *
  * Locks: none.  Runs in hooks, with and without the GIL; takes no memory from Python or libc.
  */
@@ -28,31 +28,33 @@
 
 /* ---- fragile libraries -------------------------------------------------------- */
 
-/* How the ends of their paths begin, and what they do with a NULL.  Found by refusing each request
- * of real wheels in turn (memcg.faults.inject); tests/programs/test_refused.py. */
+/* How the ends of their paths begin, and what they do with a NULL.  Each was found by refusing each
+ * request of real wheels in turn (memcg.faults.inject); tests/programs/test_refused.py. */
 static const struct fragile_name {
     const char *name;
-    bool checks_own; /* it bears a refusal of its own PyMem_Malloc(), but not of an object */
+    /* it survives a refusal of its own PyMem_Malloc(), but not one of an object */
+    bool checks_own;
 } fragile_names[] = {
     { "/_greenlet.", false },     /* saves stacks: "Failed low-level slp_switch()", abort */
     { "/bottleneck/", false },    /* uses the array that it did not get: SIGSEGV */
     { "/cv2.", false },           /* the same */
     { "/msgspec/_core.", false }, /* uses the bytes that it did not get: SIGSEGV */
-    { "/orjson.", true },         /* the same, of all objects */
+    { "/orjson.", true },         /* the same, for objects only */
     { "/ormsgpack.", false },     /* the same: SIGILL, abort */
-    { "/uvloop/loop.", false },   /* logs the error, and goes on without the data that it read */
+    { "/uvloop/loop.", false },   /* logs the error and loses the data that it read */
 };
 
 #define NR_FRAGILE 16 /* bottleneck has four */
 #define NR_C_FRAMES 64
 struct library {
-    uintptr_t start, end; /* atomic; start 0: none. Written once */
+    uintptr_t start, end; /* atomic; start 0: unused.  Written once */
     bool checks_own;
 };
 static struct library fragile[NR_FRAGILE];
-static uintptr_t own_start, own_end; /* of this library */
-static int nr_fragile;               /* atomic; how many entries are taken */
-static unsigned long long nr_seen;   /* atomic: dlpi_adds when all objects were last looked at */
+static uintptr_t own_start, own_end; /* of this library's code */
+static int nr_fragile;               /* atomic; number of entries that are taken */
+static unsigned long long nr_seen;   /* atomic: the value of dlpi_adds at the last look at all
+                                      * objects */
 
 static const struct fragile_name *find_name(const char *path)
 {
@@ -77,7 +79,7 @@ static struct library *find_fragile(uintptr_t address)
     return NULL;
 }
 
-/* From the first to the last of its code. */
+/* The addresses from the start to the end of the object's code. */
 static void find_code(const struct dl_phdr_info *object, uintptr_t *start, uintptr_t *end)
 {
     *start = UINTPTR_MAX;
@@ -115,7 +117,7 @@ static int look_at_object(struct dl_phdr_info *object, size_t size, void *arg)
 
     (void)size;
     if (object->dlpi_adds == __atomic_load_n(&nr_seen, __ATOMIC_ACQUIRE))
-        return 1; /* nothing was loaded since */
+        return 1; /* nothing was loaded since the last look */
     *nr_adds = object->dlpi_adds;
     find_code(object, &start, &end);
     name = find_name(object->dlpi_name);
@@ -138,9 +140,10 @@ static bool fragile_loaded(void)
 }
 
 struct search {
-    uintptr_t end; /* of the stack that is looked at */
-    int left;      /* C frames */
-    bool indirect; /* a function stands between: one that makes an object, say */
+    uintptr_t end; /* the stack is looked at up to here */
+    int left;      /* C frames that may still be looked at */
+    /* a function of another library stands between: one that makes an object, say */
+    bool indirect;
     bool found;
 };
 
@@ -162,7 +165,8 @@ static _Unwind_Reason_Code look_at_frame(struct _Unwind_Context *frame, void *ar
 
 static bool is_fragile(void)
 {
-    /* Its own, whether it holds the GIL or not: no other thread changes the frame that it runs. */
+    /* This thread's own state, whether it holds the GIL or not: no other thread changes the frame
+     * that it runs. */
     PyThreadState *tstate = PyGILState_GetThisThreadState();
     struct search search = { .end = tstate ? py_c_stack(tstate) : UINTPTR_MAX,
                              .left = NR_C_FRAMES };
@@ -173,10 +177,10 @@ static bool is_fragile(void)
 
 /* ---- guarded modules ---------------------------------------------------------- */
 
-#define NR_KEYS 16 /* CPython puts __name__ first in a module's dict */
+#define NR_KEYS 16 /* entries of a module's dict that are tried: CPython puts __name__ first */
 
-/* They hold locks of their own, drive other people's tasks or hold the state of their connections, or must
- * end.  A named tuple's constructor is a module of its own. */
+/* They hold locks of their own, drive other people's tasks, hold the state of their connections, or
+ * must not be cut short.  The constructor of a named tuple has a module of its own. */
 static const char *const guarded_modules[] = {
     "_frozen_importlib",
     "_frozen_importlib_external",
@@ -207,7 +211,7 @@ static const char *const guarded_modules[] = {
     "weakref",
 };
 
-/* name, of n characters, is the module top or lies in it. */
+/* True if name, of n characters, is the module top or lies in it. */
 static bool begins_with(const char *name, Py_ssize_t n, const char *top)
 {
     for (; n && *top && *name == *top; name++, top++)
@@ -226,7 +230,7 @@ static bool is_guarded_name(PyObject *name)
     return false;
 }
 
-/* A look-up could call a key's __eq__. */
+/* It compares the keys itself, because a lookup could call a key's __eq__. */
 bool refusal_is_guarded(PyObject *globals)
 {
     static const char name[] = "__name__";
@@ -245,7 +249,8 @@ bool refusal_is_unheard(void)
 {
     PyObject *globals;
 
-    if (!PyGILState_Check()) /* a RAW request: its frame's module may be changed meanwhile */
+    /* a RAW request without the GIL: another thread may change its frame's module */
+    if (!PyGILState_Check())
         return false;
     globals = frame_globals(py_tstate());
     return globals && refusal_is_guarded(globals);
@@ -258,12 +263,14 @@ static __thread struct {
     uint64_t nr_died, nr_heard;
     struct code_line line; /* code NULL: there was no refusal */
     struct memcg_failure failure;
-    bool is_next; /* requester() has let it be refused; of KmemCache's objects it is not asked */
+    /* requester() has allowed the next refusal; it is not called for objects of KmemCache */
+    bool is_next;
 } last MEMCG_TLS_MODEL;
-static uint64_t nr_died, nr_heard; /* MemoryErrors, and those that a Python frame has seen; GIL */
+static uint64_t nr_died, nr_heard; /* MemoryErrors that were freed, and those of them that a Python
+                                    * frame has seen; GIL */
 static destructor end_of_memory_error;
 
-/* Every MemoryError ends here, of subclasses too. */
+/* Every MemoryError is freed here, also one of a subclass. */
 static void count_death(PyObject *error)
 {
     nr_died++;
@@ -276,7 +283,8 @@ static bool is_last_of(PyObject *context, struct mem_cgroup *memcg)
     return last.line.code && last.failure.memcg == memcg && last.context == context;
 }
 
-/* Past max an alarm is on its way, or was raised. */
+/* What became of the last refusal.  Past max an alarm is queued, or was raised, so that is not
+ * silent. */
 static enum refusal_doubt doubt(void)
 {
     if (last.nr_heard != nr_heard)

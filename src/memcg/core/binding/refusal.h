@@ -8,18 +8,18 @@
 #include "frame.h"
 #include "memcg.h"
 
-void refusal_init(void); /* once, or again; GIL held */
-/* Whether code of a guarded module runs whose frame has these globals. GIL held; runs no Python code
+void refusal_init(void); /* may be called again; GIL held */
+/* True if a frame with these globals runs code of a guarded module. GIL held; runs no Python code
  * and allocates nothing. */
 bool refusal_is_guarded(PyObject *globals);
-bool refusal_is_unheard(void); /* in a hook: a guarded module's code asks */
-/* In a hook: a request was refused. true: so was one before, here in this context, and no
- * MemoryError has gone since; *before: where. */
+bool refusal_is_unheard(void); /* in a hook: code of a guarded module makes the request */
+/* Notes, in a hook, that a request was refused. True: a request was refused before in this context,
+ * and no MemoryError was freed since; *before is its line. */
 bool refusal_note(const struct memcg_failure *failure, struct code_line *before);
-/* Whether a refusal became a MemoryError: it did, for Python code; perhaps, and C code dropped it; it
- * did not. */
+/* What became of a refusal. HEARD: a MemoryError that Python code saw. HIDDEN: perhaps one that C
+ * code dropped. SILENT: none. */
 enum refusal_doubt { REFUSAL_HEARD, REFUSAL_HIDDEN, REFUSAL_SILENT };
-/* Take the running context's last refusal in memcg. GIL held. */
+/* Takes the running context's last refusal in memcg. GIL held. */
 enum refusal_doubt refusal_take(struct mem_cgroup *memcg, struct memcg_failure *failure,
                                 struct code_line *line);
 

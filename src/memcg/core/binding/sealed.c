@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sealed.c - classes whose objects memcg alone makes: one that a program made would have no C half.
+ * sealed.c - classes whose objects only memcg makes: one that a program made would have no C half.
  *
  * Locks: none; the GIL.
  */

@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * throttle.c - what bounds an offender that goes on after it was refused.
+ * throttle.c - bounds how fast a thread takes memory after it was refused.
  *
- * A thread that is refused at its group's ceiling owes a sleep, longer each time.  It sleeps at its
- * next check, without the GIL, so that its grants add up slowly whatever it catches.  At a check
- * it also lets the collector run that memory.high has asked for.  memory.oom.group ends the process.
+ * A thread that is refused at its group's ceiling owes a sleep, a longer one each time.  It sleeps
+ * at its next check, without the GIL, so that its grants add up slowly even if it catches every
+ * exception.  At a check it also lets the collector run that memory.high has asked for.
+ * memory.oom.group ends the process.
  *
- * A check: the main thread and, since 3.12, the others by a pending call (delivery.c).  In 3.11 no other
- * thread makes pending calls; there a trace function comes once, at the thread's next line.
+ * The main thread gets to a check by a pending call; so do the others since 3.12 (delivery.c).  On
+ * 3.11 the others make no pending calls, so a trace function is called once, at the thread's next
+ * line.
  *
- * Kernel: mem_cgroup_handle_over_high(), mem_cgroup_get_oom_group().  Where we differ: the thread that
- * sleeps is past max and overdraft, not past high.
+ * Kernel: mem_cgroup_handle_over_high(), mem_cgroup_get_oom_group().  Where we differ: the thread
+ * that sleeps is past max and overdraft, not past high.
  * Locks: none; all of it is the thread's own.
  */
 #include "throttle.h"
@@ -22,12 +24,13 @@
 #include "worker.h"
 
 #define SLEEP_FIRST_MS 1
-#define SLEEP_DOUBLINGS 10  /* to 1 s */
-#define COLLECTOR_WAITS 100 /* of 50 us */
+#define SLEEP_DOUBLINGS 10  /* the last sleep is about 1 s */
+#define COLLECTOR_WAITS 100 /* pauses of 50 us each */
 
 static __thread int owed_ms;
 static __thread struct mem_cgroup *owed_for; /* for comparison only */
-static __thread bool awaits_collector;       /* no check since this thread had it called */
+static __thread bool awaits_collector;       /* it has called the collector and been at no check
+                                              * since */
 static void (*ask_check)(void);
 
 void throttle_owe(struct mem_cgroup *limited, unsigned refusals)
@@ -49,8 +52,9 @@ static void collector_called(void)
     ask_check();
 }
 
-/* Whether it may come before this request returns. It takes the GIL, which a thread gives up at
- * checks: one that had it called in the same call into C holds the GIL still. */
+/* True if the collector may run before this request returns.  The collector takes the GIL, which a
+ * thread gives up at checks.  A thread that has called it in the same call into C still holds the
+ * GIL. */
 static bool collector_can_run(void)
 {
     return !awaits_collector || !worker_is_starting(WORKER_EVENTS);
@@ -75,11 +79,11 @@ void throttle_at_check(void)
     if (awaits_collector)
         let_collector_run();
     if (!owed_ms || !current_is_below(current_context(), owed_for))
-        return; /* another task's turn: the offender sleeps when it runs again */
+        return; /* another task runs now: the sleep is due when the refused one runs again */
     pause = (struct timespec){ owed_ms / 1000, owed_ms % 1000 * 1000000L };
     owed_ms = 0;
     Py_BEGIN_ALLOW_THREADS nanosleep(
-        &pause, NULL); /* a signal ends it: its handler runs at the next check */
+        &pause, NULL); /* a signal ends it, and its handler runs at the next check */
     Py_END_ALLOW_THREADS
 }
 
@@ -101,10 +105,10 @@ static int put_line(char *text, size_t n, struct mem_cgroup *memcg)
 static void put(const char *text, int n)
 {
     if (write(STDERR_FILENO, text, (size_t)n) < 0)
-        return; /* no reader is left; the exit status tells */
+        return; /* nothing reads it; the exit status says it */
 }
 
-/* In a hook: no code of Python's may run, and a thread that allocates would come no further. */
+/* In a hook: no Python code may run, and a thread that allocates here would be stuck. */
 static void end_process(struct mem_cgroup *memcg, struct mem_cgroup *limited, unsigned refusals)
 {
     const char *path = mem_cgroup_path(memcg), *whose = mem_cgroup_path(limited);

@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * verdict.c - whether an alarm may be raised now, and whether it has to be.
+ * verdict.c - whether an alarm may be raised now, and whether it must be.
  *
  * It may be raised if
  *
- *   - the thread is in the context the charge came from, and that context still in the group;
+ *   - the thread is in the context that was charged, and that context is still in the group;
  *   - the group is not shielded, no exception is pending, and no trace or profile function runs,
- *     which CPython would take out;
+ *     because CPython would remove it;
  *   - its innermost frame is not in a library that holds locks of its own, and no frame near it
- *     is a finalizer or a context manager's exit;
- *   - it stands at an instruction after which CPython checks for exceptions before
- *     anything else can happen, a task's suspension least of all, and where an exception
- *     leaves nothing half done (frame.c).
+ *     is a finalizer or a context manager's entry or exit;
+ *   - it stands at an instruction after which CPython checks for exceptions before anything else
+ *     can happen, above all before a task is suspended, and at which an exception leaves nothing
+ *     half done (frame.c).
  *
- * Before that, garbage is collected once per alarm, unless memory.high had it done meanwhile or it
- * was in vain of late (collection.c).  What unwinding and handling an alarm takes is no new one.
+ * Before that, garbage is collected once per alarm, unless memory.high had it collected meanwhile,
+ * or it was in vain recently (collection.c).  What unwinding and handling an alarm takes raises no
+ * new one.
  *
  * Locks: none; the GIL throughout.
  */
@@ -25,15 +26,16 @@
 #include "handler.h"
 #include "refusal.h"
 
-#define SWITCHES 16 /* a greenlet may be back before it allocates: its only check may be there */
+/* Tries: a greenlet may run again before it allocates, and that may be its only check. */
+#define SWITCHES 16
 #define NEAR_FRAMES 16
 
 static PyObject *find_error;
-static PyObject *unraisable_code; /* of sys.unraisablehook; for comparison only */
+static PyObject *unraisable_code; /* the code of sys.unraisablehook; for comparison only */
 
 /* ---- may it be raised? Allocates, but never collects ----------------------------- */
 
-/* Code that must end. */
+/* True for functions that must not be cut short. */
 static bool is_guarded_name(PyObject *name)
 {
     static const char *const guarded[] = { "__aexit__", "__del__", "__enter__", "__aenter__",
@@ -104,12 +106,13 @@ static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool
     if ((alarm->again && alarm->unseen) || (alarm->delivered && handler_runs(tstate)))
         return VERDICT_HANDLED;
     if (!has_frame(tstate))
-        return VERDICT_PARK; /* the interpreter ends, or the thread: nothing of it is cut short */
+        return VERDICT_PARK; /* the interpreter or the thread is ending, and is not cut short */
     place = place_now(tstate, self);
     return place == PLACE_OK ? VERDICT_DELIVER : place ? VERDICT_REFUSE : VERDICT_RETRY;
 }
 
-/* GIL held: no collection, so no Python code and no switch between judging and raising. */
+/* GIL held.  No collection can start, so no Python code runs and no switch occurs between judging
+ * and raising. */
 enum verdict verdict_of(const struct alarm *alarm, PyThreadState *tstate, bool self)
 {
     PyObject *type, *value, *traceback;
@@ -128,7 +131,8 @@ enum verdict verdict_of(const struct alarm *alarm, PyThreadState *tstate, bool s
 
 /* ---- has it to be raised? ---------------------------------------------------------- */
 
-/* Whether a refusal became a MemoryError that is still kept. Runs Python code, as collection_run() does. */
+/* True if a refusal became a MemoryError that still exists.  Runs Python code, as collection_run()
+ * does. */
 static bool was_heard(const struct code_line *line)
 {
     PyObject *type, *value, *traceback, *found;
@@ -146,12 +150,12 @@ static bool was_heard(const struct code_line *line)
     return heard;
 }
 
-/* Reclaim may make the alarm needless.  A group without memory.high has asked for none. */
+/* Reclaim may make the alarm needless.  For a group without memory.high nothing is collected. */
 enum verdict verdict_of_reclaim(const struct alarm *alarm)
 {
     struct mem_cgroup *limited = alarm->failure.limited;
 
-    if (alarm->doubt.code) /* what was refused was not charged: usage says nothing */
+    if (alarm->doubt.code) /* a refused request was not charged, so usage says nothing */
         return was_heard(&alarm->doubt) ? VERDICT_DROP : VERDICT_DELIVER;
     if (mem_cgroup_get_limit(limited, MEMCG_HIGH) == PAGE_COUNTER_MAX)
         return VERDICT_DELIVER;

@@ -7,14 +7,14 @@
 
 #include "alarm.h"
 
-/* find(code's address, lasti): whether a MemoryError is alive that was raised there. */
+/* find(address of code, lasti): true if a MemoryError that was raised there is alive. */
 void verdict_init(PyObject *find);
-/* Frames of this code are left alone too; for comparison only, NULL: of none. */
+/* No alarm is raised near frames of this code either; for comparison only; NULL: no code. */
 void verdict_set_unraisable(PyObject *code);
 /* self: the thread itself asks, at a check.  Allocates, but runs no Python code. */
 enum verdict verdict_of(const struct alarm *alarm, PyThreadState *tstate, bool self);
-/* Whether it is needless after garbage is collected: DROP; DELIVER: it is not; RETRY: another collection
- * is under way.  Where Python code may run. */
+/* Collects garbage if that may help.  DROP: the alarm is needless now; DELIVER: it is not; RETRY:
+ * another collection is under way.  Called where Python code may run. */
 enum verdict verdict_of_reclaim(const struct alarm *alarm);
 
 #endif

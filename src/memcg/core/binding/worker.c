@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * worker.c - a thread that comes for a kind of work, and goes: events of the data plane, alarms.
+ * worker.c - threads that are started for one kind of work and end after it: events of the data
+ * plane, alarms.
  *
- * A hook may hold no GIL and must not wait, so it starts a native thread, which takes the
- * GIL and calls the control plane.  A standing thread would make os.fork warn.
+ * A hook may not hold the GIL and must not wait.  So it starts a native thread, which takes the GIL
+ * and calls the control plane.  A permanent thread would make os.fork warn.
  *
- * Kernel: schedule_work().  Where we differ: transient.
+ * Kernel: schedule_work().  Where we differ: the thread ends when the work is done.
  */
 #include "worker.h"
 
@@ -18,22 +19,24 @@
 #include "hooks.h"
 
 static PyObject *work, *thread_main;
-static PyMemAllocatorEx first_raw; /* the RAW allocator before tracemalloc began; or zero */
-static int starting[NR_WORKERS];   /* atomic: a thread is on its way and has not begun */
-static int nr_workers[NR_WORKERS]; /* atomic: started and not yet gone */
-static int ending;                 /* atomic: the interpreter is, which waits for no alarm */
-static int nr_holds; /* atomic: forks, and the end of the interpreter, that let no worker start */
-static int missed[NR_WORKERS]; /* atomic: it was to start while held */
+static PyMemAllocatorEx first_raw; /* the RAW allocator before tracemalloc was started; or zero */
+static int starting[NR_WORKERS];   /* atomic: 1 while a thread is being started and has not begun */
+static int nr_workers[NR_WORKERS]; /* atomic: threads that were started and have not ended */
+static int ending;                 /* atomic: the interpreter is ending; it does not wait for
+                                    * alarms */
+/* atomic: forks, and the interpreter's end, during which no worker starts */
+static int nr_holds;
+static int missed[NR_WORKERS]; /* atomic: a worker was to start during a hold */
 static __thread int my_holds;
-static __thread int is_worker; /* it does not wait for itself */
+static __thread int is_worker; /* this thread is a worker and does not wait for itself */
 
 void worker_init(PyObject *callable, PyObject *run_worker, int traced)
 {
-    if (!work) /* handlers that were registered twice would wait for each other */
+    if (!work) /* two pairs of fork handlers would wait for each other */
         py_new_tstate_init();
     Py_INCREF(callable);
     Py_INCREF(run_worker);
-    if (!traced) /* else any allocator but ours may be tracemalloc's */
+    if (!traced) /* if it traces, any allocator but ours may be tracemalloc's */
         PyMem_GetAllocator(PYMEM_DOMAIN_RAW, &first_raw);
     thread_main = run_worker;
     work = callable;
@@ -57,8 +60,9 @@ void worker_register(enum worker_kind kind, void (*fn)(void)) { registered[kind]
 void worker_run(enum worker_kind kind)
 {
     is_worker = 1;
-    memcg_stop_kmem_account(); /* nothing we do is refused or raises an alarm */
-    __atomic_store_n(&starting[kind], 0, __ATOMIC_SEQ_CST); /* before the work: no wake is lost */
+    memcg_stop_kmem_account(); /* nothing that we do is refused or raises an alarm */
+    /* before the work, so that no wake is lost */
+    __atomic_store_n(&starting[kind], 0, __ATOMIC_SEQ_CST);
     registered[kind]();
 }
 
@@ -67,7 +71,8 @@ void worker_ended(enum worker_kind kind)
     __atomic_sub_fetch(&nr_workers[kind], 1, __ATOMIC_SEQ_CST);
 }
 
-/* Counts a worker that starts now; unless workers are held: the last hold's end starts it. */
+/* Counts a worker that is about to start.  False: workers are held, and the end of the last hold
+ * starts it. */
 static bool worker_begins(enum worker_kind kind)
 {
     do {
@@ -90,9 +95,9 @@ static void not_started(enum worker_kind kind)
 }
 
 /*
- * A native thread makes its thread state without the GIL, through the RAW allocator; where
- * tracemalloc is above us there, its stop() may pull the tables from under it (cpython
- * #128679). Then the main thread starts a thread of Python's, with the GIL.
+ * A native thread makes its thread state without the GIL, through the RAW allocator.  If
+ * tracemalloc stands above us there, its stop() may free tables that are in use (cpython #128679).
+ * In that case the main thread starts a Python thread, with the GIL.
  */
 static int start_python_thread(void *argument)
 {
@@ -104,7 +109,7 @@ static int start_python_thread(void *argument)
     module = PyImport_ImportModule("_thread");
     if (module && !should_fail(FAULT_THREAD, NULL, NULL, 0))
         ident = PyObject_CallMethod(module, "start_new_thread", "O(i)", thread_main, (int)kind);
-    if (!ident) { /* no thread to be had, or the interpreter ends */
+    if (!ident) { /* no thread could be started, or the interpreter is ending */
         PyErr_Clear();
         not_started(kind);
         worker_ended(kind);
@@ -131,7 +136,8 @@ static bool raw_is_covered(void)
     return !hooks_is_raw(now.malloc) && (hooks_installed() || now.malloc != first_raw.malloc);
 }
 
-/* Not counted until it is started: the thread that waits for workers may be the main thread. */
+/* The worker is not counted until it is started, because the main thread may be waiting for
+ * workers. */
 static void ask_main_thread(enum worker_kind kind)
 {
     if (Py_AddPendingCall(start_python_thread, (void *)(intptr_t)kind))
@@ -144,7 +150,7 @@ static void *worker_main(void *argument)
     PyThreadState *tstate;
 
     memcg_stop_kmem_account();
-    if (raw_is_covered()) { /* since we were started */
+    if (raw_is_covered()) { /* tracemalloc was started since we were */
         ask_main_thread(kind);
         worker_ended(kind);
         return NULL;
@@ -176,7 +182,7 @@ void worker_wake(enum worker_kind kind)
     if (!worker_begins(kind))
         return;
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the program's threads' */
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* only the program's threads handle signals */
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     if (create_thread(&attributes, worker_main, (void *)(intptr_t)kind)) {
@@ -194,7 +200,8 @@ bool worker_is_starting(enum worker_kind kind)
 
 bool worker_is_held(void) { return __atomic_load_n(&nr_holds, __ATOMIC_SEQ_CST); }
 
-/* The alarm's holds no lock of the control plane. */
+/* The alarm worker holds no lock of the control plane, so the interpreter's end need not wait for
+ * it. */
 static bool at_work(void)
 {
     return __atomic_load_n(&nr_workers[WORKER_EVENTS], __ATOMIC_SEQ_CST) ||
@@ -202,14 +209,14 @@ static bool at_work(void)
             !__atomic_load_n(&ending, __ATOMIC_SEQ_CST));
 }
 
-/* For `seconds`, or below 0 for ever. */
+/* Waits for `seconds`, or for ever if below 0. */
 bool worker_wait(double seconds)
 {
     struct timespec begin, now;
     bool late = false;
 
     if (is_worker || (__atomic_load_n(&ending, __ATOMIC_SEQ_CST) && !at_work()))
-        return true; /* before a fork a worker that has just ended is given time to be gone */
+        return true; /* not before a fork: a worker that has just ended still needs time to exit */
     Py_BEGIN_ALLOW_THREADS clock_gettime(CLOCK_MONOTONIC, &begin);
     while (at_work() && !late) {
         sched_yield();
@@ -248,13 +255,13 @@ static void start_missed(void)
         }
 }
 
-/* The frame that forks, at the instruction `lasti`, while its thread runs the fork's handlers. */
+/* The frame that forks, and its instruction while its thread runs the fork's handlers. */
 struct forker {
     PyFrameObject *frame;
     int lasti;
 };
 
-/* In the handler that ended the hold: below it stands the frame that forks. */
+/* Called in the handler that ended the hold, whose caller is the frame that forks. */
 static struct forker *forker_new(void)
 {
     struct forker *forker = PyMem_RawMalloc(sizeof(*forker));
@@ -284,7 +291,7 @@ static bool still_forks(const struct forker *forker)
     return found;
 }
 
-/* A pending call of the main thread: it may come between the fork's other handlers. */
+/* A pending call of the main thread.  It may be made between the fork's other handlers. */
 static int start_missed_past_fork(void *argument)
 {
     struct forker *forker = argument;
@@ -304,8 +311,8 @@ static int start_missed_past_fork(void *argument)
 
 /*
  * Since 3.13 os.fork() counts the threads of the process after the handlers have run, and warns if
- * there are several.  The main thread, which may be the only one, therefore starts what was missed
- * when it is back from the fork.  In any other thread the warning comes anyway.
+ * there are several.  Therefore the main thread, which may be the only one, starts what was missed
+ * after it has returned from the fork.  If another thread forks, there are several threads anyway.
  */
 void worker_release(void)
 {
@@ -335,7 +342,7 @@ void worker_stop(void)
 void worker_after_fork(void)
 {
     memset(starting, 0, sizeof(starting));
-    memset(missed, 0, sizeof(missed)); /* the next post wakes */
+    memset(missed, 0, sizeof(missed)); /* the next post wakes a worker */
     memset(nr_workers, 0, sizeof(nr_workers));
     nr_holds = my_holds;
 }
