@@ -96,7 +96,7 @@ static bool only_once(struct mem_cgroup *memcg, size_t bytes, enum memcg_bound b
     return memcg;
 }
 
-static void who_is_refused_and_who_is_forced(void)
+static void large_requests_are_refused_and_small_ones_are_forced(void)
 {
     struct mem_cgroup *up = group_new(mem_cgroup_root()), *g = group_new(up);
     struct memcg_failure failure;
@@ -224,12 +224,12 @@ static void at_the_ceiling_one_is_refused_and_then_a_grant_is_given(void)
     check_nothing_is_left();
 }
 
-static enum memcg_requester who;
+static enum memcg_requester requesting;
 
-static enum memcg_requester asks(void) { return who; }
+static enum memcg_requester asks(void) { return requesting; }
 
 /* The unheard have the reserve, the fragile all they ask for; both get the alarm. */
-static void who_asks_decides_what_becomes_of_a_refusal(void)
+static void the_requester_decides_what_becomes_of_a_refusal(void)
 {
     struct mem_cgroup *g = group_new(mem_cgroup_root());
     struct memcg_failure failure;
@@ -241,12 +241,12 @@ static void who_asks_decides_what_becomes_of_a_refusal(void)
     alarms = 0;
     memcg_set_alarm(on_alarm);
     memcg_set_requester(asks);
-    who = MEMCG_REQUESTER_ANY;
+    requesting = MEMCG_REQUESTER_ANY;
     CHECK(!memcg_malloc(150000) && memcg_last_failure(&failure) && alarms == 0);
-    who = MEMCG_REQUESTER_UNHEARD;
+    requesting = MEMCG_REQUESTER_UNHEARD;
     CHECK((p[0] = memcg_malloc(150000)) && alarms == 1);
     CHECK(!memcg_malloc(200000) && memcg_last_failure(&failure) && alarms == 1);
-    who = MEMCG_REQUESTER_FRAGILE;
+    requesting = MEMCG_REQUESTER_FRAGILE;
     CHECK((p[1] = memcg_malloc(200000)) && alarms == 2 && !memcg_last_failure(&failure));
     CHECK((p[2] = memcg_malloc(20000)) && alarms == 3); /* not large, past the reserve */
     CHECK(stat_of(g).events[MEMCG_EV_OVERDRAFT] == 2 && stat_of(g).events[MEMCG_EV_FAIL] == 2);
@@ -368,7 +368,7 @@ int main(void)
     RUN(stock_gives_way_before_an_alarm_every_time);
     RUN(current_leaves_stock_out_and_usage_never_says_less);
     RUN(lowering_max_reclaims_what_it_can);
-    RUN(who_is_refused_and_who_is_forced);
-    RUN(who_asks_decides_what_becomes_of_a_refusal);
+    RUN(large_requests_are_refused_and_small_ones_are_forced);
+    RUN(the_requester_decides_what_becomes_of_a_refusal);
     return DONE();
 }

@@ -158,7 +158,7 @@ static void shared_objects_at_hand_are_gone(void)
     memcg_set_promote_bytes(256 << 10);
 }
 
-static void of_the_group_and_below_and_nobody_else(void)
+static void only_the_group_and_those_below_are_collected(void)
 {
     struct mem_cgroup *top = group_new(mem_cgroup_root()), *mid = group_new(top), *other;
     struct hand *maker = hand_new(), *third = hand_new();
@@ -188,7 +188,7 @@ static void of_the_group_and_below_and_nobody_else(void)
 }
 
 /* A second reader finds nothing and steals nobody. */
-static void who_has_nothing_to_give_is_left_alone(void)
+static void a_thread_with_nothing_to_give_is_left_alone(void)
 {
     struct hand *maker = hand_new();
     struct thread *t;
@@ -301,8 +301,8 @@ int main(void)
     RUN(what_its_owner_freed_is_gone_wherever_it_stands);
     RUN(what_this_thread_freed_is_gone);
     RUN(shared_objects_at_hand_are_gone);
-    RUN(of_the_group_and_below_and_nobody_else);
-    RUN(who_has_nothing_to_give_is_left_alone);
+    RUN(only_the_group_and_those_below_are_collected);
+    RUN(a_thread_with_nothing_to_give_is_left_alone);
     RUN(a_reader_in_a_loop_leaves_others_most_of_the_time);
     RUN(a_fork_and_its_child_can_read);
     check_nothing_is_left();

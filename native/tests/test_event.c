@@ -21,7 +21,7 @@ static void *poster(void *arg)
 }
 
 /* The consumer sleeps when the queue is empty, so a wake that is lost would end the test late. */
-static void every_release_comes_once_and_no_wake_is_lost(void)
+static void every_release_is_posted_once_and_no_wake_is_lost(void)
 {
     pthread_t t[POSTERS];
     struct memcg_event event;
@@ -56,7 +56,7 @@ static void every_release_comes_once_and_no_wake_is_lost(void)
     check_nothing_is_left();
 }
 
-static void high_is_told_once_per_crossing(void)
+static void high_is_posted_once_per_crossing(void)
 {
     struct mem_cgroup *g = group_new(mem_cgroup_root());
 
@@ -132,8 +132,8 @@ int main(void)
 {
     CHECK(memcg_init(NULL) == 0);
     memcg_set_promote_bytes(SIZE_MAX);
-    RUN(every_release_comes_once_and_no_wake_is_lost);
-    RUN(high_is_told_once_per_crossing);
+    RUN(every_release_is_posted_once_and_no_wake_is_lost);
+    RUN(high_is_posted_once_per_crossing);
     RUN(a_waker_that_failed_is_called_by_the_next_post);
     RUN(the_child_of_a_fork_is_woken_for_its_first_post);
     return DONE();

@@ -90,7 +90,7 @@ static void *owner(void *arg)
     return arg;
 }
 
-static void nobody_is_inside_while_all_are_stolen(void)
+static void no_thread_is_inside_while_all_are_stolen(void)
 {
     pthread_t t;
 
@@ -135,7 +135,7 @@ static void in_a_child(void (*before)(void), void (*after)(void))
         memcg_free(memcg_malloc(1));
         if (after)
             after();
-        nobody_is_inside_while_all_are_stolen();
+        no_thread_is_inside_while_all_are_stolen();
         walk_while_others_allocate();
         _exit(0);
     }

@@ -218,24 +218,24 @@ static void *producer(void *arg)
 
 static void remote_frees_come_home_also_after_thread_exit(void)
 {
-    struct mem_cgroup *who[2] = { NULL, group_new(mem_cgroup_root()) };
+    struct mem_cgroup *groups[2] = { NULL, group_new(mem_cgroup_root()) };
     struct mem_cgroup_stat stat;
 
     for (int k = 0; k < 2; k++) {
         pthread_t a, b;
 
-        pthread_create(&a, NULL, producer, who[k]);
+        pthread_create(&a, NULL, producer, groups[k]);
         pthread_create(&b, NULL, consumer, NULL);
         pthread_join(a, NULL);
         pthread_join(b, NULL);
     }
-    CHECK(usage(who[1]) == 0);
+    CHECK(usage(groups[1]) == 0);
     mem_cgroup_reclaim(mem_cgroup_root());
     mem_cgroup_read_stat(mem_cgroup_root(), &stat);
     CHECK(stat.usage == stat.external); /* its groups' */
 }
 
-static void a_users_cache_tells_wrong_frees(void)
+static void a_users_cache_rejects_wrong_frees(void)
 {
     struct kmem_cache *s = kmem_cache_create_root(100, 64, 0);
     char *p = kmem_cache_alloc(s), *q = memcg_malloc(100);
@@ -355,7 +355,7 @@ int main(int argc, char **argv)
     RUN(promotion_asks_once_and_the_child_serves);
     RUN(four_threads_never_pass_a_limit);
     RUN(remote_frees_come_home_also_after_thread_exit);
-    RUN(a_users_cache_tells_wrong_frees);
+    RUN(a_users_cache_rejects_wrong_frees);
     RUN(small_requests_pass_a_full_group_and_large_ones_do_not);
     RUN(a_group_reads_no_foreign_bytes);
     RUN(a_fork_among_threads_can_allocate);

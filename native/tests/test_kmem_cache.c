@@ -2,7 +2,7 @@
 /* test_kmem_cache.c - caches: wrong frees, life and end, lookups that race with writers. */
 #include "control.h"
 
-static void frees_of_what_is_no_live_object_are_told(void)
+static void frees_of_what_is_no_live_object_fail(void)
 {
     struct kmem_cache *s = kmem_cache_create_root(100, 64, 0),
                       *other = kmem_cache_create_root(100, 64, 0);
@@ -86,7 +86,7 @@ static void a_cache_that_was_shut_down_serves_nothing(void)
     check_nothing_is_left();
 }
 
-static void a_dead_cache_tells_when_it_is_empty(void)
+static void a_dead_cache_posts_an_event_when_it_is_empty(void)
 {
     struct mem_cgroup *g = group_new(mem_cgroup_root());
     struct kmem_cache *root = kmalloc_cache(kmalloc_index(64));
@@ -226,10 +226,10 @@ int main(void)
 {
     CHECK(memcg_init(NULL) == 0);
     memcg_set_promote_bytes(SIZE_MAX);
-    RUN(frees_of_what_is_no_live_object_are_told);
+    RUN(frees_of_what_is_no_live_object_fail);
     RUN(geometry_suits_every_size_and_alignment);
     RUN(a_cache_that_was_shut_down_serves_nothing);
-    RUN(a_dead_cache_tells_when_it_is_empty);
+    RUN(a_dead_cache_posts_an_event_when_it_is_empty);
     RUN(events_of_an_ended_cache_are_dropped);
     RUN(indices_of_ended_caches_are_used_again);
     RUN(lookups_race_with_publish_destroy_and_grow);

@@ -80,7 +80,7 @@ static void groups_end_under_their_threads(void)
 }
 
 /* Who stands in a group that ends is its parent's from then on, limit and all. */
-static void whoever_stood_inside_charges_the_parent(void)
+static void a_thread_in_a_closed_group_charges_the_parent(void)
 {
     struct mem_cgroup *top = group_new(mem_cgroup_root()), *g = group_new(top);
     void *p;
@@ -200,7 +200,7 @@ int main(void)
     CHECK(memcg_init(NULL) == 0);
     memcg_set_promote_bytes(SIZE_MAX);
     RUN(entering_before_activation_is_made_good);
-    RUN(whoever_stood_inside_charges_the_parent);
+    RUN(a_thread_in_a_closed_group_charges_the_parent);
     RUN(a_failure_does_not_outlive_the_group_it_names);
     RUN(a_group_that_was_never_linked_can_be_freed);
     RUN(shrink_trim_and_figures_while_others_allocate);

@@ -14,7 +14,7 @@ static struct mem_cgroup *group(struct mem_cgroup *parent, const char *path)
     return memcg;
 }
 
-static void a_refusal_is_known_at_the_limit_and_above_whoever_is_gone(void)
+static void a_refusal_is_known_at_the_limit_and_above_whichever_group_is_freed(void)
 {
     struct mem_cgroup *top, *low, *other;
     struct memcg_oom oom;
@@ -49,6 +49,6 @@ static void a_refusal_is_known_at_the_limit_and_above_whoever_is_gone(void)
 int main(void)
 {
     CHECK(memcg_init(NULL) == 0);
-    RUN(a_refusal_is_known_at_the_limit_and_above_whoever_is_gone);
+    RUN(a_refusal_is_known_at_the_limit_and_above_whichever_group_is_freed);
     return DONE();
 }

@@ -208,7 +208,7 @@ static void empty_slabs_give_way_when_the_arena_is_full(void)
 }
 
 /* By an eighth, as lists do, among holes of all sizes. */
-static void what_grows_among_holes_moves_seldom(void)
+static void a_block_that_grows_among_holes_moves_seldom(void)
 {
     enum { HOLES = 20 };
     char *hole[HOLES], *fence[HOLES], *large = memcg_malloc(16 << 20), *end = memcg_malloc(40000),
@@ -278,7 +278,7 @@ int main(void)
     RUN(growing_past_max_is_refused_and_shrinking_never);
     RUN(sizes_past_all_bounds_are_refused_and_charge_nothing);
     RUN(a_huge_request_does_not_disturb_the_accounts_of_others);
-    RUN(what_grows_among_holes_moves_seldom);
+    RUN(a_block_that_grows_among_holes_moves_seldom);
     RUN(a_full_arena_refuses_and_recovers);
     RUN(empty_slabs_give_way_when_the_arena_is_full);
     return DONE();

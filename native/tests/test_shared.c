@@ -337,7 +337,7 @@ static void *user_swapper(void *arg)
     return NULL;
 }
 
-static void shared_objects_of_a_users_cache_are_freed_by_anybody(void)
+static void shared_objects_of_a_users_cache_are_freed_by_any_thread(void)
 {
     struct mem_cgroup *g[2] = { group_new(mem_cgroup_root()), group_new(mem_cgroup_root()) };
     pthread_t t[4];
@@ -370,7 +370,7 @@ int main(void)
     RUN(threshold_zero_asks_on_the_first_allocation);
     RUN(each_child_makes_the_next_dearer);
     RUN(one_item_is_pending_per_pair_while_arrays_grow);
-    RUN(shared_objects_of_a_users_cache_are_freed_by_anybody);
+    RUN(shared_objects_of_a_users_cache_are_freed_by_any_thread);
     RUN(ten_thousand_small_groups_cost_little_and_give_all_back);
     RUN(a_group_with_nothing_of_its_own_takes_half_a_kilobyte_of_a_thread);
     return DONE();
