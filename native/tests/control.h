@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * control.h - a control plane of a page, for tests: ids, child caches, the worker.
+ * control.h - a control plane on one page, for tests: ids, child caches, the worker.
  *
  * `control_lock` stands for memcg_slab_mutex and activate_kmem_mutex together.
  */
@@ -25,7 +25,7 @@
 #define MAX_IDS 16384
 static pthread_mutex_t control_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint8_t id_used[MAX_IDS];
-static struct kmem_cache *user_roots[8]; /* grown and closed as the size classes are */
+static struct kmem_cache *user_roots[8]; /* treated as the size classes are */
 static int nr_user_roots;
 static int events_seen[MEMCG_EVENT_RELEASE + 1];
 
@@ -35,7 +35,7 @@ static inline struct kmem_cache *root_at(int i)
     return i < kmalloc_nr_caches() ? kmalloc_cache(i) : user_roots[i - kmalloc_nr_caches()];
 }
 
-/* What the groups below an online one cost it, closed ones too until they are freed. */
+/* What the groups below an online group cost it. A closed one counts until it is freed. */
 static inline int64_t cost_below(struct mem_cgroup *memcg)
 {
     int64_t bytes = 0;
@@ -55,7 +55,7 @@ static inline int64_t cost_below(struct mem_cgroup *memcg)
     return bytes;
 }
 
-/* Of this one and the next: but for groups. */
+/* This and the next function leave out what the groups below cost. */
 static inline int64_t usage_of_group(struct mem_cgroup *memcg)
 {
     struct mem_cgroup_stat stat;
@@ -72,7 +72,7 @@ static inline int64_t current_of(struct mem_cgroup *memcg)
     return stat.current - cost_below(memcg);
 }
 
-/* NULL: a limit. */
+/* NULL: a limit was met. */
 static inline struct mem_cgroup *group_try_new(struct mem_cgroup *parent)
 {
     struct mem_cgroup *memcg = mem_cgroup_alloc(parent);
@@ -127,7 +127,8 @@ static inline void child_create(struct mem_cgroup *memcg, struct kmem_cache *roo
     pthread_mutex_unlock(&control_lock);
 }
 
-/* Offline, children destroyed or dead, the creator's reference dropped. */
+/* Takes the group offline, destroys its children or marks them dead, drops the creator's
+ * reference. */
 static inline void group_close(struct mem_cgroup *memcg)
 {
     pthread_mutex_lock(&control_lock);
@@ -172,7 +173,7 @@ static inline void handle_event(const struct memcg_event *event)
     }
 }
 
-/* What the worker does; returns how many events there were. */
+/* Does the worker's part; returns how many events there were. */
 static inline int work(void)
 {
     struct memcg_event event;
@@ -183,7 +184,7 @@ static inline int work(void)
     return n;
 }
 
-/* Everything was freed and closed: nothing is charged, nothing is left. */
+/* After everything was freed and closed: nothing is charged, no slab or page is left. */
 static inline void check_nothing_is_left(void)
 {
     struct memcg_global_stat stat;
@@ -203,7 +204,7 @@ static inline void start(pthread_t *thread, void *(*fn)(void *), void *arg)
     CHECK(!pthread_create(thread, NULL, fn, arg));
 }
 
-/* Frees the blocks in a child, one after the other: true when it was stopped. */
+/* Frees the blocks in a child process, one after the other. True if the process was stopped. */
 static inline bool dies(void *const *blocks, int nr)
 {
     int status;

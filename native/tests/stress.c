@@ -2,13 +2,14 @@
 /*
  * stress.c - everything at once against a shadow model.  stress [operations [seed [wrong]]]
  *
- * Threads take random slots and allocate, check, resize and free the blocks in them, in groups
- * that the main thread makes, limits, promotes and closes meanwhile; now and then it forks.
- * The model knows of each block its size, its pattern and the group that pays.  Between two
- * epochs all threads have ended, and every account is compared with the model.
+ * Threads take random slots and allocate, check, resize and free the blocks in them.  They do so in
+ * groups that the main thread makes, limits, promotes and closes meanwhile; now and then it forks.
+ * For each block the model knows its size, its pattern and the group that is charged for it.
+ * Between two epochs all threads have ended, and every account is compared with the model.
  *
- * wrong: "lost", a block is freed behind the model's back, "written", a byte of one is, or "counted",
- * a cache has a slab less than it counts: it must end with what it noticed.
+ * wrong: "lost": a block is freed without the model's knowledge; "written": a byte of one is
+ * overwritten; "counted": a cache has one slab less than it counts.  The program must then end with
+ * a report of that.
  */
 #include <sys/wait.h>
 #include <time.h>
@@ -23,20 +24,20 @@ struct slot {
     unsigned char *p;
     size_t size;
     unsigned char pattern;
-    struct kmem_cache *user; /* or NULL: malloc */
-    int account;             /* index into accounts: the group it was allocated in */
+    struct kmem_cache *user; /* NULL: from malloc */
+    int account;             /* index into accounts: the group that it was allocated in */
 };
 static struct slot slots[SLOTS];
 
-/* A closed group's account stays, as its stub does, and pays with its parent's. */
+/* A closed group's account is kept, as its stub is, and is charged with its parent's. */
 struct account {
-    struct mem_cgroup *memcg; /* NULL: closed */
+    struct mem_cgroup *memcg; /* NULL: it is closed */
     int parent;
 };
-enum { MAX_ACCOUNTS = 1 << 20 };              /* of an epoch */
-static struct account accounts[MAX_ACCOUNTS]; /* 0: the root */
+enum { MAX_ACCOUNTS = 1 << 20 };              /* in an epoch */
+static struct account accounts[MAX_ACCOUNTS]; /* index 0: the root */
 static int nr_accounts = 1, nr_groups;
-static int open_groups[GROUPS]; /* accounts; 0: none */
+static int open_groups[GROUPS]; /* indices into accounts; 0: no group */
 static pthread_mutex_t groups_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct kmem_cache *users[USERS];
 static atomic_u64_t total_ops, refused;
@@ -70,7 +71,7 @@ static void make_patterns(void)
         memset(patterns[i], i, sizeof(patterns[i]));
 }
 
-/* tail: size is that of the last fill(). */
+/* tail: size is what the last fill() got. */
 static void check_filled(const unsigned char *p, size_t size, unsigned char pattern, bool tail)
 {
     size_t n = size < 256 && tail ? size : 128;
@@ -100,7 +101,7 @@ static void slot_alloc(struct worker *w, struct slot *slot)
     if (!slot->p) {
         struct memcg_failure failure;
 
-        CHECK(memcg_last_failure(&failure)); /* by a limit; the small at a ceiling only */
+        CHECK(memcg_last_failure(&failure)); /* refused for a limit; small ones at a ceiling only */
         add_relaxed(&refused, 1);
         return;
     }
@@ -126,9 +127,10 @@ static void slot_free(struct slot *slot)
 
 static void slot_resize(struct worker *w, struct slot *slot)
 {
+    /* grows in place, if it can */
     size_t size = slot->size <= KMALLOC_MAX_CACHE_SIZE
                       ? random_size(w)
-                      : slot->size / 2 + next_random(w) % slot->size; /* in place, if it can */
+                      : slot->size / 2 + next_random(w) % slot->size;
     bool moves;
     unsigned char *p;
 
@@ -159,7 +161,7 @@ static void enter_random_group(struct worker *w)
     w->account = open_groups[next_random(w) % GROUPS];
     if (w->account)
         memcg = accounts[w->account].memcg;
-    memcg_set_current(memcg); /* under the lock: it cannot close in between */
+    memcg_set_current(memcg); /* under the lock, so that it is not closed in between */
     pthread_mutex_unlock(&groups_mutex);
 }
 
@@ -220,7 +222,7 @@ static bool has_open_child(int account)
     return false;
 }
 
-/* Threads are inside still: from the unlink on they and their blocks are the parent's. */
+/* Threads may still be inside.  From the unlink on, they and their blocks are the parent's. */
 static void group_shut(int i)
 {
     int account = open_groups[i];
@@ -294,7 +296,7 @@ static void stir(struct worker *w)
 
 struct sum {
     int64_t bytes;
-    uint64_t addresses; /* of blocks, added up: that each is named once */
+    uint64_t addresses; /* sum of the blocks' addresses, which shows that each is named once */
 };
 static struct sum model[MAX_ACCOUNTS];
 
@@ -315,7 +317,7 @@ static int add_block(void *arg, void *block, size_t size, struct kmem_cache *cac
     return 0;
 }
 
-/* All workers have ended. */
+/* Runs after all workers have ended. */
 static void compare_with_model(void)
 {
     int64_t own = 0, of_groups = 0;
@@ -357,7 +359,7 @@ static int account_of_open(int account)
     return 0;
 }
 
-/* Between epochs: what closed groups' accounts say is said by those that pay. */
+/* Between epochs: closed groups' accounts are added to those that are charged for them. */
 static void forget_closed(void)
 {
     struct account open[GROUPS + 1] = { { 0 } };
@@ -397,7 +399,7 @@ static double seconds_since(const struct timespec *start)
     return (double)(now.tv_sec - start->tv_sec) + (double)(now.tv_nsec - start->tv_nsec) / 1e9;
 }
 
-static atomic_int_t ended; /* workers of this epoch */
+static atomic_int_t ended; /* number of workers of this epoch */
 
 static void *worker_and_tell(void *arg)
 {
@@ -456,7 +458,7 @@ int main(int argc, char **argv)
         if (slots[i].p)
             slot_free(&slots[i]);
     work();
-    for (int n = 0; n < GROUPS;) /* leaves first */
+    for (int n = 0; n < GROUPS;) /* groups without children first */
         for (int i = n = 0; i < GROUPS; i++) {
             if (open_groups[i] && !has_open_child(open_groups[i]))
                 group_shut(i);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test.h - CHECK that stops, RUN that names what must hold. */
+/* test.h - CHECK, which stops at a failure; RUN, which prints the name of what must hold. */
 #ifndef MEMCG_TEST_H
 #define MEMCG_TEST_H
 

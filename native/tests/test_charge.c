@@ -4,7 +4,8 @@
 
 enum { THREADS = 4 };
 static struct mem_cgroup *top, *leaf[THREADS];
-static atomic_s64_t held_top, held_leaf[THREADS]; /* granted and not given back yet */
+static atomic_s64_t held_top, held_leaf[THREADS]; /* bytes that are granted and not given back
+                                                   * yet */
 #define TOP_MAX ((int64_t)6 << 20)
 #define LEAF_MAX ((int64_t)2 << 20)
 
@@ -115,17 +116,17 @@ static void large_requests_are_refused_and_small_ones_are_forced(void)
     while (stat_of(up).usage < 99000)
         p[n++] = memcg_malloc(1000);
     CHECK(alarms == 0 && stat_of(up).events[MEMCG_EV_RESERVE] == 0);
-    CHECK(!memcg_malloc(65536) && alarms == 0); /* large: refused, the caller is told */
+    CHECK(!memcg_malloc(65536) && alarms == 0); /* large: refused, and the failure is recorded */
     CHECK(memcg_last_failure(&failure) && failure.memcg == g && failure.limited == up);
     CHECK(failure.bytes == 65536 && failure.max == 100000 && failure.current <= 100000);
     CHECK(!memcg_last_failure(&failure));
-    while ((object[objects] = kmem_cache_alloc(s))) /* the little that is left */
+    while ((object[objects] = kmem_cache_alloc(s))) /* takes the rest */
         objects++;
     CHECK(memcg_last_failure(&failure) && alarms == 0 && stat_of(up).usage <= 100000);
-    CHECK((p[n++] = memcg_malloc(20000)) && alarms == 1); /* into the reserve */
+    CHECK((p[n++] = memcg_malloc(20000)) && alarms == 1); /* charged to the reserve */
     CHECK(alarm_memcg == g && alarm_limited == up && !memcg_last_failure(&failure));
     CHECK(stat_of(up).events_local[MEMCG_EV_RESERVE] == 1 && stat_of(up).events[MEMCG_EV_OOM] == 3);
-    CHECK(stat_of(g).events[MEMCG_EV_RESERVE] == 0); /* it is the parent's limit */
+    CHECK(stat_of(g).events[MEMCG_EV_RESERVE] == 0); /* the limit is the parent's */
     while ((p[n] = memcg_malloc(2000)))
         n++;
     CHECK(stat_of(up).usage <= 150000 && stat_of(up).events[MEMCG_EV_OVERDRAFT] == 0);
@@ -142,7 +143,7 @@ static void large_requests_are_refused_and_small_ones_are_forced(void)
     memcg_set_refusal(NULL);
     while (n)
         memcg_free(p[--n]);
-    CHECK((p[0] = memcg_malloc(65536))); /* all is well again */
+    CHECK((p[0] = memcg_malloc(65536))); /* max is no longer met */
     memcg_free(p[0]);
     memcg_set_current(NULL);
     memcg_set_alarm(NULL);
@@ -156,8 +157,8 @@ static void large_requests_are_refused_and_small_ones_are_forced(void)
     check_nothing_is_left();
 }
 
-/* max 1 MiB, reserve and overdraft 256 KiB each: one is refused, then a grant is taken, half of the
- * last one each time, and so on until usage was below max. */
+/* max is 1 MiB, reserve and overdraft are 256 KiB each. One request is refused, and then a grant is
+ * used. Each grant is half of the one before, until usage was below max. */
 static struct mem_cgroup *ended;
 
 static void on_oom_group(struct mem_cgroup *memcg, struct mem_cgroup *limited, unsigned refusals)
@@ -175,17 +176,17 @@ static void at_the_ceiling_one_is_refused_and_then_a_grant_is_given(void)
 
     mem_cgroup_set_limit(up, MEMCG_MAX, 1 << 20);
     mem_cgroup_set_limit(up, MEMCG_RESERVE, 256 << 10);
-    CHECK(mem_cgroup_get_limit(up, MEMCG_OVERDRAFT) == 256 << 10); /* the reserve again */
+    CHECK(mem_cgroup_get_limit(up, MEMCG_OVERDRAFT) == 256 << 10); /* as much as the reserve */
     memcg_set_oom_group_fn(on_oom_group);
     memcg_set_current(g);
     for (int round = 0; round < 2; round++) {
         while ((p[n] = memcg_malloc(1000)))
             n++;
         CHECK(stat_of(up).usage > ceiling - (64 << 10) &&
-              stat_of(up).usage <= ceiling + (4 << 10)); /* what was left of the last grant */
+              stat_of(up).usage <= ceiling + (4 << 10)); /* the last grant may be overdrawn */
         for (refusals = 1, granted = 256 << 10; refusals < 80; refusals++) {
             before = stat_of(up).usage;
-            CHECK((p[n++] = memcg_malloc(1000))); /* never two in a row */
+            CHECK((p[n++] = memcg_malloc(1000))); /* never two refusals in a row */
             while ((p[n] = memcg_malloc(1000)))
                 n++;
             CHECK(stat_of(up).usage - before >= granted - (64 << 10));
@@ -200,7 +201,7 @@ static void at_the_ceiling_one_is_refused_and_then_a_grant_is_given(void)
         CHECK((p[0] = memcg_malloc(1000)));
         memcg_free(p[0]);
     }
-    mem_cgroup_set_oom_group(g, true); /* between the one that asks and the one that is full */
+    mem_cgroup_set_oom_group(g, true); /* between the group that asks and the one that is full */
     for (refusals = 0; refusals < MEMCG_OOM_REFUSALS; refusals++) {
         CHECK(!ended);
         while ((p[n] = memcg_malloc(1000)))
@@ -209,7 +210,7 @@ static void at_the_ceiling_one_is_refused_and_then_a_grant_is_given(void)
     CHECK(ended == up);
     ended = NULL;
     mem_cgroup_set_oom_group(g, false);
-    mem_cgroup_set_oom_group(mem_cgroup_root(), true); /* above it: another's limit */
+    mem_cgroup_set_oom_group(mem_cgroup_root(), true); /* above the limit, so it does not count */
     CHECK((p[n++] = memcg_malloc(1000)));
     while ((p[n] = memcg_malloc(1000)))
         n++;
@@ -228,7 +229,7 @@ static enum memcg_requester requesting;
 
 static enum memcg_requester asks(void) { return requesting; }
 
-/* The unheard have the reserve, the fragile all they ask for; both get the alarm. */
+/* Unheard requesters get the reserve, fragile ones all they ask for; both raise the alarm. */
 static void the_requester_decides_what_becomes_of_a_refusal(void)
 {
     struct mem_cgroup *g = group_new(mem_cgroup_root());
@@ -248,7 +249,7 @@ static void the_requester_decides_what_becomes_of_a_refusal(void)
     CHECK(!memcg_malloc(200000) && memcg_last_failure(&failure) && alarms == 1);
     requesting = MEMCG_REQUESTER_FRAGILE;
     CHECK((p[1] = memcg_malloc(200000)) && alarms == 2 && !memcg_last_failure(&failure));
-    CHECK((p[2] = memcg_malloc(20000)) && alarms == 3); /* not large, past the reserve */
+    CHECK((p[2] = memcg_malloc(20000)) && alarms == 3); /* not large, but past the reserve */
     CHECK(stat_of(g).events[MEMCG_EV_OVERDRAFT] == 2 && stat_of(g).events[MEMCG_EV_FAIL] == 2);
     CHECK(stat_of(g).usage > 370000);
     for (int i = 0; i < 3; i++)
@@ -260,14 +261,15 @@ static void the_requester_decides_what_becomes_of_a_refusal(void)
     check_nothing_is_left();
 }
 
-/* Stock and empty slabs of other threads give way before an alarm, also many times in a row. */
+/* Stock and empty slabs of other threads are given back before an alarm is posted, also many times
+ * in a row. */
 static atomic_int_t stage;
 
 static void *idle_holder(void *arg)
 {
     memcg_set_current(arg);
     for (int round = 0; round < 200; round++) {
-        void *p = memcg_malloc(16); /* 32 KiB of stock, and nothing else */
+        void *p = memcg_malloc(16); /* takes 32 KiB of stock, and nothing more */
 
         memcg_free(p);
         store_release(&stage, 1);
@@ -294,7 +296,7 @@ static void stock_gives_way_before_an_alarm_every_time(void)
         while (!load_acquire(&stage))
             sched_yield();
         memcg_set_current(g);
-        while (n < 92) /* 94,208 bytes: all but what the other's stock would take */
+        while (n < 92) /* 94,208 bytes: all but the other thread's stock */
             CHECK((p[n++] = memcg_malloc(1024)));
         while (n)
             memcg_free(p[--n]);
@@ -325,7 +327,7 @@ static void current_leaves_stock_out_and_usage_never_says_less(void)
             CHECK(current_of(g) == real && stat_of(g).usage >= real &&
                   stat_of(g).usage <= real + MEMCG_BATCH);
     }
-    memcg_set_current(NULL); /* leaving drains */
+    memcg_set_current(NULL); /* leaving the group drains the stock */
     CHECK(stat_of(g).usage == real);
     for (int i = 0; i < 3000; i++) {
         real -= (int64_t)memcg_usable_size(p[i]);
@@ -349,7 +351,7 @@ static void lowering_max_reclaims_what_it_can(void)
     for (int i = 1; i < 1000; i++)
         memcg_free(p[i]);
     left = (int64_t)(virt_to_slab(p[0])->nr_pages * PAGE_SIZE);
-    CHECK(stat_of(g).usage > left); /* empty slabs that the heap keeps */
+    CHECK(stat_of(g).usage > left); /* the heap keeps empty slabs */
     mem_cgroup_set_limit(g, MEMCG_MAX, 1);
     CHECK(stat_of(g).usage == left);
     CHECK(!memcg_malloc(65536));

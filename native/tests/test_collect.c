@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_collect.c - who reads a figure does not read what was freed. */
+/* test_collect.c - the reader of a figure does not count what was freed. */
 #include <sched.h>
 #include <time.h>
 
@@ -9,7 +9,7 @@ enum { N = 20000 };
 static void *blocks[N];
 static struct mem_cgroup *g;
 
-/* A thread that does what it is told and waits: it runs no allocator of its own accord. */
+/* A thread that runs what it gets and waits. It allocates nothing by itself. */
 typedef void (*todo_fn)(void);
 
 struct hand {
@@ -85,7 +85,7 @@ static int64_t collected(struct mem_cgroup *memcg)
     return current_of(memcg);
 }
 
-/* The group has children for all classes: slabs, sheaves and remote frees of its own. */
+/* The group has children for all classes, so it has slabs, sheaves and remote frees of its own. */
 static void group_with_children(struct mem_cgroup *parent)
 {
     g = group_new(parent);
@@ -107,7 +107,7 @@ static void what_another_thread_freed_is_gone(void)
     tell(maker, fill_inside);
     CHECK(collected(g) > N * 64);
     drain();
-    CHECK(current_of(g) > N * 64); /* it waits for a thread that does nothing */
+    CHECK(current_of(g) > N * 64); /* the free waits for its owner, which does nothing */
     CHECK(collected(g) == 0 && usage_of_group(g) == 0);
     hand_end(maker);
     close_group();
@@ -119,12 +119,12 @@ static void what_its_owner_freed_is_gone_wherever_it_stands(void)
 
     group_with_children(mem_cgroup_root());
     tell(maker, fill_inside);
-    tell(maker, drain); /* outside */
+    tell(maker, drain); /* outside the group */
     CHECK(current_of(g) > 0);
     CHECK(collected(g) == 0);
     tell(maker, enter);
     tell(maker, fill);
-    tell(maker, drain); /* inside, where it stays */
+    tell(maker, drain); /* inside the group, where it stays */
     CHECK(current_of(g) > 0);
     CHECK(collected(g) == 0);
     hand_end(maker);
@@ -187,7 +187,7 @@ static void only_the_group_and_those_below_are_collected(void)
     close_group();
 }
 
-/* A second reader finds nothing and steals nobody. */
+/* A second reader finds nothing and steals no thread. */
 static void a_thread_with_nothing_to_give_is_left_alone(void)
 {
     struct hand *maker = hand_new();
@@ -232,7 +232,8 @@ static uint64_t ns(void)
     return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
 }
 
-/* A walk that stops others says when the next one may, four times as long as it took. */
+/* A walk that stops other threads says when the next may start: after four times as long as it
+ * took. */
 static void a_reader_in_a_loop_leaves_others_most_of_the_time(void)
 {
     enum { WALKS = 20 };
@@ -254,7 +255,7 @@ static void a_reader_in_a_loop_leaves_others_most_of_the_time(void)
             CHECK(ns() > before);
             walks++;
         }
-        sched_yield(); /* so that they have something at hand again */
+        sched_yield(); /* so that the threads have free objects again */
     }
     store_relaxed(&stop, 1);
     for (int i = 0; i < 2; i++)
@@ -268,7 +269,7 @@ static int handlers_run;
 
 static void in_a_forks_handler(void)
 {
-    CHECK(current_of(g) > 0); /* and does not wait for itself */
+    CHECK(current_of(g) > 0); /* the fork does not wait for itself */
     mem_cgroup_collect(g);
     handlers_run++;
 }
@@ -294,7 +295,7 @@ static void a_fork_and_its_child_can_read(void)
 
 int main(void)
 {
-    /* Before memcg's, so that they run between its handlers. */
+    /* Registered before memcg's, so that they run between its handlers. */
     CHECK(!pthread_atfork(in_a_forks_handler, in_a_forks_handler, in_a_forks_handler));
     CHECK(memcg_init(NULL) == 0);
     RUN(what_another_thread_freed_is_gone);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_debug.c - what is written or freed wrongly is reported, and never reaches another group. */
+/* test_debug.c - wrong writes and frees are reported, and never reach another group. */
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -8,7 +8,7 @@
 static struct mem_cgroup *group;
 static char report[4096];
 
-/* Runs `crime` in a process of its own, and says how that ended; its stderr is in `report`. */
+/* Runs `crime` in a process of its own and returns how that ended; its stderr is in `report`. */
 static int commit(void (*crime)(void), const char *letters)
 {
     int out[2], status;
@@ -47,7 +47,7 @@ static void reported(void (*crime)(void), const char *letters, const char *as)
     }
 }
 
-/* Of a size class that the group has a cache of its own for. */
+/* An object of a size class for which the group has a cache of its own. */
 static void *private_of(size_t size)
 {
     child_create(group, kmalloc_cache(kmalloc_index(size)));
@@ -91,7 +91,7 @@ static void overrun(void)
 {
     char *p = memcg_malloc_fast(50);
 
-    p[50] = 1; /* inside the size class, past what was asked for */
+    p[50] = 1; /* inside the size class, but past what was asked for */
     memcg_free_fast(p);
 }
 
@@ -167,7 +167,7 @@ static void free_pointer_overwritten(void)
     char *p = private_of(64);
 
     memcg_free_fast(p);
-    p[2] ^= 1; /* a reference count, say */
+    p[2] ^= 1; /* as a reference count may */
     memcg_malloc_fast(64);
 }
 
@@ -176,7 +176,7 @@ static void constructed_keeps_its_bytes(void)
     struct kmem_cache *s = kmem_cache_create_root(100, 16, KMEM_CACHE_ZERO);
     char *p;
 
-    memcg_set_current(NULL); /* shared slabs' objects are cleared */
+    memcg_set_current(NULL); /* objects of shared slabs are cleared */
     p = kmem_cache_alloc(s);
     p[50] = 'c';
     CHECK(!kmem_cache_free(s, p) && kmem_cache_alloc(s) == p && p[50] == 'c');
@@ -274,7 +274,7 @@ static void freed_before_the_first(void)
 
 static void freed_inside_pages(void) { memcg_free_fast((char *)memcg_malloc_fast(1 << 20) + 4096); }
 
-/* How often the next object lies behind the one before. */
+/* Returns how often the next object lies behind the one before. */
 static int ascending(void)
 {
     char *before = private_of(64);
@@ -337,7 +337,7 @@ static void wrong_frees_are_reported(void)
         const char *list = *letters[i] ? "Object already free" : "free";
 
 #ifdef MEMCG_DEBUG_VM
-        if (!*letters[i]) /* an assert is faster */
+        if (!*letters[i]) /* there an assert finds it first */
             continue;
 #endif
         reported(freed_twice, letters[i], list);
@@ -346,7 +346,7 @@ static void wrong_frees_are_reported(void)
         reported(freed_twice_from_afar, letters[i], list);
         reported(freed_twice_pages, letters[i], "not an allocated block");
         reported(freed_inside, letters[i], "Invalid object pointer");
-        if (!*letters[i]) /* with tails there is no rest behind the last */
+        if (!*letters[i]) /* with tails a slab has no rest behind the last object */
             reported(freed_behind_the_last, letters[i], "Invalid object pointer");
         reported(freed_before_the_first, letters[i], "Invalid object pointer");
         reported(freed_inside_pages, letters[i], "not an allocated block");

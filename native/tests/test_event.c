@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_event.c - the queue: nothing is lost, nothing comes twice, every first post wakes. */
+/* test_event.c - the queue: no event is lost, none is delivered twice, every first post wakes. */
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,12 +15,13 @@ static void *poster(void *arg)
 {
     for (int i = 0; i < GROUPS; i++) {
         mem_cgroup_offline(groups[(uintptr_t)arg][i]);
-        css_put(groups[(uintptr_t)arg][i]); /* the last reference: RELEASE */
+        css_put(groups[(uintptr_t)arg][i]); /* the last reference, so RELEASE is posted */
     }
     return NULL;
 }
 
-/* The consumer sleeps when the queue is empty, so a wake that is lost would end the test late. */
+/* The consumer sleeps while the queue is empty, so a lost wake would make the test hang for a
+ * while. */
 static void every_release_is_posted_once_and_no_wake_is_lost(void)
 {
     pthread_t t[POSTERS];
@@ -44,7 +45,8 @@ static void every_release_is_posted_once_and_no_wake_is_lost(void)
         seen = load_seq_cst(&wakes);
         while (memcg_next_event(&event)) {
             CHECK(event.kind == MEMCG_EVENT_RELEASE && mem_cgroup_owner(event.memcg) == NULL);
-            mem_cgroup_set_owner(event.memcg, event.memcg); /* it comes once */
+            /* marks it, so that a second delivery is found */
+            mem_cgroup_set_owner(event.memcg, event.memcg);
             n++;
             handle_event(&event);
         }
@@ -68,7 +70,7 @@ static void high_is_posted_once_per_crossing(void)
         mem_cgroup_charge(g, 200000);
         mem_cgroup_charge(g, 200000);
         CHECK(work() == 1 && events_seen[MEMCG_EVENT_HIGH] == round);
-        mem_cgroup_uncharge(g, 350000); /* below high, and not by an eighth */
+        mem_cgroup_uncharge(g, 350000); /* below high, but not by an eighth */
         mem_cgroup_charge(g, 350000);
         CHECK(work() == 0);
         mem_cgroup_uncharge(g, 1300000);
@@ -77,7 +79,7 @@ static void high_is_posted_once_per_crossing(void)
     check_nothing_is_left();
 }
 
-static int failures; /* wakes that are in vain */
+static int failures; /* number of wakes that are to fail */
 
 static void failing_waker(void)
 {
@@ -105,7 +107,7 @@ static void a_waker_that_failed_is_called_by_the_next_post(void)
     check_nothing_is_left();
 }
 
-/* What the parent's worker was woken for must not keep the child's from being woken. */
+/* The parent's worker was woken. That must not keep the child's worker from being woken. */
 static void the_child_of_a_fork_is_woken_for_its_first_post(void)
 {
     struct mem_cgroup *a = group_new(mem_cgroup_root()), *b = group_new(mem_cgroup_root());

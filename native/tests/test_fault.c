@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_fault.c - faults meet the requests they are meant for, and what fails leaves nothing. */
+/* test_fault.c - faults hit the requests that they are meant for, and a failure leaves nothing
+ * behind. */
 #include "control.h"
 
 static struct fault_attr every(unsigned points)
@@ -28,7 +29,7 @@ static void arm_nth(unsigned points, uint64_t nth, uint64_t times)
     arm(attr);
 }
 
-/* What lies in a sheaf would be popped without a question. */
+/* The fast path would pop an object of a sheaf without a check. */
 static void the_fast_path_is_bypassed_while_faults_are_armed(void)
 {
     void *p[4];
@@ -220,7 +221,8 @@ static bool make_a_group(void)
     return true;
 }
 
-/* Heaps of the group, and its events, are new each time; without memory it is served as `group`. */
+/* The group's heap and events are new each time. Without memory for them it is served from
+ * `group`. */
 static bool be_in_a_new_group(void)
 {
     struct mem_cgroup *g = mem_cgroup_alloc(group);
@@ -230,7 +232,7 @@ static bool be_in_a_new_group(void)
         return false;
     css_get(group);
     mem_cgroup_set_id(g, MAX_IDS - 1);
-    memcg_set_current(group); /* whose heap serves us if there is no memory for ours */
+    memcg_set_current(group); /* its heap is used if there is no memory for the new one */
     memcg_set_current(g);
     whole = alloc_and_free();
     memcg_set_current(NULL);
@@ -246,7 +248,7 @@ static void *allocs(void *arg)
     return NULL;
 }
 
-/* A thread without memory for its heaps is served as the orphan is. */
+/* A thread without memory for its heaps is served by the orphan. */
 static bool be_a_new_thread(void)
 {
     pthread_t t;
@@ -286,7 +288,7 @@ static bool use_a_cache(void)
     p = kmem_cache_alloc(s);
     memcg_set_current(NULL);
     CHECK(!p || !kmem_cache_free(s, p));
-    while (memcg_next_event(&event)) { /* a child was asked for, and is not made */
+    while (memcg_next_event(&event)) { /* a child was asked for; it is not made */
         CHECK(event.kind == MEMCG_EVENT_CREATE && event.cache == s);
         memcg_create_done(s, event.memcg);
         css_put(event.memcg);
@@ -328,10 +330,10 @@ static int exhaust(bool (*operation)(void), unsigned points, uint64_t times)
 
     group = group_new(mem_cgroup_root());
     child_create(group, kmalloc_of(1000));
-    memcg_set_current(group); /* its heap may serve others, and has slots from then on */
+    memcg_set_current(group); /* its heap may serve other groups, and has slots from then on */
     CHECK(alloc_and_free());
     memcg_set_current(NULL);
-    CHECK(operation() && operation()); /* the second grows no table that stays */
+    CHECK(operation() && operation()); /* the second run grows no table that is kept */
     before = figures();
     do {
         bool whole;
@@ -361,7 +363,7 @@ static void what_is_refused_leaves_nothing(void)
     for (int i = 0; i < 7; i++) {
         int refused_once = exhaust(operations[i], OUR_OWN | 1 << FAULT_ALLOC, 1);
 
-        CHECK(refused_once); /* a request is tried again once: then twice in a row */
+        CHECK(refused_once); /* a request is tried twice, so both tries failed */
         CHECK(exhaust(operations[i], OUR_OWN | 1 << FAULT_ALLOC, 2) >= refused_once);
     }
 }
@@ -373,12 +375,12 @@ static void madvise_may_refuse(void)
 
     arm_nth(1 << FAULT_MADVISE, 1, UINT64_MAX);
     memcg_set_current(a);
-    p = memcg_malloc(8 << 20); /* asks for huge pages */
+    p = memcg_malloc(8 << 20); /* advises huge pages */
     memset(p, 'a', 8 << 20);
     memcg_free(p);
     memcg_set_current(b);
     q = memcg_malloc(8 << 20);
-    CHECK(p == q); /* the same pages, to be cleared by madvise */
+    CHECK(p == q); /* the same pages, which madvise clears */
     for (int i = 0; i < 8 << 20; i++)
         CHECK(!q[i]);
     memset(q, 'b', 8 << 20);
@@ -409,7 +411,7 @@ static void the_system_may_give_no_memory(void)
     kmem_cache_free_struct(s);
 }
 
-/* The address range is halved until all of it can be had. */
+/* The address range is halved until it can be reserved. */
 static void the_start_gets_by_with_less(void)
 {
     struct fault_attr attr = every(1 << FAULT_MMAP);
@@ -417,7 +419,7 @@ static void the_start_gets_by_with_less(void)
 
     attr.nth = 2;
     attr.times = 4;
-    attr.this_thread = false; /* there is none yet */
+    attr.this_thread = false; /* there is no thread yet */
     arm(attr);
     CHECK(memcg_init(&(struct memcg_config){ .arena_bytes = (size_t)8 << 30 }) == 0);
     CHECK(disarm() == 4);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_fence.c - where membarrier is missing, or forbidden later by a seccomp filter. */
+/* test_fence.c - membarrier is missing, or is forbidden later by a seccomp filter. */
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
@@ -18,7 +18,7 @@ enum { THREADS = 3, SLOTS = 4 };
 static ATOMIC(void *) slots[SLOTS];
 static atomic_int_t over, pairs;
 
-/* Most blocks go at once, so that slabs are empty, and a walker takes them, all the time. */
+/* Most blocks are freed at once.  So there are always empty slabs, and a walker takes them. */
 static void *churn(void *arg)
 {
     unsigned seed = (unsigned)(uintptr_t)arg;
@@ -63,9 +63,9 @@ static void walk_while_others_allocate(void)
 }
 
 /*
- * The protocol alone.  The owner says in every section that it is inside; the walker, once it has
- * stolen all, must see nobody inside.  Stores that miss the cache come first, so that `busy` waits
- * in the store buffer while `stolen` is read.
+ * The protocol alone.  In every section the owner says that it is inside.  After the walker has
+ * stolen all threads, it must see none inside.  Stores that miss the cache are made first, so that
+ * `busy` waits in the store buffer while `stolen` is read.
  */
 static atomic_int_t inside;
 static atomic_u8_t far[1 << 25];
@@ -79,7 +79,7 @@ static void *owner(void *arg)
         for (int i = 0; i < 8; i++)
             store_relaxed(&far[rand_r(&seed) % sizeof(far)], 1);
         struct thread *self = memcg_self;
-        if (!section_begin(self)) /* the fast path's way in, or the slow one */
+        if (!section_begin(self)) /* begins on the fast path, or on the slow one */
             self = thread_enter();
         for (int i = 0; i < 50; i++)
             store_relaxed(&inside, 1);

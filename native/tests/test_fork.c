@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_fork.c - the child of a fork among allocating threads goes on by itself. */
+/* test_fork.c - the child of a fork among allocating threads works on its own. */
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -28,21 +28,22 @@ static void *churn(void *arg)
             memcg_free_fast(exchange_acq_rel(&slots[rand_r(&seed) % SLOTS], p));
         }
         memcg_set_current(NULL);
-        sched_yield(); /* the child's turn */
+        sched_yield(); /* lets the child run */
         if (rand_r(&seed) % 8 == 0)
             mem_cgroup_reclaim(mem_cgroup_root());
     }
     return NULL;
 }
 
-/* Allocates, frees what others allocated, takes every walk, ends a group, starts a thread. */
+/* Allocates, frees what other threads allocated, makes every walk, ends a group, starts a
+ * thread. */
 static int child_main(void)
 {
     struct mem_cgroup *g;
     struct memcg_global_stat stat;
 
     memcg_read_global_stat(&stat);
-    CHECK(stat.nr_threads <= 2); /* the orphan and us */
+    CHECK(stat.nr_threads <= 2); /* the orphan and this thread */
     for (int i = 0; i < SLOTS; i++) {
         char *p = memcg_malloc_fast((size_t)i * 20 + 1);
 
@@ -56,7 +57,8 @@ static int child_main(void)
     memcg_set_current(NULL);
     group_close(g);
     memcg_trim();
-/* TSan forbids threads here; ASan's allocator may be locked by a thread that is not here. */
+/* TSan forbids threads here. ASan's allocator may be locked by a thread that the child does not
+ * have. */
 #if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
     pthread_t t;
     store_plain(&over, 0);
@@ -90,7 +92,7 @@ static void two_hundred_forks_among_allocating_threads(void)
         pid_t pid;
 
         work();
-        pthread_mutex_lock(&control_lock); /* the control plane's to care for */
+        pthread_mutex_lock(&control_lock); /* the control plane takes its own lock before a fork */
         pid = fork();
         pthread_mutex_unlock(&control_lock);
         if (!pid)
@@ -112,14 +114,15 @@ static void two_hundred_forks_among_allocating_threads(void)
 static int handlers_ran;
 static struct mem_cgroup *tight;
 
-/* Registered before ours: the prepare handler runs after ours, the others before. */
+/* It is registered before ours, so as a prepare handler it runs after ours, and otherwise
+ * before. */
 static void allocating_handler(void)
 {
     void *p = memcg_malloc_fast(5000), *q;
 
     CHECK(p);
     memcg_free_fast(p);
-    if (tight) { /* meets a limit, where others would reclaim */
+    if (tight) { /* meets a limit, where other requests would reclaim */
         memcg_set_current(tight);
         CHECK(!memcg_malloc(100000));
         q = memcg_malloc(200);

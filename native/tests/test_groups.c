@@ -101,7 +101,7 @@ static void promotion_asks_once_and_the_child_serves(void)
     void *p[4000], *object;
     int n = 0;
 
-    while (memcg_next_event(&event)) /* the groups of the tests before */
+    while (memcg_next_event(&event)) /* events of earlier tests' groups */
         ;
     memcg_set_promote_bytes(65536);
     memcg_set_current(g);
@@ -128,11 +128,11 @@ static void promotion_asks_once_and_the_child_serves(void)
     for (int i = 0; i < 4000; i++)
         memcg_free(p[i]);
     CHECK(memcg_next_event(&event) && event.kind == MEMCG_EVENT_EMPTY && event.cache == child);
-    css_put(g); /* the event's */
+    css_put(g); /* the event's reference */
     CHECK(kmem_cache_shutdown(child) == 0);
     memcg_cache_publish(root, mem_cgroup_id(g), NULL);
     kmem_cache_free_struct(child);
-    css_put(g); /* the child's */
+    css_put(g); /* the child's reference */
     css_put(g);
     CHECK(memcg_next_event(&event) && event.kind == MEMCG_EVENT_RELEASE && event.memcg == g);
     mem_cgroup_free(g);
@@ -141,11 +141,11 @@ static void promotion_asks_once_and_the_child_serves(void)
 }
 
 static struct mem_cgroup *limited;
-static atomic_s64_t held; /* bytes the hogs hold; never more than was charged */
+static atomic_s64_t held; /* bytes that the hogs hold; never more than was charged */
 
 static void *hog(void *arg)
 {
-    void *p[65]; /* one more than fit */
+    void *p[65]; /* one more than fits */
 
     (void)arg;
     memcg_set_current(limited);
@@ -176,7 +176,7 @@ static void four_threads_never_pass_a_limit(void)
         pthread_create(&t[i], NULL, hog, NULL);
     for (int i = 0; i < 4; i++)
         pthread_join(t[i], NULL);
-    /* usage and watermark may show a charge about to be undone; `held` does not */
+    /* usage and watermark may contain a charge that is about to be undone; `held` does not */
     mem_cgroup_read_stat(limited, &stat);
     CHECK(stat.usage == 0);
     CHECK(stat.events[MEMCG_EV_FAIL] > 0);
@@ -232,7 +232,7 @@ static void remote_frees_come_home_also_after_thread_exit(void)
     CHECK(usage(groups[1]) == 0);
     mem_cgroup_reclaim(mem_cgroup_root());
     mem_cgroup_read_stat(mem_cgroup_root(), &stat);
-    CHECK(stat.usage == stat.external); /* its groups' */
+    CHECK(stat.usage == stat.external); /* what its groups cost */
 }
 
 static void a_users_cache_rejects_wrong_frees(void)
@@ -241,7 +241,7 @@ static void a_users_cache_rejects_wrong_frees(void)
     char *p = kmem_cache_alloc(s), *q = memcg_malloc(100);
     struct memcg_event event;
 
-    while (memcg_next_event(&event)) /* what busy groups of earlier tests asked for */
+    while (memcg_next_event(&event)) /* events of earlier tests' groups */
         css_put(event.memcg);
     CHECK((uintptr_t)p % 64 == 0 && kmem_cache_size(s) == 128);
     CHECK(kmem_cache_free(s, p + 1) == -EINVAL && kmem_cache_free(s, q) == -EINVAL);

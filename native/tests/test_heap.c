@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_heap.c - blocks, their alignment, and the threads that free what others allocated. */
+/* test_heap.c - blocks, their alignment, and threads that free what other threads allocated. */
 #include "control.h"
 
 enum { THREADS = 4 };
@@ -104,7 +104,7 @@ static void heads_of_small_objects_end_a_line_where_a_slab_has_room(void)
     check_nothing_is_left();
 }
 
-/* Two empty slabs of a class stay with the heap at most: the active one and one more. */
+/* The heap keeps two empty slabs of a class at most: the active one and one more. */
 static void a_batch_that_is_gone_leaves_two_slabs(void)
 {
     enum { N = 5000 };
@@ -125,7 +125,7 @@ enum { SLOTS = 4096 };
 static ATOMIC(void *) slots[SLOTS];
 static struct mem_cgroup *groups[THREADS];
 
-/* Puts a block of its own in a random slot and frees whosever it replaces. */
+/* Puts a block of its own in a random slot and frees the block that was there. */
 static void *swapper(void *arg)
 {
     unsigned seed = (unsigned)(uintptr_t)arg + 1;
@@ -172,7 +172,7 @@ static void frees_by_others_credit_the_owner(void)
     memcg_set_promote_bytes(4096);
     for (int i = 0; i < THREADS; i++)
         groups[i] = group_new(mem_cgroup_root());
-    for (int round = 0; round < 3; round++) { /* shared, mixed, children */
+    for (int round = 0; round < 3; round++) { /* shared slabs, mixed, children */
         swap_and_check();
         work();
     }
@@ -199,7 +199,7 @@ static void *finder(void *arg)
 {
     for (int i = 0; i < 1000; i++)
         memcg_free_fast(left_behind[i]);
-    for (int i = 0; i < 1000; i++) /* and goes on with the slabs that had no owner */
+    for (int i = 0; i < 1000; i++) /* continues with the slabs that had no owner */
         memcg_free_fast(memcg_malloc_fast((size_t)i + 1));
     return arg;
 }
@@ -223,7 +223,7 @@ static void a_thread_that_ends_leaves_its_slabs_to_others(void)
 
 static pthread_key_t late_keys[3];
 
-/* Runs in every round of destructors: ours has run after the first. */
+/* Runs in every round of destructors; ours has run in the first. */
 static void late(void *arg)
 {
     uintptr_t round = (uintptr_t)arg & 7;
@@ -232,7 +232,7 @@ static void late(void *arg)
     q[0] = memcg_malloc_fast(100000);
     memcg_free_fast(p[0]);
     memcg_free_fast(p);
-    if (round < 2) { /* ThreadSanitizer ends in the fourth */
+    if (round < 2) { /* ThreadSanitizer's own destructor runs in the fourth */
         pthread_setspecific(late_keys[0], (char *)q + round + 1);
     } else {
         memcg_free(q[0]);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_kmem_cache.c - caches: wrong frees, life and end, lookups that race with writers. */
+/* test_kmem_cache.c - caches: wrong frees, creation and end, lookups that race with writers. */
 #include "control.h"
 
 static void frees_of_what_is_no_live_object_fail(void)
@@ -46,7 +46,8 @@ static void geometry_suits_every_size_and_alignment(void)
             for (int i = 0; i < 20; i++) {
                 p[i] = kmem_cache_alloc_fast(s);
                 CHECK(p[i] && (uintptr_t)p[i] % align == 0);
-                CHECK(size < 16 || (p[i][size - 1] == 0 && p[i][8] == 0)); /* but the link */
+                /* all but the free pointer */
+                CHECK(size < 16 || (p[i][size - 1] == 0 && p[i][8] == 0));
                 memset(p[i], 1, size);
             }
             for (int i = 0; i < 20; i++)
@@ -58,7 +59,7 @@ static void geometry_suits_every_size_and_alignment(void)
     check_nothing_is_left();
 }
 
-/* From a successful shutdown to the end nobody gets in. */
+/* From a successful shutdown to the end no thread gets an object. */
 static void a_cache_that_was_shut_down_serves_nothing(void)
 {
     struct mem_cgroup *g = group_new(mem_cgroup_root());
@@ -73,7 +74,7 @@ static void a_cache_that_was_shut_down_serves_nothing(void)
     CHECK(kmem_cache_of(p, NULL) == child && kmem_cache_shutdown(child) == -EBUSY);
     memcg_free(p);
     p = memcg_malloc(64);
-    CHECK(kmem_cache_of(p, NULL) == child); /* refused, so it went on */
+    CHECK(kmem_cache_of(p, NULL) == child); /* shutdown was refused, so the cache still serves */
     memcg_free(p);
     CHECK(kmem_cache_shutdown(child) == 0);
     p = memcg_malloc(64);
@@ -111,7 +112,7 @@ static void a_dead_cache_posts_an_event_when_it_is_empty(void)
     check_nothing_is_left();
 }
 
-/* The struct ends while its EMPTY, or a CREATE for it, waits in the queue. */
+/* The struct ends while its EMPTY, or a CREATE for it, is in the queue. */
 static void events_of_an_ended_cache_are_dropped(void)
 {
     struct mem_cgroup *g = group_new(mem_cgroup_root());
@@ -121,7 +122,7 @@ static void events_of_an_ended_cache_are_dropped(void)
 
     CHECK(!memcg_update_cache_size(s, mem_cgroup_id(g) + 1));
     memcg_set_current(g);
-    p = kmem_cache_alloc_fast(s); /* a user's cache asks at once */
+    p = kmem_cache_alloc_fast(s); /* a user's cache asks at its first object */
     memcg_set_current(NULL);
     CHECK(css_refs(g) == 2 && kmem_cache_free_fast(s, p) == 0);
     child = kmem_cache_create_child(g, s);
@@ -164,7 +165,7 @@ static void indices_of_ended_caches_are_used_again(void)
 static struct kmem_cache *raced;
 static atomic_int_t over;
 
-/* What is looked up is whole: its root and its group are right. */
+/* A cache that is looked up is complete: its root and its group are right. */
 static void *reader(void *arg)
 {
     struct mem_cgroup *g = arg;

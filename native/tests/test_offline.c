@@ -4,7 +4,7 @@
 
 enum { THREADS = 3, SLOTS = 512 };
 static struct mem_cgroup
-    *inside; /* inside_lock: where the threads go; holds a reference for them */
+    *inside; /* inside_lock: the group that threads enter; holds a reference for them */
 static pthread_mutex_t inside_lock = PTHREAD_MUTEX_INITIALIZER;
 static ATOMIC(void *) slots[SLOTS];
 static atomic_int_t over;
@@ -79,7 +79,7 @@ static void groups_end_under_their_threads(void)
     memcg_set_promote_bytes(SIZE_MAX);
 }
 
-/* Who stands in a group that ends is its parent's from then on, limit and all. */
+/* When a group ends, a thread inside it charges the parent from then on, and meets its limit. */
 static void a_thread_in_a_closed_group_charges_the_parent(void)
 {
     struct mem_cgroup *top = group_new(mem_cgroup_root()), *g = group_new(top);
@@ -105,7 +105,7 @@ static void entering_before_activation_is_made_good(void)
 
     css_get(mem_cgroup_root());
     memcg_set_current(g);
-    p = memcg_malloc(100000); /* no id yet: an ancestor's */
+    p = memcg_malloc(100000); /* the group has no id yet, so it is an ancestor's */
     CHECK(current_of(g) == 0);
     memcg_free(p);
     pthread_mutex_lock(&control_lock);
@@ -114,7 +114,7 @@ static void entering_before_activation_is_made_good(void)
         CHECK(!memcg_update_cache_size(root_at(i), 1));
     mem_cgroup_set_id(g, 0);
     pthread_mutex_unlock(&control_lock);
-    memcg_set_current(g); /* again, as at the next switch of contexts */
+    memcg_set_current(g); /* once more, as at the next switch of contexts */
     p = memcg_malloc(100000);
     CHECK(current_of(g) > 0);
     memcg_free(p);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The last refusal or alarm of a limit, or of one below: also of groups that are gone. */
+/* test_oom.c - the last refusal or alarm at a group's limit or at one below it, also after groups
+ * were freed. */
 #include <errno.h>
 #include <string.h>
 

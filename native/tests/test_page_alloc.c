@@ -9,7 +9,7 @@
 
 #define NR_RUNS 200
 
-static uint64_t state = 88172645463325252ull; /* xorshift64: the same runs every time */
+static uint64_t state = 88172645463325252ull; /* xorshift64: each run is the same */
 
 static uint64_t next_random(uint64_t *s)
 {
@@ -19,7 +19,7 @@ static uint64_t next_random(uint64_t *s)
     return *s;
 }
 
-/* Writes tag over the run; before that each byte must be 0 or of the same tag. */
+/* Writes tag over the run. Before that each byte must be 0 or have the same tag. */
 static void own(unsigned char *p, size_t nr_pages, uint32_t tag, bool zeroed)
 {
     for (size_t i = 0; i < nr_pages * PAGE_SIZE; i += 64)
@@ -40,7 +40,7 @@ static void churn(uint64_t *random, int rounds)
         bool zeroed = false;
 
         if (runs[n].p) {
-            for (size_t j = 0; j < runs[n].nr_pages; j++) /* nobody else wrote to it */
+            for (size_t j = 0; j < runs[n].nr_pages; j++) /* no other thread has written to it */
                 CHECK(runs[n].p[j * PAGE_SIZE] == (unsigned char)runs[n].tag);
             free_pages(runs[n].p, runs[n].nr_pages);
             runs[n].p = NULL;
@@ -96,7 +96,7 @@ static void what_is_to_grow_lies_where_room_is(void)
     CHECK(p == large && q == small);
     CHECK(extend_pages(p, 4, 60, 2));
     free_pages(p, 64);
-    p = alloc_pages_to_grow(4, arena_nr_pages(), 2, &zeroed); /* nowhere */
+    p = alloc_pages_to_grow(4, arena_nr_pages(), 2, &zeroed); /* there is no such place */
     CHECK(p == (char *)small + 4 * PAGE_SIZE);
     free_pages(p, 4);
     free_pages(q, 4);
@@ -119,7 +119,7 @@ static void trimmed_pages_read_as_zero_again(void)
     free_pages(p, 32);
 }
 
-/* Where the kernel's pages are larger, what it rounds up to may be somebody's. */
+/* If the kernel's pages are larger, the bytes up to which it rounds may belong to another run. */
 static void trimming_spares_the_neighbours_on_large_system_pages(void)
 {
     bool zeroed = false;
@@ -151,13 +151,13 @@ static void a_batch_finds_its_pages_again_and_an_end_gives_them_back(void)
     void *p, *one;
 
     for (int i = 0; i < 3; i++) {
-        zeroed = false;                        /* do not clear what was ours */
+        zeroed = false;                        /* does not clear what was ours */
         p = alloc_pages(16384, 1, 2, &zeroed); /* 64 MiB */
-        CHECK(i == 0 || !zeroed);              /* not given back in between */
+        CHECK(i == 0 || !zeroed);              /* the pages were not given back in between */
         free_pages(p, 16384);
     }
     CHECK(pages_free_dirty() >= 16384);
-    for (int i = 0; i < 3; i++) { /* the windows in which it was used pass */
+    for (int i = 0; i < 3; i++) { /* until the windows in which it was used have passed */
         usleep(600 * 1000);
         one = alloc_pages(1, 1, 2, &zeroed);
         free_pages(one, 1);
@@ -165,7 +165,7 @@ static void a_batch_finds_its_pages_again_and_an_end_gives_them_back(void)
     CHECK(pages_free_dirty() <= 8192);
 }
 
-/* Arrays made one by one and dropped one by one, after a rest: their own peak counts. */
+/* Arrays that are made one by one and dropped one by one, after a pause: their own peak counts. */
 static void a_batch_after_a_rest_finds_its_pages_again(void)
 {
     bool zeroed = false;
@@ -178,7 +178,7 @@ static void a_batch_after_a_rest_finds_its_pages_again(void)
             p[i] = alloc_pages(1024, 1, 2, &zeroed); /* 4 MiB */
         for (int i = 0; i < 16; i++)
             free_pages(p[i], 1024);
-        CHECK(pages_free_dirty() >= 15 * 1024); /* all but a huge page or two */
+        CHECK(pages_free_dirty() >= 15 * 1024); /* all but one or two huge pages */
     }
 }
 
@@ -196,7 +196,7 @@ static void what_does_not_fit_is_refused_and_changes_nothing(void)
     free_pages(p, 1);
 }
 
-/* What is taken from the top joins the free span below it, so the whole arena fits again. */
+/* A run that is taken from the top joins the free span below it, so the whole arena fits again. */
 static void the_whole_arena_can_be_one_run(void)
 {
     size_t nr_total = arena_nr_pages();
@@ -220,7 +220,7 @@ static void a_run_grows_into_the_free_pages_behind_it(void)
     memset(q, 'q', 4 * PAGE_SIZE);
     free_pages(q, 4);
     CHECK(extend_pages(p, 4, 2, 1) && pages_in_use() == before - 2);
-    CHECK(q[0] == 0 && q[2 * PAGE_SIZE - 1] == 0); /* another tag's bytes */
+    CHECK(q[0] == 0 && q[2 * PAGE_SIZE - 1] == 0); /* another tag's bytes were cleared */
     CHECK(alloc_pages(2, 1, 2, &zeroed) == q + 2 * PAGE_SIZE);
     free_pages(q + 2 * PAGE_SIZE, 2);
     CHECK(extend_pages(p, 6, arena_nr_pages() - 6 - ((size_t)(p - arena.base) >> PAGE_SHIFT), 1));

@@ -85,7 +85,7 @@ static void *riser(void *arg)
     return arg;
 }
 
-/* A store that overtakes a higher one would take the peak back. */
+/* If a store overtook a higher one, the peak would be lost. */
 static void the_watermark_never_falls(void)
 {
     for (int round = 0; round < 5; round++) {
@@ -111,6 +111,6 @@ int main(void)
     RUN(a_refused_charge_changes_no_usage_and_names_the_limit);
     RUN(threads_together_never_pass_a_limit);
     RUN(the_watermark_never_falls);
-    RUN(an_underflow_is_counted_and_clamped); /* last: it counts a defect on purpose */
+    RUN(an_underflow_is_counted_and_clamped); /* last, because it counts a defect on purpose */
     return DONE();
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_realloc.c - blocks that change their size, sizes past all bounds, an arena that is full. */
+/* test_realloc.c - blocks that change their size, sizes beyond all bounds, a full arena. */
 #include <malloc.h>
 
 #include "control.h"
@@ -47,7 +47,7 @@ static void a_run_grows_and_shrinks_in_place(void)
     check_filled(p, 1 << 20);
     CHECK(memcg_realloc(p, 2 << 20) == p);
     CHECK(current_of(mem_cgroup_root()) == before + (1 << 20));
-    CHECK(memcg_realloc(p, (2 << 20) - 5000) == p); /* an eighth is not worth it */
+    CHECK(memcg_realloc(p, (2 << 20) - 5000) == p); /* less than an eighth is not given back */
     CHECK(current_of(mem_cgroup_root()) == before + (1 << 20));
     memcg_free(p);
     check_nothing_is_left();
@@ -90,7 +90,7 @@ static void growing_past_max_is_refused_and_shrinking_never(void)
     mem_cgroup_set_limit(g, MEMCG_MAX, 10);
     mem_cgroup_set_limit(g, MEMCG_RESERVE, 0);
     CHECK(memcg_realloc(p, 300000) == p && memcg_realloc(p, 40000) == p);
-    q = memcg_realloc(p, 5000); /* smaller and not to be had: it stays */
+    q = memcg_realloc(p, 5000); /* no smaller block can be had, so it stays */
     CHECK(q == p);
     check_filled(q, 5000);
     memcg_free(q);
@@ -140,7 +140,7 @@ static void *small_churn(void *arg)
     return arg;
 }
 
-/* An addition that wraps would make another thread's uncharge see a negative usage. */
+/* If an addition wrapped, another thread's uncharge would see a negative usage. */
 static void a_huge_request_does_not_disturb_the_accounts_of_others(void)
 {
     pthread_t t;
@@ -174,7 +174,7 @@ static void a_full_arena_refuses_and_recovers(void)
     check_nothing_is_left();
 }
 
-/* Empty slabs, of all classes and shared ones too, do not keep others from their memory. */
+/* Empty slabs, of all classes and shared ones too, are given back when others need memory. */
 static void empty_slabs_give_way_when_the_arena_is_full(void)
 {
     struct mem_cgroup *g = group_new(mem_cgroup_root());
@@ -207,7 +207,7 @@ static void empty_slabs_give_way_when_the_arena_is_full(void)
     check_nothing_is_left();
 }
 
-/* By an eighth, as lists do, among holes of all sizes. */
+/* The block grows by an eighth, as lists do, among holes of all sizes. */
 static void a_block_that_grows_among_holes_moves_seldom(void)
 {
     enum { HOLES = 20 };
@@ -232,7 +232,7 @@ static void a_block_that_grows_among_holes_moves_seldom(void)
         memset(q, 1, size);
         p = q;
     }
-    CHECK(moves <= 4); /* each gives room for four times the size */
+    CHECK(moves <= 4); /* each move makes room for four times the size */
     memcg_free(p);
     for (int i = 0; i < HOLES; i++)
         memcg_free(fence[i]);
@@ -240,7 +240,7 @@ static void a_block_that_grows_among_holes_moves_seldom(void)
     check_nothing_is_left();
 }
 
-/* A sanitizer's malloc, musl's and an old glibc tell nothing. */
+/* A sanitizer's malloc, musl's and an old glibc's do not show what they have learnt. */
 #if defined(__GLIBC__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 #define LIBC_TELLS __GLIBC_PREREQ(2, 33)
 #endif
@@ -255,7 +255,7 @@ static bool libc_maps(size_t bytes)
     return maps;
 }
 
-/* Asked with growing sizes, for each question is a lesson too. */
+/* Asks with growing sizes, because each question also teaches libc. */
 static void libc_learns_from_large_blocks_that_are_freed_here(void)
 {
     CHECK(libc_maps(1 << 20));

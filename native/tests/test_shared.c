@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_shared.c - shared slabs: owners, clearing, stubs after offline, asking for a child. */
+/* test_shared.c - shared slabs: owners, clearing, stubs after offline, the request for a child. */
 #include "control.h"
 
 static struct kmem_cache *root64(void) { return kmalloc_cache(kmalloc_index(64)); }
@@ -12,7 +12,7 @@ static struct kmem_cache_info info_of(struct kmem_cache *s)
     return info;
 }
 
-/* Twice the owners that one slab's table holds; each group has one object in each round. */
+/* Twice the owners that one slab's table can hold; each group gets one object in each round. */
 static void more_groups_than_a_slab_has_owner_entries(void)
 {
     enum { N = 600, ROUNDS = 12 };
@@ -43,10 +43,10 @@ static void more_groups_than_a_slab_has_owner_entries(void)
     check_nothing_is_left();
 }
 
-/* A group goes back to the slab that knows it, though others were in use since. */
+/* A group gets objects from the slab that has its entry, even if others were used since. */
 static void a_group_finds_the_slab_that_has_its_entry(void)
 {
-    enum { OWNERS = MEMCG_MAX_OWNERS, N = 3 * OWNERS }; /* of 128 objects */
+    enum { OWNERS = MEMCG_MAX_OWNERS, N = 3 * OWNERS }; /* 128 objects in a slab */
     struct kmem_cache *root = kmalloc_cache(kmalloc_index(32));
     static struct mem_cgroup *g[N];
     void *p[N], *q;
@@ -83,9 +83,9 @@ static void whole_pages_stand_alone_until_there_is_a_cache(void)
     p[0] = memcg_malloc(8000);
     mem_cgroup_read_stat(g, &stat);
     CHECK(stat.page_runs == 8192 && stat.slab_shared == 0 && memcg_usable_size(p[0]) == 8192);
-    object = kmem_cache_alloc(root); /* of a cache it is, whoever asks */
+    object = kmem_cache_alloc(root); /* kmem_cache_alloc() always gives an object of a slab */
     CHECK(object && !kmem_cache_free(root, object) && kmem_cache_free(root, p[0]) == -EINVAL);
-    while (!work()) /* asks for a cache by what is live, then has one */
+    while (!work()) /* the group asks for a cache by what is live, then has one */
         p[++n] = memcg_malloc(8000);
     CHECK((size_t)n == load_relaxed(&promote_bytes) / 8192 &&
           cache_from_memcg_idx(root, mem_cgroup_id(g)));
@@ -115,15 +115,17 @@ static void objects_of_a_closed_group_are_its_parents(void)
     group_close(g);
     CHECK(current_of(mid) == 6400 + 102400 + 5000 && usage_of_group(mid) == current_of(mid));
     mem_cgroup_read_stat(mid, &stat);
+    /* the cost of g, which is not freed yet */
     CHECK(stat.slab_shared == 6400 && stat.page_runs == 102400 &&
-          stat.external == 5000 + (int64_t)MEMCG_GROUP_BYTES); /* g, which nobody has freed yet */
+          stat.external == 5000 + (int64_t)MEMCG_GROUP_BYTES);
     for (int i = 0; i < 50; i++)
         memcg_free(p[i]);
     CHECK(current_of(mid) == 3200 + 102400 + 5000);
     group_close(mid);
     CHECK(current_of(top) == 3200 + 102400 + 5000);
     mem_cgroup_uncharge(top, 5000);
-    CHECK(work() == 2); /* g and mid are released: their objects hold the stub, not the group */
+    CHECK(work() == 2); /* g and mid are released, because their objects hold the stub and not the
+                         * group */
     for (int i = 50; i < 100; i++)
         memcg_free(p[i]);
     memcg_free(run);
@@ -137,7 +139,7 @@ static void a_group_reads_no_bytes_of_another(void)
     struct mem_cgroup *a = group_new(mem_cgroup_root()), *b = group_new(mem_cgroup_root());
 
     for (size_t size = 16; size < 3000000; size = size * 2) {
-        for (int k = 0; k < 3; k++) { /* shared, then from a child of a, then run */
+        for (int k = 0; k < 3; k++) { /* shared, then from a child of a, then a page run */
             char *p[20], *q;
 
             memcg_set_current(a);
@@ -187,7 +189,7 @@ static void threshold_zero_asks_on_the_first_allocation(void)
     check_nothing_is_left();
 }
 
-/* How many come and go until the group has a cache of its own; few live at a time. */
+/* How many allocations it takes until the group has a cache of its own; few are live at a time. */
 static int allocations_until_child(struct mem_cgroup *g)
 {
     int n = 0;
@@ -215,14 +217,14 @@ static void each_child_makes_the_next_dearer(void)
     }
     for (int i = 1; i < N; i++)
         group_close(g[i]);
-    g[1] = group_new(mem_cgroup_root()); /* the first still has its own */
+    g[1] = group_new(mem_cgroup_root()); /* the first group keeps its child */
     CHECK(allocations_until_child(g[1]) == 2 * PROMOTE_ALLOCS);
     group_close(g[0]);
     group_close(g[1]);
     check_nothing_is_left();
 }
 
-/* The array is grown between the post and the receipt: the pair stays pending. */
+/* The array grows between the post and the receipt, and the pair stays pending. */
 static void one_item_is_pending_per_pair_while_arrays_grow(void)
 {
     struct mem_cgroup *g = group_new(mem_cgroup_root());
@@ -236,12 +238,12 @@ static void one_item_is_pending_per_pair_while_arrays_grow(void)
     CHECK(!memcg_update_cache_size(root64(), 2 * memcg_cache_array_size(root64())));
     p[1] = memcg_malloc(64);
     CHECK(memcg_next_event(&event) && event.kind == MEMCG_EVENT_CREATE && event.memcg == g);
-    p[2] = memcg_malloc(64); /* delivered and not done */
+    p[2] = memcg_malloc(64); /* delivered, but not done */
     CHECK(!memcg_update_cache_size(root64(), 2 * memcg_cache_array_size(root64())));
     p[3] = memcg_malloc(64);
     CHECK(!memcg_next_event(&(struct memcg_event){ 0 }));
     CHECK(css_refs(g) == 2);
-    memcg_create_done(root64(), g); /* not created: nobody had memory */
+    memcg_create_done(root64(), g); /* not created, because there was no memory */
     css_put(g);
     p[4] = memcg_malloc(64);
     CHECK(css_refs(g) == 2);
@@ -286,12 +288,12 @@ static void ten_thousand_small_groups_cost_little_and_give_all_back(void)
         for (int k = 0; k < 5; k++)
             memcg_free(p[i][k]);
         CHECK(usage_of_group(g[i]) == 0);
-        css_put(g[i]); /* by hand: closing steals all threads, 10,000 times 40 classes */
+        css_put(g[i]); /* not group_close(), which steals all threads, 10,000 times 40 classes */
     }
     check_nothing_is_left();
 }
 
-/* What stays of a thread that has been in a group: a heap without slots. */
+/* What a thread keeps of a group that it has left: a heap without slots. */
 static void a_group_with_nothing_of_its_own_takes_half_a_kilobyte_of_a_thread(void)
 {
     enum { N = 1000 };
@@ -301,7 +303,7 @@ static void a_group_with_nothing_of_its_own_takes_half_a_kilobyte_of_a_thread(vo
 
     for (int i = 0; i < N; i++)
         g[i] = group_new(mem_cgroup_root());
-    memcg_set_current(g[N - 1]); /* the table by ids */
+    memcg_set_current(g[N - 1]); /* makes the table by ids large enough */
     memcg_set_current(NULL);
     memcg_read_global_stat(&before);
     for (int i = 0; i < N; i++) {
@@ -342,7 +344,8 @@ static void shared_objects_of_a_users_cache_are_freed_by_any_thread(void)
     struct mem_cgroup *g[2] = { group_new(mem_cgroup_root()), group_new(mem_cgroup_root()) };
     pthread_t t[4];
 
-    user = kmem_cache_create_root(200, 16, 0); /* no array: its objects are always shared */
+    user = kmem_cache_create_root(200, 16, 0); /* it has no array, so its objects are always
+                                                * shared */
     for (int i = 0; i < 4; i++)
         start(&t[i], user_swapper, g[i / 2]);
     for (int i = 0; i < 4; i++)

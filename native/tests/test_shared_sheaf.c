@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_shared_sheaf.c - what a small group takes ahead and keeps of shared slabs; whose it is. */
+/* test_shared_sheaf.c - the objects that a small group takes ahead and keeps in shared slabs. */
 #include "control.h"
 
 enum { N = 256, SIZE = 64 };
@@ -42,7 +42,8 @@ static void a_group_gets_again_what_it_freed(void)
     last = p[N / 2 - 1];
     CHECK(memcg_malloc_fast(SIZE) == last);
     memcg_free_fast(last);
-    CHECK(current_of(g) == N / 2 * SIZE); /* who asks gives back what it has at hand */
+    CHECK(current_of(g) == N / 2 * SIZE); /* the thread that asks gives its free objects back
+                                           * first */
     CHECK(at_hand() == 0 && active_objects() == N / 2);
     empty(p + N / 2, N / 2);
     CHECK(at_hand() > 0);
@@ -67,10 +68,11 @@ static void a_group_of_few_objects_has_none_at_hand(void)
     check_nothing_is_left();
 }
 
-/* As many visits as objects: what is taken ahead would go back each time.  A long visit has it again. */
+/* There are as many visits as objects, so what is taken ahead would be given back each time.  On a
+ * long visit objects are taken ahead again. */
 static void short_visits_take_nothing_ahead(void)
 {
-    enum { LONG = 202 }; /* the last that it takes ahead are still at hand */
+    enum { LONG = 202 }; /* the last objects that it took ahead are not used */
     struct mem_cgroup *g = group_new(mem_cgroup_root());
     void *p[N + LONG];
 
@@ -84,7 +86,7 @@ static void short_visits_take_nothing_ahead(void)
     fill(p + N, LONG);
     CHECK(at_hand() > SHARED_OBJECTS_MAX / 2);
     memcg_set_current(NULL);
-    for (int i = 0; i < 7; i++) { /* of 64 it takes so many to forget */
+    for (int i = 0; i < 7; i++) { /* from 64 the limit falls to 0 in so many visits */
         memcg_set_current(g);
         empty(p + i, 1);
         memcg_free_fast(memcg_malloc_fast(SIZE));
@@ -99,7 +101,7 @@ static void short_visits_take_nothing_ahead(void)
     check_nothing_is_left();
 }
 
-/* With max in sight nothing is taken ahead: the first that passes it is the object that does. */
+/* Near max nothing is taken ahead, so the object that passes max is the one that is refused. */
 static void nothing_is_taken_ahead_near_the_limit(void)
 {
     enum { MAX = 64 << 10 };
@@ -121,7 +123,7 @@ static void nothing_is_taken_ahead_near_the_limit(void)
     check_nothing_is_left();
 }
 
-/* ---- a thread that has objects at hand, and what others see ---- */
+/* ---- a thread with free objects in its sheaf, and what other threads see ---- */
 
 static struct mem_cgroup *inside;
 static void *objects[N];
@@ -228,7 +230,7 @@ static void a_thread_that_ends_gives_back_what_it_has_at_hand(void)
     check_nothing_is_left();
 }
 
-/* Also of one that is not the last that was freed. */
+/* Also if the object is not the one that was freed last. */
 static void a_second_free_is_noticed(void)
 {
     struct mem_cgroup *g = group_new(mem_cgroup_root());

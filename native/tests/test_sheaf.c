@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_sheaf.c - frees that wait in a heap's sheaf: bounded, seen by nobody, in nobody's way. */
+/* test_sheaf.c - frees that wait in a heap's sheaf: they are bounded, counted as free, and keep
+ * nothing from ending. */
 #include "control.h"
 
 enum { N = 3200 };
@@ -74,7 +75,7 @@ static int live_of(struct mem_cgroup *memcg)
     return live_seen;
 }
 
-/* The walk and slabinfo in turn: what one flushes, the other cannot miss. */
+/* The walk and slabinfo alternate.  Each must flush for itself what was freed since the other. */
 static void what_waits_is_not_live(void)
 {
     fill(64);
@@ -111,7 +112,7 @@ static void a_sheaf_is_bounded(void)
     CHECK(kmem_cache_shrink(root_of(1024)) > 0 && kmem_cache_nr_pages(root_of(1024)) == 0);
 }
 
-/* What it held would keep a slab each: 3,200 objects in no order, 16 to a slab. */
+/* Its objects would keep a slab each: 3,200 objects in no order, 16 to a slab. */
 static void a_sheaf_that_overflows_on_and_on_is_given_up(void)
 {
     struct heap_slot *slot = &load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(1024)];
@@ -122,12 +123,12 @@ static void a_sheaf_that_overflows_on_and_on_is_given_up(void)
     CHECK(slot->sheaf);
     drain(SHEAF_OVERFLOW / 2, N);
     CHECK(!slot->sheaf && kmem_cache_nr_pages(root_of(1024)) <= 4 * 4);
-    object = memcg_malloc_fast(1024); /* the refill */
+    object = memcg_malloc_fast(1024); /* refills the sheaf */
     memcg_free_fast(object);
     CHECK(slot->sheaf == object && slot->sheaf_room >= 0);
 }
 
-/* Whatever the order in which a slab's objects were freed. */
+/* No matter in which order a slab's objects were freed. */
 static void an_empty_slab_begins_anew(void)
 {
     struct heap_slot *slot = &load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(256)];
@@ -141,7 +142,7 @@ static void an_empty_slab_begins_anew(void)
     CHECK(empty && !hlist_next_entry(empty, slab_list));
     CHECK(!empty->freelist && !load_plain(&empty->carved) && empty->touched);
     memcg_validate();
-    while (!hlist_empty(&slot->empty)) /* till it is the active one */
+    while (!hlist_empty(&slot->empty)) /* until it is the active one */
         p[++first] = memcg_malloc_fast(256);
     for (int i = 0; i < (int)slot->active->objects; i++) {
         if (i)
@@ -151,7 +152,7 @@ static void an_empty_slab_begins_anew(void)
     drain(0, N);
 }
 
-/* Freed twice with another free between, which no free by itself can see. */
+/* One object is freed twice with another free in between, so neither free can see it. */
 static void a_slab_with_one_freed_twice_never_looks_whole(void)
 {
     void *frees[N];
@@ -171,7 +172,7 @@ static void a_slab_with_one_freed_twice_never_looks_whole(void)
     drain(0, N);
 }
 
-/* Objects of a larger slab begin 48 bytes in, those of a single page at its start. */
+/* The first object of a larger slab lies 48 bytes in, that of a single page at its start. */
 static void a_flush_keeps_neighbouring_slabs_apart(void)
 {
     char *kept, *q = NULL;
@@ -185,7 +186,7 @@ static void a_flush_keeps_neighbouring_slabs_apart(void)
         if (p[i] != kept)
             memcg_free_fast(p[i]);
     memcg_trim();
-    do /* single pages again, one right behind the slab of kept */
+    do /* single pages again, one right behind the slab of `kept` */
         q = p[nr++] = memcg_malloc_fast(64);
     while (nr < N && ((uintptr_t)q % PAGE_SIZE || q < kept || q - kept > 5 * (long)PAGE_SIZE));
     CHECK(nr < N);
@@ -200,7 +201,7 @@ static void a_flush_keeps_neighbouring_slabs_apart(void)
     CHECK(kmem_cache_nr_pages(root_of(64)) == 0);
 }
 
-/* Only where frees overflow again and again, and till the next flush. */
+/* It grows only if frees overflow again and again, and only until the next flush. */
 static void a_sheaf_grows_by_need(void)
 {
     struct heap_slot *slot = &load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(64)];
@@ -253,7 +254,7 @@ static void reclaim_and_trim_take_what_waits(void)
     group_close(g);
 }
 
-/* A free goes to the sheaf of whose it is, wherever the thread stands. */
+/* A freed object is put into its group's sheaf, no matter in which group the thread is. */
 static void a_free_from_another_group_waits_with_its_own(void)
 {
     struct mem_cgroup *g = group_with_child(256), *h;
@@ -290,7 +291,7 @@ static void a_child_whose_objects_all_wait_can_end(void)
     group_close(g);
 }
 
-/* With something left in the sheaf, and something live. */
+/* With something in the sheaf, and something live. */
 static void offline_takes_what_waits(void)
 {
     struct mem_cgroup *g = group_with_child(256);

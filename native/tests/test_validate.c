@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_validate.c - each structure that is broken is found; what is out of place stops. */
+/* test_validate.c - each structure that is broken is found; a call without its section or lock
+ * stops. */
 #include "control.h"
 
 static struct mem_cgroup *g;
@@ -15,7 +16,7 @@ static struct heap_slot *slot_of(size_t size)
     return &load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(size)];
 }
 
-/* A heap with an active slab, full ones, and ones with a free object. */
+/* Makes a heap with an active slab, full ones, and ones with a free object. */
 static void populate(void)
 {
     g = group_new(mem_cgroup_root());
@@ -58,7 +59,7 @@ static void a_wrong_heap_is_found(void)
     slab->place = SLAB_FULL;
     found("heap");
     slab->place = SLAB_PARTIAL;
-    slot->full.first = full.first->next; /* one comes off, its neighbour is not told */
+    slot->full.first = full.first->next; /* takes one off without a change to its neighbour */
     found("heap");
     slot->full = full;
     load_plain(&memcg_self->heap)->stock -= 1 << 20;
@@ -110,7 +111,7 @@ static void wrong_pages_are_found(void)
 
 static void nothing(void) {}
 
-/* true: it aborted. */
+/* True if crime() aborted. */
 static bool aborts(void (*crime)(void))
 {
     int status;
@@ -141,7 +142,7 @@ static void begins_a_section_inside_another(void)
     thread_enter();
 }
 
-/* The section is held, but another thread's heap is touched. */
+/* The section is held, but the heap is another thread's. */
 static void *another(void *heap)
 {
     thread_enter();

@@ -5,7 +5,7 @@
 enum { GROUPS = 3, BLOCKS = 3000 };
 struct live {
     void *p;
-    int group; /* 0: root */
+    int group; /* 0: the root */
     int seen;
 };
 static struct live live[BLOCKS];
@@ -78,7 +78,7 @@ static void walk_and_add_up(bool promoted)
         pthread_join(t[i], NULL);
     }
     qsort(live, BLOCKS, sizeof(live[0]), by_address);
-    for (int k = 0; k < 10; k++) { /* frees by another thread, that are still on their way */
+    for (int k = 0; k < 10; k++) { /* freed by another thread; they still wait for their owner */
         memcg_free(live[k * 7].p);
         live[k * 7].p = NULL;
         live[k * 7].seen = 1;
@@ -106,7 +106,7 @@ static void walk_and_add_up(bool promoted)
     for (int g = 1; g < GROUPS; g++)
         group_close(groups[g]);
     CHECK(usage_of_group(mem_cgroup_root()) + cost_below(mem_cgroup_root()) == sum);
-    /* the charges moved up, and that is all */
+    /* the charges moved to the parent, and nothing else has changed */
     for (int i = 0; i < BLOCKS; i++) {
         memcg_free(live[i].p);
         live[i] = (struct live){ 0 };
