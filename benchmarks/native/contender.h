@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* contender.h - what native/ours.c offers; against peers they are malloc and free. */
+/* contender.h - the functions of native/ours.c; for peers they are malloc and free. */
 #ifndef CONTENDER_H
 #define CONTENDER_H
 
@@ -9,8 +9,8 @@
 #ifdef OURS
 void *bench_malloc(size_t size);
 void bench_free(void *p);
-void bench_enter(void);  /* this thread into the group; once per thread */
-void bench_worker(void); /* what the worker of the control plane does between rounds */
+void bench_enter(void);  /* puts this thread into the group; once per thread */
+void bench_worker(void); /* does the control plane's work between rounds */
 #else
 #define bench_malloc malloc
 #define bench_free free

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * instructions.c - one piece of work, so many times: "WORK WARM TURNS". benchmarks/instructions.py
- * counts the instructions of two lengths, so nothing here is timed or printed.
+ * instructions.c - does one kind of work a given number of times: "WORK WARM TURNS".
+ * benchmarks/instructions.py counts the instructions of two lengths, so nothing here is timed or
+ * printed.
  *
  *   pair      malloc and free of 64 bytes, last in first out: the fast path
- *   refill    2,048 objects of 64 bytes made, then freed: sheaves are filled and given back
+ *   refill    allocates 2,048 objects of 64 bytes, then frees them: sheaves fill and are given back
  *   page-run  malloc and free of 100 KiB
  *
- * A turn of refill is one object.  Each work is done before it is counted as well: child caches
- * and larger sheaves are there when the turns begin.
+ * A turn of refill is one object.  Each work also runs before it is counted, so child caches and
+ * larger sheaves exist when the turns begin.
  */
 #include <stdint.h>
 #include <string.h>
@@ -57,7 +58,7 @@ int main(int argc, char **argv)
     if (argc != 4)
         return 2;
     bench_enter();
-    for (int round = 0; round < 2; round++) { /* the first asks for child caches */
+    for (int round = 0; round < 2; round++) { /* the first round asks for child caches */
         if (work(argv[1], strtol(argv[2], NULL, 10)))
             return 2;
         bench_worker();

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ours.c - memcg's allocator as a shared library: a call through the PLT as malloc is, the
- * fast path inlined below it as in the hooks of the binding.
+ * ours.c - memcg's allocator as a shared library: a call goes through the PLT as malloc's does, and
+ * the fast path is inlined below it as in the hooks of the binding.
  *
- * All charged to one group with a limit, which gets child caches as it asks for them.
- * UNACCOUNTED: charged to nobody but the root, which has no limit.
+ * All memory is charged to one group with a limit, which gets child caches when it asks for them.
+ * With UNACCOUNTED it is charged to the root alone, which has no limit.
  */
 #include "contender.h"
 #include "control.h"

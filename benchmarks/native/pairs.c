@@ -3,12 +3,12 @@
  * pairs.c - one line in, one line out: "PATTERN SIZE THREADS" -> {"cpu", "wall", "check"}.
  *
  *   lifo     allocate, write a word, free
- *   batch    allocate 512, then free them in the order of their birth
- *   random   16,384 live objects; one in no order is replaced, again and again
+ *   batch    allocate 512, then free them in the order in which they were allocated
+ *   random   16,384 live objects; a random one is replaced, again and again
  *   handoff  half of the threads allocate, the others free (SIZE 0: mixed)
  *
- * SIZE 0 is a mix of 16 bytes to 8 KiB, small ones more often.  The check is what the objects
- * held when they were freed.
+ * SIZE 0 is a mix of 16 bytes to 8 KiB, in which small sizes are more frequent.  The check is the
+ * sum of what the objects held when they were freed.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -35,7 +35,8 @@ static uint32_t next_random(uint32_t *state)
     return *state ^= *state << 5;
 }
 
-/* 16 << (0 to 9), each half as often as the one below, and something in between. */
+/* 16 << (0 to 9), each half as often as the one below, plus something less than one more
+ * doubling. */
 static size_t size_of(uint32_t random)
 {
     size_t size;
@@ -102,7 +103,7 @@ static uint64_t in_no_order(uint32_t *state)
     return sum;
 }
 
-/* One producer, one consumer. */
+/* A ring with one producer and one consumer. */
 struct ring {
     _Alignas(64) unsigned head;
     _Alignas(64) unsigned tail;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * schemes.c - one mutex for all groups, or one for each: T threads make and destroy the child
- * caches of G groups, the real ones, with the real work inside.
+ * schemes.c - compares one mutex for all groups with one for each: T threads make and destroy the
+ * child caches of G groups. The caches and the work are the real ones.
  *
- * usage: schemes one|each.  "THREADS GROUPS TURNS" -> {"wall", "check"}.  A turn creates a child
- * of a size class for a group, publishes it, uses it, takes it out, and destroys it.
- * Two threads never have the same pair at once, as one pending item per pair guarantees: each
- * has groups of its own.
+ * usage: schemes one|each. "THREADS GROUPS TURNS" -> {"wall", "check"}. A turn creates a child of a
+ * size class for a group, publishes it, uses it, unpublishes it, and destroys it. Two threads never
+ * work on one pair at once, because each has groups of its own. In memcg the one pending item per
+ * pair guarantees that.
  */
 #include <stdint.h>
 #include <time.h>

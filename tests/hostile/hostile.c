@@ -2,7 +2,7 @@
 /*
  * hostile.c - an extension module that does to memory what no extension may do.
  *
- * Addresses are integers, so that a block can be freed twice, overrun, and read after its end.
+ * Addresses are integers, so that a block can be freed twice, overrun, and read after it was freed.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -87,7 +87,7 @@ static PyObject *hostile_write(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* How many of `size` bytes at p are `byte`, without an object made of them. */
+/* Counts how many of `size` bytes at p are `byte`, without making an object of them. */
 static PyObject *hostile_count(PyObject *self, PyObject *args)
 {
     size_t p;
@@ -129,7 +129,8 @@ static PyObject *hostile_free_in_thread(PyObject *self, PyObject *args)
 
 #define HELD 512
 static _Atomic(uint32_t *)
-    shelf[HELD]; /* taken and put by all threads: freed where not allocated */
+    shelf[HELD]; /* all threads take and put blocks here, so they are freed where they were not
+                  * allocated */
 
 static bool is_whole(const uint32_t *block)
 {
@@ -186,7 +187,7 @@ static PyObject *hostile_start_churn(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* (rounds, damaged blocks); all that is held is freed. */
+/* Frees all that is held. Returns (rounds, damaged blocks). */
 static PyObject *hostile_stop_churn(PyObject *self, PyObject *args)
 {
     (void)self;
@@ -200,7 +201,7 @@ static PyObject *hostile_stop_churn(PyObject *self, PyObject *args)
 
 /* ---- fork, exit --------------------------------------------------------------- */
 
-/* A plain fork(2), of which the interpreter knows nothing; the child allocates and ends. */
+/* A plain fork(2), of which the interpreter knows nothing. The child allocates and exits. */
 static PyObject *hostile_fork(PyObject *self, PyObject *args)
 {
     int status = 0;
@@ -235,7 +236,7 @@ static void allocate_at_exit(void)
     char *p = PyMem_RawMalloc(3000), *q;
 
     memset(p, 1, 3000);
-    q = PyMem_RawRealloc(kept_for_exit, 100000); /* a block from before the end */
+    q = PyMem_RawRealloc(kept_for_exit, 100000); /* resizes a block from before the end */
     kept_for_exit = NULL;
     memset(q, 2, 100000);
     PyMem_RawFree(p);
