@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m memcg``: the same as the console script ``memcg``."""
+"""``python -m memcg`` does the same as the console script ``memcg``."""
 
 from __future__ import annotations
 

@@ -13,20 +13,27 @@ if TYPE_CHECKING:
 
 
 class KmemCache:
-    """A slab cache of buffers.
+    """A slab cache of buffers. Kernel: ``struct kmem_cache``.
 
     Parameters
     ----------
     name : str
-        One word, shown in slabinfo.
+        One word, which slabinfo shows.
     size : int
-        Bytes of a buffer.
+        The bytes of a buffer, 1 to 1 GiB.
     align : int
-        Alignment in bytes, a power of two up to a page.
+        The alignment of a buffer in bytes, a power of two up to a page.
     ctor : callable, optional
-        Called once with each buffer, as a memoryview, when its slab is made. A freed buffer
-        keeps what it holds, so that it is constructed when it is allocated again. If it raises,
-        the slab goes back and `alloc` raises the same.
+        It is called once with each buffer, as a memoryview, when the buffer's slab is made. A freed
+        buffer keeps its bytes, so it is still constructed when it is allocated again. If the
+        constructor raises, the slab is given back and `alloc` raises the same exception.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument breaks one of these rules; the text says which.
+    MemoryError
+        There is no memory for the cache's structure.
 
     Examples
     --------
@@ -47,7 +54,7 @@ class KmemCache:
     ) -> None:
         refuse_nested(name)
         self._cache = slab_common.kmem_cache_create(name, size, align, ctor)
-        # Called in inner loops: without the frame of the method of the same name.
+        # These are called in inner loops. They save the frame of the method of the same name.
         self.alloc = self._cache.alloc_buffer  # type: ignore[method-assign]
         self.free = self._cache.free_buffer  # type: ignore[method-assign]
 
@@ -60,41 +67,47 @@ class KmemCache:
 
     @property
     def size(self) -> int:
-        """Bytes of a buffer."""
+        """The bytes of a buffer."""
         return self._cache.object_size
 
     @property
     def align(self) -> int:
-        """Alignment of a buffer in bytes."""
+        """The alignment of a buffer in bytes."""
         return self._cache.align
 
     def alloc(self) -> Any:
         """Return a writable buffer of `size` bytes, charged to the current group.
 
         ``memoryview(buffer)`` and ``numpy.frombuffer(buffer, "u1")`` do not copy.
+        Kernel: ``kmem_cache_alloc``.
 
         Raises
         ------
         MemcgOOM
             The group or an ancestor is at its ``memory.max``.
+        MemoryError
+            The system has no memory, or the arena is full.
+        MemcgError
+            The cache was destroyed.
         """
         return self._cache.alloc_buffer()
 
     def free(self, buffer: Any) -> None:
-        """Give a buffer back; the group that allocated it is credited.
+        """Give a buffer back. The group that allocated it is credited. Kernel: ``kmem_cache_free``.
 
         Raises
         ------
         ValueError
-            Not a live buffer of this cache (freed already, or foreign); nothing changed.
+            `buffer` is not a live buffer of this cache: it was freed already, or another cache
+            made it. Nothing is changed.
         BufferError
-            An array or view of the buffer is still in use. The memory stays allocated and charged;
-            call again once they are gone.
+            An array or view of the buffer is still in use. The memory stays allocated and charged.
+            Call `free` again when it is no longer in use.
         """
         self._cache.free_buffer(buffer)
 
     def alloc_bulk(self, n: int) -> list[Any]:
-        """Return `n` buffers, or raise as `alloc` does and allocate none.
+        """Return `n` buffers. If one of them is refused, raise as `alloc` does and keep none.
 
         Kernel: ``kmem_cache_alloc_bulk``.
         """
@@ -108,7 +121,7 @@ class KmemCache:
         return buffers
 
     def free_bulk(self, buffers: Iterable[Any]) -> None:
-        """Give several buffers back; stops at the first that `free` refuses.
+        """Give several buffers back. The first that `free` refuses ends it with the same error.
 
         Kernel: ``kmem_cache_free_bulk``.
         """
@@ -116,18 +129,19 @@ class KmemCache:
             self.free(buffer)
 
     def shrink(self) -> int:
-        """Drop empty slabs; return the pages given back."""
+        """Drop empty slabs and return how many pages that were. Kernel: ``kmem_cache_shrink``."""
         return slab_common.kmem_cache_shrink(self._cache)
 
     def destroy(self) -> None:
-        """Destroy the cache.
+        """Destroy the cache. Kernel: ``kmem_cache_destroy``.
 
         Raises
         ------
         CacheBusy
-            Buffers are live; the cache is as it was.
+            Buffers are live; the cache is as it was, and the call can be repeated.
         MemcgError
-            The cache was destroyed before, or see `Group.close`: it is not destroyed later.
+            The cache was destroyed before, or the caller is a finalizer or signal handler that has
+            interrupted memcg's own work. Unlike `Group.close`, the call is not deferred.
         """
         refuse_nested(self.name)
         slab_common.kmem_cache_destroy(self._cache)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What memcg raises. Texts say subject, rule, values, owner and cure on one line."""
+"""The exceptions that memcg raises. A text has subject, rule, values, owner and cure on one line."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _last_alarm: Callable[[], str | None] | None = None  # see `tell_alarms_by`
 
 
 class MemcgError(Exception):
-    """The base of memcg's own errors."""
+    """The base class of memcg's own errors."""
 
 
-class MemcgOOM(MemoryError, MemcgError):  # in this order: the other has a `__new__` that raises
-    """A group met its ``memory.max``; raised in the offender only."""
+class MemcgOOM(MemoryError, MemcgError):  # MemoryError first: the `__new__` of the other raises
+    """A group met its ``memory.max``. It is raised only in the thread that asked for the memory."""
 
     def __init__(self, *args: object) -> None:
         if not args and _last_alarm is not None and (text := _last_alarm()) is not None:
@@ -26,19 +26,19 @@ class MemcgOOM(MemoryError, MemcgError):  # in this order: the other has a `__ne
 
 
 class OfflineError(MemcgError):
-    """The group was closed."""
+    """The group was closed, so it cannot be entered."""
 
 
 class GroupBusy(MemcgError):
-    """The group cannot be closed: something runs inside it or it has children."""
+    """The group cannot be closed: something runs inside it, it has children, or it is the root."""
 
 
 class CacheBusy(MemcgError):
-    """The cache cannot be destroyed: objects of it are live."""
+    """The cache cannot be destroyed, because objects of it are live."""
 
 
 def oom_text(group: str, nbytes: int, current: int, limit: int, owner: str) -> str:
-    """Say that a request of a group met a limit: subject, rule, values, owner, cure."""
+    """Return the text of an error for a request that met a limit. Sizes are in bytes."""
     owner = repr(owner or "/")
     return (
         f"group {group or '/'!r}: charge of {format_size(nbytes)} is over memory.max (current "
@@ -48,9 +48,10 @@ def oom_text(group: str, nbytes: int, current: int, limit: int, owner: str) -> s
 
 
 def tell_alarms_by(last_alarm: Callable[[], str | None]) -> None:
-    """Take from `last_alarm` the text of a `MemcgOOM` that is raised as a bare class.
+    """Have `last_alarm` give the text of each `MemcgOOM` that is raised as a bare class.
 
     CPython raises an asynchronous exception as a class, and makes the instance without arguments.
+    Its source is ``PyThreadState_SetAsyncExc``.
     """
     global _last_alarm
     _last_alarm = last_alarm

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`inject`: requests fail on purpose, to test what a program does then.
+"""`inject` makes requests fail on purpose, to test what a program does then.
 
-A *fail-nth* test has the first request fail, then the second, and so on until none is left::
+A *fail-nth* test makes the first request fail, then the second, and so on until none is left::
 
     for n in itertools.count(1):
         with faults.inject(nth=n) as injected, contextlib.suppress(MemoryError):
@@ -10,7 +10,7 @@ A *fail-nth* test has the first request fail, then the second, and so on until n
             break
         # here: is everything as it was before?
 
-From outside: ``MEMCG_FAIL=nth=100,size=65536-1048576 memcg run app.py``.
+The environment can ask for it too: ``MEMCG_FAIL=nth=100,size=65536-1048576 memcg run app.py``.
 
 Kernel: Documentation/fault-injection (``failslab``, ``fail-nth``).
 """
@@ -34,37 +34,45 @@ def inject(
     what: str | tuple[str, ...] | None = None,
     all_threads: bool = False,
 ) -> core.Faults:
-    """Have requests fail in ``with``; its `eligible` and `faults` count them.
+    """Make requests fail inside ``with``. The attributes `eligible` and `faults` count them.
 
     Parameters
     ----------
     nth : int
-        The nth eligible request fails; with `times`, and those that follow. Without `nth` and
-        `probability` nothing fails: requests are counted.
+        The number of the eligible request that fails, from 1. With `times` the requests after it
+        fail too. Without `nth` and `probability` nothing fails, and requests are only counted.
     probability : float
-        Each eligible request fails with this probability, drawn from `seed` and its number.
+        The probability, 0 to 1, with which each eligible request fails.
+    seed : int
+        The seed of the random choice. With the same seed the requests of the same numbers fail.
     times : int
-        At most so many faults; 1 with `nth`, else no bound.
+        The largest number of faults. The default is 1 with `nth`, and no bound without.
     size : int or (int, int)
-        Eligible are requests of so many bytes. Without `size` and `cache`, requests of 1 KiB and
-        less are not eligible, but for `KmemCache`: CPython does not survive their failing
-        everywhere.
+        Only requests of so many bytes are eligible; two numbers are the smallest and the largest.
+        Without `size` and `cache`, requests of 1 KiB and less are not eligible unless a `KmemCache`
+        makes them, because CPython does not survive everywhere that they fail.
     cache : str
-        Eligible are objects of this cache: ``"kmalloc-2048"``, or a `KmemCache`'s name.
+        Only objects of this cache are eligible: ``"kmalloc-2048"``, or the name of a `KmemCache`.
     group : Group or str
-        Eligible are requests in this group and below.
+        Only requests in this group and below are eligible.
     what : str or tuple of str
-        ``alloc`` (default): requests for memory; inside the core ``metadata``, ``pages``,
-        ``mmap``, ``madvise``, and ``thread``, the start of its worker. Several: ``alloc+pages``.
+        The default ``alloc`` stands for requests for memory. ``metadata``, ``pages``, ``mmap``,
+        ``madvise`` and ``thread`` (the start of a worker) are inside the core. ``alloc+pages``
+        names several.
     all_threads : bool
-        Requests of every thread are eligible, not of the calling one only.
+        Requests of every thread are eligible, and not only those of the calling thread.
+
+    Returns
+    -------
+    context manager
+        Entering it arms the faults and leaving it disarms them.
 
     Raises
     ------
     ValueError
-        A value that is not allowed; the text says what is.
+        A value is not allowed; the text says which are.
     MemcgError
-        Faults are armed already, or this is the model core.
+        This is the model core. Entering raises it too, if faults are armed already.
     """
     if core.name != "native":
         raise MemcgError("faults are injected into the native core; this is the model core")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Groups as users hold them: limits, reading, entering, closing."""
+"""Groups as users hold them: limits, figures, entering and closing."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _limit(which: str) -> str:
 
 
 def _count(file: str, value: Size) -> int | None:
-    """A number of groups or levels; None: any."""
+    """Return a number of groups or levels; None means that any number is allowed."""
     if value is None or (isinstance(value, str) and value.strip() == "max"):
         return None
     try:
@@ -71,7 +71,7 @@ def _count(file: str, value: Size) -> int | None:
             return n
     except ValueError:
         pass
-    raise ValueError(f"{file} takes a number from 0 on, or 'max', not {value!r}")
+    raise ValueError(f"{file} takes a number that is at least 0, or 'max', not {value!r}")
 
 
 def _wrap(fn: Callable[P, R], place: Callable[[], Group | scope]) -> Callable[P, R]:
@@ -86,15 +86,16 @@ def _wrap(fn: Callable[P, R], place: Callable[[], Group | scope]) -> Callable[P,
 
 
 class Group(cgroup):
-    """A memory control group. Made by `group` and `scope`; ``with group:`` enters it.
+    """A memory control group. `group` and `scope` make one; ``with group:`` enters it.
 
-    Sizes are ints in bytes when read; when written also ``"256MiB"``, ``"max"`` or ``"50%"`` of
-    the parent's ``memory.max``. Entering nests and is reentrant; leaving does not close.
+    A size that is read is an int in bytes. A size that is written may also be ``"256MiB"``,
+    ``"max"`` or ``"50%"``, which is a share of the parent's ``memory.max``. Entering nests and is
+    reentrant. Leaving a group does not close it. Kernel: Documentation/admin-guide/cgroup-v2.rst.
     """
 
     children: dict[str, Group]  # type: ignore[assignment]
     parent: Group | None
-    _own_high = False  # memory.high was written; else it follows memory.max
+    _own_high = False  # memory.high was written; while it was not, it follows memory.max
 
     def __repr__(self) -> str:
         state = "" if self.online else " closed"
@@ -103,12 +104,18 @@ class Group(cgroup):
     # -- being inside
 
     def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `fn` inside the group."""
+        """Call `fn` inside the group and return what it returns.
+
+        Raises
+        ------
+        OfflineError
+            The group is closed, so `fn` is not called.
+        """
         with self:
             return fn(*args, **kwargs)
 
     def wrap(self, fn: Callable[P, R]) -> Callable[P, R]:
-        """Return a function that calls `fn` inside the group."""
+        """Return a function that calls `fn` inside the group, as `run` does."""
         return _wrap(fn, lambda: self)
 
     if TYPE_CHECKING:
@@ -121,20 +128,25 @@ class Group(cgroup):
     def iterate(
         self, iterable: Iterable[R] | AsyncIterable[R]
     ) -> Generator[R, None, None] | AsyncGenerator[R, None]:
-        """Run each step of an iterator inside the group, its consumer outside.
+        """Run each step of an iterator inside the group, and its consumer outside.
 
         A ``with group:`` in the generator itself would leak into the consumer.
 
         Parameters
         ----------
         iterable : iterable or async iterable
-            What is both is taken as the first.
+            An object that is both is treated as an iterable.
 
         Returns
         -------
         generator or async generator
-            As `iterable` is. To close the latter early closes an async generator under it, inside
-            the group.
+            It is asynchronous if `iterable` is. If an async generator is closed early, the async
+            generator that it iterates over is closed too, inside the group.
+
+        Raises
+        ------
+        OfflineError
+            The group was closed; the next step raises it.
         """
         if hasattr(type(iterable), "__aiter__") and not hasattr(type(iterable), "__iter__"):
             return self._iterate_async(iterable)  # type: ignore[arg-type]
@@ -161,18 +173,18 @@ class Group(cgroup):
                         return
                 yield item
         finally:
-            if hasattr(type(steps), "athrow"):  # a generator; a stream is not ours to close
+            if hasattr(type(steps), "athrow"):  # only a generator: a stream may have other readers
                 if self.online:
                     with self:
                         await steps.aclose()  # type: ignore[attr-defined]
-                else:  # closed by the consumer
+                else:  # the consumer closed the group
                     await steps.aclose()  # type: ignore[attr-defined]
 
     # -- limits
 
     @property
     def max(self) -> int:
-        """The limit in bytes. cgroup v2: ``memory.max``."""
+        """The limit in bytes; ``2**63 - 1`` means that there is none. cgroup v2: ``memory.max``."""
         return mem_cgroup_get_limit(self, "max")
 
     @max.setter
@@ -181,7 +193,10 @@ class Group(cgroup):
 
     @property
     def high(self) -> int:
-        """Where reclaim starts, in bytes; by default 7/8 of `max`. cgroup v2: ``memory.high``."""
+        """The usage in bytes at which reclaim starts, by default 7/8 of `max`.
+
+        cgroup v2: ``memory.high``.
+        """
         return mem_cgroup_get_limit(self, "high")
 
     @high.setter
@@ -190,7 +205,10 @@ class Group(cgroup):
 
     @property
     def reserve(self) -> int:
-        """Bytes past `max` for small requests; by default 1/8 of `max`, at least 16 MiB."""
+        """How many bytes small requests may use past `max`.
+
+        The default is 1/8 of `max`, and at least 16 MiB.
+        """
         return mem_cgroup_get_limit(self, "reserve")
 
     @reserve.setter
@@ -199,7 +217,10 @@ class Group(cgroup):
 
     @property
     def overdraft(self) -> int:
-        """Bytes past `reserve` for requests up to 1 KiB; by default as many as `reserve`."""
+        """How many bytes requests up to 1 KiB may use past `reserve`.
+
+        The default is as many as `reserve`.
+        """
         return mem_cgroup_get_limit(self, "overdraft")
 
     @overdraft.setter
@@ -207,15 +228,15 @@ class Group(cgroup):
         self._write_limit("overdraft", size)
 
     def _write_limit(self, which: str, size: Size, *, bare_is_binary: bool = False) -> None:
-        """Write one of the limits: one store, from any thread, then reclaim.
+        """Store one of the limits, then reclaim if it is below the usage. Any thread may do it.
 
-        A limit below the use reclaims what it can and then holds for new charges. None is the
-        default: no ``max``, and ``high``, ``reserve`` and ``overdraft`` derived from it.
+        A limit below the usage reclaims what it can and then holds for new charges. None stands
+        for the default: no ``max``, and ``high``, ``reserve`` and ``overdraft`` derived from it.
 
         Raises
         ------
         ValueError
-            `size` is not a size, or `which` is not a limit; nothing changed.
+            `size` is not a size, or `which` is not a limit; nothing is changed.
         """
         parent = self.parent
         n = parse_size(
@@ -237,22 +258,37 @@ class Group(cgroup):
     # -- reclaim
 
     def shrinker(self, fn: Callable[[int], object]) -> Callable[[int], object]:
-        """Have `fn` called with a number of bytes to give back; usable as a decorator.
+        """Register `fn`, which is called with the number of bytes to give back.
 
-        It runs in a thread of its own when `high` is crossed, and in `reclaim`. Kernel:
-        ``register_shrinker``.
+        It is called in a worker thread when usage crosses `high`, and by `reclaim` and a lowered
+        `max` in the calling thread. `shrinker` returns `fn`, so it can be a decorator.
+        Kernel: ``register_shrinker``.
         """
         know_main_thread()
         self.shrinkers.append(fn)
         return fn
 
     def reclaim(self, size: Size = "max") -> int:
-        """Run shrinkers here and below, collect garbage, drop empty slabs. ``memory.reclaim``.
+        """Run the shrinkers of the group and of all below it, collect garbage, drop empty slabs.
+
+        cgroup v2: ``memory.reclaim``.
+
+        Parameters
+        ----------
+        size : int or str
+            The bytes that the shrinkers are asked for.
 
         Returns
         -------
         int
-            Bytes by which `current` fell.
+            How many bytes `current` fell by; 0 if it grew.
+
+        Raises
+        ------
+        ValueError
+            `size` is not a size.
+        Exception
+            The first that a shrinker raised, after the rest was done.
         """
         return try_to_free(self, parse_size(size))
 
@@ -264,7 +300,7 @@ class Group(cgroup):
         Raises
         ------
         KeyError
-            There is no such file; the text names all.
+            There is no such file; the text names those that there are.
         """
         match file:
             case "memory.current":
@@ -303,7 +339,7 @@ class Group(cgroup):
         MemcgError
             The file cannot be written.
         ValueError
-            The value is none that the file takes; nothing changed.
+            The file does not take this value; nothing is changed.
         """
         if file not in WRITABLE:
             raise MemcgError(f"{file!r} cannot be written; one can write {', '.join(WRITABLE)}")
@@ -324,16 +360,18 @@ class Group(cgroup):
 
     @property
     def last_oom(self) -> Oom | None:
-        """The last refusal or alarm of this group's limit or of one below; None: never.
+        """The last refusal or alarm of this group's limit or of one below; None if there was none.
 
-        For an error that has no text, or was caught and dropped. Its attributes are ``bytes``,
-        ``limit``, ``owner`` and ``group`` (paths: whose limit it was, which asked), ``current``,
-        ``refused`` and ``time``; its text is the error's. It stays when groups are closed.
+        It is for an error that has no text, or that the program caught and dropped. ``owner`` is
+        the path of the group whose limit it was, ``group`` the path of the group that asked. The
+        other attributes are ``bytes``, ``limit`` and ``current`` in bytes, ``refused`` (false for
+        an alarm) and ``time`` in seconds. Its text is the error's. Closing groups does not change
+        it.
         """
         found = mem_cgroup_last_oom(self)
         if found is None:
             return None
-        core.stop_account()  # the first import happens to be in the group
+        core.stop_account()  # the group that imports it first must not pay for the module
         try:
             from .oom import Oom
 
@@ -343,14 +381,17 @@ class Group(cgroup):
 
     @property
     def nr_dying(self) -> int:
-        """Closed groups below this one that something still refers to."""
+        """How many groups below this one are closed but still referred to.
+
+        cgroup v2: ``nr_dying_descendants``.
+        """
         refuse_nested(self.path)
         with memcontrol.activate_kmem_mutex:
             return sum(self in ancestry(g) for g in memcontrol.dying if g is not self)
 
     def report(self) -> str:
-        """Account for the group: figures of its tree, and what still holds memory."""
-        core.stop_account()  # what it takes to tell, the first import above all, is nobody's
+        """Return a text with the figures of the group's tree and what still holds its memory."""
+        core.stop_account()  # the group does not pay for the report, nor for its first import
         try:
             from .report import report
 
@@ -361,26 +402,28 @@ class Group(cgroup):
     # -- closing
 
     def close(self, *, recursive: bool = False, wait: float = 0) -> None:
-        """Take the group offline; what it still holds is charged to the parent from now on.
+        """Take the group offline. What it still holds is charged to the parent from now on.
+
+        A second call does nothing. Kernel: ``cgroup_rmdir``.
 
         Parameters
         ----------
         recursive : bool
-            Close its children too, deepest first.
+            Close the groups below it too, the deepest first.
         wait : float
-            Seconds to wait for those inside to leave.
+            How many seconds to wait until the threads and tasks inside have left.
 
         Raises
         ------
         GroupBusy
-            Something is inside, it has children and `recursive` is false, or it is the root.
-            Nothing was closed but, with `recursive`, children.
+            Something is inside the group, or it has children and `recursive` is false, or it is
+            the root. With `recursive`, groups below it may have been closed already.
 
         Notes
         -----
-        In a finalizer or signal handler that has interrupted memcg's own work the group is closed
-        later: when the next group is made or closed. What that raises is shown like an uncaught
-        exception of a thread.
+        In a finalizer or signal handler that has interrupted memcg's own work, the group is closed
+        later, when the next group is made or closed. If that fails, the error is shown like an
+        uncaught exception of a thread.
         """
         if is_nested():
             _deferred_closes.append((self, recursive))
@@ -402,13 +445,13 @@ class Group(cgroup):
 
 
 root = Group("", None)
-_deferred_closes: list[tuple[Group, bool]] = []  # closings that wait for what they interrupted
+_deferred_closes: list[tuple[Group, bool]] = []  # they wait for the work that they interrupted
 
 
 def _now() -> core.Memcg | None:
     try:
         return core.current()
-    except MemcgError:  # the ContextVar holds a value of others
+    except MemcgError:  # the ContextVar holds a value that is not memcg's
         return None
 
 
@@ -422,19 +465,23 @@ def _run_deferred_closes() -> None:
 
 
 def group(path: str, **limits: Size) -> Group:
-    """Get the group at `path` or make it; given limits are written, others stay.
+    """Return the group at `path`, and make it if there is none. The given limits are written.
 
     Parameters
     ----------
     path : str
-        Absolute, as ``"tenants/a"``; parents are made without limits.
-    **limits
-        ``max``, ``high``, ``reserve`` and ``overdraft``.
+        An absolute path such as ``"tenants/a"``. Parents that are missing are made without limits.
+    **limits : int, str or None
+        ``max``, ``high``, ``reserve`` and ``overdraft``, as `Group` takes them. Limits that are
+        not given stay as they are.
 
     Raises
     ------
     ValueError
-        A bad path, size or limit; nothing was made.
+        The path, a size or the name of a limit is bad; nothing is made.
+    MemcgError
+        The group would be over a ``cgroup.max.descendants`` or ``cgroup.max.depth`` above it; or
+        a finalizer or signal handler that has interrupted memcg's own work makes a new group.
 
     Examples
     --------
@@ -453,8 +500,10 @@ def group(path: str, **limits: Size) -> Group:
 
 
 def _checked(path: str, limits: dict[str, Size]) -> dict[str, Size]:
-    """Convert limits to bytes. Percentages and None stay as they are: only the group can resolve
-    them. What `_write_limit` would refuse is refused before anything is made or written."""
+    """Convert limits to bytes, and refuse what `_write_limit` would refuse, before a group is made.
+
+    Percentages and None stay as they are, because only the group can resolve them.
+    """
     for which, size in limits.items():
         _limit(which)
         if isinstance(size, str) and "%" in size:
@@ -468,25 +517,28 @@ def _max_above(path: str) -> int:
     above = path.rpartition("/")[0]
     try:
         return (cgroup_find(root, above) if above else root).max
-    except MemcgError:  # it will be made, without limits
+    except MemcgError:  # there is none yet: it will be made without limits
         return PAGE_COUNTER_MAX
 
 
 class scope:
-    """Enter a new group and close it at the end; a taken name gets a number.
+    """Enter a new group, and close it and the groups below it at the end.
 
-    As a decorator: a new group for each call. Threads and tasks may use one object at a time.
+    If the name is taken, the new group's name gets a number. As a decorator, `scope` makes a new
+    group for each call. Several threads and tasks may use one object at the same time.
 
     Raises
     ------
     ValueError
-        A bad path, size or limit; nothing was made.
+        The path, a size or the name of a limit is bad; nothing is made.
+    GroupBusy
+        Something else is still inside the group when it is left.
     """
 
     def __init__(self, name: str, **limits: Size) -> None:
         self._name = name
         self._limits = _checked(name, limits)
-        self._groups: dict[Group, None] = {}  # entered and not left, in whatever context
+        self._groups: dict[Group, None] = {}  # entered and not left yet, in any context
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         return _wrap(fn, lambda: self)
@@ -510,7 +562,7 @@ class scope:
         g = self._innermost()
         del self._groups[g]
         try:
-            core.leave(g, error)  # not a call that needs a tuple: there may be no memory for it
+            core.leave(g, error)  # by two arguments: `*args` needs a tuple, which may be refused
         finally:
             g.close(recursive=True)
 
@@ -520,42 +572,42 @@ class scope:
             return innermost
         if not self._groups:
             raise MemcgError(
-                f"scope {self._name!r} is left, but it was not entered, or was left already; enter "
+                f"scope {self._name!r} is left, but it was not entered or was left already; enter "
                 "it once for each time that it is left"
             )
         return next(reversed(self._groups))
 
 
 def current() -> Group:
-    """The innermost group of the running context.
+    """Return the innermost group of the running context, or the root.
 
     Raises
     ------
     MemcgError
-        Others have set memcg's ContextVar to a value of their own.
+        Other code has set memcg's ContextVar to a value of its own.
     """
     memcg = core.current()
     return memcg if isinstance(memcg, Group) else root
 
 
 def walk(path: str = "") -> list[Group]:
-    """List the group at `path` and all below it: parents first, siblings by name.
+    """List the group at `path` and all below it. Parents precede children; siblings are by name.
 
     Parameters
     ----------
     path : str
-        Where to begin; the root for ``""``.
+        The group to begin with; ``""`` stands for the root.
 
     Returns
     -------
     list of Group
-        As they were at one moment: others may be closed, or new, when it is read.
+        The groups that there were at one moment. When the list is read, some may be closed.
 
     Raises
     ------
     MemcgError
-        There is no such group; or a finalizer or signal handler calls that has interrupted memcg's
-        own work.
+        There is no such group, or the caller is a finalizer or signal handler that has interrupted
+        memcg's own work.
     """
     top = cgroup_find(root, path) if path else root
     return sorted(subtree(top), key=lambda g: g.path.split("/"))
@@ -564,27 +616,31 @@ def walk(path: str = "") -> list[Group]:
 def shield() -> core.Shield:
     """Defer `MemcgOOM` while in ``with memcg.shield():``.
 
-    For code that must not be cut in two, as when it holds a lock that is shared with others:
-    like KeyboardInterrupt, `MemcgOOM` can come between any two steps of a group's Python code.
-    What is refused at once (64 KiB and more, `KmemCache`) is refused here too. It may be left in
-    another context than it was entered in, and ends in all that have a copy of it.
+    Like KeyboardInterrupt, `MemcgOOM` can be raised between any two steps of a group's Python code.
+    The shield is for code that must not be cut in two there, for example while it holds a lock that
+    other threads need. A request that is refused at once (64 KiB and more, `KmemCache`) is refused
+    inside a shield too. A shield may be left in another context than it was entered in; it then
+    ends in all contexts that have a copy of it.
 
     Raises
     ------
     MemcgError
-        It is left more often than it was entered, or others have set memcg's ContextVar to a value
-        of their own.
+        The shield is left more often than it was entered, or other code has set memcg's ContextVar
+        to a value of its own.
     """
     return core.Shield()
 
 
 def slabinfo(path: str = "") -> str:
-    """Return a group's slabinfo in the kernel's format, version 2.1; the root's for ``""``.
+    """Return a group's slabinfo in the kernel's format, version 2.1; ``""`` stands for the root.
+
+    The unit of each figure is that of the kernel's /proc/slabinfo: objects, bytes, pages or slabs.
 
     Raises
     ------
     MemcgError
-        There is no such group.
+        There is no such group, or the caller is a finalizer or signal handler that has interrupted
+        memcg's own work.
     """
     refuse_nested("slabinfo")
     if path:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`install`: from here on what CPython and NumPy allocate is charged.
+"""`install`: from this call on, memory that CPython and NumPy allocate is charged.
 
-Libraries that need more have a file in `integrations`, with a function `hook`. It is called now if
-the library is imported, else right after it is.
+A library that needs more has a file in `integrations` with a function `hook`. The function is
+called at once if the library is imported already, or right after it is imported.
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ if TYPE_CHECKING:
 
 _installed = False
 
-_NUMPY = ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath")  # since 2.0, before
+_NUMPY = (  # its name since NumPy 2.0, and the name before
+    "numpy._core._multiarray_umath", "numpy.core._multiarray_umath",
+)  # fmt: skip
 _ASYNCIO = (
     "asyncio.base_subprocess", "asyncio.selector_events", "asyncio.sslproto", "asyncio.unix_events",
 )  # fmt: skip
 _UVICORN = ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl")
 _THREADING = ("_thread", "threading", "concurrent.futures.thread", "multiprocessing.pool")
-_waiting: dict[str, str] = {}  # module -> the file of `integrations` whose `hook` takes it
+_waiting: dict[str, str] = {}  # module -> the file of `integrations` whose `hook` is called with it
 
 
 def why_not() -> str | None:
-    """Say why the hooks cannot be put in here, or None."""
+    """Return why the hooks cannot be installed in this process, or None if they can."""
     if core.name != "native":
         return core.why_not_native or "MEMCG_CORE=model asks for the model core"
     if file := core.foreign_hooks():
         return (
-            f"hooks of {file} are in CPython's allocators, and would take ours out with them; "
-            "stop what put them in, install, start it again"
+            f"hooks of {file} are in CPython's allocators: removing them would remove ours too; "
+            "stop the tool that put them in, install memcg, then start the tool again"
         )
     return None
 
@@ -48,18 +50,18 @@ def install(*, inherit: bool = True) -> None:
     Parameters
     ----------
     inherit : bool
-        New threads, and jobs of thread pools, are in the group that started or submitted them;
-        but see `memcg.service`.
+        New threads, and jobs of thread pools, are in the group that started or submitted them.
+        `memcg.service` makes exceptions.
 
     Raises
     ------
     MemcgError
-        The hooks cannot be put in here; the text says why.
+        The hooks cannot be installed in this process; the text says why.
 
     Notes
     -----
-    Blocks allocated before stay uncharged until they grow. There is no way back.
-    PEP 445, NEP 49.
+    A block that was allocated before stays uncharged until it grows past 1 KiB. The hooks cannot be
+    removed. They are those of PEP 445 and NEP 49.
     """
     global _installed
     if _installed:
@@ -68,7 +70,7 @@ def install(*, inherit: bool = True) -> None:
     if reason is not None:
         raise MemcgError(f"memcg.install() cannot work here: {reason}")
     frames = 0
-    if core.is_traced():  # tracemalloc would restore the allocator from before us when it stops
+    if core.is_traced():  # tracemalloc, when it stops, would restore the allocators without ours
         import _tracemalloc
 
         frames = _tracemalloc.get_traceback_limit()
@@ -88,9 +90,9 @@ def installed() -> bool:
 
 
 def _hook_libraries(inherit: bool) -> None:
-    """Have arrays charged, and what is called later be in the group that it belongs to.
+    """Have the files of `integrations` hook their libraries, now or when they are imported.
 
-    With `inherit` threads and jobs are in the group that they come from.
+    With `inherit`, new threads and jobs are in the group that starts or submits them.
     """
     files = dict.fromkeys(_NUMPY, "numpy") | dict.fromkeys(_ASYNCIO, "asyncio")
     files |= dict.fromkeys(_UVICORN, "uvicorn")
@@ -105,13 +107,13 @@ def _hook_libraries(inherit: bool) -> None:
     sys.meta_path.insert(0, core.ModuleFinder(_waiting, _find_spec))
     for name in files:
         if sys.modules.get(name):
-            _hook(name, __import__(name, fromlist=("",)))  # waits while others import it
+            _hook(name, __import__(name, fromlist=("",)))  # waits if another thread is importing it
 
 
 def _find_spec(
     name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
 ) -> ModuleSpec | None:
-    """Have what waits for the module hook it, once, right after the module ran."""
+    """Find a module in `_waiting`, and have its loader call `_hook` right after the module ran."""
     for finder in sys.meta_path:
         if type(finder) is not core.ModuleFinder and (spec := finder.find_spec(name, path, target)):
             break
@@ -123,7 +125,7 @@ def _find_spec(
 
     def exec_module(module: ModuleType) -> None:
         execute(module)
-        if module.__name__ == name:  # a loader of several has this for them all
+        if module.__name__ == name:  # one loader may load several modules: each has this function
             _hook(name, module)
 
     loader.exec_module = exec_module  # type: ignore[method-assign]
@@ -131,14 +133,14 @@ def _find_spec(
 
 
 def _hook(name: str, module: ModuleType) -> None:
-    """Hook a module, unless that was done before."""
+    """Hook a module. A second call does nothing."""
     file = _waiting.pop(name, None)
     if file is None:
         return
-    if name in _NUMPY:  # it has one of the two; the other is an alias, if it is there at all
+    if name in _NUMPY:  # NumPy has one of the two; the other is an alias, or is not there
         for other in _NUMPY:
             _waiting.pop(other, None)
-    core.stop_account()  # it happens to the group that imports the module first
+    core.stop_account()  # the group that imports the module first must not pay for the hook
     try:
         __import__(f"{__package__}.integrations.{file}", fromlist=("hook",)).hook(module)
     finally:

@@ -1,28 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any text as one part of a group's path, and back.
+"""`escape` makes any text one part of a group's path, and `unescape` takes it back.
 
-Follows RFC 3986's percent-encoding, as ``systemd-escape`` follows its own: letters stay readable.
+The encoding is RFC 3986's percent-encoding. ``systemd-escape`` serves the same purpose with an
+encoding of its own. Letters stay readable.
 """
 
 from __future__ import annotations
 
-NAME_MAX = 255  # characters of an escaped name, as of a directory's in the kernel
-_EMPTY = "%"  # what is escaped has two digits after its "%"
-_CUT = "%-"  # before the digest of a name that was too long
+NAME_MAX = 255  # characters of an escaped name; the kernel's bound for the name of a directory
+_EMPTY = "%"  # it stands for the empty name: any other "%" is followed by two digits
+_CUT = "%-"  # it precedes the digest of a name that was too long
 _DIGEST = 64
 
 
 def escape(name: str) -> str:
-    """Return `name` as one part of a path: two names never give the same part.
+    """Return `name` as one part of a path. Two names never give the same part.
 
-    ``/``, ``%``, blanks, a leading dot and what is not printable become ``%`` and the two digits of
-    each byte of their UTF-8. Of what is longer than 255 characters then, the beginning stays, and
-    a SHA-256 of the whole name follows.
+    ``/``, ``%``, blanks, a leading dot and characters that are not printable become ``%`` and two
+    hexadecimal digits for each byte of their UTF-8. If the result is longer than 255 characters,
+    only its beginning stays, and a SHA-256 of the whole name follows.
 
     Parameters
     ----------
     name : str
-        Of a tenant, say: any text, the empty one and lone surrogates included.
+        Any text, for example a tenant's name. It may be empty or contain lone surrogates.
 
     Returns
     -------
@@ -59,7 +60,7 @@ def unescape(part: str) -> str:
     Raises
     ------
     ValueError
-        `escape` returns no such part, or it had to cut the name.
+        `escape` returns no such part, or it cut the name, so that the name cannot be found again.
 
     Examples
     --------
@@ -67,7 +68,7 @@ def unescape(part: str) -> str:
     'acme/eu west'
     """
     if _CUT in part:
-        raise ValueError(f"name {part!r} was cut: its digest stands for what is gone")
+        raise ValueError(f"name {part!r} was cut: its digest replaces the end of the name")
     head, *coded = part.split("%")
     data = _bytes(head)
     try:

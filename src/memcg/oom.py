@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last refusal or alarm of a limit, as `Group.last_oom` tells it."""
+"""The last refusal or alarm of a limit, as `Group.last_oom` returns it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .errors import oom_text
 
 
 class Oom(NamedTuple):
-    """A request that met a limit. As a text: what the error says.
+    """A request that met a limit. ``str()`` gives the text of the error.
 
     Examples
     --------
@@ -18,13 +18,13 @@ class Oom(NamedTuple):
 raise memory.max or free memory in 'a'
     """
 
-    bytes: int  # asked for
+    bytes: int  # how many the request asked for
     limit: int  # memory.max of `owner`, in bytes
-    owner: str  # path of the group whose limit it was; "": the root
+    owner: str  # path of the group whose limit it was; "" is the root
     group: str  # path of the group that asked: `owner` or one below it
-    current: int  # usage of `owner` in bytes, before the request, or with what an alarm let through
-    refused: bool  # False: an alarm, for the request was granted from the reserve
-    time: float  # seconds since the epoch, as `time.time` has them
+    current: int  # usage of `owner` in bytes: before a refused request, after one that was granted
+    refused: bool  # False for an alarm: the request was granted from the reserve
+    time: float  # seconds since the epoch, as `time.time` returns them
 
     def __str__(self) -> str:
         return oom_text(self.group, self.bytes, self.current, self.limit, self.owner)

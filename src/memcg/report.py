@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds a group's memory: kinds of objects with what belongs to them, and the biggest by name.
 
-`core/binding/holders.c` tells which object owns a block, `core/binding/referrers.c` what refers to
-an object. Here it becomes text. Nothing runs code of the program whose objects they are: no
-``repr``, no attribute that a class may have defined, no comparison; and all texts are short.
+`core/binding/holders.c` finds the object that owns a block, and `core/binding/referrers.c` finds
+what refers to an object. This module makes text of it. It runs no code of the program whose objects
+they are: it calls no ``repr``, reads no attribute that a class may have defined and compares
+nothing. All texts are short.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from .sizes import format_size
 KINDS_SHOWN = 20
 TEXT_MAX = 60  # characters of a name or value
 VALUE_MAX = 12  # characters or bytes of a value
-ITEMS_SHOWN = 3  # of a container
-_HEAPTYPE, _IMMUTABLE = 1 << 9, 1 << 8  # of tp_flags; a class of Python has the first alone
+ITEMS_SHOWN = 3  # how many items of a container are shown
+_HEAPTYPE, _IMMUTABLE = 1 << 9, 1 << 8  # in tp_flags; a class written in Python has only the first
 _UNKNOWN = "memory of C code"
 _SIZED = (str, bytes, bytearray, list, tuple, dict, set, frozenset, deque, array)
 
-# As `type` defines them, whatever a metaclass says.
+# These are `type`'s own, so that a metaclass cannot change what they return.
 _flags = type.__dict__["__flags__"].__get__
 _mro = type.__dict__["__mro__"].__get__
 _qualname = type.__dict__["__qualname__"].__get__
@@ -35,7 +36,7 @@ _module = type.__dict__["__module__"].__get__
 
 
 class Holder(NamedTuple):
-    """Objects of one kind, and the memory that belongs to them."""
+    """Objects of one kind, and the bytes that belong to them."""
 
     kind: str
     objects: int
@@ -43,7 +44,7 @@ class Holder(NamedTuple):
 
 
 class Holders(NamedTuple):
-    """What holds a group's memory, the biggest first."""
+    """What holds a group's memory. The biggest is first."""
 
     blocks: int
     kinds: list[Holder]
@@ -55,7 +56,8 @@ def holders(memcg: core.Memcg) -> Holders:
 
     Notes
     -----
-    Context: the GIL is held throughout, so all of Python waits, as for ``gc.collect()``.
+    Context: the GIL is held throughout, so every other Python thread waits, as for
+    ``gc.collect()``.
     """
     core.stop_account()
     try:
@@ -113,7 +115,7 @@ def _type_name(cls: type) -> str:
         return name
     try:
         module = _module(cls)
-    except AttributeError:  # it was deleted
+    except AttributeError:  # the program deleted it
         return name
     if type(module) is not str or module in ("__main__", "builtins"):
         return name
@@ -121,13 +123,16 @@ def _type_name(cls: type) -> str:
 
 
 def _cut(text: str) -> str:
-    text = str.__str__(text)  # of a subclass: a plain one
+    text = str.__str__(text)  # makes a plain str of a subclass's
     text = text[:TEXT_MAX] + "..." * (len(text) > TEXT_MAX)
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _base(cls: type, *bases: type) -> type | None:
-    """The first of `bases` that `cls` is or derives from; not by ``issubclass``, nor by ``==``."""
+    """Return the first of `bases` that `cls` is or derives from.
+
+    It uses neither ``issubclass`` nor ``==``, which may run the program's code.
+    """
     return next((base for base in bases if any(c is base for c in _mro(cls))), None)
 
 
@@ -135,7 +140,7 @@ def _base(cls: type, *bases: type) -> type | None:
 
 
 def _value(o: Any, *, nested: bool = False) -> str:
-    """A short text for a builtin value; the name of its class for others."""
+    """Return a short text for a value of a builtin type, and the name of its class for others."""
     cls = type(o)
     if cls is str or cls is bytes or cls is bytearray:
         head = o[:VALUE_MAX]
@@ -154,13 +159,13 @@ def _value(o: Any, *, nested: bool = False) -> str:
         return f"{left}...{right}" if o else left + right
     try:
         shown = [_value(item, nested=True) for item in islice(o, ITEMS_SHOWN)]
-    except RuntimeError:  # it changed meanwhile
+    except RuntimeError:  # another thread changed it meanwhile
         shown = []
     return left + ", ".join(shown) + ", ..." * (len(o) > ITEMS_SHOWN) + right
 
 
 def _described(o: Any) -> tuple[str, str]:
-    """What an object is, and its value."""
+    """Return what an object is, and its value."""
     cls = type(o)
     name = _type_name(cls)
     if ndarray := _array_class(cls):
@@ -176,7 +181,7 @@ def _described(o: Any) -> tuple[str, str]:
 
 
 def _array_class(cls: type) -> Any:
-    """NumPy's ndarray, if `cls` is or derives from it."""
+    """Return NumPy's ndarray if `cls` is or derives from it."""
     for c in _mro(cls):
         if _qualname(c) == "ndarray" and not _flags(c) & _HEAPTYPE and _module(c) == "numpy":
             return c
@@ -184,7 +189,7 @@ def _array_class(cls: type) -> Any:
 
 
 def _shape(ndarray: Any, o: Any) -> str:
-    names = ndarray.__dict__  # a subclass may have others
+    names = ndarray.__dict__  # not the attributes of `o`: a subclass may have defined others
     dtype = names["dtype"].__get__(o)
     text = dtype.str if dtype.kind in "SUVMm" else _type_name(dtype.type).removeprefix("numpy.")
     return f"{'x'.join(map(str, names['shape'].__get__(o))) or '()'} {_cut(text)}"
@@ -197,7 +202,7 @@ def _line(
     o: Any, kind: Any, nbytes: int, guessed: bool, path: list[tuple[Any, str, Any]] | None
 ) -> str:
     what, value = (_kind_name(kind), "") if guessed else _described(o)
-    if guessed and path is not None:  # o is not it, but points to it
+    if guessed and path is not None:  # `o` is not the owner, but refers to it
         path = [(o, "in", None), *path]
     who = ", ".join(_hops(path or [])) or "C code"
     return f"{what}, {format_size(nbytes)}{value and f' {value}'}: {who}"
@@ -209,7 +214,7 @@ def _hops(path: list[tuple[Any, str, Any]]) -> list[str]:
     while at < len(path):
         owner, how, name = path[at]
         above = path[at + 1] if at + 1 < len(path) else None
-        if how == "key" and above is not None and above[1] == "dict":  # of its __dict__
+        if how == "key" and above is not None and above[1] == "dict":  # a key of a __dict__
             owner, how = above[0], "attribute"
             at += 1
         at += 1
@@ -230,7 +235,7 @@ def _hop(owner: Any, how: str, name: Any) -> str:
 
 
 def report(group: cgroup) -> str:
-    """Account for a group in text. See `Group.report`."""
+    """Return the account of a group as text. See `Group.report`."""
     start = time.perf_counter()
     lines = []
     for g in subtree(group):
@@ -251,7 +256,7 @@ def report(group: cgroup) -> str:
         nbytes = sum(h.nbytes for h in rest)
         lines.append(f"  {format_size(nbytes):>10}  in {len(rest)} more kinds")
     if biggest:
-        lines.append("the biggest, and who refers to them:")
+        lines.append("the biggest, and what refers to them:")
         lines += [f"  {line}" for line in biggest]
     lines.append(f"took {time.perf_counter() - start:.2f} s for {blocks:,} blocks")
     return "\n".join(lines) + "\n"

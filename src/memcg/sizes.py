@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes as users write them: ``256MiB``, ``1GB``, ``max``, ``50%``."""
+"""Sizes that users write, such as ``256MiB``, ``1GB``, ``max`` and ``50%``."""
 
 from __future__ import annotations
 
-PAGE_COUNTER_MAX = 2**63 - 1  # bytes: no limit
+PAGE_COUNTER_MAX = 2**63 - 1  # in bytes; it stands for no limit
 
 _UNITS = {
     "": 1, "b": 1,
@@ -22,17 +22,21 @@ def parse_size(
     Parameters
     ----------
     size : int, str or None
-        Bytes; or a number with ``KiB MiB GiB TiB`` (``Ki Mi Gi Ti``; binary) or ``KB MB GB TB``
-        (decimal); ``"max"`` or None for no limit; ``"50%"`` of `of`.
+        A number of bytes, or a number with ``KiB MiB GiB TiB`` (``Ki Mi Gi Ti``; binary) or
+        ``KB MB GB TB`` (decimal). ``"max"`` and None stand for no limit, ``"50%"`` for a share of
+        `of`.
     of : int, optional
         The parent's limit in bytes.
     bare_is_binary : bool
-        Read ``512M`` as the kernel does in a cgroup file; else it is refused.
+        Read ``512M`` as the kernel's ``memparse`` does in a cgroup file. If it is false, such a
+        size is refused.
 
     Raises
     ------
     ValueError
-        Not a size, negative, ambiguous, or a share of a parent without a limit.
+        `size` is not a size, is negative or ambiguous, or is a share of a parent without a limit.
+    TypeError
+        `size` is neither an int, a str nor None.
 
     Examples
     --------
@@ -80,7 +84,7 @@ def parse_size(
 
 
 def format_size(n: int) -> str:
-    """Write bytes for people.
+    """Return a number of bytes as a text for people.
 
     >>> format_size(8 << 20), format_size(100), format_size(2**63 - 1)
     ('8.0 MiB', '100 B', 'max')

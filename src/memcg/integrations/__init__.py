@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What other libraries need so that the group is right inside them; one library per file.
+"""What other libraries need so that the group is right inside them. There is a file per library.
 
-`hooks.install` has them hooked: now if they are imported, else right after they are. The file
-of a library is imported with it.
+`hooks.install` hooks a library at once if it is imported already, or right after it is imported.
+The library's file is imported then.
 """

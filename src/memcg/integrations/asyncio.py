@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a transport calls, it calls in the group that the transport was made in.
+"""A transport calls its protocol in the group that the transport was made in.
 
-asyncio's loop takes the context of the task that has it wait for a connection or pipe: after flow
-control that is the task that read from it, or wrote to it, and so is whatever comes next on that
-connection (CPython issue 140947). Here the group alone is put right; other variables are asyncio's.
-uvloop needs nothing: its transports keep the context that they were made in.
+asyncio's loop calls a transport in the context of the task that last made it wait for the
+connection or pipe. After flow control that is the task that read or wrote, and everything that
+arrives later on the connection is handled in that task's context (CPython issue 140947). This file
+corrects the group only; other context variables are asyncio's. uvloop needs nothing, because its
+transports keep the context that they were made in.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-# By module and class: what the loop calls. With __init__: the class makes transports.
+# By module and class: the methods that the loop calls. A class with __init__ remembers its group.
 _TRANSPORTS: dict[str, dict[str, tuple[str, ...]]] = {
     "asyncio.selector_events": {
         "_SelectorTransport": ("__init__", "_call_connection_lost"),
@@ -38,7 +39,7 @@ _TRANSPORTS: dict[str, dict[str, tuple[str, ...]]] = {
     "asyncio.base_subprocess": {
         "BaseSubprocessTransport": ("__init__", "_call_connection_lost", "_process_exited"),
     },
-    "asyncio.sslproto": {"SSLProtocol": ("_do_read",)},  # of the transport below
+    "asyncio.sslproto": {"SSLProtocol": ("_do_read",)},  # in the group of the transport below it
 }  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def _in_its_group(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def keep_group(cls: Any, methods: tuple[str, ...]) -> None:
-    """Have methods of objects run in the group that the object was made in."""
+    """Make methods of objects of `cls` run in the group that the object was made in."""
     for method in methods:
         if method in vars(cls):
             wrap = _maker if method == "__init__" else _in_its_group
@@ -70,8 +71,8 @@ def keep_group(cls: Any, methods: tuple[str, ...]) -> None:
 
 
 def hook(module: ModuleType) -> None:
-    """Have the module's transports keep their group. Context: the module has just run."""
+    """Make the module's transports keep their group. Context: the module has just run."""
     if module.__name__ == "asyncio.unix_events":
-        asyncio_streams.hook(module)  # first: what it puts in runs in the group too
+        asyncio_streams.hook(module)  # first, so that the method it replaces runs in the group too
     for name, methods in _TRANSPORTS[module.__name__].items():
         keep_group(getattr(module, name), methods)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stream whose data is refused memory ends with the error, for the task that reads it.
+"""If memory for a stream's data is refused, the stream ends with that error in the reading task.
 
-asyncio's pipes catch ``OSError`` alone (`asyncio.unix_events`, 3.11 to 3.14): the loop would call
-the reader again at once, and for ever. uvloop logs what a protocol raises, and goes on without the
-data. What asyncio reads from sockets ends so already.
+asyncio's pipes catch only ``OSError`` (`asyncio.unix_events`, 3.11 to 3.14), so the loop would call
+the reader again at once, and for ever. uvloop logs an exception of a protocol and goes on without
+the data. asyncio's sockets end with the error already.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def hook(module: ModuleType) -> None:
-    """Take ``asyncio.unix_events`` or ``asyncio.streams``."""
+    """Hook ``asyncio.unix_events`` or ``asyncio.streams``. Context: the module has just run."""
     if module.__name__ == "asyncio.streams":
         _hook_reader(module.StreamReader)
     else:

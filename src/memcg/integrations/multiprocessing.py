@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Children of pools, and servers of managers, begin in the root: they serve every caller.
+"""Children of pools, and servers of managers, start in the root, because they serve every caller.
 
-A forked child is in the context of the thread that started it, which is the one that submitted the
-first job.
+Without this, a forked child would be in the context of the thread that started it. That is the
+thread that submitted the first job.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def hook(module: ModuleType) -> None:
-    """Have processes that serve everybody begin in the root. `module`: multiprocessing.process."""
+    """Make processes that serve every caller start in the root.
+
+    Context: `module` is ``multiprocessing.process``, which has just run.
+    """
     start = module.BaseProcess.start
 
     @functools.wraps(start)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that limits its own address space after `install`.
+"""A program may limit its own address space after `install`.
 
-``RLIMIT_AS`` counts what memcg has reserved and not used. So what the limit would leave no room
-for is given back first.
+``RLIMIT_AS`` also counts the addresses that memcg has reserved and does not use. They are given
+back as far as the limit leaves no room for them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def hook(module: ModuleType) -> None:
-    """Have ``resource.setrlimit`` leave room for others. A limit that is set otherwise does not."""
+    """Make ``resource.setrlimit`` give back what the new limit leaves no room for.
+
+    A limit that is set in another way, by ``prlimit`` for example, does not.
+    """
     setrlimit, address_space = module.setrlimit, module.RLIMIT_AS
 
     @functools.wraps(setrlimit)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """New threads, and jobs of thread pools, are in the group that started or submitted them.
 
-A thread that serves everybody is in the root, whichever group needed it first: those of the
-standard library (docs/coverage.md has a table of all that it starts), and those that
-`memcg.service` was called with.
+A thread that serves every caller is in the root, no matter which group needed it first. These are
+threads of the standard library (docs/coverage.md has a table of all that it starts), and threads
+that `memcg.service` was called for.
 """
 
 from __future__ import annotations
 
-from _weakref import ref  # weakref's own, which would be read from a file
+from _weakref import ref  # the class of `weakref`, without reading that module's file
 
 from .. import core
 from ..groups import root
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-# By module: targets, and classes, of threads and processes that serve everybody.
+# By module: targets, and classes, of threads and processes that serve every caller.
 _SERVICES = {
     "asyncio.base_events": {"BaseEventLoop._do_shutdown"},
     "asyncio.unix_events": {"ThreadedChildWatcher._do_waitpid"},
@@ -38,34 +38,34 @@ _SERVICES = {
     "multiprocessing.resource_sharer": {"_ResourceSharer._serve"},
     "pydoc": {"_start_server.<locals>.ServerThread"},
 }  # fmt: skip
-# Classes of pools by module, and where their methods take what is to be called. Of what a
-# multiprocessing pool maps, a whole chunk is a job.
+# By module: the class of the pool, and the position at which its methods take the function to call.
+# In a multiprocessing pool a whole chunk of a map is one job.
 _POOLS = {
     "concurrent.futures.thread": ("ThreadPoolExecutor", {"submit": 0}),
     "multiprocessing.pool": ("ThreadPool", {"apply_async": 0, "_guarded_task_generation": 1}),
 }
-_services: dict[int, ref[Any]] = {}  # by id: what `service` was called with, while it lives
-_starters: list[Callable[..., Any]] = []  # ours, in place of CPython's
+_services: dict[int, ref[Any]] = {}  # id -> what `service` was called with, while it lives
+_starters: list[Callable[..., Any]] = []  # our functions, which replace CPython's
 
 
 def service(fn: T, /) -> T:
-    """Have threads and processes that run `fn` belong to the root, whichever group starts them.
+    """Make threads and processes that run `fn` belong to the root, whichever group starts them.
 
-    Use it for what serves everybody and is started by the first that needs it: a thread that sends
-    metrics or reports errors. Without it such a thread is charged to, and limited by, the group
-    that started it.
+    It is for a thread that serves every caller and is started by the first that needs it, such as a
+    thread that sends metrics or reports errors. Without it such a thread is charged to, and limited
+    by, the group that started it.
 
     Parameters
     ----------
     fn : callable or class
         A function or method that is a thread's or process's target, or a subclass of ``Thread`` or
-        ``Process``. A method: of all instances.
+        ``Process``. A method stands for that of all instances.
 
     Returns
     -------
     callable or class
-        `fn`, so that this is a decorator too. It is not wrapped: called elsewhere, it runs in the
-        caller's group. ``memcg.root.wrap(fn)`` runs in the root wherever it is called.
+        `fn`, so that this can be a decorator. `fn` is not wrapped: if the program calls it itself,
+        it runs in the caller's group. ``memcg.root.wrap(fn)`` always runs in the root.
 
     Raises
     ------
@@ -74,8 +74,9 @@ def service(fn: T, /) -> T:
 
     Notes
     -----
-    Threads and forked pools of the standard library that serve everybody belong to the root anyhow.
-    A library's: ``memcg.service(library.Sender._loop)``, before it starts the thread.
+    Threads and forked pools of the standard library that serve every caller belong to the root
+    without this. For a library, call ``memcg.service(library.Sender._loop)`` before it starts the
+    thread.
     """
     if not callable(fn):
         raise TypeError(
@@ -89,7 +90,10 @@ def service(fn: T, /) -> T:
 
 
 def serves_all(thread: object, target: object) -> bool:
-    """Tell whether a thread or process serves everybody; `thread` None: it is not an object."""
+    """Tell whether a thread or process serves every caller.
+
+    `thread` is None for a thread that ``_thread`` starts without a ``Thread`` object.
+    """
     if type(target).__name__ == "partial":
         target = getattr(target, "func", target)
     function = getattr(target, "__func__", target)
@@ -99,7 +103,7 @@ def serves_all(thread: object, target: object) -> bool:
         return True
     names = [(c.__module__, c.__qualname__) for c in kind.__mro__]
     names.append((getattr(function, "__module__", ""), getattr(function, "__qualname__", "")))
-    if function is not target:  # a method: of a subclass, it may be
+    if function is not target:  # a method, which a subclass may have inherited
         owner = getattr(target, "__self__", None)
         mro = (owner if isinstance(owner, type) else type(owner)).__mro__
         name = getattr(function, "__name__", "")
@@ -108,9 +112,10 @@ def serves_all(thread: object, target: object) -> bool:
 
 
 class _Run:
-    """In place of a thread's ``run``, once: calls it in the group that started the thread.
+    """It stands in for a thread's ``run`` once, and calls it in the group that started the thread.
 
-    It is not around the thread's own beginning: the thread that started it waits for that.
+    The thread's own beginning stays outside the group, because the thread that starts it waits for
+    that, and an alarm there would leave it waiting.
     """
 
     def __init__(self, entry: object, thread: Any) -> None:
@@ -133,7 +138,8 @@ class _Run:
         run = thread.run
         names = getattr(run, "__module__", ""), getattr(run, "__qualname__", "")
         if names == ("threading", "Thread.run") and thread._target is not None:
-            # `Thread.run` asks for some itself: the alarm would come ahead of the target's `try`.
+            # `Thread.run` allocates too. If it ran in the group, an alarm could be raised before
+            # the target's `try`.
             thread._target = core.Bound(entry, thread._target)
             run()
         else:
@@ -152,7 +158,7 @@ def _starter(start: Callable[..., Any]) -> Callable[..., Any]:
             if entry is not None and callable(function):
                 function = core.Started(entry, function)
             return start(function, *args, **kwargs)
-        if hasattr(getattr(type(thread), "run", None), "__set__"):  # which an instance's is not
+        if hasattr(getattr(type(thread), "run", None), "__set__"):  # an instance's `run` is ignored
             return start(core.Started(entry, function), *args, **kwargs)
         function = core.Started(None, function)
         if entry is None:
@@ -193,7 +199,7 @@ def _job_taker(method: Callable[..., Any], at: int) -> Callable[..., Any]:
 
 
 def _steps(entry: object, iterable: Iterable[Any]) -> Iterator[Any]:
-    """Iterate in the entry: a pool's handler goes through what a caller of ``imap`` gave it."""
+    """Iterate in `entry`. A pool's handler thread iterates so for a caller of ``imap``."""
     step = core.Bound(entry, core.Bound(entry, iter)(iterable).__next__)
     while True:
         try:
@@ -204,7 +210,7 @@ def _steps(entry: object, iterable: Iterable[Any]) -> Iterator[Any]:
 
 
 def _hook_tasks(pool: Any) -> None:
-    """Have what a multiprocessing pool's handler iterates over do so in the caller's group."""
+    """Make a multiprocessing pool's handler iterate in the group of the caller."""
     generate = pool._guarded_task_generation
 
     def guarded_task_generation(self: Any, job: object, func: object, iterable: Any) -> Any:
@@ -217,13 +223,13 @@ def _hook_tasks(pool: Any) -> None:
 
 
 def hook(module: ModuleType) -> None:
-    """Have threads started, or jobs submitted, from now on inherit the group."""
+    """Make threads that are started, and jobs that are submitted, from now on inherit the group."""
     if module.__name__ == "multiprocessing.pool":
         _hook_tasks(module.Pool)
     if module.__name__ in _POOLS:
         _hook_pool(module)
         return
-    # 3.13 renamed what `threading` calls; all take the function first.
+    # CPython 3.13 renamed the functions that `threading` calls. All take the function first.
     for name in (
         "start_new_thread", "start_new", "start_joinable_thread",
         "_start_new_thread", "_start_joinable_thread",

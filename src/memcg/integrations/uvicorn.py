@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pipelined request begins in the group of its connection.
+"""A pipelined request starts in the group of its connection.
 
-It is begun by the end of the response before it, which is inside that request's task: in its group,
-if the application enters one around ``send``.
+The end of the response before it starts it, inside the task of the request before. Without this
+file it would start in that task's group, if the application enters one around ``send``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,6 @@ _PROTOCOLS = {
 
 
 def hook(module: ModuleType) -> None:
-    """Have the module's protocol keep its group. Context: the module has just run."""
+    """Make the module's protocol keep its group. Context: the module has just run."""
     protocol = getattr(module, _PROTOCOLS[module.__name__])
     keep_group(protocol, ("__init__", "on_response_complete"))
