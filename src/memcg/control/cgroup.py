@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tree of groups: paths, making, closing.
+"""The tree of groups: their paths, how they are made and how they are closed.
 
 Kernel: kernel/cgroup.c (``cgroup_mkdir``, ``cgroup_rmdir``, ``css_offline``).
 Where we differ: a path is free again as soon as its group is closed, even while
@@ -48,10 +48,11 @@ class cgroup(mem_cgroup):
     children : dict
         Name -> group.
     shrinkers : list
-        What gives memory back when asked for some bytes. Kernel: ``struct shrinker``.
+        Functions that give back a number of bytes. Kernel: ``struct shrinker``.
     _max_descendants, _max_depth : int or None
-        How many groups there may be below, and how many levels; None: any. Read when a group is
-        made below: one store each. Kernel: ``max_descendants`` and ``max_depth``.
+        How many groups, and how many levels, may be below this group; None means any number. Each
+        is written by one store and read when a group is made below. Kernel: ``max_descendants``,
+        ``max_depth``.
     """
 
     _max_descendants: int | None = None
@@ -67,8 +68,8 @@ class cgroup(mem_cgroup):
 def is_nested() -> bool:
     """Tell whether the caller is a finalizer or signal handler that has interrupted our own work.
 
-    The mutexes would let the thread in, for they are its own, in the middle of an update; and it
-    would take an outer one while it holds an inner one.
+    The thread holds the mutexes already, so they would let it in, in the middle of an update. It
+    would also take an outer mutex while it holds an inner one.
     """
     return (
         cgroup_mutex.held()
@@ -79,12 +80,12 @@ def is_nested() -> bool:
 
 
 def refuse_nested(name: str) -> None:
-    """Fail if `is_nested`.
+    """Fail if `is_nested`. `name` begins the text of the error.
 
     Raises
     ------
     MemcgError
-        It is.
+        The caller is a finalizer or signal handler that has interrupted memcg's own work.
     """
     if is_nested():
         raise MemcgError(
@@ -99,7 +100,10 @@ def split_path(path: str) -> list[str]:
     Raises
     ------
     ValueError
-        Empty, too long, or a part that is empty, ``.`` or ``..``.
+        The path is empty, longer than `PATH_MAX` or unprintable, or a part is empty, ``.`` or
+        ``..``.
+    TypeError
+        The path is not a str.
     """
     if not isinstance(path, str):
         raise TypeError(f"group path must be a str, not {type(path).__name__}")
@@ -114,14 +118,18 @@ def split_path(path: str) -> list[str]:
 
 
 def cgroup_mkdir(root: G, path: str, *, exclusive: bool = False) -> G:
-    """Get the group at `path`, making it and its parents as needed.
+    """Return the group at `path`, and make it and its parents as needed.
 
-    With `exclusive` it is a new group: the last part of a path that is taken gets a number.
+    With `exclusive` the group is always new: if the path is taken, its last part gets a number.
 
     Raises
     ------
     OfflineError
         `root` is closed.
+    MemcgError
+        The group would be one too many for a group above it, or `is_nested` and it would be new.
+    ValueError
+        See `split_path`.
 
     Notes
     -----
@@ -136,7 +144,7 @@ def cgroup_mkdir(root: G, path: str, *, exclusive: bool = False) -> G:
         group: G = root
         for depth, part in enumerate(parts, 1):
             child = group.children.get(part)
-            if child is not None and not child.online:  # its closing was interrupted
+            if child is not None and not child.online:  # an exception interrupted its closing
                 __unlink(child, group)
                 child = None
             if child is not None and exclusive and depth == len(parts):
@@ -150,7 +158,7 @@ def cgroup_mkdir(root: G, path: str, *, exclusive: bool = False) -> G:
 
 
 def __check_hierarchy_limits(parent: cgroup, path: str) -> None:
-    """Fail if a group at `path` is one too many for a group above it.
+    """Fail if a group at `path` would be one too many, or one level too deep, for a group above it.
 
     Context: `cgroup_mutex` held. Kernel: ``cgroup_check_hierarchy_limits``.
     """
@@ -172,9 +180,10 @@ def __check_hierarchy_limits(parent: cgroup, path: str) -> None:
 
 
 def __descendants(group: cgroup) -> int:
-    """Groups below, counted up to the limit: an exception may part no count from the tree.
+    """Count the groups below, up to the limit.
 
-    Context: `cgroup_mutex` held.
+    They are counted anew each time: an asynchronous exception could part a stored count from the
+    tree. Context: `cgroup_mutex` held.
     """
     most = group._max_descendants
     if most is None:
@@ -188,7 +197,10 @@ def __descendants(group: cgroup) -> int:
 
 
 def _free_name(taken: Container[str], name: str) -> str:
-    """`name` with a number so that it is not taken; looks only as often as the number has bits."""
+    """Return `name` with a number, so that it is not taken.
+
+    It looks into `taken` about twice as often as the number has bits.
+    """
     last, free = 1, 2
     while f"{name}-{free}" in taken:
         last, free = free, 2 * free
@@ -202,7 +214,7 @@ def _free_name(taken: Container[str], name: str) -> str:
 
 
 def __existing(root: G, path: str, parts: list[str], exclusive: bool) -> G:
-    """What `cgroup_mkdir` can do where it must change nothing. Context: `is_nested`."""
+    """Return the group at `path`, or fail: `cgroup_mkdir` must change nothing if `is_nested`."""
     group: cgroup | None = root
     for part in parts:
         group = group.children.get(part) if group is not None else None
@@ -218,7 +230,7 @@ def __link(group: cgroup, parent: cgroup) -> cgroup:
         parent.children[group.name] = group
     except BaseException:
         if memcg_kmem_is_active(group) and parent.children.get(group.name) is not group:
-            css_put(group)  # a group that is not active lets go of its parent by itself
+            css_put(group)  # only for an active group: another drops its parent's reference itself
         raise
     return group
 
@@ -227,17 +239,19 @@ def __unlink(group: cgroup, parent: cgroup) -> None:
     """Take an offline group out of the tree. Context: `cgroup_mutex` held."""
     with activate_kmem_mutex:
         dying[group] = None
-    del parent.children[group.name]  # with no call in between that an exception could come after
+    del parent.children[group.name]  # no call lies between, so no exception can part the two lines
     css_put(group)
 
 
 def cgroup_find(root: G, path: str) -> G:
-    """The group at `path`.
+    """Return the group at `path`.
 
     Raises
     ------
     MemcgError
-        There is none.
+        There is no such group, or `is_nested`.
+    ValueError
+        See `split_path`.
     """
     group: cgroup = root
     refuse_nested(path)
@@ -250,25 +264,28 @@ def cgroup_find(root: G, path: str) -> G:
 
 
 def cgroup_rmdir(group: cgroup) -> None:
-    """Take a group offline: no new entries, charges to the parent, then its caches.
+    """Take a group offline: refuse new entries, move its charges to the parent, destroy its caches.
+
+    Closing a closed group does nothing.
 
     Raises
     ------
     GroupBusy
-        It has children, something is inside it, or it is the root.
+        The group has children, something is inside it, or it is the root.
 
     Notes
     -----
-    Context: takes ``cgroup_mutex``, then ``memcg_slab_mutex``; waits for a grace period and, if
-    the group has caches, for a thread that does the same. Closing a closed group does nothing.
+    Context: takes ``cgroup_mutex``, then ``memcg_slab_mutex``, and waits for a grace period. If the
+    group has caches, another thread does all this and the caller waits for it.
     """
     parent = group.parent
     if parent is None:
         raise GroupBusy("the root group cannot be closed; it ends with the process")
     assert isinstance(parent, cgroup)
-    place = (parent, group.name)  # a thread that is left behind may come when the group is gone
-    # First in this thread: a group without caches goes offline by one call into the data plane,
-    # which no asynchronous exception can part. Destroying caches takes many: in another thread.
+    place = (parent, group.name)  # an interrupted wait leaves a thread that may run much later
+    # A group without caches goes offline in this thread, by one call into the data plane, which no
+    # asynchronous exception can cut in two. Destroying caches takes many calls, so another thread
+    # does that.
     if not __cgroup_rmdir(group, *place, mem_cgroup_offline_bare):
         workqueue.uninterrupted(__cgroup_rmdir, group, *place, __offline)
 
@@ -282,7 +299,7 @@ def __offline(group: cgroup) -> bool:
 def __cgroup_rmdir(
     group: cgroup, parent: cgroup, name: str, offline: Callable[[cgroup], bool]
 ) -> bool:
-    """Take the group offline and out of the tree, unless `offline` says no."""
+    """Take the group offline and out of the tree; return false if `offline` returns false."""
     with cgroup_mutex:
         if parent.children.get(name) is not group:
             return True
@@ -299,7 +316,7 @@ def __cgroup_rmdir(
 
 
 def subtree(group: G) -> list[G]:
-    """The group and everything below it, parents first. Context: takes `cgroup_mutex`."""
+    """Return the group and all groups below it, parents first. Context: takes `cgroup_mutex`."""
     refuse_nested(group.path)
     with cgroup_mutex:
         groups = [group]

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Forks: the child finds the control plane whole.
 
-No other thread is inside the control plane when a process forks. The thread that forks may hold,
-or take before it forks, locks of the program's own, which other threads want while they hold our
-mutexes or wait for one. So it never waits without an end, and it lends the mutexes that it has
-taken: another thread takes one that it cannot do without. After that, and in a fork in a finalizer
-or signal handler that has interrupted our own work, the child mends what is halfway.
+As a rule no other thread is inside the control plane when a process forks, because the thread that
+forks holds all its mutexes. That thread may also hold locks of the program's own, or take them
+before it forks. Other threads may want these locks while they hold our mutexes or wait for one. So
+the thread that forks waits for a limited time only, and it lends the mutexes that it has taken:
+another thread that cannot go on takes one. If the time was over or a mutex was taken, the child
+mends what is unfinished. It does so too after a fork in a finalizer or signal handler that has
+interrupted our own work.
 
-Kernel: no counterpart, for a process there shares no lock of the kernel's with its child.
+Kernel: there is no counterpart, because a process shares no lock of the kernel's with its child.
 
-Locks: all mutexes of the control plane, outermost first, for the time of the fork.
+Locks: all mutexes of the control plane are held during the fork. The outermost is taken first.
 """
 
 from __future__ import annotations
@@ -30,20 +32,20 @@ _MUTEXES = (
 )  # fmt: skip
 
 
-FORK_PATIENCE_S = 1.0  # for each mutex, and for the worker, which may run the users' code
-_nested_forks: set[Hashable] = set()  # tasks that fork while somebody may be in our own work
+FORK_PATIENCE_S = 1.0  # seconds for each mutex, and for the worker, which may run the users' code
+_nested_forks: set[Hashable] = set()  # tasks that fork while a thread may be in our own work
 
 
 def _before_fork() -> None:
-    core.hold_workers()  # else there may always be one, where other threads give them work
-    # A nested fork takes no mutex: the thread that holds it may wait for one of this task's.
+    core.hold_workers()  # or else new ones might start for ever, if other threads give them work
+    # A nested fork takes no mutex: the thread that holds one may wait for a mutex of this task.
     if is_nested():
         _nested_forks.add(current_task())
         return
     try:
         if not _take_mutexes():
             _nested_forks.add(current_task())
-    except BaseException:  # Ctrl-C: shown, for nobody can catch it here, and the fork goes on
+    except BaseException:  # Ctrl-C: CPython shows it, since no code can catch it, and forks
         _release_mutexes()
         _take_mutexes()
         raise
@@ -59,12 +61,12 @@ def _after_fork() -> None:
 
 def _after_fork_in_child() -> None:
     core.after_fork_in_child()
-    _nested_forks.intersection_update((current_task(),))  # the others' names are free again
+    _nested_forks.intersection_update((current_task(),))  # new threads may get the others' names
     if not _nested_forks and all(mutex.held() for mutex in _MUTEXES):
         return
-    if not _nested_forks:  # another thread has taken one of those that this one had lent
+    if not _nested_forks:  # another thread has taken a mutex that this one had lent
         _release_mutexes()
-    for mutex in _MUTEXES:  # the threads that held the others may be gone
+    for mutex in _MUTEXES:  # a thread that is gone may have held one
         if not mutex.held():
             mutex.forget_holder()
     workqueue.after_fork_in_child()
@@ -73,7 +75,7 @@ def _after_fork_in_child() -> None:
 
 
 def _take_mutexes() -> bool:
-    """Take all mutexes and lend them; tell whether they were to be had."""
+    """Take all mutexes and lend them; return false if one could not be taken in time."""
     while workqueue.wait_idle(FORK_PATIENCE_S):
         if not all(mutex.acquire_within(FORK_PATIENCE_S) for mutex in _MUTEXES):
             break
@@ -81,7 +83,7 @@ def _take_mutexes() -> bool:
             for mutex in _MUTEXES:
                 mutex.lend()
             return True
-        _release_mutexes()  # a worker came in between and needs what we hold
+        _release_mutexes()  # a worker started in between and needs the mutexes that we hold
     _release_mutexes()
     return False
 

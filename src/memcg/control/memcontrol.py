@@ -2,9 +2,9 @@
 """Memory control groups and the life of their child caches.
 
 One global mutex, ``memcg_slab_mutex``, is held whenever a child cache is created or destroyed,
-so walking a group's caches and creating, shrinking or destroying them go together. Readers of
-``memcg_caches`` take no lock: a child is complete before it is published, and is destroyed only
-after it was unpublished and a grace period passed.
+so a thread can walk a group's caches and create, shrink or destroy them on the way. Readers of
+``memcg_caches`` take no lock: a child is complete before it is published. It serves nothing when it
+is unpublished, and its structure is freed only after a grace period.
 
 Kernel: mm/memcontrol.c (2014), with the later answers to what that scheme left open.
 Where we differ:
@@ -13,18 +13,18 @@ Where we differ:
 - destruction clears the slot only once the child is known to be empty, so a busy child stays
   registered and a refused root destruction can be repeated;
 - a child that is busy when its group goes offline is *dead*: its charges are the parent's,
-  it keeps no empty slab, and its last free has it destroyed;
-- a group is activated on first need, at any time;
-- an id is reused only after the last reference to its group is gone.
+  it keeps no empty slab, and the free of its last object asks for its destruction;
+- a group is activated when it is made, and not when it first gets a limit;
+- an id is reused only after the last reference to its group is dropped.
 
 Locks, outermost first: ``cgroup_mutex`` (cgroup.py), ``activate_kmem_mutex`` (ids),
 ``memcg_slab_mutex`` (every memcg_caches array, every memcg_slab_caches list),
 ``slab_mutex`` (slab_common.py; never taken here).
 
-This module and slab_common.py import each other, as the two files of the patch call each other: a
-child is created and destroyed here, under ``memcg_slab_mutex``, by functions there that take
-``slab_mutex``; and the destruction of a root, which begins there, first takes its children away
-here.
+This module and slab_common.py import each other, as the two files of the patch call each other.
+Functions here create and destroy a child under ``memcg_slab_mutex``; they call functions there
+that take ``slab_mutex``. The destruction of a root starts there, and first has this module destroy
+the root's children.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ memcg_slab_mutex = Mutex("memcg_slab_mutex")
 MEMCG_CACHES_MIN_SIZE = 4
 MEMCG_CACHES_MAX_SIZE = 1 << 20
 
-# Slots in every root's array; written under activate_kmem_mutex, memcg_slab_mutex and slab_mutex.
+# How many slots every root's array has at least. A writer holds activate_kmem_mutex,
+# memcg_slab_mutex and slab_mutex. activate_kmem_mutex protects the three below.
 memcg_limited_groups_array_size = 0
-_used_ids: dict[int, None] = {}  # the IDA; activate_kmem_mutex
-_freed_ids: list[int] = []  # ids that were used and are not; activate_kmem_mutex
-dying: dict[mem_cgroup, None] = {}  # offline and still referenced; activate_kmem_mutex
+_used_ids: dict[int, None] = {}  # the kernel's IDA
+_freed_ids: list[int] = []  # ids that were used and are free again
+dying: dict[mem_cgroup, None] = {}  # groups that are offline and still referenced
 
 
 @shared(memcg_slab_caches="memcg_slab_mutex")
@@ -71,7 +72,7 @@ class mem_cgroup(core.Memcg):
 
 
 def memcg_cache_id(memcg: mem_cgroup) -> int:
-    """The group's index into memcg_caches, or -1."""
+    """Return the group's index into memcg_caches, or -1. Kernel: ``memcg_cache_id``."""
     return memcg._kmemcg_id
 
 
@@ -81,7 +82,7 @@ def memcg_kmem_is_active(memcg: mem_cgroup) -> bool:
 
 
 def cache_from_memcg_idx(root_cache: kmem_cache, idx: int) -> kmem_cache | None:
-    """Load the child of a group: one acquire load, no lock."""
+    """Load the child of a group by one acquire load, without a lock."""
     return root_cache.from_memcg_idx(idx)  # type: ignore[return-value]
 
 
@@ -89,7 +90,7 @@ def cache_from_memcg_idx(root_cache: kmem_cache, idx: int) -> kmem_cache | None:
 
 
 def memcg_caches_array_size(num_groups: int) -> int:
-    """Slots for `num_groups`: twice as many, within the bounds."""
+    """Return how many slots an array for `num_groups` has: twice as many, within the bounds."""
     return min(max(2 * num_groups, MEMCG_CACHES_MIN_SIZE), MEMCG_CACHES_MAX_SIZE)
 
 
@@ -101,19 +102,21 @@ def memcg_update_array_size(num: int) -> None:
 
 
 def memcg_update_cache_size(s: kmem_cache, num_groups: int) -> None:
-    """Grow one root's array; the old one is retired. Context: ``memcg_slab_mutex`` held."""
+    """Grow one root's array and retire the old one. Context: ``memcg_slab_mutex`` held."""
     assert_held(memcg_slab_mutex)
     if num_groups > memcg_limited_groups_array_size:
         s.update_array(memcg_caches_array_size(num_groups))
 
 
 def memcg_activate_kmem(memcg: mem_cgroup) -> None:
-    """Give the group its id and every root's array a slot for it; a second call does nothing.
+    """Give the group an id, and every root's array a slot for it. A second call does nothing.
+
+    Kernel: ``memcg_activate_kmem``.
 
     Raises
     ------
     MemoryError
-        No id is free, or no memory for an array; the group stays inactive.
+        No id is free, or there is no memory for an array; the group stays inactive.
 
     Notes
     -----
@@ -129,10 +132,10 @@ def memcg_activate_kmem(memcg: mem_cgroup) -> None:
                 f"group {memcg.path!r}: all {MEMCG_CACHES_MAX_SIZE} kmemcg_ids are in use; "
                 "close groups"
             )
-        if memcg_id >= memcg_limited_groups_array_size:  # else every root has a slot for it
+        if memcg_id >= memcg_limited_groups_array_size:  # no root need have a slot for it yet
             with memcg_slab_mutex:
                 slab_common.memcg_update_all_caches(memcg_id + 1)
-        # Stores with no call between them, so that no asynchronous exception parts them.
+        # There is no call between these stores, so no asynchronous exception can part them.
         del _freed_ids[-1:]
         _used_ids[memcg_id] = None
         memcg._kmemcg_id = memcg_id  # last: from here on the group is accounted
@@ -142,19 +145,19 @@ def memcg_activate_kmem(memcg: mem_cgroup) -> None:
 
 
 def memcg_kmem_create_cache(memcg: mem_cgroup, root_cache: kmem_cache) -> None:
-    """Create and publish the child of `root_cache` for `memcg`, unless it is not wanted.
+    """Create and publish the child of `root_cache` for `memcg`, if it is still wanted.
 
     Context: ``memcg_slab_mutex`` held; takes ``slab_mutex``.
     """
     assert_held(memcg_slab_mutex)
     if not memcg.online or root_cache.dying:
-        return  # nobody would destroy it (D1), or its root goes under it (D2)
+        return  # no thread would destroy it (D1), or its root is about to be freed (D2)
     memcg_id = memcg_cache_id(memcg)
     if cache_from_memcg_idx(root_cache, memcg_id) is not None:
-        return  # several threads asked; one creates
+        return  # several threads asked for it, and another has created it
     cachep = slab_common.kmem_cache_create_memcg(memcg, root_cache)
     if cachep is None:
-        return  # not critical: the root goes on serving, and a later allocation asks again
+        return  # this is not critical: the root serves, and a later allocation asks again
     root_cache.publish(memcg_id, cachep, memcg.memcg_slab_caches)
 
 
@@ -179,7 +182,7 @@ def memcg_kmem_destroy_cache(cachep: kmem_cache) -> None:
     memcg_id = memcg_cache_id(memcg)
     if cache_from_memcg_idx(root_cache, memcg_id) is not cachep:
         raise AssertionError(f"{cachep.name} is not in its slot")
-    slab_common.kmem_cache_destroy(cachep)  # from here on it serves nothing; may refuse
+    slab_common.kmem_cache_destroy(cachep)  # raises if it is busy; from here on it serves nothing
     root_cache.unpublish(memcg_id, cachep, memcg.memcg_slab_caches)
     core.synchronize()
     freed(cachep)
@@ -190,12 +193,12 @@ def memcg_kmem_destroy_cache(cachep: kmem_cache) -> None:
 
 
 def mem_cgroup_offline_bare(memcg: mem_cgroup) -> bool:
-    """Take a group offline if it has no caches; tell whether it has none.
+    """Take a group offline if it has no caches; return false if it has some.
 
     Raises
     ------
     GroupBusy
-        Something is inside.
+        Something is inside the group; nothing is changed.
 
     Notes
     -----
@@ -209,12 +212,12 @@ def mem_cgroup_offline_bare(memcg: mem_cgroup) -> bool:
 
 
 def mem_cgroup_css_offline(memcg: mem_cgroup) -> None:
-    """Take a group offline unless something is inside: an entry comes before it or fails.
+    """Take a group offline unless something is inside. A thread enters it before that, or fails.
 
     Raises
     ------
     GroupBusy
-        Something is inside; nothing changed.
+        Something is inside the group; nothing is changed.
     """
     if not mem_cgroup_offline(memcg):
         raise GroupBusy(
@@ -224,28 +227,28 @@ def mem_cgroup_css_offline(memcg: mem_cgroup) -> None:
 
 
 def mem_cgroup_destroy_all_caches(memcg: mem_cgroup) -> None:
-    """Shrink and destroy the caches of a group that went offline; busy ones are dead.
+    """Shrink and destroy the caches of a group that is offline. The busy ones stay as dead ones.
 
     Context: takes ``memcg_slab_mutex``, then ``slab_mutex``.
     """
     with memcg_slab_mutex:
         for cachep in list(memcg.memcg_slab_caches):
-            cachep.set_dead()  # before the shrink: a free in between drops its slab itself
+            cachep.set_dead()  # before the shrink, so that a free in between drops an empty slab
             slab_common.kmem_cache_shrink(cachep)
             __destroy_if_empty(cachep)
 
 
 def __destroy_if_empty(cachep: kmem_cache) -> None:
-    """Context: ``memcg_slab_mutex`` held."""
+    """Destroy a child that has no pages. Context: ``memcg_slab_mutex`` held."""
     if cachep.nr_pages == 0:
         try:
             memcg_kmem_destroy_cache(cachep)
         except CacheBusy:
-            return  # an allocation in flight came first: its free asks again
+            return  # an allocation was faster; the free of its object asks again
 
 
 def memcg_cache_mark_dying(s: kmem_cache) -> None:
-    """No child of `s` is made from now on. Context: takes ``memcg_slab_mutex``."""
+    """Let no child of `s` be made from now on. Context: takes ``memcg_slab_mutex``."""
     with memcg_slab_mutex:
         s.dying = True
 
@@ -269,15 +272,15 @@ def __kmem_cache_destroy_memcg_children(s: kmem_cache) -> int:
 
 
 def mem_cgroup_mend_caches() -> None:
-    """Finish what threads that are gone with a fork had begun to destroy.
+    """Finish destructions that were begun by threads that a fork has ended.
 
-    Context: the only thread; takes ``memcg_slab_mutex``, then ``slab_mutex``.
+    Context: no other thread runs; takes ``memcg_slab_mutex``, then ``slab_mutex``.
     """
     offline: dict[mem_cgroup, None] = {}
     with memcg_slab_mutex:
         slots: dict[kmem_cache, mem_cgroup] = {}
         for s in slab_common.root_caches():
-            s.dying = s.frozen  # nobody is about to destroy it
+            s.dying = s.frozen  # the thread that was about to destroy it is gone
             for i in range(s.array_size):
                 if (c := cache_from_memcg_idx(s, i)) and c.memcg_params.memcg:
                     slots[c] = c.memcg_params.memcg
@@ -292,7 +295,10 @@ def mem_cgroup_mend_caches() -> None:
 
 
 def mem_cgroup_slabinfo_read(memcg: mem_cgroup) -> str:
-    """The group's slabinfo, all lines under one hold of ``memcg_slab_mutex``."""
+    """Return the group's slabinfo. All lines are read under one hold of ``memcg_slab_mutex``.
+
+    Kernel: ``mem_cgroup_slabinfo_read``.
+    """
     with memcg_slab_mutex:
         lines = [slab_common.cache_show(s) for s in memcg.memcg_slab_caches]
     return slab_common.print_slabinfo_header() + "".join(lines)
@@ -302,7 +308,7 @@ def mem_cgroup_slabinfo_read(memcg: mem_cgroup) -> str:
 
 
 def memcg_create_cache_work_func(event: core.Event) -> None:
-    """Create a child that an allocation asked for, then drop the item's css reference."""
+    """Create a child that an allocation asked for, then drop the event's css reference."""
     memcg, root_cache = event.memcg, event.cache
     try:
         with memcg_slab_mutex:
@@ -314,11 +320,11 @@ def memcg_create_cache_work_func(event: core.Event) -> None:
 
 
 def memcg_cache_empty_work_func(event: core.Event) -> None:
-    """Destroy a dead cache whose last object was freed, then drop the item's css reference."""
+    """Destroy a dead cache whose last object was freed, then drop the event's css reference."""
     memcg, cachep = event.memcg, event.cache
     try:
         with memcg_slab_mutex:
-            if cachep in memcg.memcg_slab_caches:  # else root destruction came first
+            if cachep in memcg.memcg_slab_caches:  # a root's destruction may have been faster
                 __destroy_if_empty(cachep)
     finally:
         workqueue.settled(event)
@@ -326,7 +332,7 @@ def memcg_cache_empty_work_func(event: core.Event) -> None:
 
 
 def mem_cgroup_release_work_func(event: core.Event) -> None:
-    """Return the id of a group that nothing refers to any more."""
+    """Free the id of a group that nothing refers to any more, then let go of its parent."""
     memcg = event.memcg
     parent = memcg.parent
     with activate_kmem_mutex:

@@ -5,15 +5,15 @@ A root cache is process-wide. A child cache is a root's copy that serves one gro
 makes and destroys the structures; `memcontrol` decides when, under ``memcg_slab_mutex``.
 
 Kernel: mm/slab_common.c (2014).
-Where we differ: a root is marked dying and its children are gone before ``slab_mutex``
-is taken; a refused destruction counts, un-marks and can be tried again; no
-``get_online_cpus``, since the data plane's own locks are innermost.
+Where we differ: a root is marked dying and its children are destroyed before ``slab_mutex``
+is taken. A refused destruction says how many children are busy, takes the mark away and can be
+repeated. There is no ``get_online_cpus``, because the data plane's own locks are innermost.
 
 Locks: ``slab_mutex`` protects `slab_caches` and is private to this module.
 
-This module and memcontrol.py import each other, as the two files of the patch call each other:
-``memcg_slab_mutex`` is outside ``slab_mutex``, so creating and destroying a child comes from there
-to here, and the destruction of a root goes from here to its children there.
+This module and memcontrol.py import each other, as the two files of the patch call each other.
+``memcg_slab_mutex`` is outside ``slab_mutex``. So memcontrol.py calls this module to create and
+destroy a child, and the destruction of a root calls memcontrol.py for its children.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .memcontrol import mem_cgroup
 
 slab_mutex = Mutex("slab_mutex")
-slab_caches: dict[kmem_cache, None] = {}  # all caches, in order of creation; slab_mutex
+slab_caches: dict[kmem_cache, None] = {}  # all caches, in order of creation; under slab_mutex
 
 
 class memcg_cache_params:
@@ -46,7 +46,7 @@ class memcg_cache_params:
         self.root_cache = root_cache
 
 
-_root_params = memcg_cache_params(None, None)  # of every root
+_root_params = memcg_cache_params(None, None)  # all roots share it
 
 
 @shared(refcount="slab_mutex")
@@ -104,29 +104,29 @@ def kmem_cache_create(
     Parameters
     ----------
     name : str
-        Shown in slabinfo; not empty, no white space.
+        The name that slabinfo shows. It is not empty and has no white space.
     size : int
-        Bytes of an object, 1 to 1 GiB.
+        The bytes of an object, 1 to 1 GiB.
     align : int
-        Alignment of objects in bytes, a power of two up to the page size.
+        The alignment of objects in bytes, a power of two up to the page size.
     ctor : callable, optional
-        Called once with each object, when its slab is made.
+        It is called once with each object, when the object's slab is made.
 
     Raises
     ------
     TypeError, ValueError
-        A name, size, alignment or constructor outside these rules.
+        The name, size, alignment or constructor breaks these rules.
     MemoryError
-        No memory for the cache's structure.
+        There is no memory for the cache's structure.
 
     Notes
     -----
-    Context: takes ``slab_mutex``. Kernel: ``kmem_cache_create``; aliases are not made.
+    Context: takes ``slab_mutex``. Kernel: ``kmem_cache_create``; unlike there, no aliases are made.
     """
     if not isinstance(name, str):
         raise TypeError(f"cache name must be a str, not {type(name).__name__}")
     if not name or len(name.split()) != 1:
-        raise ValueError(f"cache name {name!r}: must be one word; slabinfo separates by blanks")
+        raise ValueError(f"cache name {name!r} must be one word; slabinfo separates by blanks")
     for what, n in (("object size", size), ("align", align)):
         if isinstance(n, bool) or not isinstance(n, int):
             raise TypeError(f"cache {name!r}: {what} must be an int, not {type(n).__name__}")
@@ -145,17 +145,17 @@ def kmem_cache_create(
 
 
 def memcg_create_cache_name(memcg: mem_cgroup, root_cache: kmem_cache) -> str:
-    """Name a child ``root(id:group)``."""
+    """Return the name of a child, ``root(id:group)``."""
     return f"{root_cache.name}({memcontrol.memcg_cache_id(memcg)}:{memcg.path})"
 
 
 def kmem_cache_create_memcg(memcg: mem_cgroup, root_cache: kmem_cache) -> kmem_cache | None:
-    """Create the child of `root_cache` for `memcg`, with its parent's properties.
+    """Create the child of `root_cache` for `memcg`, with the properties of the root.
 
     Returns
     -------
     kmem_cache or None
-        None if there is no memory for it: not critical, the root goes on serving.
+        None if there is no memory for it. That is not critical, because the root goes on serving.
 
     Notes
     -----
@@ -172,26 +172,27 @@ def kmem_cache_create_memcg(memcg: mem_cgroup, root_cache: kmem_cache) -> kmem_c
 
 
 def kmem_cache_shrink(s: kmem_cache) -> int:
-    """Drop empty slabs; return the pages given back."""
+    """Drop empty slabs; return how many pages were given back."""
     return s.shrink()
 
 
 def kmem_cache_destroy(s: kmem_cache) -> None:
-    """Destroy a cache; a root's children go first.
+    """Destroy a cache. The children of a root are destroyed first.
 
     Raises
     ------
     CacheBusy
-        Objects are live, in the root or in children. The cache is as it was and the call can be
-        repeated.
+        Objects are live, in the root or in children. The cache can be used as before, and the call
+        can be repeated.
     MemcgError
         The cache was destroyed before.
 
     Notes
     -----
-    Context: for a root, waits for a thread that takes ``memcg_slab_mutex``, then ``slab_mutex``
-    (an interrupted wait leaves it at work); for a child (only from `memcg_kmem_destroy_cache`)
-    takes ``slab_mutex``.
+    Context: for a root, the caller waits for a thread that takes ``memcg_slab_mutex``, then
+    ``slab_mutex``. If the wait is interrupted, that thread still does its work. For a child, only
+    `memcg_kmem_destroy_cache` calls this, and ``slab_mutex`` is taken. Kernel:
+    ``kmem_cache_destroy``.
     """
     if is_root_cache(s):
         workqueue.uninterrupted(__kmem_cache_destroy_root, s)
@@ -211,13 +212,13 @@ def __kmem_cache_destroy_root(s: kmem_cache) -> None:
             )
         __kmem_cache_shutdown(s)
     except BaseException:
-        s.dying = s.frozen  # one that was destroyed before stays so: no child is made for it
+        s.dying = s.frozen  # a cache that was destroyed before gets no child any more
         raise
 
 
 def __kmem_cache_shutdown(s: kmem_cache) -> None:
     with slab_mutex:
-        if s not in slab_caches and is_root_cache(s):  # a child: a fork cut it short
+        if s not in slab_caches and is_root_cache(s):  # a child may be gone: a fork cut this short
             raise MemcgError(f"cache {s.name!r} was destroyed already")
         s.shutdown()
         s.refcount = 0
@@ -225,21 +226,21 @@ def __kmem_cache_shutdown(s: kmem_cache) -> None:
 
 
 def root_caches() -> list[kmem_cache]:
-    """All roots. Context: takes ``slab_mutex``."""
+    """Return all roots. Context: takes ``slab_mutex``."""
     with slab_mutex:
         return [s for s in slab_caches if is_root_cache(s)]
 
 
 def kmem_cache_forget_unpublished(published: Container[kmem_cache]) -> None:
-    """Drop children that are not in `published`: the threads that made them are gone with a fork.
+    """Drop children that are not in `published`: a fork has ended the threads that made them.
 
-    Context: the only thread; takes ``slab_mutex``.
+    Context: no other thread runs; takes ``slab_mutex``.
     """
     with slab_mutex:
         for s in list(slab_caches):
             memcg = s.memcg_params.memcg
             if memcg is not None and s not in published:
-                s.shutdown()  # nobody had an object of it
+                s.shutdown()  # it has no objects, because no thread could find it
                 del slab_caches[s]
                 memcg.memcg_slab_caches.pop(s, None)
                 css_put(memcg)
@@ -248,12 +249,12 @@ def kmem_cache_forget_unpublished(published: Container[kmem_cache]) -> None:
 def memcg_update_all_caches(num_memcgs: int) -> None:
     """Grow every root's array for `num_memcgs` groups.
 
-    If one root fails, the others keep their bigger arrays and the recorded size stays.
+    If it fails at one root, other roots keep their bigger arrays and the recorded size stays.
 
     Raises
     ------
     MemoryError
-        No memory for an array.
+        There is no memory for an array.
 
     Notes
     -----
@@ -274,7 +275,7 @@ def create_kmalloc_caches() -> None:
 
 
 def print_slabinfo_header() -> str:
-    """The first two lines of slabinfo, version 2.1."""
+    """Return the first two lines of slabinfo, version 2.1."""
     return (
         "slabinfo - version: 2.1\n"
         "# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab>"
@@ -284,7 +285,7 @@ def print_slabinfo_header() -> str:
 
 
 def cache_show(s: kmem_cache) -> str:
-    """One line of slabinfo, under the root's name as in the kernel."""
+    """Return one line of slabinfo. It has the root's name, as in the kernel."""
     info = s.info()
     name = s.memcg_params.root_cache.name if s.memcg_params.root_cache else s.name
     return (

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reclaim: shrinkers, garbage, empty slabs and stock, from a group and all below it.
+"""Reclaim: it runs shrinkers, collects garbage and drops empty slabs and stock, in a whole subtree.
 
 Kernel: mm/vmscan.c (``try_to_free_mem_cgroup_pages``, ``shrink_slab``), and ``high_work_func`` of
 mm/memcontrol.c.
-Where we differ: nothing is written out; what a group does not need is what its shrinkers give back
-and what garbage collection frees.
+Where we differ: nothing is written out. A group can spare what its shrinkers give back and what
+garbage collection frees.
 
-Locks: none is held, for shrinkers and finalizers are the users' code.
+Locks: none is held, because shrinkers and finalizers are the users' code.
 """
 
 from __future__ import annotations
@@ -36,17 +36,21 @@ def _collect(group: cgroup) -> None:
 
 
 def try_to_free(group: cgroup, nbytes: int, collect: Callable[[cgroup], object] = _collect) -> int:
-    """Reclaim from a group and below: shrinkers, garbage, empty slabs, stock.
+    """Reclaim from a group and all below it: shrinkers, garbage, empty slabs and stock.
 
     Returns
     -------
     int
-        Bytes by which `current` fell, 0 if it grew meanwhile.
+        How many bytes `current` fell by; 0 if it grew meanwhile.
+
+    Raises
+    ------
+    Exception
+        The first that a shrinker raised, after the rest was done.
 
     Notes
     -----
-    Context: no mutex held, since shrinkers and finalizers are the users' code. What a shrinker
-    raises is raised when all is done.
+    Context: no mutex is held, because shrinkers and finalizers are the users' code.
     Kernel: ``try_to_free_mem_cgroup_pages``, ``shrink_slab``.
     """
     before = group.current
@@ -65,7 +69,7 @@ def try_to_free(group: cgroup, nbytes: int, collect: Callable[[cgroup], object] 
 
 
 def mem_cgroup_high_work_func(event: core.Event) -> None:
-    """Reclaim from a group that crossed ``memory.high``, then drop the item's css reference.
+    """Reclaim from a group that crossed ``memory.high``, then drop the event's css reference.
 
     Kernel: ``high_work_func``, ``reclaim_high``.
     """
@@ -73,7 +77,7 @@ def mem_cgroup_high_work_func(event: core.Event) -> None:
     try:
         over = group.current - mem_cgroup_get_limit(group, "high")
         try_to_free(group, over, mem_cgroup_collect_garbage)
-    except Exception as error:  # a shrinker's: its author's to see
+    except Exception as error:  # a shrinker raised it, and its author must see it
         report_exception(error)
     finally:
         workqueue.settled(event)

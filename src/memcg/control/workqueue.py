@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work that the data plane asks for, done by a transient worker.
+"""A transient worker does the work that the data plane asks for.
 
-Events wait in the data plane's queue. Waking starts a thread if none is at
-work; it drains the queue and goes, so a process at rest has no thread of ours. One worker
-at a time: creation never exhausts anything.
+Events wait in the data plane's queue. `wake` starts a worker thread if none is at work. The worker
+drains the queue and ends, so a process at rest has no thread of ours. There is one worker at a
+time, so many events do not start many threads.
 
 Kernel: kernel/workqueue.c (``schedule_work``, ``flush_workqueue``).
-Where we differ: no standing worker; a handler's exception is shown and kept for `failures`.
-Locks: `wq_lock` protects the worker's place; innermost, held for a few stores.
+Where we differ: no worker stands by; a handler's exception is shown and kept in `failures`.
+Locks: `wq_lock` protects the worker's place. It is innermost and held for a few stores.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ wq_lock = Mutex("wq_lock")
 
 @shared(running="wq_lock", stopped="published")
 class _Place:
-    """The worker's place.
+    """The place of the one worker.
 
     Attributes
     ----------
     running : bool
-        Somebody has it; `wq_lock`.
+        A thread has the place; `wq_lock` protects it.
     stopped : bool
-        Nobody takes it any more; stored under `wq_lock`.
+        No thread takes the place any more; it is stored under `wq_lock`.
     """
 
     def __init__(self) -> None:
@@ -56,10 +56,10 @@ _worker_task: Hashable = None
 _idle = Event("wq_idle")
 _idle.set()
 _handlers: dict[str, Callable[[core.Event], None]] = {}
-# Which task handles which event. A forked child handles the events of threads that are gone anew.
+# Which task handles which event. A forked child handles events of threads that are gone once more.
 _in_hand: list[tuple[Hashable, core.Event]] = []
 _left: list[core.Event] = []
-failures: list[BaseException] = []  # what handlers raised: a defect; the test suite checks it
+failures: list[BaseException] = []  # what handlers raised; each is a defect, so tests look at it
 
 
 def register(kind: str, handler: Callable[[core.Event], None]) -> None:
@@ -68,7 +68,7 @@ def register(kind: str, handler: Callable[[core.Event], None]) -> None:
 
 
 def wake() -> None:
-    """Start the worker unless one is at work. Context: anywhere a thread may be started."""
+    """Start a worker unless one is at work. Context: wherever a thread may be started."""
     with wq_lock:
         if _place.running or _place.stopped:
             return
@@ -76,10 +76,10 @@ def wake() -> None:
         _place.running = True
     try:
         spawn(_worker, "memcg-worker")
-    except BaseException as error:  # the next wake tries again
+    except BaseException as error:  # the next `wake` tries again
         with wq_lock:
             __rest()
-        if not isinstance(error, (RuntimeError, MemoryError)):  # those: no thread is to be had
+        if not isinstance(error, (RuntimeError, MemoryError)):  # these mean: no thread can start
             raise
 
 
@@ -95,18 +95,18 @@ def work() -> None:
 
 
 def _be_worker(*, stopped_too: bool = False) -> bool:
-    """Handle all events unless a worker does; tell whether the place was free."""
+    """Handle all events unless another thread is the worker; tell whether the place was free."""
     global _worker_task
     me = current_task()
     try:
         with wq_lock:
             if _place.running or (_place.stopped and not stopped_too):
                 return False
-            _worker_task = me  # first: if interrupted from here on, the place is given back
+            _worker_task = me  # first: after an interrupt from here on, the place is given back
             _place.running = True
             _idle.clear()
         _drain()
-    except BaseException:  # interrupted: the place is free again
+    except BaseException:  # an interrupt: give the place back
         with wq_lock:
             if _worker_task == me:
                 __rest()
@@ -129,19 +129,23 @@ def __next_event() -> core.Event | None:
 
 
 def __rest() -> None:
-    """No worker is at work. Context: `wq_lock` held."""
+    """Give the worker's place back. Context: `wq_lock` held."""
     global _worker_task
     assert_held(wq_lock)
     _place.running = False
     _idle.set()
-    _worker_task = None  # last: a finalizer that forks meanwhile must not wait for itself
+    _worker_task = None  # last: a finalizer that forks before this line must not wait for itself
 
 
 def uninterrupted(fn: Callable[..., object], *args: object) -> None:
     """Run `fn` in a thread of its own, where no asynchronous exception reaches it, and wait.
 
-    What it raises is raised here. If the wait is interrupted (KeyboardInterrupt, say), `fn` goes
-    on to its end.
+    If the wait is interrupted, by KeyboardInterrupt for example, `fn` still runs to its end.
+
+    Raises
+    ------
+    BaseException
+        What `fn` raised.
 
     Notes
     -----
@@ -157,24 +161,24 @@ def uninterrupted(fn: Callable[..., object], *args: object) -> None:
         except BaseException as failure:
             raised.append(failure)
         finally:
-            done.set()  # not accounted: nothing is raised before it
+            done.set()  # before `resume_account`, because that lets an alarm be raised
             core.resume_account()
 
-    # At the interpreter's end a thread that starts never runs; the worker, in a shrinker or a
+    # At the interpreter's end a new thread would never run. The worker, in a shrinker or a
     # finalizer, would wait for a thread that waits for the worker.
     if _place.stopped or _worker_task == current_task():
         run()
     else:
         try:
             spawn(run, "memcg-uninterrupted")
-        except RuntimeError:  # no thread to be had: better open to interrupts than not at all
+        except RuntimeError:  # no thread can start: an interruptible call is better than none
             run()
     done.wait()
     if raised:
         try:
             raise raised[0]
         finally:
-            raised.clear()  # which its traceback refers to
+            raised.clear()  # the traceback refers to this list, which would be a cycle
 
 
 def run_pending() -> None:
@@ -184,7 +188,10 @@ def run_pending() -> None:
 
 
 def settled(event: core.Event) -> None:
-    """Say that nothing is left to do but to drop the item's reference, which is dropped once."""
+    """Note that all is done but the drop of the event's css reference.
+
+    A forked child would otherwise handle the event again and drop the reference twice.
+    """
     _in_hand[:] = [(task, e) for task, e in _in_hand if e is not event]
 
 
@@ -202,9 +209,10 @@ def _handle(event: core.Event) -> None:
 
 
 def flush() -> None:
-    """Have all work done that was asked for before the call. Kernel: ``flush_workqueue``.
+    """Wait until all work is done that was asked for before the call.
 
-    That the queue is empty does not tell: a worker may have the last event in hand.
+    An empty queue is not enough, because a worker may still handle the last event.
+    Kernel: ``flush_workqueue``.
 
     Notes
     -----
@@ -218,7 +226,12 @@ def flush() -> None:
 
 
 def wait_idle(within: float = -1) -> bool:
-    """Wait until the worker has gone, or for `within` seconds; the worker itself does not wait.
+    """Wait until the worker has ended. The worker itself does not wait.
+
+    Parameters
+    ----------
+    within : float
+        How many seconds to wait at most; below 0 there is no bound.
 
     Returns
     -------
@@ -231,13 +244,13 @@ def wait_idle(within: float = -1) -> bool:
 
 
 def is_idle() -> bool:
-    """Tell whether no worker is at work, but for the calling thread. Context: `wq_lock` held."""
+    """Tell whether no other thread is at work as the worker. Context: `wq_lock` held."""
     assert_held(wq_lock)
     return not _place.running or _worker_task == current_task()
 
 
 def after_fork_in_child() -> None:
-    """A worker that was at work is gone; what it had in hand is the next one's."""
+    """Give the events that a vanished worker was handling to the next worker."""
     me = current_task()
     _left.extend(event for task, event in _in_hand if task != me)
     _in_hand[:] = [(task, event) for task, event in _in_hand if task == me]
@@ -254,11 +267,11 @@ core.set_waker(wake, work)
 
 
 def stop() -> None:
-    """Before the interpreter ends: no worker from now on, so none stops with a lock held."""
+    """Let no worker start from now on, so that none is stopped at exit while it holds a lock."""
     with wq_lock:
         _place.stopped = True
     wait_idle()
-    wq_lock.acquire()  # the worker holds it when it says that it is idle
+    wq_lock.acquire()  # the worker sets `_idle` while it holds the lock, so wait for its release
     wq_lock.release()
 
 
