@@ -39,20 +39,20 @@ def test_what_is_understood(text, fields):
     [
         ("nth", "'nth' is not key=value"),
         ("nth=", "'nth=' is not key=value"),
-        ("nth=0", "nth must be a whole number from 1, not '0'"),
-        ("nth=1.5", "nth must be a whole number from 1, not '1.5'"),
+        ("nth=0", "nth must be a whole number that is at least 1, not '0'"),
+        ("nth=1.5", "nth must be a whole number that is at least 1, not '1.5'"),
         ("nth=1,nth=2", "nth is given twice"),
         ("nth=1,probability=1", "nth and probability exclude each other"),
-        ("nth=1,seed=1", "seed is of no use without probability"),
+        ("nth=1,seed=1", "seed has no effect without probability; give both or neither"),
         ("probability=2", "probability must be from 0 to 1, not '2'"),
         ("probability=nan", "probability must be from 0 to 1, not 'nan'"),
         ("probability=x", "probability must be from 0 to 1, not 'x'"),
-        ("probability=1,seed=-1", "seed must be a whole number from 0, not '-1'"),
-        ("nth=1,times=0", "times must be a whole number from 1, not '0'"),
+        ("probability=1,seed=-1", "seed must be a whole number that is at least 0, not '-1'"),
+        ("nth=1,times=0", "times must be a whole number that is at least 1, not '0'"),
         ("nth=1,size=5-4", "size must be N or MIN-MAX bytes, not '5-4'"),
         ("nth=1,size=1-2-3", "size must be N or MIN-MAX bytes, not '1-2-3'"),
         ("nth=1,size=4k", "size must be N or MIN-MAX bytes, not '4k'"),
-        ("nth=1,what=disk", "what must be of alloc, metadata, pages, mmap, madvise, thread"),
+        ("nth=1,what=disk", "what must be one of alloc, metadata, pages, mmap, madvise, thread"),
         ("nth=1,what=", "'what=' is not key=value"),
         ("nth=1,what=mmap,cache=a", "cache is for what=alloc, not for what=mmap"),
         ("nth=1,what=mmap,group=a", "group is for what=alloc, not for what=mmap"),
@@ -68,9 +68,9 @@ def test_what_is_not_understood_is_told_with_what_is(text, said):
 
 
 def test_inject_refuses_the_same(native):
-    with pytest.raises(ValueError, match="nth must be a whole number from 1, not 0"):
+    with pytest.raises(ValueError, match="nth must be a whole number that is at least 1, not 0"):
         faults.inject(nth=0)
-    with pytest.raises(ValueError, match="what must be of"):
+    with pytest.raises(ValueError, match="what must be one of"):
         faults.inject(what=())
     assert make(size=(1, 2)) == make(size="1-2")
 
@@ -87,7 +87,7 @@ def start(code, *options, **more):
 def test_memcg_run_ends_with_125_and_runs_nothing(native):
     status, out, err = start("print('ran')", "-m", "memcg", "run", MEMCG_FAIL="nth=x")
     assert (status, out) == (125, "")
-    assert "nth must be a whole number from 1, not 'x'; allowed are nth=N" in err
+    assert "nth must be a whole number that is at least 1, not 'x'; allowed are nth=N" in err
 
 
 def test_an_import_tells_and_install_refuses(native):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Picks the data plane.
+"""This package picks the data plane.
 
 Both data planes offer the same classes and functions, which `dataplane` lists. ``native`` is the C
-core; ``model`` is plain Python over mmap, the specification in code, for platforms without a
-compiler and for the explorer. ``MEMCG_CORE=model`` asks for it.
+core. ``model`` is plain Python over mmap: it is the specification in code, and it serves platforms
+without a compiler and the explorer. ``MEMCG_CORE=model`` asks for it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ why_not_native = ""
 
 
 def _why_not_built() -> str:
-    """Say why this installation has no native core; meson.build decides."""
+    """Return why this installation has no native core. meson.build decides whether it is built."""
     machine = os.uname().machine
     if sys.platform != "linux" or machine not in ("x86_64", "aarch64"):
-        return f"it charges on Linux on x86-64 and aarch64, not on {sys.platform} on {machine}"
+        return f"memcg charges on Linux on x86-64 and aarch64, not on {sys.platform} on {machine}"
     if "free-threading" in sys.version or sys.version_info >= (3, 14):
-        return f"it charges on CPython 3.11 to 3.13 with a GIL, not on {sys.version.split(' (')[0]}"
+        version = sys.version.split(" (")[0]
+        return f"memcg charges on CPython 3.11 to 3.13 with a GIL, not on {version}"
     return "memcg was installed without a C compiler; install one and memcg again"
 
 
 def _native() -> Any:
-    """The native core, or None and `why_not_native`."""
+    """Return the native core, or None; `why_not_native` then says why."""
     global why_not_native
     if os.environ.get("MEMCG_CORE") == "model":
         return None
@@ -41,9 +42,9 @@ def _native() -> Any:
     except ModuleNotFoundError:
         why_not_native = _why_not_built()
     except ImportError as error:
-        why_not_native = str(error)  # no address space, say
+        why_not_native = str(error)  # there may be no address space for the arena
         if "interpreter" in why_not_native.lower():
-            why_not_native = "this is a subinterpreter; the main one has the process's memory"
+            why_not_native = "this is a subinterpreter; only the main interpreter can charge memory"
     return None
 
 
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from . import _core, model
-    from ._core import *  # noqa: F403  # the stub says what both have
+    from ._core import *  # noqa: F403  # the stub lists what both cores have
 
     _is_native: NativePlane = _core
     _is_model: DataPlane = model

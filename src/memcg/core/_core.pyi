@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of the native data plane; `model` has the same classes and functions, with docstrings."""
+"""Types of the native data plane. `model` has the same classes and functions, with docstrings."""
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from importlib.machinery import ModuleSpec

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the control plane and the data planes share: what both planes offer, and what they hand up.
+"""What the control plane and the data planes share: the interface of a core, and its events.
 
-`DataPlane` and `NativePlane` say what a core has; `memcg.core` takes what they name. A module is
-their implementation: the C core (`_core`) is both, the model (`model.py`) is the first.
+`DataPlane` and `NativePlane` say what a core has, and `memcg.core` takes the names that they list.
+A core is a module: the C core (`_core`) implements both, and the model (`model.py`) implements the
+first.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ if TYPE_CHECKING:
 
     from ..locking import Mutex
 else:
-    Protocol = object  # `typing` would be a third of a bare interpreter's start
+    Protocol = object  # importing `typing` would take a third of a bare interpreter's start
 
-PAGE_SIZE = 4096
-OBJECT_SIZE_MAX = 1 << 30  # of a cache
-EVENTS = ("high", "max", "oom", "oom_kill", "reserve", "overdraft", "fail")  # of memory.events
-STAT = ("slab_private", "slab_shared", "page_runs", "external", "overdraft")  # of memory.stat
+PAGE_SIZE = 4096  # bytes
+OBJECT_SIZE_MAX = 1 << 30  # in bytes, for a cache
+EVENTS = ("high", "max", "oom", "oom_kill", "reserve", "overdraft", "fail")  # in memory.events
+STAT = ("slab_private", "slab_shared", "page_runs", "external", "overdraft")  # in memory.stat
 
 
 class Event:
-    """A request to the control plane. All but ``release`` carry a css reference."""
+    """A request to the control plane. Every kind but ``release`` carries a css reference."""
 
     __slots__ = ("cache", "kind", "memcg")
 
@@ -36,7 +37,7 @@ class Event:
 
 
 class CacheInfo:
-    """A line of slabinfo: counts, sizes in bytes, pages."""
+    """A line of slabinfo. `objsize` is in bytes; the rest count objects, pages and slabs."""
 
     def __init__(
         self, active_objs: int, num_objs: int, objsize: int, objperslab: int, pagesperslab: int,
@@ -52,12 +53,15 @@ class CacheInfo:
 
 
 class DataPlane(Protocol):
-    """What every core has. Groups are its `Memcg` or derive from it, caches its `Cache`."""
+    """What every core has.
+
+    A group is an object of the core's `Memcg` or of a subclass, and a cache one of its `Cache`.
+    """
 
     name: str
-    KMALLOC_SIZES: tuple[int, ...]
-    GROUP_BYTES: int  # what a group costs its parent
-    LOCKS: tuple[Mutex, ...]  # which a fork has to take
+    KMALLOC_SIZES: tuple[int, ...]  # in bytes
+    GROUP_BYTES: int  # how much a group's structures are charged to its parent
+    LOCKS: tuple[Mutex, ...]  # the mutexes that a fork has to take
     Memcg: Any
     Cache: Any
     Bound: Any
@@ -109,7 +113,7 @@ class DataPlane(Protocol):
 
 
 class NativePlane(DataPlane, Protocol):
-    """What the native core has besides, for it charges what CPython allocates."""
+    """What only the native core has, because it charges what CPython allocates."""
 
     Faults: Any
     ModuleFinder: Any
@@ -131,7 +135,7 @@ class NativePlane(DataPlane, Protocol):
 
 
 def names(plane: type) -> list[str]:
-    """What a plane of this kind offers."""
+    """Return the names that a plane of this kind offers."""
     return [
         name
         for kind in plane.__mro__[:-1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `MEMCG_FAIL` and `faults.inject` say: which requests fail on purpose.
+"""Which requests fail on purpose, as `MEMCG_FAIL` and `faults.inject` say.
 
 Kernel: lib/fault-inject.c (``struct fault_attr``, ``setup_fault_attr``).
 """
@@ -27,21 +27,21 @@ class FaultAttr(NamedTuple):
     Attributes
     ----------
     what : tuple of str
-        Where, of `POINTS`.
+        The kinds of requests, from `POINTS`.
     nth : int
-        The number of the first eligible request that fails, from 1; 0: by `probability`.
+        The number of the first eligible request that fails, from 1; 0 if `probability` decides.
     probability : float
-        Of each eligible request, 0 to 1.
+        The probability, 0 to 1, that an eligible request fails.
     seed : int or None
-        What `probability` is drawn from; None: to be chosen.
+        The seed of the random choice; None if memcg picks one.
     times : int or None
-        At most so many faults; None: no bound.
+        The largest number of faults; None if there is no bound.
     size : tuple of int, or None
-        Smallest and largest eligible request, in bytes.
+        The smallest and the largest eligible request, in bytes.
     cache : str or None
-        Eligible are objects of this root cache and its children.
+        Only objects of this root cache and its children are eligible.
     group : str or None
-        Eligible are requests in the group of this path and below; ``""`` is the root.
+        Only requests in the group of this path and below are eligible; ``""`` is the root.
     """
 
     what: tuple[str, ...] = ("alloc",)
@@ -61,7 +61,7 @@ def _whole(key: str, value: object, least: int) -> int:
             return int(n)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise ValueError(f"{key} must be a whole number from {least}, not {value!r}")
+    raise ValueError(f"{key} must be a whole number that is at least {least}, not {value!r}")
 
 
 def _bytes(text: object) -> int:
@@ -83,17 +83,17 @@ def _what(value: str | Iterable[str]) -> tuple[str, ...]:
     points = tuple(value.split("+") if isinstance(value, str) else value)
     for point in points or ("",):
         if point not in POINTS:
-            raise ValueError(f"what must be of {', '.join(POINTS)}, not {point!r}")
+            raise ValueError(f"what must be one of {', '.join(POINTS)}, not {point!r}")
     return points
 
 
 def make(**keys: Any) -> FaultAttr:
-    """Check the values and fill in the defaults; a value of None is as if not given.
+    """Check the values and fill in the defaults. None stands for a value that is not given.
 
     Raises
     ------
     ValueError
-        A value that is not allowed; the text says what is.
+        A value is not allowed; the text says which are.
 
     Examples
     --------
@@ -106,7 +106,7 @@ def make(**keys: Any) -> FaultAttr:
     if "nth" in given and "probability" in given:
         raise ValueError("nth and probability exclude each other")
     if "seed" in given and "probability" not in given:
-        raise ValueError("seed is of no use without probability")
+        raise ValueError("seed has no effect without probability; give both or neither")
     attr = FaultAttr()
     if "what" in given:
         attr = attr._replace(what=_what(given["what"]))
@@ -142,7 +142,7 @@ def parse(text: str) -> FaultAttr:
     Raises
     ------
     ValueError
-        The text names what is wrong and what is allowed.
+        A key or value is not allowed. The text says what is wrong and what is allowed.
 
     Examples
     --------
@@ -167,14 +167,14 @@ def parse(text: str) -> FaultAttr:
 
 
 def with_seed(attr: FaultAttr) -> FaultAttr:
-    """Choose the seed if there is none."""
+    """Return `attr` with a seed; one is picked at random if there is none."""
     if attr.seed is not None:
         return attr
     return attr._replace(seed=int.from_bytes(os.urandom(4), "little"))
 
 
 def from_environment() -> FaultAttr | None:
-    """What `MEMCG_FAIL` asks for; an error, or a seed that was chosen, is printed to stderr.
+    """Return what `MEMCG_FAIL` asks for. An error, or a seed that was picked, is printed to stderr.
 
     Raises
     ------

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data plane in plain Python over mmap: executable specification, real bytes.
+"""The data plane in plain Python over mmap: it is an executable specification with real bytes.
 
 A page run belongs to one group at a time and is cleared when it moves to another. A
 *slab* is a page run cut into objects of one cache. A private slab charges its whole pages to its
-group; a shared slab (of a root cache, for groups without a child cache) charges each
-object's size to the owner recorded beside it. The owner is the group's `ObjCgroup`, which
+group. A shared slab belongs to a root cache and serves groups without a child cache; it charges
+each object's size to the owner recorded beside it. The owner is the group's `ObjCgroup`, which
 offline points at the parent.
 
 Every allocation, free and lookup is a read-side section, so a cache that was
 unpublished before `synchronize` is not in use after it.
 
 Kernel: mm/slub.c, mm/page_counter.c, obj_cgroup in mm/memcontrol.c (2020).
-Where we differ: no per-CPU slabs, no NUMA; retired arrays instead of RCU-freed ones.
+Where we differ: there are no per-CPU slabs and no NUMA nodes. An old array is retired, and not
+freed by RCU.
 
 Locks: ``entry_lock`` (entries into groups); ``cache_lock`` (the slabs), then ``page_lock`` (the
-arena). Innermost.
+arena). They are the innermost.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from ..sizes import PAGE_COUNTER_MAX
 from .dataplane import EVENTS, PAGE_SIZE, STAT, CacheInfo, Event
 
 name = "model"
-KMALLOC_SIZES: tuple[int, ...] = (64, 256, 1024, 4096)
-GROUP_BYTES = 0  # a group's structures are Python's here
+KMALLOC_SIZES: tuple[int, ...] = (64, 256, 1024, 4096)  # in bytes
+GROUP_BYTES = 0  # a group's structures are Python objects here, which are not charged
 _ARENA_PAGES = 1 << 16
-_SHARED = 0  # the serial of shared slabs' pages: cleared when a group takes them over
+_SHARED = 0  # the serial of shared slabs' pages, which are cleared when a group takes them over
 
 read_side = ReadSide()
-# One of each, so that a fork can take them.
+# There is one lock of each kind for all groups and caches, so that a fork can take them.
 _entry_lock = Mutex("entry_lock")
 _cache_lock = Mutex("cache_lock")
 
@@ -53,7 +54,7 @@ _skip_account: Counter[object] = Counter()  # task -> nesting; only that task wr
 
 
 def set_waker(wake: Callable[[], None] | None, work: Callable[[], None] | None = None) -> None:
-    """Have `wake` called when an event was posted; None: nobody.
+    """Register `wake`, which is called when an event was posted; None registers nothing.
 
     `wake` must not wait. The native data plane calls `work` instead, in a thread of its own.
     """
@@ -68,12 +69,12 @@ def _post(event: Event) -> None:
 
 
 def next_event() -> Event | None:
-    """Take the oldest event, or None."""
+    """Take the oldest event off the queue; None if there is none."""
     return _events.popleft() if _events else None
 
 
 def set_promote_bytes(n: int) -> None:
-    """Set how many live shared bytes of one cache ask for a child; 0 asks at once."""
+    """Set how many live shared bytes of one cache make a group ask for a child; 0 asks at once."""
     global _promote_bytes
     _promote_bytes = n
 
@@ -84,16 +85,19 @@ def synchronize() -> None:
 
 
 class _PageAllocator:
-    """First fit over one anonymous mapping. `page_lock` protects all fields."""
+    """It gives out runs of one anonymous mapping, first fit. `page_lock` protects all fields."""
 
     def __init__(self) -> None:
         self.page_lock = Mutex("page_lock")
         self.memory: mmap.mmap | None = None
-        self.used = bytearray(_ARENA_PAGES)  # a byte for each page, 0: free
+        self.used = bytearray(_ARENA_PAGES)  # a byte for each page; 0 is a free one
         self.owner: dict[int, int] = {}  # page -> serial of the group that used it last
 
     def alloc(self, nr_pages: int, serial: int) -> int:
-        """Return the offset of a run with no bytes of another group than `serial`; -1 when full."""
+        """Return the offset of a run that has no bytes of another group than `serial`.
+
+        -1 means that the arena is full.
+        """
         with self.page_lock:
             if self.memory is None:
                 self.memory = mmap.mmap(-1, _ARENA_PAGES * PAGE_SIZE)
@@ -120,13 +124,14 @@ def view(address: int, size: int) -> memoryview:
     """Return the `size` bytes at `address`, writable, without a copy."""
     if _pages.memory is None:
         raise MemcgError(f"address {address:#x}: nothing was allocated yet")
-    import ctypes  # not in a subinterpreter
+    import ctypes  # here, because a subinterpreter cannot import it
 
     return memoryview((ctypes.c_ubyte * size).from_buffer(_pages.memory, address)).cast("B")
 
 
 class ObjCgroup:
-    """What charged objects name: a group, or its parent once it is offline. Kernel: obj_cgroup."""
+    """The stub that charged objects refer to. It refers to the group, or to its parent once the
+    group is offline. Kernel: obj_cgroup."""
 
     __slots__ = ("memcg",)
 
@@ -134,22 +139,23 @@ class ObjCgroup:
         self.memcg = Published(memcg)
 
 
-_root: Memcg | None = None  # the one without a parent
+_root: Memcg | None = None  # the group without a parent
 
 
 class Memcg:
-    """The data-plane half of a group: page counter, css references, stub.
+    """The data-plane half of a group: its page counter, css references and stub.
 
-    ``usage`` counts what is charged here and below. Limits are single stores, read racily by
-    design: a charge sees the old or the new limit. Whatever passes ``max`` is refused here: there
-    are no Python objects to be charged, so no reserve and no overdraft.
+    ``usage`` counts the bytes that are charged to the group and to groups below it. A limit is
+    written by a single store and read without a lock: a charge sees the old or the new limit. Every
+    request that passes ``max`` is refused here. Python objects are not charged, so there is no
+    reserve and no overdraft.
     """
 
     _serials = 0
     path = ""  # for error texts
     parent: Memcg | None = None
     _kmemcg_id = -1  # the control plane stores it
-    _last_oom: tuple[Any, ...] | None = None  # of the last refusal here or below; one store
+    _last_oom: tuple[Any, ...] | None = None  # the last refusal here or below; one store writes it
 
     def __init__(self, parent: Memcg | None) -> None:
         global _root
@@ -166,7 +172,7 @@ class Memcg:
         self._refs = Atomic(1)
         self._online = Published(True)
         self._high_posted = Atomic(0)
-        self._entry_lock = _entry_lock  # an entry comes before offline, or fails
+        self._entry_lock = _entry_lock  # a thread enters the group before it is offline, or fails
         self.nr_inside = 0
         self.objcg = ObjCgroup(self)
         self._objcgs = [self.objcg]  # stubs that point here; cgroup_mutex protects the list
@@ -175,7 +181,7 @@ class Memcg:
             self.parent = parent
 
     def __del__(self) -> None:
-        if self.parent is not None and self._kmemcg_id < 0:  # dropped before it was activated
+        if self.parent is not None and self._kmemcg_id < 0:  # it was dropped before its activation
             css_put(self.parent)
 
     @property
@@ -184,12 +190,12 @@ class Memcg:
 
     @property
     def current(self) -> int:
-        """Bytes charged here and below. cgroup v2: ``memory.current``."""
+        """The bytes charged to the group and to groups below it. cgroup v2: ``memory.current``."""
         return self.usage.get()
 
     @property
     def stat(self) -> dict[str, int]:
-        """Bytes of this group alone, by kind. cgroup v2: ``memory.stat``."""
+        """The bytes of this group alone, by kind. cgroup v2: ``memory.stat``."""
         found, mine = dict.fromkeys(STAT, 0), self._objcgs
         with _cache_lock:
             for slab in set(_slab_of_page.values()):
@@ -206,22 +212,22 @@ class Memcg:
 
 
 def ancestry(memcg: Memcg | None) -> Iterator[Memcg]:
-    """The group, its parent, and so on up to the root."""
+    """Iterate over the group, its parent, and so on up to the root."""
     while memcg is not None:
         yield memcg
         memcg = memcg.parent
 
 
-# -- css references: what keeps an offline group's state alive
+# -- css references, which keep an offline group's state alive
 
 
 def css_refs(memcg: Memcg) -> int:
-    """How many references there are."""
+    """Return how many references there are."""
     return memcg._refs.get()
 
 
 def css_tryget(memcg: Memcg) -> bool:
-    """Take a reference unless the group is offline or gone."""
+    """Take a reference, and return false if the group is offline. Kernel: ``css_tryget_online``."""
     while memcg._online.load() and (refs := memcg._refs.get()) > 0:
         if memcg._refs.compare_exchange(refs, refs + 1):
             return True
@@ -229,12 +235,12 @@ def css_tryget(memcg: Memcg) -> bool:
 
 
 def css_get(memcg: Memcg) -> None:
-    """Take one more reference; the caller already holds one."""
+    """Take one more reference. The caller holds one already. Kernel: ``css_get``."""
     memcg._refs.add(1)
 
 
 def css_put(memcg: Memcg) -> None:
-    """Drop a reference; the last one posts ``release``."""
+    """Drop a reference. The drop of the last one posts ``release``. Kernel: ``css_put``."""
     if (refs := memcg._refs.add(-1)) < 0:
         raise AssertionError("css reference count fell below zero")
     if refs == 0:
@@ -242,13 +248,16 @@ def css_put(memcg: Memcg) -> None:
 
 
 def mem_cgroup_offline(memcg: Memcg) -> bool:
-    """Take no new references, unless something is inside; tell whether it is done.
+    """Refuse new references from now on; return false and do nothing if something is inside.
 
-    What is still charged here becomes the parent's.
+    What is still charged to the group is charged to the parent from now on. After the grace period
+    no thread charges or uncharges this group any more, and its ancestors' counters contained its
+    charges already. A second call does nothing. Kernel: ``memcg_reparent_objcgs``.
 
-    After the grace period nobody charges or uncharges this group any more, and its
-    ancestors' counters contained its charges already. A second call does nothing.
-    Kernel: ``memcg_reparent_objcgs``.
+    Raises
+    ------
+    MemcgError
+        The group is the root.
     """
     if memcg.parent is None:
         raise MemcgError("the root group cannot go offline")
@@ -268,41 +277,41 @@ def mem_cgroup_offline(memcg: Memcg) -> bool:
 
 
 def mem_cgroup_get_limit(memcg: Memcg, which: str) -> int:
-    """``max``, ``high``, ``reserve`` or ``overdraft`` in bytes."""
+    """Return ``max``, ``high``, ``reserve`` or ``overdraft`` in bytes."""
     return memcg._limits[which]
 
 
 def mem_cgroup_set_limit(memcg: Memcg, which: str, n: int) -> None:
-    """Store a limit in bytes; a negative reserve or overdraft: the default."""
+    """Store a limit in bytes. A negative reserve or overdraft stands for the default."""
     memcg._limits[which] = n
 
 
 def mem_cgroup_events_local(memcg: Memcg) -> dict[str, int]:
-    """As `events`: they are counted at the limit's group alone here."""
+    """Return `events`: here an event is counted at the limit's group only."""
     return memcg.events
 
 
 def mem_cgroup_last_oom(memcg: Memcg) -> tuple[Any, ...] | None:
-    """The fields of `Oom` for the last refusal here or below; None: never."""
+    """Return the fields of `Oom` for the last refusal here or below; None if there was none."""
     return memcg._last_oom
 
 
 def mem_cgroup_collect_garbage(memcg: Memcg) -> None:
-    """Collect garbage."""
+    """Collect garbage. The native core does so only if that has not just been in vain."""
     gc.collect()
 
 
 def mem_cgroup_high_done(memcg: Memcg) -> None:
-    """The receiver of ``high`` has reclaimed."""
+    """Note that the handler of a ``high`` event has reclaimed. It does nothing here."""
 
 
 def mem_cgroup_reset_peak(memcg: Memcg) -> None:
-    """Start `peak` again at the usage of now."""
+    """Set `peak` to the present usage."""
     memcg.peak = memcg.current
 
 
 def mem_cgroup_drain(memcg: Memcg) -> int:
-    """Drop empty slabs here and below; return bytes given back."""
+    """Drop empty slabs here and below; return how many bytes were given back."""
     before = memcg.current
     for cache in {slab.cache for slab in list(_slab_of_page.values())}:
         if cache.memcg is not None and memcg in ancestry(cache.memcg):
@@ -314,7 +323,7 @@ def mem_cgroup_drain(memcg: Memcg) -> int:
 
 
 def memcg_try_charge(memcg: Memcg, n: int) -> Memcg | None:
-    """Charge `n` bytes here and above, or nothing and return the group that refused.
+    """Charge `n` bytes to the group and its ancestors, or none and return the group that refused.
 
     Kernel: ``page_counter_try_charge``.
     """
@@ -338,7 +347,7 @@ def _note_oom(memcg: Memcg, limited: Memcg, n: int) -> None:
 
 
 def memcg_charge(memcg: Memcg, n: int) -> None:
-    """Charge `n` bytes by force."""
+    """Charge `n` bytes to the group and its ancestors, even past a limit."""
     for above in ancestry(memcg):
         above.usage.add(n)
     _charged(memcg)
@@ -347,7 +356,7 @@ def memcg_charge(memcg: Memcg, n: int) -> None:
 def _charged(memcg: Memcg) -> None:
     for above in ancestry(memcg):
         usage = above.usage.get()
-        if usage > above.peak:  # racy: a lower peak may overwrite a higher one in flight
+        if usage > above.peak:  # racy: another thread's lower peak may overwrite a higher one
             above.peak = usage
         if usage > above._limits["high"] and above._high_posted.compare_exchange(0, 1):
             above.events["high"] += 1
@@ -356,7 +365,7 @@ def _charged(memcg: Memcg) -> None:
 
 
 def memcg_uncharge(memcg: Memcg, n: int) -> None:
-    """Give `n` bytes back here and above. Kernel: ``page_counter_uncharge``."""
+    """Uncharge `n` bytes from the group and its ancestors. Kernel: ``page_counter_uncharge``."""
     for above in ancestry(memcg):
         usage = above.usage.add(-n)
         if usage < 0:
@@ -374,13 +383,13 @@ class _Slab:
         self.cache = cache
         self.offset = offset
         self.nr_pages = nr_pages
-        self.objcg = objcg  # charged with the pages; None: shared, objects name their owner
+        self.objcg = objcg  # it is charged for the pages; None if the objects have owners
         self.free = [offset + i * cache.size for i in reversed(range(cache.objects_per_slab))]
         self.live: dict[int, ObjCgroup | None] = {}
         self.constructed = cache.ctor is None
 
     def construct(self) -> None:
-        """Run the cache's constructor on each object, unless that was done."""
+        """Run the cache's constructor on each object. A second call does nothing."""
         if not self.constructed:
             self.constructed = True
             try:
@@ -397,20 +406,20 @@ _slab_of_page: dict[int, _Slab] = {}  # page -> slab; written under page_lock by
 
 @shared(_slabs="cache_lock")
 class Cache:
-    """The data-plane half of a kmem_cache: its slabs, and for a root its memcg_caches.
+    """The data-plane half of a kmem_cache: its slabs and, for a root, its memcg_caches.
 
     Parameters
     ----------
     object_size : int
-        Bytes of an object, at least 1.
+        The bytes of an object, at least 1.
     align : int
-        Alignment of each object in bytes, a power of two.
+        The alignment of each object in bytes, a power of two.
     memcg, root : optional
-        For a child cache, the group it serves and the root it is a copy of.
+        For a child cache, the group that it serves and the root that it is a copy of.
     ctor : callable, optional
-        Called once with each object when its slab is made.
+        It is called once with each object, before the first buffer of the object's slab is used.
     kmalloc : int
-        Which size class the root cache serves; -1: none.
+        The size class that the root cache serves; -1 if it serves none.
     """
 
     def __init__(
@@ -429,15 +438,16 @@ class Cache:
         self._slabs: list[_Slab] = []
         self.frozen = False
         self._dead = False
-        self.dying = False  # a root being destroyed; written under memcg_slab_mutex, read racily
+        self.dying = False  # a root is being destroyed; memcg_slab_mutex for writers, read racily
         self.memcg = memcg
         self.root_cache = root
         self._nr_pages = Atomic(0)
-        # Roots only. Writers hold memcg_slab_mutex; readers none (one acquire load). A grown
-        # array is published whole and the old one stays readable for a thread that loaded it.
+        # Only roots have an array. A writer holds memcg_slab_mutex; a reader holds nothing and does
+        # one acquire load. A grown array is published whole, and the old one stays readable for a
+        # thread that has loaded it.
         self._memcg_caches: Published[list[Cache | None]] = Published([])
-        self._pending: set[int] = set()  # serials of groups with a create item on its way
-        # id of buffer -> address, buffer, and the object that every view and array of it keeps
+        self._pending: set[int] = set()  # serials of groups whose ``create`` event is not handled
+        # id of buffer -> address, buffer, and the object that every view and array of it refers to
         self._buffers: dict[int, tuple[int, memoryview, weakref.ref[object]]] = {}
         self._shared_bytes: dict[int, int] = {}  # group serial -> live shared bytes
         if memcg is not None:
@@ -454,21 +464,21 @@ class Cache:
         return len(self._memcg_caches.load())
 
     def update_array(self, nr_slots: int) -> None:
-        """Grow the array to `nr_slots`, keeping every slot. Kernel: memcg_update_cache_size."""
+        """Grow the array to `nr_slots` and keep every slot. Kernel: memcg_update_cache_size."""
         old = self._memcg_caches.load()
         self._memcg_caches.store(old + [None] * (nr_slots - len(old)))
 
     def publish(self, kmemcg_id: int, child: Cache, listed: dict[Any, None]) -> None:
         """Put a complete child on its group's list and in its slot.
 
-        Context: ``memcg_slab_mutex`` held. The last two stores have no call between them, so that
-        no asynchronous exception can part them.
+        Context: ``memcg_slab_mutex`` held. There is no call between the last two stores, so no
+        asynchronous exception can part them.
         """
         slots = self._memcg_caches.load()
         if slots[kmemcg_id] is not None:
             raise AssertionError("the slot of a child to be published is taken")
         listed[child] = None
-        slots[kmemcg_id] = child  # a release: a reader sees a complete child
+        slots[kmemcg_id] = child  # a release store: a reader sees a complete child
 
     def unpublish(self, kmemcg_id: int, child: Cache, listed: dict[Any, None]) -> None:
         """Take a child out of its slot and off its group's list. Context: as for `publish`."""
@@ -484,19 +494,19 @@ class Cache:
         return slots[kmemcg_id] if 0 <= kmemcg_id < len(slots) else None
 
     def create_done(self, memcg: Memcg) -> None:
-        """Let the pair (root, group) be asked for again."""
+        """Let `memcg` ask for its child of this root again."""
         with self.cache_lock:
             self._pending.discard(memcg.serial)
 
     # -- objects
 
     def alloc(self, memcg: Memcg | None = None) -> int:
-        """Allocate from the group's child cache if published, else from this root.
+        """Allocate from the group's child cache, or from this root if no child is published.
 
         Parameters
         ----------
         memcg : Memcg, optional
-            The group; default: the current one.
+            The group. The default is the current one.
 
         Returns
         -------
@@ -509,10 +519,13 @@ class Cache:
             The charge is over a ``memory.max``.
         MemoryError
             The arena is full.
+        MemcgError
+            The cache was destroyed.
 
         Notes
         -----
-        Context: any thread; takes ``cache_lock`` and ``page_lock``; never a control-plane mutex.
+        Context: any thread may call it. It takes ``cache_lock`` and ``page_lock``, and never a
+        mutex of the control plane.
         """
         if self.root_cache is not None:
             raise AssertionError("lookup on a cache that is not a root")
@@ -526,7 +539,7 @@ class Cache:
                     return address
 
     def _alloc(self, memcg: Memcg) -> int | None:
-        """Return an address, or None when the cache was frozen meanwhile: look up again."""
+        """Return an address; None if the child was frozen meanwhile and must be looked up again."""
         private = self.root_cache is not None or memcg.parent is None
         with self.cache_lock:
             if self.frozen:
@@ -564,12 +577,12 @@ class Cache:
         return slab
 
     def free(self, address: int) -> None:
-        """Free an object of this root or of any child of it; the owner is credited.
+        """Free an object of this root or of any child of it. The owner is credited.
 
         Raises
         ------
         ValueError
-            `address` is not an object of this cache, or is free already; nothing changed.
+            `address` is not an object of this cache, or is free already. Nothing is changed.
         """
         with read_side:
             slab = _slab_of_page.get(address // PAGE_SIZE)
@@ -599,7 +612,7 @@ class Cache:
             _post(Event("empty", self.memcg, self))
 
     def _drop(self, slab: _Slab) -> None:
-        """Give an empty slab's pages back. Context: read side, `cache_lock` held."""
+        """Give an empty slab's pages back. Context: in a read-side section, `cache_lock` held."""
         for page in range(slab.offset // PAGE_SIZE, slab.offset // PAGE_SIZE + slab.nr_pages):
             del _slab_of_page[page]
         self._slabs.remove(slab)
@@ -622,14 +635,14 @@ class Cache:
         return buffer
 
     def free_buffer(self, buffer: memoryview) -> None:
-        """Free a buffer; the group that allocated it is credited.
+        """Free a buffer. The group that allocated it is credited.
 
         Raises
         ------
         ValueError
-            Not a live buffer of this cache; nothing changed.
+            `buffer` is not a live buffer of this cache. Nothing is changed.
         BufferError
-            An array or view of the buffer is still in use; nothing changed.
+            An array or view of the buffer is still in use. The memory stays allocated and charged.
         """
         entry, name = self._buffers.get(id(buffer)), f"cache {self.name!r}"
         if entry is None or entry[1] is not buffer:
@@ -641,7 +654,7 @@ class Cache:
         self.free(entry[0])
 
     def shrink(self) -> int:
-        """Drop empty slabs; return how many pages went. Kernel: ``kmem_cache_shrink``."""
+        """Drop empty slabs; return how many pages that were. Kernel: ``kmem_cache_shrink``."""
         with read_side, self.cache_lock:
             empty = [slab for slab in self._slabs if not slab.live]
             for slab in empty:
@@ -649,7 +662,7 @@ class Cache:
         return sum(slab.nr_pages for slab in empty)
 
     def set_dead(self) -> None:
-        """Keep no empty slab; the free that empties the cache posts ``empty``."""
+        """Keep no empty slab from now on. The free that empties the cache posts ``empty``."""
         with self.cache_lock:
             self._dead = True
 
@@ -659,7 +672,7 @@ class Cache:
         Raises
         ------
         CacheBusy
-            Objects are live; the cache goes on as it was.
+            Objects are live; the cache serves as before.
         """
         with read_side, self.cache_lock:
             if live := sum(len(slab.live) for slab in self._slabs):
@@ -691,7 +704,7 @@ def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
 
 
 def _charged_group(memcg: Memcg) -> Memcg:
-    """The group itself, or the nearest ancestor that is online; the root when skipping."""
+    """Return the group or its nearest ancestor that is online; the root after `stop_account`."""
     skip = _skip_account.get(current_task())
     while memcg.parent is not None and (skip or not memcg.online):
         memcg = memcg.parent
@@ -699,7 +712,7 @@ def _charged_group(memcg: Memcg) -> Memcg:
 
 
 def _memcg_kmem_get_cache(root: Cache, memcg: Memcg) -> Cache:
-    """Pick the child for `memcg`, or the root; ask for a child by demand.
+    """Return the child for `memcg`, or the root. Ask for a child if the group uses the root much.
 
     Context: inside a read-side section. Kernel: ``__memcg_kmem_get_cache``.
     """
@@ -715,22 +728,22 @@ def _memcg_kmem_get_cache(root: Cache, memcg: Memcg) -> Cache:
 
 
 def _memcg_schedule_create(root: Cache, memcg: Memcg) -> None:
-    """Post one create item for the pair, with a css reference, unless one is on its way."""
+    """Post a ``create`` event for the pair, with a css reference, unless one is posted already."""
     with root.cache_lock:
         if memcg.serial in root._pending or not css_tryget(memcg):
             return
         root._pending.add(memcg.serial)
     try:
         _post(Event("create", memcg, root))
-    except MemoryError:  # no item: the root serves, and a later allocation asks again
+    except MemoryError:  # no event was posted: the root serves, and a later allocation asks again
         root.create_done(memcg)
         css_put(memcg)
 
 
 def live_blocks(memcg: Memcg) -> list[tuple[int, int, Cache | None]]:
-    """List (address, size in bytes, cache) of what is charged to the group itself.
+    """List (address, size in bytes, cache) for each object that is charged to the group itself.
 
-    Of a group that is offline: what was charged to it.
+    For a group that is offline, these are the objects that were charged to it.
     """
     return [
         (address, slab.cache.size, slab.cache)
@@ -741,20 +754,23 @@ def live_blocks(memcg: Memcg) -> list[tuple[int, int, Cache | None]]:
 
 
 def stop_account() -> None:
-    """Charge the root by force and ask for nothing until `resume_account`; nestable."""
+    """Charge the root, even past a limit, and post no ``create`` until `resume_account`.
+
+    Calls nest. Kernel: ``memcg_stop_kmem_account``.
+    """
     _skip_account[current_task()] += 1
 
 
 def resume_account() -> None:
     """End the innermost `stop_account`. Kernel: ``memcg_resume_kmem_account``."""
     task = current_task()
-    _skip_account[task] -= 1  # 0 is as good as none, if an interrupt comes before the next line
+    _skip_account[task] -= 1  # after an interrupt here the entry is 0, which means the same as none
     if not _skip_account[task]:
         del _skip_account[task]
 
 
 def last_failure() -> str | None:
-    """The account of the thread's last refusal: none, for every `MemcgOOM` here has its text."""
+    """Return the account of the thread's last refusal. It is None: errors have their text here."""
     return None
 
 
@@ -767,13 +783,19 @@ _entry: ContextVar[_Entry | None] = ContextVar("memcg_current", default=None)
 
 
 def current() -> Memcg | None:
-    """The group of the running context, or None for the root."""
+    """Return the group of the running context, or None for the root."""
     entry = _entry.get()
     return entry.memcg if entry else None
 
 
 def enter(memcg: Memcg) -> None:
-    """Make `memcg` the context's group."""
+    """Make `memcg` the context's group.
+
+    Raises
+    ------
+    OfflineError
+        The group is closed.
+    """
     with memcg._entry_lock:
         if not memcg.online:
             raise OfflineError(f"group {memcg.path!r} is closed; memcg.group() makes a new one")
@@ -782,7 +804,13 @@ def enter(memcg: Memcg) -> None:
 
 
 def leave(memcg: Memcg, error: BaseException | None = None) -> None:
-    """Go back to the group before; restores by setting, never by deleting the variable."""
+    """Go back to the group before. The variable is set to it, and is never deleted.
+
+    Raises
+    ------
+    MemcgError
+        `memcg` is not the innermost group of the running context.
+    """
     entry = _entry.get()
     if entry is None or entry.memcg is not memcg:
         raise MemcgError(f"group {memcg.path!r} is left, but is not the innermost of this context")
@@ -792,16 +820,16 @@ def leave(memcg: Memcg, error: BaseException | None = None) -> None:
 
 
 def current_entry() -> object | None:
-    """What `Bound` takes: the running context's place in its groups."""
+    """Return the running context's place in its groups, which `Bound` takes."""
     return _entry.get()
 
 
 class Shield(nullcontext[None]):
-    """See `memcg.shield`: nothing is delivered here."""
+    """See `memcg.shield`. It does nothing here, because the model core delivers no alarms."""
 
 
 class Bound:
-    """A callable that runs in an entry of another context, as `fn` runs in this one."""
+    """A callable that calls `fn` in the group that `entry` stands for."""
 
     def __init__(self, entry: Any, fn: Callable[..., Any]) -> None:
         self.entry = entry
@@ -817,18 +845,18 @@ class Bound:
 
 
 def wait_worker(within: float = -1) -> bool:
-    """Wait for native workers: there are none here, as in the two below."""
+    """Wait for native workers, at most `within` seconds. There are none here."""
     return True
 
 
 def hold_workers() -> None:
-    """Let no native worker start."""
+    """Let no native worker start. There is none here."""
 
 
 def release_workers() -> None:
-    """Let native workers start again."""
+    """Let native workers start again. There is none here."""
 
 
 def after_fork_in_child() -> None:
-    """Forget the readers among the threads that are gone."""
+    """Forget the read-side sections of threads that the fork has ended."""
     read_side.after_fork_in_child()
