@@ -9,7 +9,7 @@ from memcg.control import memcontrol, slab_common, workqueue
 
 
 def trace_locks() -> list[str]:
-    """Wrap the creation and destruction functions so that they tell which mutexes are held."""
+    """Wrap the creation and destruction functions so that they log which mutexes are held."""
     log: list[str] = []
     mutexes = (memcontrol.activate_kmem_mutex, memcontrol.memcg_slab_mutex, slab_common.slab_mutex)
 
@@ -32,7 +32,7 @@ def trace_locks() -> list[str]:
 
 def life_of_a_child_cache() -> None:
     log = trace_locks()
-    core.set_waker(None)  # the worker waits, so that each step can be shown
+    core.set_waker(None)  # no worker starts by itself, so that each step can be shown
 
     def tell(what: str) -> None:
         slot = memcontrol.memcg_cache_id(g)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process, three tenants at work, and a hog that meets its limit again and again.
+"""Three tenants work in one process, beside a hog that meets its limit again and again.
 
-The tenants parse and index the standard library (a thread), keep statistics of it as JSON (asyncio
-tasks) and compare its modules (NumPy, a thread). Their results are compared with what the
-same code gave before, alone. Every figure printed is read from the running system.
+One tenant parses and indexes the standard library, one keeps statistics of it as JSON in asyncio
+tasks, and one compares its modules with NumPy. Each has a thread. Their results are compared with
+what the same code returned before, when it ran alone. Every figure that is printed is read from the
+running system.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ import memcg
 
 memcg.install()
 
-import numpy as np  # noqa: E402  # after the hooks, as in most programs; before works too
+import numpy as np  # noqa: E402  # after the hooks, as in most programs; an earlier import works
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
-ASIDE = {"test", "tests", "site-packages", "lib2to3"}  # not modules, or not of this Python
+ASIDE = {"test", "tests", "site-packages", "lib2to3"}  # no modules, or not for this Python
 SOURCES = sorted(p for p in LIBRARY.rglob("*.py") if not ASIDE & {*p.parts})
 NAMED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -47,7 +48,7 @@ async def statistics_of(path: Path) -> dict[str, int]:
 
 
 def statistics(results: list[object]) -> None:
-    """One task per module: count its words, to JSON and back."""
+    """Count the words of each module in a task of its own, to JSON and back."""
 
     async def all_modules() -> list[dict[str, int]]:
         return await asyncio.gather(*map(statistics_of, SOURCES))
@@ -57,7 +58,7 @@ def statistics(results: list[object]) -> None:
 
 
 def compare(results: list[object]) -> None:
-    """The two modules whose bytes are distributed most alike."""
+    """Find the two modules whose bytes are distributed most alike."""
     rows = [np.bincount(np.fromfile(p, "u1"), minlength=256) for p in SOURCES]
     rows = np.array([r / max(r.sum(), 1) for r in rows])
     distance = np.array([np.abs(rows - row).sum(axis=1) for row in rows])
@@ -66,7 +67,7 @@ def compare(results: list[object]) -> None:
 
 
 def hog(stop: threading.Event, errors: list[str]) -> None:
-    """Grow a list without end; drop it at the limit; again."""
+    """Grow a list without end, drop it at the limit, and begin again."""
     while not stop.is_set():
         rows: list[object] = []
         try:
@@ -77,7 +78,7 @@ def hog(stop: threading.Event, errors: list[str]) -> None:
             errors.append(str(error) or "\n".join(error.__notes__))
             del error
         rows = []
-        stop.wait(0.2)  # it shares the interpreter with the others
+        stop.wait(0.2)  # leaves the GIL to the other tenants
 
 
 TENANTS: dict[str, tuple[Callable[[list[object]], None], str]] = {

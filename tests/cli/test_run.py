@@ -60,7 +60,7 @@ def test_limits_are_read():
         (["--high"], "--high: expected one argument"),
         (["-m"], "-m: expected one argument"),
         (["--maxx", "1", "a"], "unrecognized argument '--maxx'"),
-        (["-X", "dev", "a"], "options of python go before"),
+        (["-X", "dev", "a"], "write options of python before"),
         ([], "nothing to run"),
         (["--report"], "nothing to run"),
     ],

@@ -312,7 +312,7 @@ def test_uncontrolled_nondeterminism_is_detected():
 def test_an_unknown_strategy_and_a_bound_without_its_strategy_are_refused():
     with pytest.raises(ValueError, match="must be one of"):
         explore(lost_update, strategy="luck")
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="need each other"):
         explore(lost_update, strategy="bounded")
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="need each other"):
         explore(lost_update, preemption_bound=1)

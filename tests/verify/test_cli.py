@@ -70,7 +70,7 @@ def test_a_flaw_that_is_found_gives_status_0_and_one_that_is_lost_status_1():
     assert lines_of(item(lost_update, flawed=True))[0] == 0
     status, (row, _) = lines_of(item(holds, flawed=True))
     assert status == 1
-    assert row.endswith("the flaw is not found any more")
+    assert row.endswith("the flaw was not found")
 
 
 def test_a_violation_of_what_is_sound_gives_status_1():

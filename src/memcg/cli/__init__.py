@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: one verb per file.
+"""The command line has a file for each verb.
 
-A verb is a module of this package with ``add_parser(subparsers)`` and ``main(args) -> int``;
-a new file is a new verb. ``run`` is taken out before argparse is imported: what it imports, the
-user's program finds in `sys.modules`.
+A verb is a module of this package with ``add_parser(subparsers)`` and ``main(args) -> int``, so a
+new file is a new verb. ``run`` is handled before argparse is imported, because the user's program
+finds in `sys.modules` whatever ``run`` imports.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   memcg run --max 512MiB script.py args      limit an unmodified program
-  memcg run --max 1GiB --report -m pytest    ... a module, with an account at the end
-  memcg doctor                               can memcg run here, and what it would charge
-  memcg verify                               the locking, under every schedule
-  python -m memcg ...                        the same command, by this Python
+  memcg run --max 1GiB --report -m pytest    limit a module, with an account at the end
+  memcg doctor                               tell whether memcg can run here, and what it charges
+  memcg verify                               explore the locking under every schedule
+  python -m memcg ...                        run the same command with this Python
 """
 
 
@@ -31,7 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        Arguments without the program's name; default ``sys.argv[1:]``.
+        The arguments without the program's name. The default is ``sys.argv[1:]``.
+
+    Raises
+    ------
+    SystemExit
+        argparse found wrong usage (status 2), or showed ``--help`` or ``--version`` (status 0).
+    BaseException
+        What ended a program that ``run`` has run.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     if args[:1] == ["run"]:

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a program as ``python`` would, from inside a running interpreter.
+"""This module runs a program as ``python`` would, from inside a running interpreter.
 
-Theory: CPython's own ``main`` prepares `sys.argv`, ``sys.path[0]`` and a fresh ``__main__``,
-runs the program, and leaves what ends it to ``PyErr_Print`` and finalization. Here the same is
-prepared; whatever ends the program *propagates* out of the interpreter, so that exit status,
-SIGINT, ``-i``, atexit and flushing are CPython's own code, not a copy. Only the traceback has to
-be shortened by our frames. They are added while the exception unwinds, so it is done at the last
-moment: when the program is over, `sys.excepthook` is set to a function that puts the program's
+Theory: CPython's own ``main`` prepares `sys.argv`, ``sys.path[0]`` and a fresh ``__main__``, and
+runs the program. ``PyErr_Print`` and finalization handle the exception that ends it. Here the same
+is prepared, and the exception that ends the program *propagates* out of the interpreter. So exit
+status, SIGINT, ``-i``, atexit and flushing are CPython's own code, not a copy. Only our frames have
+to be taken off the traceback. They are added while the exception unwinds, so this is done at the
+last moment: when the program is over, `sys.excepthook` is set to a function that puts the program's
 hook back and calls it with the program's part of the traceback.
 
-``-m``, directories and zip files go through ``runpy._run_module_as_main``, which is what
-CPython's ``main`` calls for them (its frames belong in those tracebacks).
+``-m``, directories and zip files are run by ``runpy._run_module_as_main``, which is what CPython's
+``main`` calls for them. Its frames belong in those tracebacks.
 
 Counterpart: Modules/main.c (``pymain_run_python``), Python/pythonrun.c
 (``_PyRun_SimpleFileObject``), CPython 3.11 to 3.13.
 Where we differ: `sys.orig_argv` names memcg; ``sys.modules`` has memcg and what it imports; the
-frames of memcg lie below the program's, so that recursion ends four calls earlier, and who walks
+frames of memcg lie below the program's. So recursion ends four calls earlier, and code that walks
 the stack to its end (``inspect.stack()[-1]``, a warning with too high a stacklevel, faulthandler)
-meets them.
+meets these frames.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ if TYPE_CHECKING:
 
 
 class Target(NamedTuple):
-    """What to run: `kind` is ``script``, ``module``, ``command`` or ``stdin``."""
+    """The program to run. `kind` is ``script``, ``module``, ``command`` or ``stdin``."""
 
     kind: str
     name: str
 
 
 def program_name() -> str:
-    """Return the interpreter's name as CPython's messages say it."""
+    """Return the interpreter's name as CPython's messages give it."""
     return sys.orig_argv[0] if sys.orig_argv else sys.executable
 
 
 def cannot_open(path: str) -> str | None:
-    """Tell why a script cannot be opened, in CPython's words; None if it can."""
+    """Return why a script cannot be opened, in CPython's words; None if it can be opened."""
     try:
         if not os.path.isdir(path or "."):
             with open(path, "rb"):
@@ -77,23 +77,24 @@ def execute(
     args : list of str
         Its arguments, ``sys.argv[1:]``.
     uncaught : callable, optional
-        Called with an uncaught exception other than SystemExit and a function that shows it
-        (`sys.excepthook`); it must call that once. It returns the exit status, None for CPython's.
+        It is called with an uncaught exception other than SystemExit, and with a function that
+        shows it (`sys.excepthook`). It must call that function once. It returns the exit status;
+        None stands for CPython's.
     quiet : context manager, optional
-        Entered before an uncaught exception is looked at, left when it was shown.
+        It is entered before an uncaught exception is looked at, and left when it was shown.
 
     Raises
     ------
     BaseException
-        What ended the program. Let it leave the interpreter, uncaught.
+        What ended the program. The caller must let it leave the interpreter uncaught.
 
     Notes
     -----
-    Context: the main thread, once; replaces ``sys.modules["__main__"]``.
+    Context: the main thread, once. It replaces ``sys.modules["__main__"]``.
     """
     main = _fresh_main()
     try:
-        entry = _prepare(target, args)  # may meet a limit below what is in use already
+        entry = _prepare(target, args)  # it may meet a limit that is below the present usage
         # No frame of ours may lie between this one and the program, except those that end
         # before it starts: `_program_traceback` drops the leading frames of this directory.
         if entry is not None:
@@ -108,7 +109,7 @@ def execute(
             exec(_load(target, main), main.__dict__)
     except BaseException as error:
         if isinstance(error, SystemExit) and not sys.flags.inspect:
-            raise  # the interpreter shows nothing but its message
+            raise  # the interpreter shows only its message
         quiet = quiet or nullcontext()
         quiet.__enter__()  # until the error was shown
         _leave_to_interpreter(error, main, target, uncaught, quiet)
@@ -120,7 +121,7 @@ def execute(
 
 
 def _fresh_main() -> ModuleType:
-    """Make ``__main__`` as it is before a program starts, names in CPython's order."""
+    """Make ``__main__`` as it is before a program starts, with its names in CPython's order."""
     main = ModuleType("__main__")
     main.__loader__ = sys.modules["_frozen_importlib"].BuiltinImporter
     if sys.version_info < (3, 14):
@@ -149,7 +150,7 @@ def _prepare(target: Target, args: list[str]) -> tuple[Any, ...] | None:
 
 
 def _set_path0(path: str, *, always: bool = False) -> None:
-    # The interpreter put memcg's own place there, unless it runs with -P or -I.
+    # The interpreter has put memcg's own folder there, unless it runs with -P or -I.
     if not sys.flags.safe_path:
         sys.path[0] = path
     elif always:
@@ -167,7 +168,7 @@ def _has_importer(path: str) -> bool:
 
 
 def _absolute(path: str) -> str:
-    # Not os.path.abspath: CPython keeps "./" and ".." in __file__.
+    # os.path.abspath is not used, because CPython keeps "./" and ".." in __file__.
     if path in ("", "."):
         return os.getcwd()
     return path if os.path.isabs(path) else f"{os.getcwd()}/{path}"
@@ -215,7 +216,7 @@ def _load_pyc(data: bytes, magic: bytes) -> CodeType:
 
 
 def _compile_file(source: bytes, path: str) -> CodeType:
-    """Compile a file's bytes; errors of its bytes read as CPython's file tokenizer says them."""
+    """Compile a file's bytes. Errors in them have the texts of CPython's file tokenizer."""
     error: SyntaxError
     try:
         return compile(source, path, "exec", dont_inherit=True)
@@ -255,7 +256,7 @@ _HERE = os.path.dirname(__file__)
 
 
 def _retire(main: ModuleType, target: Target) -> None:
-    """Take back the names CPython takes back when a script is over, before atexit."""
+    """Delete the names that CPython deletes when a script is over, before atexit."""
     if target.kind in ("script", "stdin") and main.__spec__ is None:
         main.__dict__.pop("__file__", None)
         main.__dict__.pop("__cached__", None)
@@ -281,7 +282,7 @@ def _leave_to_interpreter(
     uncaught: Uncaught | None,
     quiet: AbstractContextManager[object],
 ) -> None:
-    """Have the interpreter's report of `error` begin at the program's first frame."""
+    """Make the interpreter's report of `error` begin at the program's first frame."""
     tb = _program_traceback(error.__traceback__)
     program_hook: Any = getattr(sys, "excepthook", _MISSING)
 
@@ -297,7 +298,7 @@ def _leave_to_interpreter(
             del sys.excepthook
         else:
             sys.excepthook = program_hook
-        if value is not error:  # raised by a signal handler while our frames unwound
+        if value is not error:  # a signal handler raised it while our frames unwound
             sys.__excepthook__(kind, value, full)
             return
         value.__traceback__ = sys.last_traceback = tb

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line's only access to what limits and charges this process.
+"""The command line reaches what limits and charges this process only through `System`.
 
-`run` and `report` ask a `System`; a test passes one that installs nothing.
+`run` and `report` ask a `System`, and a test passes one that installs nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from opcode import opmap  # imported by install() anyway
+from opcode import opmap  # install() imports it too, so it costs nothing
 from typing import Any, NamedTuple
 
 import memcg
@@ -20,7 +20,7 @@ from memcg.sizes import PAGE_COUNTER_MAX, format_size
 
 
 class CacheLine(NamedTuple):
-    """A line of slabinfo; sizes in bytes."""
+    """A line of slabinfo. Sizes are in bytes."""
 
     group: str
     name: str
@@ -36,7 +36,7 @@ def core_name() -> str:
 
 
 def core_reason() -> str:
-    """Tell why this core was picked."""
+    """Return why this core was picked."""
     if wanted := os.environ.get("MEMCG_CORE"):
         return f"MEMCG_CORE={wanted}"
     if core_name() == "native":
@@ -45,10 +45,10 @@ def core_reason() -> str:
 
 
 def resident() -> tuple[int, int]:
-    """Return the resident set of this process and its peak, in bytes; zeros if unknown."""
+    """Return the resident set of this process and its peak, in bytes; 0 and 0 if unknown."""
     found = {b"VmRSS": 0, b"VmHWM": 0}
     try:
-        with open("/proc/self/status", "rb") as status:  # text would import a codec, charged
+        with open("/proc/self/status", "rb") as status:  # text would import and charge a codec
             for line in status:
                 name, _, value = line.partition(b":")
                 if name in found:
@@ -59,22 +59,22 @@ def resident() -> tuple[int, int]:
 
 
 class System:
-    """This process under memcg."""
+    """This process and its limits."""
 
-    _root_limits: tuple[int, int] | None = None  # while there is room: what is put back
+    _root_limits: tuple[int, int] | None = None  # the limits that `room` will put back
 
     def install(self) -> None:
-        """Put the hooks in.
+        """Install memcg's hooks.
 
         Raises
         ------
         MemcgError
-            It cannot be done here; the text says why.
+            They cannot be installed in this process; the text says why.
         """
         memcg.install()
 
     def set_limits(self, max: int | None, high: int | None, oom_group: bool = False) -> None:
-        """Write the root's limits; None leaves one as it is."""
+        """Write the root's limits in bytes. None leaves a limit as it is."""
         root: Any = memcg.root
         if max is not None:
             root.max = max
@@ -83,9 +83,9 @@ class System:
         root.oom_group = oom_group
 
     def failure(self, error: BaseException) -> str | None:
-        """Return the one-line account of an error that memcg caused, else None.
+        """Return the one-line account of an error that memcg caused; None for any other error.
 
-        An exception group counts when it holds nothing else.
+        memcg caused an exception group if it caused all its exceptions.
         """
         if isinstance(error, BaseExceptionGroup):
             accounts = [self.failure(inner) for inner in error.exceptions]
@@ -93,15 +93,16 @@ class System:
         if isinstance(error, memcg.MemcgOOM):
             text = _one_line(str(error)) or _noted(error)
             return text or self._last_failure() or self._over_limit()
-        # SystemError: what some of CPython's C code makes of a refused allocation, as 3.11 does
-        # when it cannot push a frame.
+        # Some of CPython's C code makes a SystemError of a refused allocation. 3.11 does so when it
+        # cannot push a frame.
         if isinstance(error, MemoryError | SystemError):
             if noted := _noted(error):
                 return noted
             account = self._last_failure()
             if account is None or not _raised_by_statement(error):
                 return account
-            # the program's own: an earlier refusal was caught, unless it is what it answers
+            # The program raised it. The account is of an earlier refusal, which the program has
+            # caught, unless this error was raised because of it.
             before = error.__cause__ or error.__context__
             return account if isinstance(before, MemoryError) else None
         return None
@@ -110,7 +111,7 @@ class System:
         return _one_line(core.last_failure() or "") or None
 
     def _over_limit(self) -> str:
-        # An alarm raised by type has no text of its own.
+        # An alarm that was raised as a class may have no text of its own.
         limited = [g for g in self.groups() if g.max < PAGE_COUNTER_MAX]
         group = max(limited, key=lambda g: g.current / max(g.max, 1), default=memcg.root)
         name = repr(group.path or "/")
@@ -120,10 +121,10 @@ class System:
         )
 
     def explain_in_threads(self) -> None:
-        """Have the report of a thread that ends with a MemoryError give its account.
+        """Make the report of a thread that ends with a MemoryError contain its account.
 
-        A thread of the root leaves no group that would do it. Before ``threading`` is imported,
-        which takes its ``excepthook`` from here.
+        For a thread in a group, leaving the group adds the account. A thread in the root leaves no
+        group. If ``threading`` is imported later, it takes its ``excepthook`` from here.
         """
         if core.name != "native":
             return
@@ -142,7 +143,7 @@ class System:
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Hold the root's alarms back and forget them at the end: the program is over."""
+        """Hold the root's alarms back and forget them at the end, because the program is over."""
         with memcg.shield():
             yield
             if core.name == "native":
@@ -150,10 +151,10 @@ class System:
 
     @contextmanager
     def room(self) -> Iterator[None]:
-        """Give the process room to say what ended it: no limit on the root, no alarm.
+        """Lift the root's limits and hold alarms back, so that the process can say what ended it.
 
-        As the kernel lets a task that is being killed dip into reserves. The limits are back
-        afterwards: atexit handlers run under them. `limits` tells them meanwhile.
+        The kernel, too, lets a task that is being killed use reserves. The limits are put back
+        afterwards, because atexit handlers run under them. Meanwhile `limits` still returns them.
         """
         root: Any = memcg.root
         self._root_limits = limits = self.limits(root)
@@ -166,22 +167,22 @@ class System:
         except memcg.MemcgOOM:
             if not done:
                 raise
-            # else an alarm that the shield held back: what it says is being said already
+            # An alarm that the shield has held back says what the caller has just said.
         finally:
             root.max, root.high = limits
             self._root_limits = None
 
     def limits(self, group: Any) -> tuple[int, int]:
-        """Return ``memory.max`` and ``memory.high`` of a group as the program has them."""
+        """Return the program's ``memory.max`` and ``memory.high`` of a group, in bytes."""
         if group is memcg.root and self._root_limits is not None:
             return self._root_limits
         return group.max, group.high
 
     def lift_limits(self) -> None:
-        """Take the root's limits away: the program is over.
+        """Take the root's limits away, because the program is over.
 
-        CPython's finalization builds lists and dicts of all modules; refused, it goes on
-        half-done and prints ``MemoryError`` for each.
+        CPython's finalization builds lists and dicts of all modules. If one is refused, it leaves a
+        step undone and prints ``MemoryError``.
         """
         root: Any = memcg.root
         root.max = root.high = PAGE_COUNTER_MAX
@@ -189,7 +190,7 @@ class System:
     # -- reading
 
     def groups(self) -> Iterator[Any]:
-        """Yield every group, parents first, siblings by peak, the biggest first."""
+        """Yield every group: parents before children, siblings with the biggest peak first."""
         waiting: list[Any] = [memcg.root]
         while waiting:
             group = waiting.pop()
@@ -208,7 +209,7 @@ class System:
                 continue
             try:
                 text = memcg.slabinfo(group.path)
-            except memcg.MemcgError:  # closed meanwhile
+            except memcg.MemcgError:  # the group was closed meanwhile
                 continue
             lines += parse_slabinfo(group.path, text)
         return sorted((c for c in lines if c.size), key=lambda c: -c.size)
@@ -233,7 +234,7 @@ def parse_slabinfo(group: str, text: str) -> list[CacheLine]:
 
 
 def _noted(error: BaseException) -> str | None:
-    # Leaving a group puts the account on the exception, and takes it from the thread.
+    # Leaving a group adds the account to the exception, and deletes the thread's.
     for note in (*error.args[:1], *getattr(error, "__notes__", ())):
         if isinstance(note, str) and note.startswith("group ") and "memory.max" in note:
             return _one_line(note)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``memcg doctor``: can memcg run here, and what would it charge?
+"""``memcg doctor`` tells whether memcg can run here, and what it would charge.
 
 Every line is looked up or measured in this process, which installs memcg as a program would.
 """
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 SUPPORTED = {"x86_64", "aarch64"}
 TESTED = ((3, 11), (3, 13))  # first and last CPython the hooks are tested on
-ARENA_WISH = 64 << 30  # native/arena.c: halved until it fits
+ARENA_WISH = 64 << 30  # bytes; native/arena.c asks for so many, and halves that until it fits
 ARENA_MIN = 64 << 20
-ARRAY_BYTES = 8_000_000  # a page run in every size-class table
+ARRAY_BYTES = 8_000_000  # more than any size class, so it is a page run
 
 MEMBARRIER = {"x86_64": 324, "aarch64": 283}  # syscall numbers
 MEMBARRIER_CMD_PRIVATE_EXPEDITED = 1 << 3
@@ -36,17 +36,17 @@ def add_parser(subparsers: Any) -> None:
         "doctor",
         help="tell whether memcg can run here, and what it would charge",
         description="Look at this Python, install memcg in it and measure what is charged. "
-        "Exit status: 0 if memcg can run here, 1 otherwise.",
+        "The exit status is 0 if memcg can run here, and 1 if it cannot.",
     )
 
 
 def main(args: Namespace) -> int:
-    """Print the findings; 0 if memcg can run here, 1 otherwise."""
+    """Print the findings. Return 0 if memcg can run here, 1 if it cannot."""
     return examine(_system.System(), lambda name, text: print(f"{name + ':':<14}{text}"))
 
 
 def examine(system: _system.System, tell: Callable[[str, str], None]) -> int:
-    """Look at everything, tell it, and return the exit status."""
+    """Look at everything, pass each line to `tell`, and return the exit status."""
     tell("memcg", f"{memcg.__version__} at {os.path.dirname(memcg.__file__)}")
     tell("python", python())
     tell("platform", platform())
@@ -71,14 +71,14 @@ def examine(system: _system.System, tell: Callable[[str, str], None]) -> int:
         tell(
             "charged",
             f"{format_size(current)} of {format_size(rss)} resident; "
-            "the rest was there before install, or is code, stacks and foreign allocators",
+            "the rest was there before install, or is code, stacks and other allocators' memory",
         )
     tell("verdict", "memcg cannot run here" if refused else "memcg can run here")
     return 1 if refused else 0
 
 
 def python() -> str:
-    """Name this Python and what of its build matters."""
+    """Return a line about this Python and the properties of its build that matter."""
     version = ".".join(map(str, sys.version_info[:3]))
     about = [sys.executable]
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
@@ -91,35 +91,35 @@ def python() -> str:
 
 
 def platform() -> str:
-    """Name the machine and the C library, with a verdict."""
+    """Return a line about the machine and the C library, with a verdict."""
     uname = os.uname()
     try:
         libc = os.confstr("CS_GNU_LIBC_VERSION") or "libc unknown"
     except (OSError, ValueError):
         libc = "musl or another libc"
     fits = uname.sysname == "Linux" and uname.machine in SUPPORTED
-    verdict = "supported" if fits else "not supported: Linux on x86-64 or aarch64 is"
+    verdict = "supported" if fits else "not supported; memcg needs Linux on x86-64 or aarch64"
     return f"{uname.sysname} {uname.release} {uname.machine}, {libc}: {verdict}"
 
 
 def other_hooks() -> Iterator[str]:
-    """Tell who else may stand on CPython's allocators; always one line at least."""
+    """Yield a line for each tool that may have hooked CPython's allocators; at least one line."""
     found = False
     if _is_tracing():
         found = True
         yield "tracemalloc is tracing; install() stops it, installs and starts it again"
     if value := os.environ.get("PYTHONMALLOC"):
         found = True
-        yield f"PYTHONMALLOC={value}: memcg's hooks replace or stand under it"
+        yield f"PYTHONMALLOC={value}: memcg's hooks replace it or stand under it"
     if sys.flags.dev_mode:
         found = True
-        yield "-X dev: debug hooks on the allocators"
+        yield "-X dev: there are debug hooks on the allocators"
     for name in ("memray", "ddtrace", "scalene", "filprofiler", "cupy"):
         if name in sys.modules:
             found = True
-            yield f"{name} is imported: it may set allocator hooks"
+            yield f"{name} is imported; it may set allocator hooks"
     if not found:
-        yield "none known (tracemalloc not tracing, PYTHONMALLOC not set)"
+        yield "none known (tracemalloc is not tracing, PYTHONMALLOC is not set)"
 
 
 def _is_tracing() -> bool:
@@ -131,7 +131,7 @@ def _is_tracing() -> bool:
 
 
 def arena() -> str:
-    """Tell how much address space the core reserved, or, on the model, could reserve."""
+    """Return how much address space the native core has reserved, or could reserve."""
     import resource
 
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -144,7 +144,7 @@ def arena() -> str:
 
 
 def _largest_reserved() -> int:
-    """Return the largest PROT_NONE mapping of this process: the arena's unused part."""
+    """Return the bytes of the largest PROT_NONE mapping, which is the arena's unused part."""
     largest = 0
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         for line in maps:
@@ -171,7 +171,7 @@ def _reservable() -> int:
 
 
 def membarrier() -> str:
-    """Tell whether the kernel has ``MEMBARRIER_CMD_PRIVATE_EXPEDITED``."""
+    """Return whether the kernel has ``MEMBARRIER_CMD_PRIVATE_EXPEDITED``, in words."""
     import ctypes
 
     number = MEMBARRIER.get(os.uname().machine)
@@ -179,14 +179,14 @@ def membarrier() -> str:
         return "not known on this machine"
     commands = ctypes.CDLL(None, use_errno=True).syscall(number, 0, 0, 0)
     if commands < 0:
-        return f"no ({os.strerror(ctypes.get_errno())}): fences on the fast path instead"
+        return f"no ({os.strerror(ctypes.get_errno())}): the fast path has fences instead"
     if commands & MEMBARRIER_CMD_PRIVATE_EXPEDITED:
         return "private expedited"
-    return "no private expedited command: fences on the fast path instead"
+    return "no private expedited command: the fast path has fences instead"
 
 
 def numpy(system: _system.System, *, installed: bool) -> str:
-    """Tell how arrays are charged; measured when memcg is installed."""
+    """Return how arrays are charged. It is measured if memcg is installed."""
     try:
         import numpy as np
     except ImportError as error:
@@ -201,16 +201,16 @@ def numpy(system: _system.System, *, installed: bool) -> str:
     del array
     left = memcg.root.current - before
     return (
-        f"{np.__version__}: arrays are charged {how}; of one of {ARRAY_BYTES} bytes "
-        f"{charged} charged, {left} left when it was freed"
+        f"{np.__version__}: arrays are charged {how}; an array of {ARRAY_BYTES} bytes was charged "
+        f"{charged}, and {left} were left when it was freed"
     )
 
 
 def objects() -> str:
-    """Measure what a list of small objects is charged."""
+    """Measure how many bytes a list of small objects is charged, and return it in words."""
     before = memcg.root.current
     made: list[object] | None = [object() for _ in range(100_000)]
     charged = memcg.root.current - before
     expected = sys.getsizeof(made) + 100_000 * sys.getsizeof(object())
     made = None
-    return f"100,000 objects and their list, {expected} bytes, charged {charged}"
+    return f"100,000 objects and their list, {expected} bytes, are charged {charged}"

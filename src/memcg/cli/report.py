@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The account of a process: the groups, what they hold, and how much of the RSS is charged."""
+"""The account of a process has the groups, what they hold, and how much of the RSS is charged."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from memcg import __version__, root
 
-# Before the program: named tuples are made by eval(), and once that has run CPython does not know
-# any more that a KeyboardInterrupt ended the program.
+# This is imported before the program runs. It makes named tuples, which use eval(), and an eval()
+# makes CPython forget that a KeyboardInterrupt ended the program.
 from memcg.report import holders
 from memcg.sizes import PAGE_COUNTER_MAX, format_size
 
@@ -21,17 +21,17 @@ from ._system import resident
 if TYPE_CHECKING:
     from ._system import System
 
-GROUPS_SHOWN = 40  # with the caches, two screens
+GROUPS_SHOWN = 40  # they and the caches fill two screens
 CACHES_SHOWN = 10
 KINDS_SHOWN = 10
 
 
 def at_exit(system: System, program: list[str], to_stderr: bool, json_path: str | None) -> None:
-    """Write the account when this process ends, and only this one, not a forked child.
+    """Write the account when this process ends. A forked child does not write one.
 
     Notes
     -----
-    Context: before the program starts. atexit runs last what was registered first.
+    Context: before the program starts, because atexit runs last what was registered first.
     """
     pid = os.getpid()
 
@@ -52,7 +52,7 @@ def at_exit(system: System, program: list[str], to_stderr: bool, json_path: str 
 
 
 def collect(system: System, program: list[str]) -> dict[str, Any]:
-    """Read the account; sizes in bytes, limits None where there is none."""
+    """Return the account. Sizes are in bytes; a limit is None where there is none."""
     groups = [_read_group(system, group) for group in system.groups()]
     rss, rss_peak = resident()
     held = holders(root)
@@ -93,14 +93,14 @@ def _limit(n: int) -> int | None:
 
 
 def render(account: dict[str, Any]) -> str:
-    """Write an account as text."""
+    """Return an account as text."""
     charged, rss = account["charged"], account["rss"]
     if charged <= rss:
         now = f"charged {format_size(charged)} of {format_size(rss)} resident "
         now += f"({100 * charged / rss:.0f} %)" if rss else ""
     else:
         now = f"charged {format_size(charged)}, resident {format_size(rss)} "
-        now += "(pages not touched yet are charged too)"
+        now += "(pages that are not touched yet are charged too)"
     lines = [
         f"memcg: {now}; peak charged {format_size(account['charged_peak'])}, "
         f"peak resident {format_size(account['rss_peak'])}"
@@ -134,7 +134,7 @@ def render(account: dict[str, Any]) -> str:
         ]
         lines += _table(rows, "<>>")
     if biggest := account.get("biggest"):
-        lines += ["biggest objects, and who refers to them", *biggest]
+        lines += ["biggest objects, and what refers to them", *biggest]
     return "\n".join(lines) + "\n"
 
 
@@ -155,7 +155,7 @@ def _table(rows: list[tuple[str, ...]], align: str) -> list[str]:
 
 
 def _to_stderr(text: str) -> None:
-    # Not sys.stderr: a program may have put another one there, or closed it.
+    # sys.stderr is not used: a program may have replaced or closed it.
     data = text.encode("utf-8", "backslashreplace")
     try:
         if sys.stderr is not None:
@@ -173,12 +173,12 @@ def _to_stderr(text: str) -> None:
 
 
 def prepare_json(path: str) -> str:
-    """Return where the account goes, absolute and links resolved, if it can be written there.
+    """Return the absolute path of the account's file, with links resolved, if it can be written.
 
     Raises
     ------
     OSError
-        It cannot.
+        The file cannot be written, for the reason that the error gives.
     """
     path = _resolve(path)
     if os.path.isdir(path):
@@ -195,9 +195,14 @@ def prepare_json(path: str) -> str:
 
 
 def write_json(path: str, account: dict[str, Any]) -> None:
-    """Write an account whole or not at all: a temporary file beside it, then a rename.
+    """Write an account whole or not at all: write a temporary file beside it, then rename it.
 
-    What is no regular file (a pipe, ``/dev/stderr``) is appended to.
+    If `path` is no regular file (a pipe, ``/dev/stderr``), the account is appended to it.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
     """
     import json
 
@@ -221,7 +226,8 @@ def write_json(path: str, account: dict[str, Any]) -> None:
 
 
 def _resolve(path: str) -> str:
-    # /dev/stderr may lead to a file: it is written, never replaced under those who have it open.
+    # /dev/stderr may lead to a file. It is written and never replaced, because processes have it
+    # open.
     real = os.path.realpath(path)
     absolute = os.path.abspath(path)
     return real if not absolute.startswith(("/dev/", "/proc/")) else absolute
@@ -234,6 +240,6 @@ def _replaceable(path: str) -> bool:
 
 
 def _temporary(path: str) -> tuple[int, str]:
-    # mkstemp is not used: it gives mode 0600, and brings random and hashlib along.
+    # mkstemp is not used, because it gives mode 0600 and imports random and hashlib.
     temporary = f"{path}.{os.getpid()}.tmp"
     return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), temporary

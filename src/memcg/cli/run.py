@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``memcg run``: an unmodified program in a limited process.
+"""``memcg run`` runs an unmodified program in a limited process.
 
-The options are parsed by hand: everything after the program belongs to the program, and what
-is imported here is seen by it.
+The options are parsed by hand, because everything after the program belongs to the program, and
+because the program sees every module that is imported here.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EXIT_CANNOT", "EXIT_OOM", "Options", "UsageError", "execute", "parse", "start"]
 
-EXIT_OOM = 137  # what a container killed for its memory ends with
-EXIT_CANNOT = 125  # memcg itself failed, as in env(1) and timeout(1)
+EXIT_OOM = 137  # the exit status of a container that was killed for its memory
+EXIT_CANNOT = 125  # memcg itself failed; env(1) and timeout(1) use the same status
 
 USAGE = """\
 usage: memcg run [--max SIZE] [--high SIZE] [--oom-group] [--report] [--json FILE]
@@ -32,38 +32,40 @@ usage: memcg run [--max SIZE] [--high SIZE] [--oom-group] [--report] [--json FIL
 """
 HELP = f"""{USAGE}
 Run an unmodified Python program in a limited process. What CPython and NumPy
-allocate is charged; past the limit the program gets a MemoryError.
+allocate is charged. Past the limit the program gets a MemoryError.
 
 limits of the root group, which holds all others:
-  --max SIZE    memory.max: 64MiB, 1GB, bytes, or max for none (the default)
-  --high SIZE   memory.high: where shrinkers and gc.collect() run; also a share
-                of --max, as 75%; default 7/8 of --max
-  --oom-group   memory.oom.group: end the process with {EXIT_OOM} when it goes on and
-                on at the limit, catching what it gets; default: it is slowed down
+  --max SIZE    memory.max: 64MiB, 1GB, bytes, or max for no limit (the default)
+  --high SIZE   memory.high: the usage at which shrinkers and gc.collect() run. It
+                may be a share of --max, such as 75%. The default is 7/8 of --max.
+  --oom-group   memory.oom.group: end the process with {EXIT_OOM} if it catches the
+                error again and again and stays at the limit. Without this option
+                such a process is slowed down.
 account:
-  --report      at the end, after atexit handlers, write to stderr: the groups,
-                current, peak, limits, events, biggest caches and objects, share of
-                the RSS
+  --report      at the end, after atexit handlers, write the account to stderr: the
+                groups, current, peak, limits, events, biggest caches and objects,
+                and the share of the RSS that is charged
   --json FILE   write the same to FILE for machines, whole or not at all
   -h, --help    show this and exit
 
-The program is what it is for python: SCRIPT may be a directory or zip file with
-__main__.py, and - reads it from stdin. Options of the interpreter go before
-memcg: python -X dev -m memcg run ...
+The program is given as to python: SCRIPT may be a directory or zip file with
+__main__.py, and - reads the program from stdin. Write options of the
+interpreter before memcg: python -X dev -m memcg run ...
 
 exit status:
-  the program's own, as python's; {EXIT_OOM} if a limit ended its main thread, with a
-  last line on stderr that says the group, rule, values and cure; 2 for a missing
-  script or wrong usage; {EXIT_CANNOT} if memcg cannot run here (see memcg doctor)
+  The status is the program's own, as with python. It is {EXIT_OOM} if a limit ended
+  the main thread; the last line on stderr then says the group, rule, values and
+  cure. It is 2 for a missing script or wrong usage, and {EXIT_CANNOT} if memcg cannot
+  run here (see memcg doctor).
 
 environment:
   MEMCG_FAIL    make requests for memory fail on purpose, to see what the program
                 does then: nth=100,size=64KiB-1GiB or probability=0.001,seed=7;
-                docs/faults.md has the rest
+                docs/faults.md describes all keys
 
-The account comes from the process that was started, not from its forked
-children, and however the program ends, except by os._exit, os.exec* or a
-signal that kills it.
+The process that was started writes the account, and its forked children do not.
+It is written unless the program ends by os._exit, os.exec* or a signal that
+kills it.
 
 examples:
   memcg run --max 512MiB --report train.py --epochs 3
@@ -76,7 +78,7 @@ class UsageError(Exception):
 
 
 class Options:
-    """What the command line asks for; sizes in bytes, None when not given."""
+    """What the command line asks for. Sizes are in bytes; None stands for an option not given."""
 
     def __init__(self) -> None:
         self.max: int | None = None
@@ -95,7 +97,7 @@ def parse(args: list[str]) -> Options:
     Raises
     ------
     UsageError
-        An unknown option, a bad size, a missing value, nothing to run.
+        There is an unknown option, a bad size, an option without its value, or no program.
 
     Examples
     --------
@@ -137,7 +139,7 @@ def parse(args: list[str]) -> Options:
             options.target = Target("script", rest.pop(0))
             break
         elif arg.startswith("-"):
-            hint = "; options of python go before 'memcg'" if not arg.startswith("--") else ""
+            hint = "; write options of python before 'memcg'" if not arg.startswith("--") else ""
             raise UsageError(f"unrecognized argument {arg!r}{hint}")
         else:
             options.target = Target("script", arg)
@@ -163,12 +165,18 @@ def _size(name: str, text: str | None, of: int | None) -> int | None:
 
 
 def start(args: list[str], system: _system.System | None = None) -> int:
-    """Run the program `args` name; return 0 when it ended by reaching its end.
+    """Run the program that `args` name. Return 0 if it reached its end.
+
+    It returns 2 for wrong usage or a missing script, and `EXIT_CANNOT` if memcg cannot run here.
+
+    Raises
+    ------
+    BaseException
+        What ended the program. The interpreter must report it.
 
     Notes
     -----
-    Context: the main thread, as the last thing a process does. What ends the program otherwise
-    propagates, to be reported by the interpreter.
+    Context: the main thread, as the last thing that a process does.
     """
     try:
         options = parse(args)
@@ -208,7 +216,7 @@ def start(args: list[str], system: _system.System | None = None) -> int:
     system.set_limits(options.max, options.high, options.oom_group)
 
     def uncaught(error: BaseException, show: Callable[[], None]) -> int | None:
-        account = system.failure(error)  # before `show`, which may be refused something itself
+        account = system.failure(error)  # before `show`: that may be refused memory itself
         if account is None:
             show()
             return None
@@ -224,12 +232,12 @@ def start(args: list[str], system: _system.System | None = None) -> int:
 
 
 def add_parser(subparsers: Any) -> None:
-    """Put the verb on ``memcg --help``; `start` does its own parsing."""
+    """Put the verb on ``memcg --help``. `start` does its own parsing."""
     subparsers.add_parser(
         "run", help="run an unmodified program in a limited process", add_help=False
     )
 
 
 def main(args: Namespace) -> int:
-    """Not reached from the command line, which hands ``run`` to `start` at once."""
+    """Run a program. The command line does not call this: it passes ``run`` to `start` at once."""
     return start(sys.argv[2:])

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``memcg verify``: which scheme holds under every schedule, and what goes wrong in the others.
+"""``memcg verify`` shows which scheme holds under every schedule, and what the others do wrong.
 
-Everything runs over the model core: no compiler is needed, and nothing of the process is charged.
+Everything runs over the model core, so no compiler is needed and no memory of the process is
+charged.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ if TYPE_CHECKING:
     from memcg.verify import Failure, Result
 
 DESCRIPTION = """\
-Explore the scenarios of the control plane under every schedule, and compare its scheme with the
-old one and with the patch as written, whose flaws are found. TARGET is the name of a scenario or
-a flaw, or FILE.py:function, a program of your own written with memcg.verify.seam.
-Exit status: 0 if what was asked for holds, 1 if it is violated or not exhausted.
+Explore the scenarios of the control plane under every schedule. Compare its scheme with the old
+one and with the patch as written, whose flaws are found. TARGET is the name of a scenario or of a
+flaw, or FILE.py:function, which is a program of your own that uses memcg.verify.seam.
+The exit status is 0 if what was asked for holds, and 1 if it is violated or not exhausted.
 """
 EXAMPLES = """\
 examples:
-  memcg verify                                  everything, as a table
-  memcg verify --scheme patch                   what is wrong with the patch as written
-  memcg verify creation_offline                 one scenario, on the scheme that ships
-  memcg verify creation_offline --scheme patch  the shortest timeline of its bug
-  memcg verify D4 --replay 0.1*3.2*7            one schedule again
-  memcg verify counter.py:program               a program of your own
-  memcg verify counter.py:program --interrupt increment    ... and Ctrl-C at every point of a task
+  memcg verify                                  explore everything and print a table
+  memcg verify --scheme patch                   show what is wrong with the patch as written
+  memcg verify creation_offline                 explore one scenario, on the scheme that ships
+  memcg verify creation_offline --scheme patch  show the shortest timeline of its bug
+  memcg verify D4 --replay 0.1*3.2*7            run one schedule again
+  memcg verify counter.py:program               explore a program of your own
+  memcg verify counter.py:program --interrupt increment    with Ctrl-C at every point of a task
 """
 SCHEMES = ("old", "patch", "shipped")
 WORDS = {
@@ -55,7 +56,7 @@ class Item(NamedTuple):
     program: Callable[[], Any]
     options: dict[str, Any]
     long: bool = False
-    flawed: bool = False  # a flaw is what must be found
+    flawed: bool = False  # true if a failure must be found
 
 
 def add_parser(subparsers: Any) -> None:
@@ -69,25 +70,28 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("target", nargs="?", metavar="TARGET",
                         help="a scenario, a flaw, or FILE.py:function")  # fmt: skip
-    parser.add_argument("--list", action="store_true", help="name scenarios and flaws")
-    parser.add_argument("--scheme", choices=SCHEMES, help="which scheme; default: all of them")
+    parser.add_argument("--list", action="store_true", help="list scenarios and flaws")
+    parser.add_argument("--scheme", choices=SCHEMES, help="explore only this scheme")
     parser.add_argument("--replay", metavar="STRING", help="run one schedule")
     parser.add_argument("--strategy", default="dpor",
                         choices=("dpor", "naive", "bounded", "pct", "random"),
-                        help="how to choose schedules (dpor: every one that differs)")  # fmt: skip
-    parser.add_argument("--bound", type=int, metavar="N", help="preemptions for 'bounded'")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for 'pct' and 'random'")
+                        help="how schedules are chosen (dpor: all that differ)")  # fmt: skip
+    parser.add_argument("--bound", type=int, metavar="N",
+                        help="the most preemptions for 'bounded'")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, metavar="N",
+                        help="the seed for 'pct' and 'random'")  # fmt: skip
     parser.add_argument("--max-schedules", type=int, metavar="N", help="give up after so many")
     parser.add_argument("--interrupt", action="append", default=[], metavar="TASK",
-                        help="KeyboardInterrupt at every point of your program's task")  # fmt: skip
-    parser.add_argument("--forks", action="store_true", help="your program calls seam.fork")
-    parser.add_argument("--long", action="store_true", help="the scenarios of five tasks too")
+                        help="raise KeyboardInterrupt at every point of this task of your "
+                        "program")  # fmt: skip
+    parser.add_argument("--forks", action="store_true", help="let your program call seam.fork")
+    parser.add_argument("--long", action="store_true", help="include the scenarios of five tasks")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Explore what was asked for; 0 if it holds."""
+    """Explore what was asked for. Return 0 if it holds, 1 if it does not, 2 for wrong usage."""
     if (args.strategy == "bounded") != (args.bound is not None):
-        return _usage("--strategy bounded and --bound N go together")
+        return _usage("--strategy bounded and --bound N need each other; give both or neither")
     if args.list:
         return _list()
     if args.target is None:
@@ -119,7 +123,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def scenarios() -> Iterator[Item]:
-    """The scenarios, on the control plane that ships."""
+    """Yield the scenarios, on the control plane that ships."""
     from memcg.verify.scheme.scenarios import SCENARIOS
 
     for name, s in SCENARIOS.items():
@@ -127,7 +131,7 @@ def scenarios() -> Iterator[Item]:
 
 
 def flaws() -> Iterator[Item]:
-    """The flaws of the other schemes."""
+    """Yield the flaws of the other schemes."""
     from memcg.verify.scheme.schemes import FLAWS
 
     for name, f in FLAWS.items():
@@ -136,18 +140,18 @@ def flaws() -> Iterator[Item]:
 
 def _all(args: argparse.Namespace) -> list[Item]:
     items = [*scenarios(), *flaws()]
-    if args.scheme is not None:  # asked for: its flaws are no longer what is expected
+    if args.scheme is not None:  # the user asks whether this scheme holds, so a flaw is a failure
         items = [item._replace(flawed=False) for item in items if item.scheme == args.scheme]
     return [item for item in items if args.long or not item.long]
 
 
 def find(args: argparse.Namespace) -> list[Item]:
-    """What TARGET and ``--scheme`` name.
+    """Return what TARGET and ``--scheme`` name.
 
     Raises
     ------
     ValueError
-        Nothing, or a file or function that is not there.
+        They name nothing, or a file or function that does not exist.
     """
     target = args.target
     if ".py:" in target:
@@ -171,12 +175,12 @@ def find(args: argparse.Namespace) -> list[Item]:
 
 
 def load(target: str) -> Callable[[], Any]:
-    """Load a program of the user's: ``FILE.py:function``.
+    """Load a program of the user's, ``FILE.py:function``.
 
     Raises
     ------
     ValueError
-        The file or the function is not there.
+        The file or the function does not exist.
     """
     file, _, function = target.rpartition(":")
     path = Path(file)
@@ -205,11 +209,11 @@ def _list() -> int:
     return 0
 
 
-# -- all of it, as a table
+# -- everything, as a table
 
 
 def table(items: Iterable[Item], write: Callable[[str], object], **options: Any) -> int:
-    """Explore everything and print a line for each; 0 if all is as it must be."""
+    """Explore each item and print a line for it. Return 0 if all outcomes are right, 1 if not."""
     from memcg.verify import explore
 
     items = list(items)
@@ -225,7 +229,7 @@ def table(items: Iterable[Item], write: Callable[[str], object], **options: Any)
         wrong += not good
         text = outcome(result)
         if item.flawed and result.failure is None:
-            text += ": the flaw is not found any more"
+            text += ": the flaw was not found"
         elif item.flawed and result.failure is not None:
             text = f"violated at run {result.executions}: {item.title}: "
             text += in_words(result.failure.exception).split(":", 1)[0]
@@ -237,7 +241,7 @@ def table(items: Iterable[Item], write: Callable[[str], object], **options: Any)
 
 
 def outcome(result: Result) -> str:
-    """Say in words what an exploration found."""
+    """Return in words what an exploration found."""
     if result.failure is not None:
         return f"violated at run {result.executions}: {in_words(result.failure.exception)}"
     if not result.exhausted:
@@ -246,17 +250,17 @@ def outcome(result: Result) -> str:
 
 
 def in_words(problem: BaseException) -> str:
-    """Name a finding; its first line, if it has one."""
+    """Return in words what kind of finding it is, and the first line of its text."""
     kind = type(problem).__name__
     text = str(problem).split("\n", 1)[0]
     return f"{WORDS.get(kind, kind)}: {text}".removesuffix(": ")
 
 
-# -- one, with its timeline
+# -- single items, with their timelines
 
 
 def show(items: list[Item], args: argparse.Namespace) -> int:
-    """Explore or replay each item and print what it shows."""
+    """Explore or replay each item and print what it shows. Return 0 if all hold, 1 if not."""
     from memcg.verify import NondeterminismError, explore, replay
 
     bad = False

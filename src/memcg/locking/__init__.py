@@ -3,19 +3,19 @@
 
 Production runs on the bare primitives of this module. The explorer
 (`memcg.verify`) loads the same control plane with a module of the same names in
-its place, where each operation is a scheduling point. Nothing else in the package may import
-``threading``, ``_thread`` or ``queue``; ``tests/house/test_layers.py`` holds that. What only the
-model core needs of it lies in `lockless`, which is read when it is asked for here.
+its place, where each operation is a scheduling point. No other module of the package may import
+``threading``, ``_thread`` or ``queue``; ``tests/house/test_layers.py`` holds that. `lockless` has
+the classes that only the model core needs. It is imported when one of them is asked for here.
 
 Lock order, outermost first: ``cgroup_mutex``, ``activate_kmem_mutex``,
 ``memcg_slab_mutex``, ``slab_mutex``, then the locks private to the data plane.
 
 Kernel: ``include/linux/mutex.h``, ``include/linux/rcupdate.h``.
-Where we differ: a mutex here is the native core's (`core/binding/mutex.c`), which `memcg.core`
-hands in by `begin`, or, without that, a reentrant lock of CPython's, because their ``__enter__`` is
-one C call that no asynchronous exception can cut in two. Recursion is still an error: the explorer
-reports it. ``threading`` is not imported: with what it imports it would be a third of a bare
-interpreter's start.
+Where we differ: a mutex is the native core's (`core/binding/mutex.c`), which `memcg.core` passes to
+`begin`. Without the native core it is a reentrant lock of CPython's. Both have an ``__enter__``
+that is one C call, which no asynchronous exception can cut in two. Recursion is still an error, and
+the explorer reports it. ``threading`` is not imported, because it and its imports would take a
+third of a bare interpreter's start.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ else:
             return _thread.RLock.acquire(self, True, seconds)
 
         def lend(self) -> None:
-            """Keep it: CPython's locks cannot be taken from the thread that holds them."""
+            """Keep the mutex: a lock of CPython's cannot be taken from the thread that holds it."""
 
         held = _thread.RLock._is_owned
         forget_holder = _thread.RLock._at_fork_reinit
@@ -66,17 +66,17 @@ else:
 class Mutex(_Mutex):
     """A mutex with a name.
 
-    ``held()`` tells whether the caller holds it. ``acquire_within(seconds)`` tells whether it got
-    it. After ``lend()`` the caller holds it until another thread has waited for it for some
-    milliseconds. ``forget_holder()`` is for the child of a fork and a mutex that the caller does
-    not hold: the thread that held it is gone.
+    ``held()`` tells whether the caller holds it. ``acquire_within(seconds)`` tells whether the
+    caller got it in that time. After ``lend()`` the caller holds it until another thread has waited
+    for it for some milliseconds. ``forget_holder()`` is for the child of a fork, when the thread
+    that held the mutex is gone.
     """
 
 
 def begin(native: type | None) -> None:
-    """Have mutexes be of the class `native`, and lockdep attached if the environment asks for it.
+    """Make `native` the base of `Mutex`, and attach lockdep if the environment asks for it.
 
-    `memcg.core` calls it, once, before anybody makes a mutex; None: there is no native core.
+    `memcg.core` calls it once, before any mutex is made. None means that there is no native core.
     """
     if native is not None:
         names = {"__slots__": (), "__doc__": Mutex.__doc__, "__module__": __name__}
@@ -88,7 +88,7 @@ def begin(native: type | None) -> None:
 
 
 def assert_held(mutex: Mutex) -> None:
-    """Fail loudly unless the caller holds `mutex`. Kernel: ``lockdep_assert_held``."""
+    """Raise AssertionError unless the caller holds `mutex`. Kernel: ``lockdep_assert_held``."""
     if not mutex.held():
         raise AssertionError(f"{mutex.name} is not held")
 
@@ -96,9 +96,9 @@ def assert_held(mutex: Mutex) -> None:
 class Event:
     """An event with a name.
 
-    A waiter appends a lock of its own, then looks whether the event is set; `set` stores first,
-    then releases the locks it finds. So one of them sees the other, and a fork
-    in between leaves no lock behind that the child needs.
+    A waiter appends a lock of its own, then looks whether the event is set. `set` stores first,
+    then releases the locks that it finds. So at least one of them sees the other. A fork in between
+    leaves no lock behind that the child needs.
     """
 
     def __init__(self, name: str) -> None:
@@ -113,19 +113,22 @@ class Event:
         self._is_set = False
 
     def set(self) -> None:
-        """Let the waiters go, now and until `clear`."""
+        """Let all waiters go on, the present ones and those that wait before the next `clear`."""
         self._is_set = True
         while self._waiters:
             try:
                 waiter = self._waiters.pop()
-            except IndexError:  # another thread sets it too
+            except IndexError:  # another thread sets the event too, and has taken the lock
                 return
             waiter.release()
 
     def wait(self, within: float = -1) -> bool:
-        """Block until the event is set, or for `within` seconds; tell whether it was set."""
+        """Block until the event is set, and tell whether it was.
+
+        `within` is the longest time to wait in seconds; below 0 there is no bound.
+        """
         if self._is_set:
-            return True  # nobody would take the lock off the list again
+            return True  # a lock that is appended now would stay on the list until the next `set`
         waiter = _thread.allocate_lock()
         waiter.acquire()
         self._waiters.append(waiter)
@@ -138,9 +141,9 @@ def spawn(fn: Callable[[], None], name: str) -> None:
 
 
 def know_main_thread() -> None:
-    """Before code that is not ours runs in a thread of ours.
+    """Import ``threading`` before code that is not ours runs in a thread of ours.
 
-    Before CPython 3.13 ``threading`` takes the thread that imports it first for the main thread.
+    Before CPython 3.13, ``threading`` takes the first thread that imports it for the main thread.
     """
     import threading  # noqa: F401
 
@@ -148,7 +151,10 @@ def know_main_thread() -> None:
 def at_fork(
     before: Callable[[], None], after: Callable[[], None], child: Callable[[], None]
 ) -> None:
-    """Run `before` ahead of each ``os.fork``, `after` on both sides of it, `child` there first."""
+    """Run `before` before each ``os.fork``, and `after` in the parent and in the child.
+
+    In the child, `child` runs before `after`.
+    """
 
     def after_in_child() -> None:
         child()
@@ -163,17 +169,20 @@ def at_exit(fn: Callable[[], None]) -> None:
 
 
 def report_exception(error: BaseException) -> None:
-    """Show what nobody can catch as an uncaught exception in a thread is shown."""
+    """Show an exception that no code can catch, as CPython shows a thread's uncaught exception."""
     args = (type(error), error, error.__traceback__)
     threading = sys.modules.get("threading")
-    if threading is None:  # importing it in a thread of ours would make that its main thread
+    if threading is None:  # importing it here could make a thread of ours its main thread
         sys.excepthook(*args)
     else:
         threading.excepthook(threading.ExceptHookArgs((*args, threading.current_thread())))
 
 
 def shared(**guards: str | None) -> Callable[[C], C]:
-    """Declare what guards which field: ``@shared(list="memcg_slab_mutex")``. Free in production."""
+    """Declare what guards which field: ``@shared(list="memcg_slab_mutex")``.
+
+    In production it returns the class as it is.
+    """
 
     def declare(cls: C) -> C:
         return cls
@@ -182,23 +191,23 @@ def shared(**guards: str | None) -> Callable[[C], C]:
 
 
 def freed(obj: object) -> None:
-    """Say that `obj` must not be touched again; the explorer reports a task that does."""
+    """Note that `obj` must not be used again. The explorer reports a task that uses it."""
 
 
 def current_task() -> Hashable:
-    """Identify the running thread."""
+    """Return an identifier of the running thread."""
     return _thread.get_ident()
 
 
 def choose(n: int) -> int:
-    """Pick an injected fault: always 0 in production; the explorer tries 0 to `n` - 1."""
+    """Return 0. The explorer's `choose` tries 0 to `n` - 1, to inject faults."""
     return 0
 
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """`Atomic`, `Published` and `ReadSide`."""
+        """Import `Atomic`, `Published` and `ReadSide` with their first use."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from . import lockless

@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The order of locks, learnt from every acquisition and checked against the documented one.
 
-A *class* of locks is a name: all ``cache_lock`` are one. Taking B while holding A is the edge
-A -> B; so is waiting for an event while holding A, and what the setter of an event took since
-the event was cleared comes after it: the waiter waits for that too. Reported once each, with the
-stacks of both acquisitions: an edge against `LOCKS`, an edge that closes a cycle (though no
-deadlock happened), a lock taken twice, and a mutex taken where Python interrupts anybody: in a
-finalizer, a garbage collection or a signal handler.
+A *class* of locks is a name: all ``cache_lock`` are one class. Taking B while holding A is the edge
+A -> B, and so is waiting for an event B while holding A. A waiter of an event also waits for what
+the setter took since the event was cleared, so there is an edge from the event to each of these.
+Four findings are reported, each once and with the stacks of both acquisitions: an edge against
+`LOCKS`; an edge that closes a cycle, though no deadlock happened; a lock that its holder takes
+again; and a mutex that is taken where Python can interrupt any code, in a finalizer, a garbage
+collection or a signal handler.
 
-Off, it costs nothing: `attach` replaces the methods of the classes of `locking`.
-``MEMCG_LOCKDEP=1`` attaches it at import and shows reports on stderr; any other value is a file
+While it is off it costs nothing, because `attach` replaces the methods of the classes of `locking`.
+``MEMCG_LOCKDEP=1`` attaches it at import and shows reports on stderr. Any other value is a file
 that they are appended to, by child processes too. While it is on, an asynchronous exception can
 part the taking of a mutex from its entry here, so it is for tests and searches.
 
-Kernel: kernel/locking/lockdep.c. Where we differ: no lock is watched but those of the seam.
+Kernel: kernel/locking/lockdep.c. Where we differ: only the locks of the seam are watched.
 """
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # without enums: it is asked at each acquisition
+import _signal  # type: ignore[import-not-found]  # it makes no enums, and each acquisition uses it
 import gc
 import os
 import signal
@@ -43,11 +44,12 @@ class LockClass(NamedTuple):
     anywhere: bool = False  # may be taken in a finalizer, a collection or a signal handler
 
 
-LOCKS = (  # outermost first; docs/locking.md is made of this
+LOCKS = (  # outermost first; docs/locking.md is generated from it
     LockClass("uninterrupted", "`workqueue.py`, an event",
               "nothing: its setter runs what an asynchronous exception must not cut in two"),
     LockClass("wq_idle", "`workqueue.py`, an event",
-              "nothing: set when the worker has gone; a waiter holds no lock that a handler takes"),
+              "nothing: it is set when the worker has ended; a waiter holds no lock that a handler "
+              "takes"),
     LockClass("cgroup_mutex", "`cgroup.py`",
               "the tree: every group's `children`, and which groups are online"),
     LockClass("activate_kmem_mutex", "`memcontrol.py`", "the `kmemcg_id`s in use"),
@@ -58,7 +60,7 @@ LOCKS = (  # outermost first; docs/locking.md is made of this
               "`slab_caches`, the list of all caches, and the size of the arrays; never taken by "
               "`memcontrol.py`"),
     LockClass("entry_lock", "`model.py`, one for all groups",
-              "entering: it comes before the group's offline, or fails", True),
+              "entering: a thread enters a group before its offline, or fails", True),
     LockClass("read_side", "`model.py`, read-side sections",
               "what was looked up without a lock; a grace period waits for all sections", True),
     LockClass("cache_lock", "`model.py`, one for all caches", "every cache's slabs and objects",
@@ -73,7 +75,7 @@ _DEPTH = 12
 
 
 class Report(NamedTuple):
-    """A finding: what rule, in words, and the stacks that show it."""
+    """A finding: the rule that was broken, in words, and the stacks that show it."""
 
     kind: str
     text: str
@@ -83,7 +85,10 @@ class Report(NamedTuple):
 
 
 class _Held:
-    """A lock that a task holds. No named tuple: its code is not ours, so an alarm comes there."""
+    """A lock that a task holds.
+
+    It is no named tuple: the code of one is not memcg's, so an alarm could be raised in it.
+    """
 
     __slots__ = ("key", "name", "stack")
 
@@ -104,12 +109,12 @@ class _Task:
 
 
 class Lockdep:
-    """Learns edges and reports what breaks a rule.
+    """It learns edges and reports what breaks a rule.
 
     Parameters
     ----------
     tell : callable, optional
-        Called with each report.
+        It is called with each report.
     """
 
     def __init__(
@@ -130,14 +135,14 @@ class Lockdep:
         return self._tasks.setdefault(who, _Task())
 
     def forget_tasks(self) -> None:
-        """Forget what tasks hold, not what was learnt: they are gone."""
+        """Forget what tasks hold, because they are gone. What was learnt stays."""
         self._tasks.clear()
         self._cleared.clear()
 
     # -- what happens
 
     def acquire(self, who: Hashable, name: str, key: int, *, again: bool = False) -> None:
-        """`who` is about to take a lock; `again`: sections of it nest."""
+        """Note that the task `who` is about to take a lock. `again` says that it may be nested."""
         task, here = self.task(who), _stack()
         self.seen.add(name)
         if any(h.key == key for h in task.held):
@@ -152,7 +157,7 @@ class Lockdep:
         task.last[name] = self._clock, here
 
     def release(self, who: Hashable, key: int) -> None:
-        """`who` gives a lock back."""
+        """Note that the task `who` gives a lock back."""
         held = self.task(who).held
         for i in reversed(range(len(held))):
             if held[i].key == key:
@@ -160,7 +165,7 @@ class Lockdep:
                 return
 
     def wait(self, who: Hashable, name: str) -> None:
-        """`who` waits for an event or a grace period."""
+        """Note that the task `who` waits for an event or a grace period."""
         task, here = self.task(who), _stack()
         self.seen.add(name)
         self._wants(task, name, here)
@@ -168,15 +173,19 @@ class Lockdep:
         task.last[name] = self._clock, here
 
     def clear(self, event: int) -> None:
-        """An event is made, or cleared."""
+        """Note that an event is made or cleared."""
         self._clock += 1
         self._cleared[event] = self._clock
 
     def set(self, who: Hashable, name: str, event: int) -> None:
-        """`who` sets an event: what it took since the event was cleared, the waiter waited for."""
+        """Note that the task `who` sets an event.
+
+        A waiter has waited for all that the task took since the event was cleared.
+        """
         since = self._cleared.get(event)
         here = _stack()
-        for taken, (when, stack) in self.task(who).last.copy().items():  # handlers add to it
+        # A copy, because a signal handler or finalizer may add to it meanwhile.
+        for taken, (when, stack) in self.task(who).last.copy().items():
             if since is not None and when > since and taken != name:
                 self._edge(name, taken, here, stack)
 
@@ -204,7 +213,7 @@ class Lockdep:
                          outer_stack, inner_stack)  # fmt: skip
 
     def path(self, start: str, end: str) -> list[str]:
-        """Classes from `start` to `end` along edges, or nothing."""
+        """Return the classes from `start` to `end` along edges; empty if there is no way."""
         before: dict[str, str] = {start: ""}
         queue = [start]
         for name in queue:
@@ -213,7 +222,7 @@ class Lockdep:
                 while before[out[0]]:
                     out.insert(0, before[out[0]])
                 return out
-            for outer, inner in self.edges.copy():  # other tasks add to it
+            for outer, inner in self.edges.copy():  # other tasks add to it meanwhile
                 if outer == name and inner not in before:
                     before[inner] = name
                     queue.append(inner)
@@ -230,7 +239,7 @@ class Lockdep:
             self._tell(report)
 
     def check(self) -> None:
-        """Fail if anything was reported."""
+        """Raise AssertionError with the reports, if there are any."""
         if self.reports:
             raise AssertionError("\n".join(map(str, self.reports)))
 
@@ -240,15 +249,15 @@ class Lockdep:
 _HIDDEN = (
     "/locking/lockdep.py", "/locking/__init__.py", "/verify/objects.py", "/verify/runtime.py",
 )  # fmt: skip
-_collecting: tuple[int, Any, int] | None = None  # the frame that a collection interrupted
+_collecting: tuple[int, Any, int] | None = None  # the frame that a collection has interrupted
 _SIGNALS = tuple(int(s) for s in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
-_handlers: tuple[tuple[Any, ...], set[Any]] = (), set()  # as last seen; the codes that run them
+_handlers: tuple[tuple[Any, ...], set[Any]] = (), set()  # those last seen, and their code objects
 _FINALIZE = weakref.finalize.__call__.__code__
 _stacks: dict[tuple[Any, int], Stack] = {}
 
 
 def _stack() -> Stack:
-    """The stack of the caller of the seam: the first that was seen from that line."""
+    """Return a stack of the caller of the seam: the first that was seen from its line."""
     frame = sys._getframe(3)
     while frame.f_back is not None and frame.f_code.co_filename.endswith(_HIDDEN):
         frame = frame.f_back
@@ -274,7 +283,7 @@ def _show(stack: Stack) -> str:
 
 
 def interrupting() -> str:
-    """The interrupt context the caller is in, by name, or the empty string."""
+    """Return the name of the interrupt context that the caller is in, or the empty string."""
     handlers = _handler_codes()
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -290,7 +299,7 @@ def interrupting() -> str:
 
 
 def _handler_codes() -> set[Any]:
-    """The codes of the signal handlers that are in place."""
+    """Return the code objects of the signal handlers that are installed."""
     global _handlers
     now = tuple(map(_signal.getsignal, _SIGNALS))
     if now != _handlers[0]:
@@ -299,7 +308,7 @@ def _handler_codes() -> set[Any]:
 
 
 def _code_of(handler: Any) -> Any:
-    """The code that a call of `handler` runs first, or None."""
+    """Return the code object that a call of `handler` runs first, or None."""
     while isinstance(handler, partial):
         handler = handler.func
     if not hasattr(handler, "__code__"):
@@ -308,9 +317,10 @@ def _code_of(handler: Any) -> Any:
 
 
 def _on_gc(phase: str, info: object) -> None:
-    # By frame, not by flag: other threads run meanwhile, and an alarm may come here instead.
+    # A frame is kept and not a flag: other threads run meanwhile, and an alarm raised here would
+    # leave a flag set.
     global _collecting
-    frame = sys._getframe().f_back  # None: at the interpreter's end
+    frame = sys._getframe().f_back  # it is None at the interpreter's end
     _collecting = None
     if phase == "start" and frame is not None:
         _collecting = id(frame), frame.f_code, frame.f_lasti
@@ -335,7 +345,7 @@ _METHODS: dict[tuple[str, str], Tell] = {
     ("Mutex", "acquire"): _acquire,
     ("Mutex", "__enter__"): _acquire,
     ("Mutex", "acquire_within"): _acquire,
-    ("Mutex", "lend"): _release,  # from here on nobody waits for it for ever
+    ("Mutex", "lend"): _release,  # from here on no thread waits for it for ever
     ("Mutex", "release"): _release,
     ("Mutex", "__exit__"): _release,
     ("Event", "__init__"): lambda dep, event, task: dep.clear(id(event)),
@@ -353,18 +363,18 @@ _METHODS: dict[tuple[str, str], Tell] = {
 def attach(
     module: Any, dep: Lockdep, who: Callable[[], Hashable | None], *, collections: bool = True
 ) -> Callable[[], None]:
-    """Have `dep` told of what the seam's classes do; return what detaches it.
+    """Make the seam's classes report to `dep` what they do; return a function that detaches it.
 
     Parameters
     ----------
     module : module
         `memcg.locking`, or the explorer's.
     who : callable
-        The running task, or None: look away.
+        It returns the running task, or None if nothing is to be noted.
     collections : bool
-        Recognise a garbage collection, not its ``__del__`` methods alone. That takes a callback
-        in Python, where the GIL may be given away; another thread that collects meanwhile collects
-        nothing.
+        Recognise a whole garbage collection, and not only its ``__del__`` methods. That needs a
+        callback in Python, where the GIL may change hands. Another thread that collects meanwhile
+        collects nothing.
     """
     undo: list[tuple[type, str, Any]] = []
     for (noun, name), tell in _METHODS.items():
@@ -375,7 +385,7 @@ def attach(
             and name in ("__enter__", "__exit__")
             and (own is not None and own.__module__ != __name__)
         ):
-            continue  # of the explorer's: it calls acquire or release
+            continue  # the explorer's own method, which calls acquire or release
         undo.append((cls, name, own))
         setattr(cls, name, _watched(getattr(cls, name), tell, dep, who, takes=name in _TAKES))
     if collections:
@@ -418,7 +428,7 @@ def _watched(
 def watching(
     module: Any, who: Callable[[], Hashable | None] | None = None, dep: Lockdep | None = None
 ) -> Iterator[Lockdep]:
-    """Attach for a ``with`` block; at its end fail if anything was reported."""
+    """Attach lockdep for a ``with`` block. Its end raises AssertionError if there are reports."""
     dep = dep or Lockdep()
     detach = attach(module, dep, who or module.current_task)
     try:
@@ -440,5 +450,5 @@ def attach_from_environment(module: ModuleType, value: str) -> Lockdep:
 
     dep = Lockdep(tell=tell)
     attach(module, dep, module.current_task, collections=False)
-    os.register_at_fork(after_in_child=dep.forget_tasks)  # their idents are used again
+    os.register_at_fork(after_in_child=dep.forget_tasks)  # new threads may get their identifiers
     return dep

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What threads share without a mutex, in the model core: the rest of `locking`, and named there.
+"""What threads share without a mutex in the model core. `locking` offers these names too.
 
-The native core has atomics and grace periods of its own, so a program on it does not read this.
+The native core has atomics and grace periods of its own, so a program that runs on it does not
+import this file.
 
 Kernel: ``include/linux/atomic.h``, ``include/linux/rcupdate.h``.
 """
@@ -21,10 +22,10 @@ else:
 
 
 class Atomic:
-    """An integer changed by indivisible steps. Kernel: ``atomic_t``."""
+    """An integer that is changed by indivisible steps. Kernel: ``atomic_t``."""
 
     __slots__ = ("_value",)
-    _lock = _thread.allocate_lock()  # of all: held for a store or two, and during a fork
+    _lock = _thread.allocate_lock()  # one for all: held for a store or two, and during a fork
 
     def __init__(self, value: int = 0) -> None:
         self._value = value
@@ -63,7 +64,7 @@ os.register_at_fork(
 
 
 class Published(Generic[T]):
-    """A cell written by one and read by all without a lock: release store, acquire load."""
+    """A cell that one thread writes and all read without a lock: release store, acquire load."""
 
     __slots__ = ("_value",)
 
@@ -78,7 +79,7 @@ class Published(Generic[T]):
 
 
 class ReadSide:
-    """Readers that are never waited for by readers, and a grace period. Kernel: RCU.
+    """Read-side sections and a grace period. A reader never waits for a reader. Kernel: RCU.
 
     `synchronize` returns when every section that was open at the call has ended.
     """
@@ -88,7 +89,7 @@ class ReadSide:
 
         self._change = threading.Condition(_thread.allocate_lock())
         self._depth: dict[int, int] = {}  # thread -> nesting
-        self._entered: dict[int, int] = {}  # thread -> which section of that thread
+        self._entered: dict[int, int] = {}  # thread -> the number of its open section
         self._clock = 0
 
     def __enter__(self) -> None:
@@ -108,7 +109,13 @@ class ReadSide:
                 self._change.notify_all()
 
     def synchronize(self) -> None:
-        """Wait for a grace period. Kernel: ``synchronize_rcu``. Not from inside a section."""
+        """Wait for a grace period. Kernel: ``synchronize_rcu``.
+
+        Raises
+        ------
+        AssertionError
+            The caller is inside a section, which would never end.
+        """
         with self._change:
             if _thread.get_ident() in self._depth:
                 raise AssertionError("synchronize called inside a read-side section")
@@ -118,7 +125,7 @@ class ReadSide:
             )
 
     def after_fork_in_child(self) -> None:
-        """Forget the sections of the threads that are gone."""
+        """Forget the sections of threads that the fork has ended."""
         me = _thread.get_ident()
         self._change = type(self._change)(_thread.allocate_lock())
         self._depth = {me: self._depth[me]} if me in self._depth else {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stateless model checker for Python code that works through a seam.
+"""A stateless model checker for Python code that uses threads and locks through a seam.
 
 >>> from memcg.verify import explore, seam
 >>> def program():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values that tasks share without a lock: each use is a scheduling point, one indivisible step."""
+"""Values that tasks share without a lock. Each use is a scheduling point and indivisible."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Atomic(Sync):
-    """An integer changed by indivisible steps."""
+    """An integer that is changed by indivisible steps."""
 
     def __init__(self, value: int = 0) -> None:
         super().__init__("atomic")
@@ -62,7 +62,7 @@ class Atomic(Sync):
 
 
 class Published(Sync, Generic[T]):
-    """A cell written by one and read by all without a lock. The slots of a list are cells too."""
+    """A cell that one task writes and all read without a lock. A list's slots are cells too."""
 
     def __init__(self, value: T) -> None:
         super().__init__("published")
@@ -91,7 +91,7 @@ class Published(Sync, Generic[T]):
 
 
 class Array:
-    """A list's slots, read and written by indivisible steps. Its length stays."""
+    """A list of fixed length whose slots are read and written by indivisible steps."""
 
     def __init__(self, values: list[Any]) -> None:
         self.values = [*values]
@@ -154,9 +154,10 @@ class Table(dict[str, Any]):
 
 
 class GuardedDict(dict[Any, Any]):
-    """A module's dictionary that a mutex guards: a use without it, while others run, is reported.
+    """A module's dictionary that a mutex guards.
 
-    Which uses: looking up, storing, deleting, popping and walking.
+    A task that uses it without the mutex, while other tasks run, is reported. The uses that are
+    checked are looking up, storing, deleting, popping and iterating.
     """
 
     def __init__(self, name: str, mutex: Mutex, values: dict[Any, Any]) -> None:
@@ -202,13 +203,15 @@ class GuardedDict(dict[Any, Any]):
 
 
 class Queue:
-    """A queue that many append to and take from: the test for emptiness and the take that follows
-    it in the same expression are one step."""
+    """A queue that many tasks append to and take from.
+
+    The test for emptiness and the take that follows it in the same expression are one step.
+    """
 
     def __init__(self, name: str) -> None:
         self.items: deque[Any] = deque()
         self._sync = _QueueSync(self, name)
-        self._looked: object = None  # in which step its taker found that it is not empty
+        self._looked: object = None  # the step in which a task found that it is not empty
 
     def append(self, item: Any) -> None:
         self._sync.do("append", WRITE)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dynamic partial-order reduction: one execution per Mazurkiewicz trace, as far as it can.
+"""Dynamic partial-order reduction runs one execution per Mazurkiewicz trace, as far as it can.
 
-After each execution its races are found: pairs of dependent steps that nothing else orders.
-For each, the second step's side is tried first from the state before the first step.
+After each execution its races are found. A race is a pair of dependent steps that nothing else
+orders. For each race, the second step is also tried first, from the state before the first step.
 Sleep sets keep what was explored from being explored again in another order.
 
 References: Flanagan & Godefroid, *Dynamic partial-order reduction for model checking software*
@@ -32,23 +32,23 @@ from .trace import (
 )
 
 Enabled = Mapping[int, Operation]
-Sleeper = tuple[Footprint, tuple[int, ...]]  # of the step it would do, and its alternatives
+Sleeper = tuple[Footprint, tuple[int, ...]]  # the footprint of its next step, and its alternatives
 
 
 class Node:
-    """A state on the path: what was enabled, what was tried, what need not be."""
+    """A state on the path: what was enabled, what was tried, and what need not be tried."""
 
     __slots__ = ("backtrack", "enabled", "footprint", "index", "sleep", "task")
 
     def __init__(self, enabled: Enabled, sleep: dict[int, Sleeper], task: int) -> None:
         self.enabled = dict(enabled)
-        self.sleep = sleep  # done tasks end here
-        # A task that can only be interrupted is tried, and then one that can go on.
+        self.sleep = sleep  # a task that was tried is added here
+        # A task that can only be interrupted is tried first, and then one that can go on.
         self.backtrack = {t for t, o in enabled.items() if o.picks[0] < 0 and t not in sleep}
         self.task = min(self.backtrack, default=task)
         self.backtrack.add(task)
-        self.index = 0  # alternative of `task` that runs now
-        self.footprint: Footprint = {}  # of `task`, over its alternatives
+        self.index = 0  # the alternative of `task` that runs now
+        self.footprint: Footprint = {}  # that of `task`, over its alternatives
 
     @property
     def pick(self) -> int:
@@ -56,7 +56,7 @@ class Node:
 
 
 def check_same(depth: int, expected: Enabled, found: Enabled) -> None:
-    """Fail if a replayed prefix met other operations than before."""
+    """Raise NondeterminismError if a replayed prefix met other operations than before."""
     if dict(expected) != dict(found):
         was = {t: (o.kind, o.key) for t, o in expected.items()}
         now = {t: (o.kind, o.key) for t, o in found.items()}
@@ -67,11 +67,11 @@ def check_same(depth: int, expected: Enabled, found: Enabled) -> None:
 
 
 class Dpor:
-    """Depth-first search with source sets and sleep sets."""
+    """It searches depth first, with source sets and sleep sets."""
 
     def __init__(self) -> None:
         self.stack: list[Node] = []
-        self.fresh = 0  # first step that the last execution did not share with the one before
+        self.fresh = 0  # the first step that the last execution did not share with the one before
 
     def choose(self, run: Run, enabled: Enabled) -> tuple[int, int] | None:
         depth = len(run.steps)
@@ -130,11 +130,11 @@ class Dpor:
             for key, use in step.footprint.items():
                 history.setdefault(key, []).append((j, use))
         vanished = [t for t in run.tasks if t.vanished and not t.started]
-        for task in [*run.waiting, *vanished]:  # what they would have done and never came to
+        for task in [*run.waiting, *vanished]:  # the steps that they would have done next
             operation = task.operation
             footprint = {operation.key: operation.use} if operation.use else {}
             if task.vanished:
-                footprint["fork"] = READ  # it could have come before the fork
+                footprint["fork"] = READ  # it could have been done before the fork
             waiting = Step(task.id, 0, task.clock[task.id] + 1, task.clock, footprint,
                            task.clock, blocking=operation.key)  # fmt: skip
             self._races_of(steps, history, len(steps), waiting)
@@ -148,15 +148,15 @@ class Dpor:
                 if not conflict(use, before):
                     continue
                 first = steps[i]
-                last_word = before & (WRITE | ACQUIRE)  # what is older is ordered before it
+                last_word = before & (WRITE | ACQUIRE)  # older uses are ordered before this one
                 if first.task == step.task or covers(step.prior, first.task, first.stamp):
                     if last_word:
                         break
                     continue
                 if use & BLOCK and before & ENABLE:
-                    continue  # the wait cannot come before what lets it go on
+                    continue  # the wait cannot end before the step that ends it
                 if key != step.blocking and covers(step.enabled_by, first.task, first.stamp):
-                    continue  # it is before the release that this step had to wait for
+                    continue  # it precedes the release that this step had to wait for
                 if key == "fork" and j == len(steps) and step.task not in self.stack[i].enabled:
                     continue  # it waits for something older
                 found.append(i)
@@ -170,7 +170,10 @@ class Dpor:
                 self._reverse(steps, i, j, step)
 
     def _reverse(self, steps: list[Step], i: int, j: int, step: Step) -> None:
-        """Have the steps up to `step` that do not depend on step `i` tried before it."""
+        """Plan an execution in which the steps that do not depend on step `i` run before it.
+
+        These are the steps from `i` to `j`, and `step`.
+        """
         node, first = self.stack[i], steps[i]
         initials: list[int] = []
         passed: list[Step] = []

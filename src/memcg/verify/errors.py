@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an exploration reports: each is a defect of the program that was explored."""
+"""The findings of an exploration. Each is a defect of the program that was explored."""
 
 from __future__ import annotations
 
 
 class VerifyError(Exception):
-    """The base of what the explorer reports."""
+    """The base class of what the explorer reports."""
 
 
 class Deadlock(VerifyError):
@@ -13,7 +13,7 @@ class Deadlock(VerifyError):
 
 
 class Livelock(VerifyError):
-    """An execution passed the bound on its steps."""
+    """An execution passed the bound on its operations."""
 
 
 class LockError(VerifyError):
@@ -21,20 +21,20 @@ class LockError(VerifyError):
 
 
 class GuardViolation(VerifyError):
-    """A field was touched by a task that does not hold the mutex declared for it."""
+    """A task used a field without the mutex that is declared for it."""
 
 
 class DataRace(VerifyError):
-    """Two tasks touched an undeclared field, one of them writing, and nothing orders them."""
+    """Two tasks used an undeclared field, one of them wrote it, and nothing orders the two uses."""
 
 
 class UseAfterFree(VerifyError):
-    """An object was touched after it was freed, or nothing orders the touch before the free."""
+    """A task used an object after it was freed, or nothing orders the use before the free."""
 
 
 class NondeterminismError(Exception):
-    """The program did something else when the same schedule was run again: explore nothing."""
+    """The program did something else under the same schedule, so it cannot be explored."""
 
 
 class Abandoned(BaseException):
-    """Unwinds a task whose execution is over. Never caught by a program that means well."""
+    """It unwinds a task whose execution is over. A program must not catch it."""

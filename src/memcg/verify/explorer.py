@@ -3,8 +3,9 @@
 
 `explore` runs a program again and again, each time under another schedule, until every
 schedule is covered or a failure is found. `replay` runs one schedule. A program is a callable that
-starts tasks by `memcg.verify.seam.spawn`, works through the seam's primitives and does nothing
-else that differs from run to run; what it returns is a final state, what it raises a failure.
+starts tasks by `memcg.verify.seam.spawn` and uses the seam's primitives. It must not depend on
+anything else that differs from run to run. The value that it returns is a final state, and an
+exception that it raises is a failure.
 
 References: Godefroid, *Model checking for programming languages using VeriSoft* (POPL 1997);
 `dpor.py` and `strategies.py` name those of the strategies.
@@ -28,7 +29,7 @@ from .workers import Pool, one_processor
 
 Program = Callable[[], Hashable]
 STRATEGIES = ("dpor", "naive", "bounded", "pct", "random")
-_COLLECT_EVERY = 200  # executions; no collection runs inside one
+_COLLECT_EVERY = 200  # in executions; no garbage collection runs inside one
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +39,17 @@ class Failure:
     Attributes
     ----------
     exception : BaseException
-        What was raised, or the explorer's finding (see `errors`).
+        What the program raised, or the explorer's finding (see `errors`).
     trace : list of Line
-        Who did what, where.
+        Which task did what, and where.
+    names : list of str
+        The names of the tasks.
     replay : str
-        What `replay` takes.
+        The replay string, which `replay` takes.
     preemptions : int
-        Times a task lost its turn though it could go on.
+        How often a task lost its turn though it could go on.
     minimal : bool
-        No schedule with fewer preemptions fails with an exception of this type.
+        Whether no schedule with fewer preemptions fails with an exception of this type.
     """
 
     exception: BaseException
@@ -58,7 +61,7 @@ class Failure:
 
     @property
     def timeline(self) -> str:
-        """One column per task, one line per operation."""
+        """The schedule as a text, with a column per task and a line per operation."""
         return timeline(self.names, self.trace)
 
     def __str__(self) -> str:
@@ -77,17 +80,19 @@ class Result:
     Attributes
     ----------
     schedules : int
-        Executions that ran to an end.
+        How many executions ran to an end.
     redundant : int
-        Executions given up because their trace was explored before.
+        How many executions were given up because their trace was explored before.
     warmup : int
-        Executions spent on learning which objects are shared.
+        How many executions were spent on learning which objects are shared.
     exhausted : bool
-        Every schedule is covered. Not exhausted is never a pass.
+        Whether every schedule is covered. If it is false, the exploration has not passed.
+    failure : Failure or None
+        The failing schedule; None if none failed or `stop` was false.
     failures : list
-        Exceptions of all failing schedules; one unless `stop` was false.
+        The exceptions of all failing schedules; at most one unless `stop` was false.
     states : Counter
-        Final states, each with the number of schedules that reached it.
+        The final states, each with the number of schedules that reached it.
     """
 
     schedules: int = 0
@@ -107,7 +112,7 @@ class Result:
         return self.exhausted and not self.failures
 
     def check(self) -> Result:
-        """Fail unless every schedule was covered and none failed."""
+        """Raise AssertionError unless every schedule was covered and none failed."""
         if self.failure is not None:
             raise AssertionError(str(self.failure)) from self.failure.exception
         if not self.passed:
@@ -117,9 +122,9 @@ class Result:
 
 @contextmanager
 def _quiet_process() -> Iterator[None]:
-    """One processor, and no garbage collection at times of its own choosing."""
+    """Use one processor, and let no garbage collection run by itself."""
     collecting = gc.isenabled()
-    gc.freeze()  # what is garbage already waits too
+    gc.freeze()  # present garbage is not collected in an execution either
     gc.disable()
     try:
         with one_processor():
@@ -131,7 +136,7 @@ def _quiet_process() -> Iterator[None]:
 
 
 class Explorer:
-    """Runs one program under many schedules."""
+    """It runs one program under many schedules."""
 
     def __init__(self, program: Program, options: Options, *, everything: bool = False) -> None:
         everything = everything or bool(options.interrupts) or options.forks
@@ -153,7 +158,7 @@ class Explorer:
         return run
 
     def learns(self, run: Run) -> bool:
-        """Take up objects that turned out to be shared; the exploration starts again then."""
+        """Add objects that turned out to be shared. If there are some, the exploration restarts."""
         new = run.contended()
         if new and self.shared is not None:
             self.shared |= new
@@ -162,7 +167,7 @@ class Explorer:
     def all(
         self, make: Callable[[], Strategy], max_schedules: int | None, result: Result, *, stop: bool
     ) -> Run | None:
-        """Explore; return the first failing run if `stop`."""
+        """Explore, and return the first failing run if `stop` is true."""
         strategy = make()
         while True:
             if max_schedules is not None and result.schedules >= max_schedules:
@@ -191,12 +196,12 @@ class Explorer:
 
 
 def _is_certain(run: Run) -> bool:
-    """Tell whether a failure stands even if the execution missed some order by shared objects."""
+    """Tell whether a failure is one even if the execution missed some order by shared objects."""
     return run.failure is not None and not isinstance(run.failure, (DataRace, UseAfterFree))
 
 
 def preemptions(run: Run) -> int:
-    """Count the times a task lost its turn though it could go on."""
+    """Count how often a task lost its turn though it could go on."""
     return sum(
         1
         for before, now, could in zip(run.steps, run.steps[1:], run.could_go_on, strict=False)
@@ -248,36 +253,50 @@ def explore(
     Parameters
     ----------
     program : callable
-        Started as task 0, ``main``. A new one each time: what it shares it makes itself.
+        It is called in each execution as task 0, ``main``. It makes every shared object itself,
+        anew on each call.
     strategy : str
-        ``dpor``: one schedule per trace. ``naive``: every schedule. ``bounded``: every schedule
-        with at most `preemption_bound` preemptions. ``pct``, ``random``: at random from `seed`,
-        100 schedules unless `max_schedules` says otherwise.
+        ``dpor`` runs one schedule per trace, ``naive`` every schedule, and ``bounded`` every
+        schedule with at most `preemption_bound` preemptions. ``pct`` and ``random`` choose at
+        random from `seed`; they run 100 schedules if `max_schedules` is None.
+    max_schedules : int or None
+        The exploration ends after so many schedules; None means that there is no bound.
+    preemption_bound : int or None
+        The bound of ``bounded``.
     depth : int
         The bug depth d of ``pct``.
+    seed : int
+        The seed of ``pct`` and ``random``.
     max_steps : int
-        Operations after which an execution is a livelock.
+        An execution that does more operations than this is a livelock.
     interrupts : iterable of (task name, exception class)
-        Each may be raised once, instead of any operation that the task announces from
-        outside the data plane.
+        Each exception may be raised once in its task, in place of any operation that the task
+        announces from outside the files that `runtime.beneath` lists.
     forks : bool
-        The program calls `seam.fork`.
+        Whether the program may call `seam.fork`.
     stop : bool
-        Stop at the first failure.
+        Whether the exploration ends at the first failure.
     minimise : int
-        Executions to spend on making a failing schedule smaller.
+        How many executions may be spent on making a failing schedule smaller.
+
+    Returns
+    -------
+    Result
+        Its `passed` is true if every schedule was covered and none failed.
 
     Raises
     ------
     NondeterminismError
-        The same schedule led somewhere else when run again.
+        The same schedule met other operations when it was run again.
     ValueError
-        An unknown strategy, or ``bounded`` without a bound.
+        The strategy is unknown, or ``bounded`` and `preemption_bound` are not given together.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy {strategy!r}: must be one of {', '.join(STRATEGIES)}")
     if (strategy == "bounded") != (preemption_bound is not None):
-        raise ValueError("strategy 'bounded' and preemption_bound go together")
+        raise ValueError(
+            "strategy 'bounded' and preemption_bound need each other; give both or neither"
+        )
     makers: dict[str, Callable[[], Any]] = {
         "dpor": Dpor,
         "naive": Exhaustive,
@@ -298,7 +317,7 @@ def explore(
     finally:
         explorer.pool.close()
     if strategy == "bounded":
-        result.exhausted = False  # only up to the bound
+        result.exhausted = False  # schedules with more preemptions were not run
     return result
 
 
@@ -306,12 +325,16 @@ def replay(
     program: Program, schedule: str, *, max_steps: int = 20_000,
     interrupts: Iterable[tuple[str, type[BaseException]]] = (), forks: bool = False,
 ) -> Failure:  # fmt: skip
-    """Run the schedule of a replay string, as `Failure.replay` gives it.
+    """Run the schedule of a replay string, which `Failure.replay` contains.
+
+    `max_steps`, `interrupts` and `forks` must be those of the exploration.
 
     Raises
     ------
     NondeterminismError
         The program does not follow the schedule, or does not fail under it.
+    ValueError
+        `schedule` is not a replay string.
     """
     explorer = Explorer(program, Options(max_steps, tuple(interrupts), forks=forks))
     parsed = parse_schedule(schedule)

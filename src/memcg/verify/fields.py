@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guarded fields, freed objects, and races between undeclared fields.
 
-A field that is declared ``published`` or ``atomic`` is a scheduling point at each use. A
-field that a mutex guards is none: a task that holds the mutex is alone with it, and a task that
-does not is reported. Undeclared fields of a declared class are checked for data races by
-vector clocks (FastTrack; Flanagan & Freund 2009), and so are the uses of an object before
-it is freed. A race that some schedule has shows in every schedule of its trace, so exploring
-one schedule per trace finds it.
+Each use of a field that is declared ``published`` or ``atomic`` is a scheduling point. A use of a
+field that a mutex guards is none: a task that holds the mutex is alone with the field, and a task
+that does not hold it is reported. Undeclared fields of a declared class are checked for data races
+by vector clocks (FastTrack; Flanagan & Freund 2009), and so are the uses of an object before
+it is freed. A race of one schedule shows in every schedule of its trace, so exploring one schedule
+per trace finds it.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Cell(Sync):
 
 
 class Record:
-    """What an execution knows of one object."""
+    """What an execution knows about one object."""
 
     __slots__ = ("building", "cells", "freed", "obj", "reads", "touched", "writes")
 
     def __init__(self, obj: object) -> None:
-        self.obj = obj  # kept alive, so that its id stays its own
+        self.obj = obj  # this keeps the object alive, so that no other object gets its id
         self.building = 0
         self.freed = ""
         self.touched: dict[int, tuple[int, str]] = {}  # task -> clock entry, place
@@ -61,7 +61,7 @@ def _name(obj: object) -> str:
 
 
 def _touch(run: Run, obj: object, name: str, use: int) -> None:
-    """One use of a field by the task that has the turn."""
+    """Note and check one use of a field by the task that has the turn."""
     record = _record(run, obj)
     if record.freed:
         run.fail(UseAfterFree(f"{_name(obj)}.{name} is used at {_place()}; {record.freed}"))
@@ -74,7 +74,7 @@ def _touch(run: Run, obj: object, name: str, use: int) -> None:
             cell = record.cells[name] = Cell(f"{_name(obj)}.{name}")
         if run.step("load" if use == READ else "store", cell, use):
             run.access(cell, use)
-        if record.freed:  # while the task waited for its turn
+        if record.freed:  # another task freed it while this one waited for its turn
             run.fail(UseAfterFree(f"{_name(obj)}.{name} is used at {_place()}; {record.freed}"))
     elif guard:
         _check_guard(run, obj, name, guard)
@@ -133,7 +133,7 @@ def _place() -> str:
 
 
 def _looked_at() -> Run | None:
-    """The execution to report to, if the caller is part of one and nobody looks quietly."""
+    """Return the execution that the caller is part of; None if there is none or a checker looks."""
     run = runtime.active
     return None if run is None or run.quiet or run.abandoned else run
 
@@ -159,10 +159,10 @@ def _setattr(self: Any, name: str, value: Any) -> None:
 
 
 def shared(**guards: str | None) -> Callable[[C], C]:
-    """Declare what guards which field: a mutex's name, ``published``, ``atomic``.
+    """Declare what guards which field: a mutex's name, ``published`` or ``atomic``.
 
-    None says that races on the field are meant. A mutex that the object itself has under the
-    name is the one to hold.
+    None says that races on the field are intended. If the object itself has a mutex under the name,
+    that mutex must be held.
     """
 
     def declare(cls: C) -> C:
@@ -192,7 +192,7 @@ def shared(**guards: str | None) -> Callable[[C], C]:
 
 
 def freed(obj: object) -> None:
-    """Say that `obj` must not be touched again, and check that every touch is before this."""
+    """Note that `obj` must not be used again, and check that every use is ordered before this."""
     run = _looked_at()
     if run is None:
         return

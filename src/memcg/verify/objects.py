@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mutexes, events and read-side sections as scheduling points.
 
-Each works the same when nothing is explored: trivially, for one thread. An object made outside an
-execution starts every execution in the state it had outside.
+When nothing is explored they work trivially, for one thread. An object that was made outside an
+execution starts every execution in the state that it had outside.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _serial = itertools.count(1)
 
 
 class Sync:
-    """What tasks synchronize by: its name, key and clocks."""
+    """The base of the objects by which tasks synchronize: a name, a key and clocks."""
 
     _run: Run | None
     key: str
@@ -37,14 +37,14 @@ class Sync:
         self.key = f"m{next(_serial)}" if run is None else run.new_key()
 
     def _state(self) -> Any:
-        """A copy of the state, for `_restore`."""
+        """Return a copy of the state, for `_restore`."""
         raise NotImplementedError
 
     def _restore(self, state: Any) -> None:
         raise NotImplementedError
 
     def _in(self, run: Run | None) -> Run | None:
-        """Come over into an execution, or out of one."""
+        """Move the object into an execution, or out of one, and return the execution."""
         if run is not self._run:
             if self._run is None:
                 self._outside = (self._state(),)
@@ -56,7 +56,7 @@ class Sync:
 
 
 class Mutex(Sync):
-    """A mutex with a name. Taking it twice is reported."""
+    """A mutex with a name. A task that takes it twice is reported."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -99,7 +99,7 @@ class Mutex(Sync):
         return self._lent
 
     def acquire_within(self, seconds: float) -> bool:
-        """As `acquire`, but gives up when no task can go on."""
+        """Do as `acquire`, but give up when no task can go on. Tell whether the mutex was taken."""
         run = self._in(runtime.active)
         if run is None or run.quiet or run.current is self._owner:
             return self.acquire()
@@ -111,11 +111,11 @@ class Mutex(Sync):
         return True
 
     def lend(self) -> None:
-        """Hold it on, until another task needs it to go on."""
+        """Hold the mutex until another task can only go on with it."""
         self._lent = True
 
     def forget_holder(self) -> None:
-        """In the child of a fork: the task that held it is gone."""
+        """Make the mutex free in the child of a fork, where the task that held it is gone."""
         self._owner, self._lent = None, False
 
     def release(self) -> None:
@@ -157,7 +157,7 @@ class Mutex(Sync):
 
 
 def check_quietly(run: Run, check: Callable[[], object]) -> None:
-    """Let a checker look at everything without scheduling; what it raises is a finding."""
+    """Run `check` without scheduling and guards. An exception that it raises is a finding."""
     if run.quiet:
         check()
         return
@@ -206,7 +206,7 @@ class Event(Sync):
         self._set = False
 
     def wait(self, within: float = -1) -> bool:
-        """Block until it is set; with a time, until then or until no task can go on."""
+        """Block until the event is set; with a time, also until no task can go on."""
         run = self._in(runtime.active)
         late = (lambda: True) if within >= 0 else None
         if run is None:
@@ -218,7 +218,7 @@ class Event(Sync):
 
 
 class Section(Sync):
-    """One outermost read-side section: its end lets `synchronize` go on."""
+    """An outermost read-side section. Its end lets `synchronize` go on."""
 
     def __init__(self, owner: Task) -> None:
         super().__init__("section")
@@ -269,7 +269,7 @@ class ReadSide(Sync):
             join(self._ended, section.written)
 
     def after_fork_in_child(self) -> None:
-        """Forget the sections of the tasks that are gone."""
+        """Forget the sections of tasks that are gone."""
         run = self._in(runtime.active)
         if run is not None:
             self._open = {t: s for t, s in self._open.items() if t is run.current}
@@ -292,4 +292,4 @@ class ReadSide(Sync):
                 join(task.clock, section.written)
             step = run.steps[-1]
             step.clock = task.clock.copy()
-            step.prior = step.clock.copy()  # it could not have come earlier
+            step.prior = step.clock.copy()  # the step could not have been done earlier

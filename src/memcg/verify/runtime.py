@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One execution: tasks on real threads that hand a turn around.
+"""One execution: its tasks run on real threads that pass a turn around.
 
 A task announces each operation that another task could notice, and waits for its turn to do
 it. The task that has the turn asks the strategy which task is next, so going on costs no thread
 switch.
 
-Operations that commute with everything the others do until their next operation are no
-scheduling points: releasing a mutex, starting a task, ending a read-side section (Lipton 1975).
-If the program forks, the first and the last are: the child finds held what was held.
-Nor are operations on objects that, in all executions so far, one task used, or all
-only read; when an execution shows otherwise, the exploration starts again with the object
-in `shared` (dynamic escape analysis).
+An operation is no scheduling point if it commutes with everything that other tasks do until their
+next operation. Releasing a mutex, starting a task and ending a read-side section are such
+operations (Lipton 1975). In a program that forks, the first and the last are scheduling points,
+because the child finds held what was held. An operation is no scheduling point either if, in all
+executions so far, only one task used its object or all tasks only read it. When an execution shows
+that this is wrong, the exploration starts again with the object in `shared` (dynamic escape
+analysis).
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ from .workers import Pool
 if TYPE_CHECKING:
     from .objects import Sync
 
-STUCK = -1000  # the alternative that no interrupt comes, and nobody can go on
+STUCK = -1000  # the alternative that no interrupt is raised, and no task can go on
 active: Run | None = None  # the execution that runs; the turn protects it
-# Files that the explored program stands on and that are not explored themselves: no interrupt comes
-# there, and a place in one is shown with its caller. The loader of such a file adds it.
+# Files that the explored program stands on and that are not explored themselves. No interrupt is
+# raised there, and a place in one is shown with its caller. The loader of such a file adds it.
 beneath: set[str] = set()
 
 
 def running() -> Task | None:
-    """The task that has the turn; None outside an execution, and where a checker looks."""
+    """Return the task that has the turn; None outside an execution and while a checker looks."""
     run = active
     return None if run is None or run.quiet or run.abandoned else run.current
 
 
 class Strategy(Protocol):
-    """Says who runs next."""
+    """It decides which task runs next."""
 
     def choose(self, run: Run, enabled: Mapping[int, Operation]) -> tuple[int, int] | None:
         """Pick a task and an alternative, or None to give the execution up as redundant."""
@@ -52,7 +53,7 @@ class Strategy(Protocol):
 
 
 class Options(NamedTuple):
-    """What holds for every execution of an exploration."""
+    """The options of every execution of an exploration."""
 
     max_steps: int = 20_000
     interrupts: tuple[tuple[str, type[BaseException]], ...] = ()
@@ -65,9 +66,10 @@ class Run:
     Parameters
     ----------
     shared : set of str or None
-        Keys whose operations are scheduling points; None for all.
+        The keys whose operations are scheduling points; None stands for all.
     known : set of str or None
-        Keep lines for a timeline, in which these are the shared objects; empty: all are.
+        If it is not None, keep lines for a timeline in which these are the shared objects. An empty
+        set stands for all.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Run:
         self.lines: list[Line] | None = None if known is None else []
         self.known = known
         self.steps: list[Step] = []
-        self.could_go_on: list[bool] = []  # per step but the first: could the task before it?
+        self.could_go_on: list[bool] = []  # per step but the first: could its predecessor go on?
         self.tasks: list[Task] = []
         self.alive = 0
         self.nr_operations = 0
@@ -89,7 +91,7 @@ class Run:
         self.labels: dict[str, dict[str, int]] = {}
         self.objects: dict[int, Any] = {}  # see fields.py
         self.hooks: dict[str, Callable[[], None]] = {}  # mutex name -> called after its release
-        self.quiet = False  # the checker itself looks: no scheduling, no guards
+        self.quiet = False  # a checker looks, so there is no scheduling and no guard
         self.abandoned = False
         self.redundant = False
         self.failure: BaseException | None = None
@@ -97,7 +99,7 @@ class Run:
         self.fork_written: list[int] | None = None
         self.pick = 0
         self.unfinished: list[Task] = []
-        self.waiting: list[Task] = []  # whose announced operation was never done
+        self.waiting: list[Task] = []  # tasks whose announced operation was never done
         self._over = _thread.allocate_lock()
         self._over.acquire()
         self.current = self.new_task(program, "main")
@@ -105,7 +107,7 @@ class Run:
     # -- what the controller does
 
     def execute(self) -> None:
-        """Run to the end, and unwind what did not end."""
+        """Run to the end, and unwind tasks that did not end."""
         global active
         assert active is None, "explorations do not nest"
         active = self
@@ -124,7 +126,7 @@ class Run:
             active = None
 
     def contended(self) -> set[str]:
-        """Keys outside `shared` that the execution showed to be shared after all."""
+        """Return the keys outside `shared` that the execution showed to be shared after all."""
         return {
             key for key, (tasks, uses) in self.uses.items() if tasks & (tasks - 1) and uses != READ
         }
@@ -147,7 +149,7 @@ class Run:
         return task
 
     def new_key(self) -> str:
-        """Name a new object by its maker and number: the same in every schedule."""
+        """Return a key for a new object. It is the same in every schedule."""
         self.current.made += 1
         return f"{self.current.key}:{self.current.made}"
 
@@ -176,7 +178,7 @@ class Run:
     # -- the turn
 
     def _next(self, here: Task | None) -> None:
-        """Hand the turn on. Returns when `here` has it again; at once if `here` is None."""
+        """Pass the turn on. Return when `here` has it again, or at once if `here` is None."""
         task = self._decide(here)
         if task is here and task is not None:
             return
@@ -205,14 +207,14 @@ class Run:
                     offer = task.offer()
                     if offer is not None:
                         enabled[task.id] = offer
-        if not enabled:  # all wait: now, and not before, a time is over
+        if not enabled:  # all tasks wait: only now a wait with a time can end
             enabled = {t.id: t.operation for t in self.stuck() if t.late is not None and t.late()}
         if not enabled:
             if self.stuck():
                 self.failure = self._deadlock()
             return None
         if not any(offer.picks[0] >= 0 for offer in enabled.values()):
-            # Only an interrupt helps, and it need not come.
+            # Only an interrupt can help, and it need not be raised.
             first = min(enabled)
             enabled[first] = enabled[first]._replace(picks=(*enabled[first].picks, STUCK))
         try:
@@ -229,7 +231,7 @@ class Run:
         return self.tasks[task_id]
 
     def stuck(self) -> list[Task]:
-        """Tasks that have not ended."""
+        """Return the tasks that have not ended."""
         return [t for t in self.tasks if not t.done and not t.vanished]
 
     def _deadlock(self) -> Deadlock:
@@ -251,9 +253,9 @@ class Run:
             self._fork_order(task, step, READ)
 
     def alone(self, task: Task) -> bool:
-        """Tell whether all that other tasks did is before `task`, and they do nothing more.
+        """Tell whether all steps of other tasks are ordered before `task`, and they do no more.
 
-        That they ended is not enough: a task that did not join them could have gone first.
+        It is not enough that they have ended: a task that did not join them could have run first.
         """
         return self.alive == 1 and all(
             t is task or t.vanished or covers(task.clock, t.id, t.clock[t.id]) for t in self.tasks
@@ -273,12 +275,13 @@ class Run:
         Parameters
         ----------
         late : callable, optional
-            Whether it may be done, ready or not, when no task can go on: a wait with a time.
+            For a wait with a time: it returns whether the operation may be done, ready or not, when
+            no task can go on.
 
         Returns
         -------
         bool
-            Whether it was a scheduling point; then the caller reports what it did by `access`.
+            Whether it was a scheduling point. If so, the caller reports what it did by `access`.
         """
         if self.quiet:
             return False
@@ -313,7 +316,7 @@ class Run:
         if self.abandoned:
             raise Abandoned
         if late is not None and self.pick >= 0 and ready is not None and not ready():
-            # No task could go on: it could not have come earlier.
+            # No task could go on, so this operation could not have been done earlier.
             for other in self.tasks:
                 join(task.clock, other.clock)
         self._begin(task)
@@ -334,7 +337,7 @@ class Run:
         return True
 
     def access(self, obj: Sync, use: int) -> None:
-        """Say how the operation of this step used `obj`: order it, and enter the footprint."""
+        """Note how the operation of this step used `obj`, in the clocks and in the footprint."""
         task, step = self.current, self.steps[-1]
         clock = task.clock
         if use & ACQUIRE:
@@ -361,12 +364,12 @@ class Run:
         self._tick(task)
 
     def released(self, obj: Sync) -> None:
-        """Order what follows the next acquire of `obj` after what happened so far."""
+        """Order everything after the next acquire of `obj` after everything so far."""
         obj.written = self.current.clock.copy()
         self._tick(self.current)
 
     def wait_for(self, tasks: list[Task]) -> None:
-        """Wait until the tasks have ended; no scheduling point if they have."""
+        """Wait until the tasks have ended. It is no scheduling point if they have ended already."""
         if self.quiet:
             return
         if self.abandoned:
@@ -394,7 +397,7 @@ class Run:
         return self.pick
 
     def fork(self) -> None:
-        """Go on as the child of a fork: every other task is gone, what it holds stays held."""
+        """Go on as the child of a fork: every other task is gone, and what it holds stays held."""
         if not self.options.forks:
             raise VerifyError("a program that forks is explored with forks=True")
         if self.step("fork", None, 0):
@@ -414,14 +417,14 @@ class Run:
     # -- reporting
 
     def fail(self, problem: BaseException) -> None:
-        """End the execution with a finding. Does not return."""
+        """End the execution with a finding. It does not return."""
         if self.failure is None:
             self.failure = problem
         self.abandoned = True
         raise Abandoned
 
     def label(self, key: str, obj: Sync | None = None) -> str:
-        """A short name of an object; the second of a name is ``name#2``."""
+        """Return a short name of an object. The second object of a name is ``name#2``."""
         if obj is not None:
             same = self.labels.setdefault(obj.name, {})
             same.setdefault(key, len(same) + 1)
@@ -431,7 +434,7 @@ class Run:
         return key
 
     def note(self, what: str, obj: Sync | None = None) -> None:
-        """Put an operation that is no scheduling point on the timeline."""
+        """Add an operation that is no scheduling point to the timeline."""
         if self.lines is not None and not self.quiet and not self.abandoned:
             name, key = (self.label(obj.key, obj), obj.key) if obj is not None else ("", "")
             line = Line(self.current.id, f"{what} {name}".rstrip(), where(), self._shows(key))
@@ -449,11 +452,14 @@ class Run:
         return False
 
 
-_HERE = __file__.rsplit("/", 1)[0]  # what lies here, but in no folder below, is the explorer
+_HERE = __file__.rsplit("/", 1)[0]  # the files of this folder, without those below, are explorer
 
 
 def where() -> str:
-    """The place in the program that called us, ``file:line``, and the caller of what is beneath."""
+    """Return the place in the program that called us, as ``file:line``.
+
+    If that file is in `beneath`, the place of its caller is there too.
+    """
     frame = sys._getframe(1)
     places: list[str] = []
     while frame is not None:

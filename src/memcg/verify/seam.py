@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The explorer's side of the seam: a module with the names of `memcg.locking`.
 
-Load code with `module()` in place of ``locking`` and each operation is a scheduling point.
+If code is loaded with `module()` in place of ``locking``, each operation is a scheduling point.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _outside = itertools.count(-1, -1)
 
 
 def spawn(fn: Callable[[], Any], name: str) -> Task:
-    """Start a task; outside an exploration, run `fn` now."""
+    """Start a task that runs `fn`. Outside an exploration `fn` runs at once."""
     run = runtime.active
     if run is None or run.quiet:
         task = Task(next(_outside), "", name, fn)
@@ -50,26 +50,26 @@ def parallel(*fns: Callable[[], Any]) -> None:
 
 
 def settle() -> None:
-    """Wait until all other tasks have ended, those that nobody joins too."""
+    """Wait until all other tasks have ended, also those that no task joins."""
     run = runtime.active
     if run is not None:
         run.settle()
 
 
 def assert_held(mutex: Mutex) -> None:
-    """Fail loudly unless the calling task holds `mutex`."""
+    """Raise AssertionError unless the calling task holds `mutex`."""
     if not mutex.held():
         raise AssertionError(f"{mutex.name} is not held")
 
 
 def current_task() -> Hashable:
-    """Identify the running task."""
+    """Return an identifier of the running task."""
     run = runtime.active
     return "outside" if run is None else run.current.key
 
 
 def report_exception(error: BaseException) -> None:
-    """Report what nobody can catch: a finding; outside an exploration it is raised."""
+    """Report an exception that no code can catch as a finding; outside an exploration raise it."""
     run = runtime.active
     if run is None:
         raise error
@@ -78,29 +78,29 @@ def report_exception(error: BaseException) -> None:
 
 
 def choose(n: int) -> int:
-    """Branch: the explorer tries 0 to `n` - 1. Outside an exploration 0."""
+    """Branch: the explorer tries 0 to `n` - 1. Outside an exploration the result is 0."""
     run = runtime.active
     return 0 if run is None else run.choose(n)
 
 
 def begin(native: type | None) -> None:
-    """Take no mutex of a native core: the explorer has its own."""
+    """Ignore the mutex of a native core, because the explorer has its own."""
 
 
 def at_fork(
     before: Callable[[], None], after: Callable[[], None], child: Callable[[], None]
 ) -> None:
-    """Take note of nothing: a program that forks calls the handlers around `fork` itself."""
+    """Ignore the handlers. A program that forks calls them itself, around `fork`."""
 
 
 def at_exit(fn: Callable[[], None]) -> None:
-    """Take note of nothing: a program that ends calls `fn` itself."""
+    """Ignore `fn`. A program that ends calls it itself."""
 
 
 def quietly(check: Callable[[], object]) -> None:
-    """Let `check` look at everything, with no scheduling and no guards, as one indivisible step.
+    """Run `check` as one indivisible step, without scheduling and without guards.
 
-    For invariants; what it raises is a finding.
+    It is for invariants. An exception that `check` raises is a finding.
     """
     run = runtime.active
     if run is None:
@@ -110,7 +110,7 @@ def quietly(check: Callable[[], object]) -> None:
 
 
 def fork() -> None:
-    """Go on as a forked child: all other tasks vanish with what they hold."""
+    """Go on as a forked child: all other tasks vanish, and what they hold stays held."""
     run = runtime.active
     if run is not None:
         run.fork()

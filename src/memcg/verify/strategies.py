@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to choose schedules other than partial-order reduction.
+"""Ways to choose schedules without partial-order reduction.
 
 References: Musuvathi & Qadeer, *Iterative context bounding* (PLDI 2007); Burckhardt, Kothari,
 Musuvathi & Nagarakatte, *A randomized scheduler with probabilistic guarantees of finding bugs*
@@ -26,12 +26,12 @@ class _Branch:
 
 
 def is_preemption(last: int | None, task: int, enabled: Enabled) -> bool:
-    """Tell whether going on with `task` takes the turn from one that could go on."""
+    """Tell whether going on with `task` takes the turn from a task that could go on."""
     return last is not None and task != last and last in enabled
 
 
 class Exhaustive:
-    """Every schedule, depth first, with at most `bound` preemptions; None for no bound."""
+    """It tries every schedule, depth first, with at most `bound` preemptions; None: no bound."""
 
     def __init__(self, bound: int | None = None) -> None:
         self.bound = bound
@@ -68,7 +68,7 @@ class Exhaustive:
 
 
 class Random:
-    """Each step a task at random."""
+    """It picks a task at random at each step."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -82,16 +82,16 @@ class Random:
 
 
 class Pct:
-    """Random priorities that change at `depth` - 1 random steps.
+    """It gives tasks random priorities that change at `depth` - 1 random steps.
 
-    Finds a bug of depth d among n tasks and k steps with probability at least
-    1 / (n k^(d - 1)) in each execution.
+    In each execution it finds a bug of depth d among n tasks and k steps with a probability of at
+    least 1 / (n k^(d - 1)).
     """
 
     def __init__(self, seed: int, depth: int) -> None:
         self.random = random.Random(seed)
         self.depth = depth
-        self.length = 1  # steps of the longest execution so far
+        self.length = 1  # how many steps the longest execution so far had
         self._begin()
 
     def _begin(self) -> None:
@@ -117,7 +117,7 @@ class Pct:
 
 
 class Follow:
-    """One given schedule."""
+    """It follows one given schedule."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule

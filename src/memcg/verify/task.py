@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Operation(NamedTuple):
-    """An announced operation, and the alternatives the explorer has if its task goes on."""
+    """An announced operation, and the alternatives that the explorer has when its task goes on."""
 
     kind: str
     key: str
@@ -37,13 +37,13 @@ class Task:
     ) -> None:
         self.run = run
         self.id = id
-        self.key = key  # from the path of spawns: the same in every schedule
+        self.key = key  # made from the path of spawns, so it is the same in every schedule
         self.name = name
         self.fn = fn
         self.operation = Operation("start", "", 0, (0,))
-        self.blocked: Operation | None = None  # instead of `operation` while it is not ready
+        self.blocked: Operation | None = None  # replaces `operation` while that is not ready
         self._ready: Callable[[], bool] | None = None
-        self.late: Callable[[], bool] | None = None  # instead of `_ready` when all tasks wait
+        self.late: Callable[[], bool] | None = None  # replaces `_ready` when all tasks wait
         self.waiting: Line | None = None
         self.clock: list[int] = []
         self.held: list[Any] = []
@@ -67,7 +67,7 @@ class Task:
         self.blocked = operation._replace(picks=interrupts) if interrupts else None
 
     def offer(self) -> Operation | None:
-        """What the task can do now, if anything."""
+        """Return what the task can do now; None if it has to wait."""
         if self._ready is None or self._ready():
             return self.operation
         return self.blocked

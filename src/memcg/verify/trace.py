@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps, what they touch, and when two of them depend on each other.
+"""Steps, the objects that they use, and when two steps depend on each other.
 
 A *step* is an announced operation and what its task does up to the next one. Its *footprint*
 maps each shared object to how it was used. Two steps of different tasks are dependent if their
-footprints conflict; executions that differ in the order of independent steps only are
-one Mazurkiewicz trace, and one of them is enough.
+footprints conflict. Executions that differ only in the order of independent steps form
+one Mazurkiewicz trace, and it is enough to run one of them.
 
 *Happens-before* is kept in vector clocks (Mattern 1989): a task's own entry grows with each
-operation that another task could be ordered by.
+operation that can order another task's steps.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 READ = 1
 WRITE = 2
-ACQUIRE = 4  # takes a mutex: two of them can change places, a release and an acquire cannot
-BLOCK = 8  # with READ: can run only after an ENABLE
-ENABLE = 16  # with WRITE: lets a BLOCK run
+ACQUIRE = 4  # it takes a mutex: two acquires can change places, a release and an acquire cannot
+BLOCK = 8  # with READ: it can run only after an ENABLE
+ENABLE = 16  # with WRITE: it lets a BLOCK run
 
 Footprint = dict[str, int]
 Clock = list[int]
@@ -63,17 +63,17 @@ class Step:
     Attributes
     ----------
     task, pick : int
-        Who ran, and which alternative: 0 to n - 1 for ``choose(n)``, below 0 an interrupt.
+        The task that ran, and its alternative: 0 to n - 1 for ``choose(n)``, below 0 an interrupt.
     stamp : int
         The task's own clock entry at the operation.
     prior, clock : Clock
-        What happened before the operation was announced, and after it was done.
+        The task's clock when the operation was announced, and when it was done.
     enabled_by : Clock
-        What a blocking operation had to wait for.
+        The clock of what a blocking operation had to wait for.
     blocking : str
-        The object a blocking operation waits for, or the empty string.
+        The object that a blocking operation waits for, or the empty string.
     merged : int
-        Further scheduling points inside the step that no other task could notice.
+        How many further scheduling points the step contains that no other task could notice.
     """
 
     task: int
@@ -88,19 +88,19 @@ class Step:
 
 
 class Line(NamedTuple):
-    """A line of a timeline: who did what, where."""
+    """A line of a timeline: which task did what, and where."""
 
     task: int
     what: str
     where: str
-    shared: bool = True  # other tasks could notice
+    shared: bool = True  # another task could notice it
 
 
 Schedule = list[tuple[int, int]]  # (task, pick), one per scheduling point
 
 
 def fine(steps: Iterable[Step]) -> Schedule:
-    """The schedule with every scheduling point, merged ones included."""
+    """Return the schedule with every scheduling point, including merged ones."""
     out: Schedule = []
     for step in steps:
         out.append((step.task, step.pick))
@@ -145,7 +145,7 @@ def parse_schedule(text: str) -> Schedule:
     Raises
     ------
     ValueError
-        It is not one.
+        `text` is not a replay string.
 
     Examples
     --------
@@ -171,7 +171,7 @@ _LONGEST_ROUND = 12  # lines
 
 
 def _folded(lines: list[Line]) -> list[Line]:
-    """Have a round of lines that comes again and again shown once, with how often it comes."""
+    """Replace rounds of equal lines by the first round and a line that says how many there are."""
     out: list[Line] = []
     i = 0
     while i < len(lines):
@@ -194,7 +194,7 @@ def _folded(lines: list[Line]) -> list[Line]:
 def timeline(names: list[str], lines: list[Line]) -> str:
     """Lay lines out with one column per task, and the place in the source at the left.
 
-    What the first task did alone before it started others is left out, and so is what no other
+    Lines of the first task before it started others are left out, and so are lines that no other
     task could notice. A loop is shown once.
     """
     start = next((i for i, line in enumerate(lines) if line.what.startswith("spawn ")), 0)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threads that run tasks one at a time; each waits on a lock of its own for its turn.
+"""Threads that run tasks one at a time. Each waits for its turn on a lock of its own.
 
-All of them run on one processor while an exploration lasts: handing a turn over to another
+All of them run on one processor while an exploration lasts, because passing a turn to another
 processor takes several times as long.
 """
 
@@ -20,7 +20,7 @@ def _processor() -> set[int]:
 
 @contextmanager
 def one_processor() -> Iterator[None]:
-    """Keep the calling thread, and threads it starts, on one processor."""
+    """Keep the calling thread, and the threads that it starts, on one processor."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -56,7 +56,7 @@ class Worker:
 
 
 class Pool:
-    """Idle workers. Only the task that has the turn touches it."""
+    """Idle workers. Only the task that has the turn uses the pool."""
 
     def __init__(self) -> None:
         self._idle: list[Worker] = []

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The old scheme and the patch's scheme as models, small enough to read beside the seed.
+"""The old scheme and the patch's scheme as models, small enough to read beside the patch.
 
-The *old* scheme: ``activate_kmem_mutex``, ``slab_mutex``, then a mutex per group; children are
-destroyed by a work item each. The *patch*: ``memcg_slab_mutex`` over ``slab_mutex``, held
-whenever a child is created or destroyed. `FLAWS` has a program for each flaw of
-``seed/statements.md`` (F1, F2; D1 to D7), with the finding and its minimal schedule.
+The *old* scheme has ``activate_kmem_mutex``, ``slab_mutex`` and then a mutex per group. A work item
+destroys each child. The *patch* has ``memcg_slab_mutex`` over ``slab_mutex``, and holds it
+whenever a child is created or destroyed. `FLAWS` has a program for each flaw that
+docs/statements.md names (F1, F2; D1 to D7), with the finding and its minimal schedule.
 
-Where the models differ from the kernel: one group and one root; a slab is a count of pages;
-`freed` stands for kfree; the CPU hotplug lock prefers writers, as it came to (D5).
+Where the models differ from the kernel: there is one group and one root; a slab is a page count;
+`freed` stands for kfree; the CPU hotplug lock prefers writers, as that of later kernels (D5).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Cache:
 
 
 class Busy(Exception):
-    """Objects are live."""
+    """The cache cannot be shut down, because objects are live."""
 
 
 class Base:
-    """What both schemes have: one group, one root, the list of all caches."""
+    """What both schemes have: one group, one root and the list of all caches."""
 
     def __init__(self) -> None:
         self.slab_mutex = seam.Mutex("slab_mutex")
@@ -55,11 +55,11 @@ class Base:
         seam.freed(s)
 
     def lookup(self) -> Cache:
-        """The child if it is there, else the root: no lock."""
+        """Return the child, or the root if there is none, without a lock."""
         return self.root.slot.load() or self.root
 
     def check(self) -> None:
-        """What must hold when nothing runs."""
+        """Check what must hold when no task runs."""
         for s in self.slab_caches:
             if s.root is not None:
                 assert s.root in self.slab_caches, f"{s.name} is a child of a dead root"
@@ -70,14 +70,14 @@ class Base:
 
 
 class Old(Base):
-    """Before the patch."""
+    """The scheme before the patch."""
 
     def __init__(self) -> None:
         super().__init__()
         self.group_mutex = seam.Mutex("memcg->slab_caches_mutex")
 
     def create_child(self) -> None:
-        """``kmem_cache_create_memcg``: registering is a callback inside ``slab_mutex``."""
+        """``kmem_cache_create_memcg``: a callback registers the child inside ``slab_mutex``."""
         with self.slab_mutex:
             if self.root.slot.load() is not None:
                 return
@@ -88,7 +88,7 @@ class Old(Base):
             self.root.slot.store(child)
 
     def destroy(self, s: Cache) -> None:
-        """``kmem_cache_destroy`` of a child; unregistering is a callback too."""
+        """Destroy a child. A callback unregisters it, too. Kernel: ``kmem_cache_destroy``."""
         with self.slab_mutex:
             with self.group_mutex:
                 self.memcg_slab_caches.pop(s, None)
@@ -96,7 +96,7 @@ class Old(Base):
             self.shut_down(s)
 
     def offline(self) -> list[Cache]:
-        """Ask for the destruction of each cache: a work item each, done later."""
+        """Ask for the destruction of each cache by a work item, which is done later."""
         self.online.store(False)
         with self.group_mutex:
             return list(self.memcg_slab_caches)
@@ -106,7 +106,7 @@ class Old(Base):
             self.destroy(s)
 
     def offline_walking(self) -> None:
-        """What the lock order forbids: destroy while walking the group's list."""
+        """Destroy children while walking the group's list, which the lock order forbids."""
         self.online.store(False)
         with self.group_mutex:
             for s in list(self.memcg_slab_caches):
@@ -114,14 +114,14 @@ class Old(Base):
                     self.shut_down(s)
 
     def destroy_children(self) -> None:
-        """Root destruction: each child in its slot, under no lock that offline takes."""
+        """Destroy the child in the root's slot, under no lock that offline takes."""
         child = self.root.slot.load()
         if child is not None:
             self.destroy(child)
 
 
 class HotplugLock:
-    """``get_online_cpus`` as a read-write lock whose waiting writer holds new readers back."""
+    """``get_online_cpus``: a read-write lock on which a waiting writer holds new readers back."""
 
     def __init__(self) -> None:
         self._entry = seam.Mutex("cpu_hotplug")
@@ -139,7 +139,7 @@ class HotplugLock:
             self._none.set()
 
     def write(self) -> None:
-        """Wait for the readers, with the door shut to new ones."""
+        """Wait for the readers, and let no new ones in meanwhile."""
         with self._entry:
             self._none.wait()
 
@@ -153,7 +153,7 @@ class Patch(Base):
         self.cpu_hotplug = HotplugLock()
 
     def create_work(self) -> None:
-        """``memcg_create_cache_work_func``."""
+        """Create the child. Kernel: ``memcg_create_cache_work_func``."""
         with self.memcg_slab_mutex:
             if self.root.slot.load() is not None:
                 return
@@ -165,7 +165,7 @@ class Patch(Base):
             self.root.slot.store(child)
 
     def memcg_kmem_destroy_cache(self, s: Cache) -> None:
-        """Slot and list first, then the cache: a busy one is forgotten (D3)."""
+        """Clear slot and list first, then destroy the cache: a busy one is forgotten (D3)."""
         seam.assert_held(self.memcg_slab_mutex)
         self.root.slot.store(None)
         del self.memcg_slab_caches[s]
@@ -173,7 +173,7 @@ class Patch(Base):
             with self.slab_mutex:
                 self.shut_down(s)
         except Busy:
-            return  # back on slab_caches, with a message nobody counts
+            return  # it goes back on slab_caches with a message, which no code counts
 
     def offline(self) -> None:
         self.online.store(False)
@@ -183,7 +183,7 @@ class Patch(Base):
                     self.memcg_kmem_destroy_cache(s)
 
     def destroy_root(self) -> None:
-        """``kmem_cache_destroy`` of the root."""
+        """Destroy the root. Kernel: ``kmem_cache_destroy``."""
         with self.cpu_hotplug:
             with self.slab_mutex:
                 self.root.refcount -= 1
@@ -196,11 +196,11 @@ class Patch(Base):
                 failed = self.root.slot.load() is not None
             if failed:
                 return
-            with self.slab_mutex, contextlib.suppress(Busy):  # a message, no more (S66, S67)
+            with self.slab_mutex, contextlib.suppress(Busy):  # it only prints a message (S66, S67)
                 self.shut_down(self.root)
 
     def create_alias(self) -> Cache:
-        """``kmem_cache_create`` of a like cache: one more reference to the root there is."""
+        """Create a like cache: the root gets one more reference. Kernel: ``kmem_cache_create``."""
         with self.slab_mutex:
             for s in self.slab_caches:
                 if s.root is None:
@@ -213,7 +213,7 @@ class Patch(Base):
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """A flaw, the program that shows it, and what is found.
+    """A flaw, the program that shows it, and the finding.
 
     `shipped` names the scenario that puts the control plane that ships into the same situation.
     """
@@ -233,7 +233,7 @@ class Flaw:
 def _f1() -> None:
     m = Old()
     m.create_child()
-    m.root.slot.store(None)  # the next creation does its work again
+    m.root.slot.store(None)  # so that the next creation does its work
     seam.parallel(m.create_child, m.offline_walking)
 
 
@@ -305,10 +305,10 @@ def _d7() -> None:
 
 FLAWS = {
     "F1": Flaw("old", "creation_offline",
-               "creation x destroying while walking a group's list", _f1,
+               "creation x destruction while a group's list is walked", _f1,
                errors.Deadlock, "0.1*3.2*3"),
     "F2": Flaw("old", "offline_root_destruction",
-               "a child's destruction by its group's offline x by its root's", _f2,
+               "a child's destruction by its group's offline x by its root's destruction", _f2,
                errors.UseAfterFree, "0.2*6.1"),
     "D1": Flaw("patch", "creation_offline",
                "creation x offline: a child of a dead group", _d1, AssertionError,
@@ -320,9 +320,9 @@ FLAWS = {
                "root destruction with a busy child: freed under it", _d3,
                AssertionError, "0"),
     "D4": Flaw("patch", "allocation_offline",
-               "lookup, then use x offline", _d4, errors.UseAfterFree, "0.1*3.2*7"),
+               "lookup and then use x offline", _d4, errors.UseAfterFree, "0.1*3.2*7"),
     "D5": Flaw("patch", "creation_root_destruction",
-               "a lock private to the slab layer, outside and inside", _d5,
+               "a lock of the slab layer that is taken outside and inside", _d5,
                errors.Deadlock, "0.1*3.2*5.3*2"),
     "D6": Flaw("patch", "fork_mkdir",
                "fork while a mutex is held", _d6, errors.Deadlock, "0.1*3.2*2",

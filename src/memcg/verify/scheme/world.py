@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shipped control plane, loaded afresh over the explorer's seam.
+"""The control plane that ships, loaded afresh over the explorer's seam.
 
-Each execution gets a system nobody has touched. The sources are compiled once; a load runs
-their code in new modules, with the seam for ``.locking``. `_OBSERVED` declares guards of data-plane
+Each execution gets a new system. The sources are compiled once. A load runs their code in new
+modules, with the seam in place of ``memcg.locking``. `_OBSERVED` declares guards of data-plane
 fields that `model.py` does not declare itself.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from .. import runtime, seam
 
 _SOURCE = Path(__file__).resolve().parents[2]
-# Where a noun's source is; the folder is the package of what it imports by relative names.
+# The folder of each module's source, which is also the package of its relative imports.
 _FOLDER = dict.fromkeys(
     ("memcontrol", "slab_common", "cgroup", "vmscan", "fork", "workqueue"), "control"
 ) | dict.fromkeys(("core", "dataplane", "model"), "core")  # fmt: skip
@@ -27,7 +27,7 @@ _STATELESS = {  # one copy for all worlds
 }  # fmt: skip
 _code: dict[str, CodeType] = {}
 _SEAM = seam.module()
-# What the control plane asks of the process: the model core.
+# The environment that the control plane sees: it asks for the model core.
 _OS = SimpleNamespace(environ={"MEMCG_CORE": "model"})
 
 _OBSERVED: dict[str, dict[str, str | None]] = {
@@ -35,20 +35,20 @@ _OBSERVED: dict[str, dict[str, str | None]] = {
         "frozen": "published",
         "dying": "published",
         "_dead": "cache_lock",
-        "_pending": None,  # a set that only cache_lock's holders change
-        "_shared_bytes": None,  # read racily: a hint that a child is worth its while
+        "_pending": None,  # a set that is changed only under cache_lock
+        "_shared_bytes": None,  # read racily: it is only a hint that the group needs a child
     },
     "Memcg": {"_kmemcg_id": "published", "nr_inside": None, "peak": None, "_objcgs": None},
 }
 
 
 def path(noun: str) -> Path:
-    """The file of a module of the control plane, or of the model core."""
+    """Return the file of a module of the control plane or of the model core."""
     return _SOURCE / _FOLDER[noun] / ("__init__.py" if noun == "core" else f"{noun}.py")
 
 
 def source(noun: str) -> str:
-    """The source of a module of the control plane."""
+    """Return the source of a module of the control plane or of the model core."""
     return path(noun).read_text()
 
 
@@ -58,26 +58,26 @@ def _compiled(noun: str) -> CodeType:
     return _code[noun]
 
 
-# The model core is a machine to the control plane: no interrupt comes in the middle of it.
+# The model core is a machine to the control plane: no interrupt is raised in the middle of it.
 runtime.beneath.add(str(path("model")))
 
 
-# Dictionaries of modules, and the mutexes that guard them.
+# Dictionaries of modules and the mutexes that guard them.
 _GUARDED: dict[str, dict[str, str]] = {
     "memcontrol": {"_used_ids": "activate_kmem_mutex", "dying": "activate_kmem_mutex"},
     "slab_common": {"slab_caches": "slab_mutex"},
 }
-# Allocations that can fail, as the control plane meets them; `World.faults` has them fail. What
-# is not raised is returned.
+# Functions of the control plane and the model core that can fail for want of memory.
+# `World.faults` makes them fail. None means that MemoryError is raised; a number is returned.
 _MAY_FAIL: dict[str, dict[str, int | None]] = {
     "slab_common": {"memcg_create_cache_name": None},
-    "workqueue": {"spawn": None},  # by `World.spawn_faults`
+    "workqueue": {"spawn": None},  # `World.spawn_faults` makes it fail
     "model": {"Cache.update_array": None, "_PageAllocator.alloc": -1},
 }
 
 
 class World:
-    """One loaded system; its modules are attributes.
+    """One loaded system. Its modules are attributes.
 
     Parameters
     ----------
@@ -88,9 +88,9 @@ class World:
     Attributes
     ----------
     faults : bool
-        Set it to explore failing creations too: from then on ``choose`` branches.
+        If it is set, failing allocations are explored too: from then on ``choose`` branches.
     spawn_faults : bool
-        Set it to explore threads that cannot be started.
+        If it is set, threads that cannot be started are explored too.
     """
 
     def __init__(self, *, worker: bool = True) -> None:
@@ -129,7 +129,7 @@ class World:
         return module
 
     def _let_fail(self, module: ModuleType, name: str, answer: int | None) -> None:
-        """Have a function fail for want of memory, or not: both are explored."""
+        """Let a function fail for want of memory. Both outcomes are explored."""
         owner, _, attribute = name.rpartition(".")
         holder = getattr(module, owner) if owner else module
         function = getattr(holder, attribute)
@@ -149,7 +149,7 @@ class World:
         local: Mapping[str, object] | None = None, wanted: Sequence[str] | None = (),
         level: int = 0,
     ) -> Any:  # fmt: skip
-        """``__import__`` of a world's modules: siblings are the world's own."""
+        """Import as ``__import__`` does, but take the control plane's modules from this world."""
         if level == 0:
             return _OS if name == "os" else __import__(name, scope, local, wanted or (), 0)
         if name:
@@ -185,7 +185,7 @@ class World:
     # -- what must hold
 
     def check_registry(self) -> None:
-        """At every release of ``memcg_slab_mutex``: list, slot and registry agree."""
+        """Check that list, slot and registry agree, at every release of ``memcg_slab_mutex``."""
         slab = self.slab_common
         roots = [s for s in slab.slab_caches if s.memcg_params.is_root_cache]
         children = [s for s in slab.slab_caches if not s.memcg_params.is_root_cache]
@@ -203,10 +203,13 @@ class World:
                 assert child is None or child in children, f"slot {i} of {root.name} is stale"
 
     def check_end(self) -> None:
-        """When nothing runs: also charges, references, and no empty child of a dead group."""
+        """Check the registry, the charges, and that no dead group has an empty child.
+
+        Context: no other task runs.
+        """
         slab, failures = self.slab_common, self.workqueue.failures
         assert not failures, failures
-        assert not self.model._events, "events are left that nobody handles"
+        assert not self.model._events, "events are left that no thread handles"
         self.check_registry()
         for s in slab.slab_caches:
             if not s.memcg_params.is_root_cache:
@@ -215,7 +218,7 @@ class World:
         self.check_charges()
 
     def check_charges(self) -> None:
-        """What is charged to a group is what its objects and slabs and those below it take."""
+        """Check that each group is charged what its objects and slabs, and those below it, take."""
         expected: dict[Any, int] = {}
         for cache in self.slab_common.slab_caches:
             for piece in cache._slabs:
@@ -228,14 +231,17 @@ class World:
             assert memcg.usage.get() == expected.get(memcg, 0), f"charges of {memcg.path!r}"
 
     def groups(self) -> list[Any]:
-        """The root and every group in the tree."""
+        """Return the root and every group in the tree."""
         found = [self.root]
         for group in found:
             found += group.children.values()
         return found
 
     def check_references(self) -> None:
-        """Nothing refers to groups that are gone: one reference of the root's, one per child."""
+        """Check that only its own, its children's and its caches' references refer to a group.
+
+        No reference, id or entry of `dying` is left of groups that are closed.
+        """
         for group in self.groups():
             caches = len(group.memcg_slab_caches)
             expected = 1 + len(group.children) + caches

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scenarios on the control plane that ships: what may get in the way of what.
+"""Scenarios on the control plane that ships: operations that run at the same time.
 
-Each is a program for `explore`. It sets a system up, lets two or more tasks loose on it, and
-checks at the end what must hold; the registry is checked at every release of
-``memcg_slab_mutex`` as well. `SCENARIOS` names them all.
+Each is a program for `explore`. It sets up a system, starts tasks on it, and checks at the end
+what must hold. The registry is checked at every release of ``memcg_slab_mutex`` too. `SCENARIOS`
+has all of them by name. In a title, ``x`` stands between operations that run at the same time.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from ... import seam
 from .system import System, scenario
 
 
-@scenario("a charge in the group x its offline: charges move to the parent")
+@scenario("a charge in the group x its offline: the charges move to the parent")
 def charge_offline() -> None:
     s = System()
     s.core.set_promote_bytes(1 << 30)
@@ -23,7 +23,7 @@ def charge_offline() -> None:
     s.finish()
 
 
-@scenario("charges below and above x offline of the group between: the tree adds up")
+@scenario("charge and uncharge in a group x its offline: the tree adds up")
 def reparenting_charges() -> None:
     s = System()
     s.core.set_promote_bytes(1 << 30)
@@ -45,7 +45,7 @@ def reparenting_charges() -> None:
     s.finish()
 
 
-@scenario("charge x the limit above is lowered x offline: refused or charged, never both")
+@scenario("a charge x a lowered limit above x offline: it is refused or charged, never both")
 def charge_limit_offline() -> None:
     s = System()
     s.core.set_promote_bytes(1 << 30)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Children are made: by several at once, while groups and roots go, while arrays grow."""
+"""Children are made by several tasks at once, while groups and roots end and arrays grow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ... import seam
 from .system import System, scenario
 
 
-@scenario("two threads ask for the child of one group; two workers make it")
+@scenario("two threads ask for the child of one group, and two workers make it")
 def concurrent_creators() -> None:
     s = System()
     s.use()
@@ -22,7 +22,7 @@ def concurrent_creators() -> None:
     s.finish()
 
 
-@scenario("three threads ask for the child of one group; three workers make it")
+@scenario("three threads ask for the child of one group, and three workers make it")
 def three_creators() -> None:
     s = System()
     s.use()
@@ -38,7 +38,7 @@ def three_creators() -> None:
     s.finish()
 
 
-@scenario("two threads of one group allocate; one worker")
+@scenario("two threads of one group allocate, and one worker makes the child")
 def concurrent_allocations() -> None:
     s = System()
 
@@ -56,7 +56,7 @@ def creation_offline() -> None:
     s.finish()
 
 
-@scenario("creation x offline x another worker, which may find the group gone")
+@scenario("creation x offline x another worker, which may find the group closed")
 def creation_offline_worker() -> None:
     s = System()
     s.use()
@@ -88,17 +88,17 @@ def creation_offline_root_destruction_slabinfo() -> None:
     s = System()
     s.use()
 
-    s.core.css_get(s.a)  # the reader's
+    s.core.css_get(s.a)  # the reader's reference
     seam.parallel(s.work, s.close, s.destroy_frames, s.slabinfo)
     s.core.css_put(s.a)
     s.finish()
 
 
-@scenario("a worker starts on demand x the group's offline")
+@scenario("an allocation that starts a worker x the group's offline")
 def worker_offline() -> None:
     s = System()
     s.start_worker()
-    s.core.css_get(s.a)  # the user's, so that the group outlives its allocation
+    s.core.css_get(s.a)  # the user's reference, so that the group outlives its allocation
 
     def use() -> None:
         s.use()
@@ -141,7 +141,7 @@ def growth_creation_lookup() -> None:
     s.finish()
 
 
-@scenario("a root is made x the arrays grow")
+@scenario("root creation x array growth")
 def root_creation_growth() -> None:
     s = System()
 
@@ -151,7 +151,7 @@ def root_creation_growth() -> None:
     s.finish()
 
 
-@scenario("two groups are activated at once")
+@scenario("two groups are activated at the same time")
 def concurrent_activations() -> None:
     s = System()
 
@@ -166,7 +166,7 @@ def concurrent_activations() -> None:
     s.finish()
 
 
-@scenario("one group is activated by two threads at once; it gets one id")
+@scenario("two threads activate one group at the same time: it gets one id")
 def concurrent_reactivation() -> None:
     s = System()
     group = s.cgroup.cgroup("b", s.root)
@@ -179,7 +179,7 @@ def concurrent_reactivation() -> None:
     assert group._kmemcg_id == 1
 
 
-@scenario("one group is activated by two threads x creation of another's child x lookup")
+@scenario("two threads activate one group x creation of another group's child x lookup")
 def reactivation_creation() -> None:
     s = System()
     for name in "bcd":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three to five at once."""
+"""Three to five operations run at the same time."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def allocation_offline_root_destruction() -> None:
     def destroy() -> None:
         s.destroy(s.frames)
 
-    s.core.css_get(s.a)  # the user's
+    s.core.css_get(s.a)  # the user's reference
     seam.parallel(use, s.close, destroy)
     s.core.css_put(s.a)
     s.finish()
 
 
-@scenario("a dead child's last free x a new group x slabinfo x its worker")
+@scenario("a dead child's last free x the worker x a new group x slabinfo")
 def last_free_id_reuse_slabinfo() -> None:
     s = System()
     _, address = s.serve(s.a)
@@ -70,7 +70,7 @@ def last_free_id_reuse_slabinfo() -> None:
     s.finish()
 
 
-@scenario("four threads ask for the child of one group; four workers make it", long=True)
+@scenario("four threads ask for the child of one group, and four workers make it", long=True)
 def four_creators() -> None:
     s = System()
     s.use()
@@ -91,7 +91,7 @@ def creation_offline_root_destruction_growth_slabinfo() -> None:
     s = System()
     s.use()
 
-    s.core.css_get(s.a)  # the reader's
+    s.core.css_get(s.a)  # the reader's reference
     seam.parallel(s.work, s.close, s.destroy_frames, s.grow, s.slabinfo)
     s.core.css_put(s.a)
     s.finish()

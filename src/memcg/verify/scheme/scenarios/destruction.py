@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Children, groups and roots go, busy or not, while others use them."""
+"""Children, groups and roots are destroyed, busy or not, while other tasks use them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ... import seam
 from .system import System, scenario
 
 
-@scenario("offline x root destruction, of one child")
+@scenario("a child's destruction by its group's offline x by its root's destruction")
 def offline_root_destruction() -> None:
     s = System()
     s.serve_empty(s.a)
@@ -31,12 +31,12 @@ def busy_root_slabinfo() -> None:
         assert len(text.splitlines()) == 3
 
     seam.parallel(destroy, slabinfo)
-    s.serve_empty(s.mkdir("b"))  # the refused root serves on, and gets children
+    s.serve_empty(s.mkdir("b"))  # the root, whose destruction was refused, still gets children
     s.frames.free(address)
     s.finish()
 
 
-@scenario("allocation and free in a looked-up child x offline")
+@scenario("allocation and free in a child that was looked up x offline")
 def allocation_offline() -> None:
     s = System()
     s.serve_empty(s.a)
@@ -45,7 +45,7 @@ def allocation_offline() -> None:
     s.finish()
 
 
-@scenario("allocation and free in a looked-up child x root destruction")
+@scenario("allocation and free in a child that was looked up x root destruction")
 def allocation_root_destruction() -> None:
     s = System()
     s.serve_empty(s.a)
@@ -73,7 +73,7 @@ def allocation_offline_shrink() -> None:
             if s.child(s.a) is child:
                 s.slab_common.kmem_cache_shrink(child)
 
-    s.core.css_get(s.a)  # the shrinker's
+    s.core.css_get(s.a)  # the shrinker's reference
     seam.parallel(s.use, s.close, shrink)
     s.core.css_put(s.a)
     s.finish()
@@ -108,7 +108,7 @@ def last_free_root_destruction() -> None:
     s.finish()
 
 
-@scenario("free of a dead child's last object, worker on demand x root destruction")
+@scenario("free of a dead child's last object, which starts a worker x root destruction")
 def last_free_worker_root_destruction() -> None:
     s = System()
     _, address = s.serve(s.a)
@@ -126,7 +126,7 @@ def last_free_worker_root_destruction() -> None:
     s.finish()
 
 
-@scenario("a group's last reference x a new group: ids are used again once free")
+@scenario("drop of a group's last reference x a new group: only a free id is used again")
 def id_reuse() -> None:
     s = System()
     _, address = s.serve(s.a)
@@ -144,7 +144,7 @@ def id_reuse() -> None:
     s.finish()
 
 
-@scenario("two closings of one group")
+@scenario("two threads close one group")
 def close_close() -> None:
     s = System()
     s.serve_empty(s.a)
@@ -170,7 +170,7 @@ def close_mkdir() -> None:
     s.finish()
 
 
-@scenario("two destructions of one root")
+@scenario("two threads destroy one root")
 def destroy_destroy() -> None:
     s = System()
     s.serve_empty(s.a)
@@ -187,7 +187,7 @@ def destroy_destroy() -> None:
     s.finish()
 
 
-@scenario("a root is destroyed x another of the same name is made: no alias, both stand alone")
+@scenario("a root is destroyed x another of the same name is made: there is no alias")
 def root_destruction_root_creation() -> None:
     s = System()
     s.serve_empty(s.a)
@@ -203,7 +203,7 @@ def root_destruction_root_creation() -> None:
     s.finish()
 
 
-@scenario("a thread enters the group and allocates x close")
+@scenario("a thread enters a group and allocates x the group is closed")
 def entry_close() -> None:
     s = System()
     s.serve_empty(s.a)

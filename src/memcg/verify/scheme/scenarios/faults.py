@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every allocation fails or does not, in every schedule."""
+"""Every allocation fails or succeeds, in every schedule."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def failing_creation_offline() -> None:
     s.finish()
 
 
-@scenario("creation that fails at every allocation x root destruction; asked for again it is made")
+@scenario("creation that fails at every allocation x root destruction; a later creation succeeds")
 def failing_creation_again() -> None:
     s = System()
     s.use()
@@ -36,7 +36,7 @@ def failing_creation_again() -> None:
     s.finish()
 
 
-@scenario("activation fails at every array x creation x lookup: nothing is half grown")
+@scenario("activation that fails at every array x creation: no array stays too small")
 def failing_growth_creation() -> None:
     s = System()
     s.use()
@@ -58,10 +58,10 @@ def failing_growth_creation() -> None:
     e = s.mkdir("e")
     s.serve_empty(e)
     assert e._kmemcg_id == 4
-    s.finish(references=False)  # a group dropped half-made lets go of its parent when collected
+    s.finish(references=False)  # a half-made group drops its parent only when it is collected
 
 
-@scenario("no page for an allocation in the child x offline: nothing is charged")
+@scenario("allocation in a child that gets no page x offline: nothing stays charged")
 def failing_pages_offline() -> None:
     s = System()
     s.serve_empty(s.a)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forks, and the end of the interpreter: all other threads vanish with what they hold."""
+"""Forks, and the end of the interpreter: other threads vanish, and what they hold stays held."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .system import System, scenario
 
 
 def _fork(s: System, child: Callable[[], object]) -> None:
-    """``os.fork`` with the handlers that are registered, and then the child."""
+    """Do as ``os.fork`` with the handlers that are registered, then run `child` in the child."""
     s.fork._before_fork()
     seam.fork()
     s.fork._after_fork_in_child()
@@ -19,7 +19,7 @@ def _fork(s: System, child: Callable[[], object]) -> None:
 
 
 @scenario(
-    "a thread forks at every point of another's making of a group; the child makes one too",
+    "a thread forks at every point at which another makes a group; the child makes a group",
     forks=True,
 )
 def fork_mkdir() -> None:
@@ -35,7 +35,7 @@ def fork_mkdir() -> None:
     seam.parallel(make, fork)
 
 
-@scenario("a thread forks at every point of the worker's creation; the child allocates too",
+@scenario("a thread forks at every point at which the worker creates; the child allocates",
           forks=True)  # fmt: skip
 def fork_creation() -> None:
     s = System()
@@ -96,7 +96,7 @@ def fork_growth() -> None:
     seam.parallel(s.grow, fork)
 
 
-@scenario("the parent of a fork x a closing x the worker: its handlers block nobody for ever")
+@scenario("the fork handlers in the parent x a closing x the worker: no thread blocks for ever")
 def fork_parent() -> None:
     s = System()
     s.start_worker()
@@ -112,7 +112,7 @@ def fork_parent() -> None:
 
 
 @scenario(
-    "the worker creates a child x the interpreter ends: a finalizer frees, nobody hangs",
+    "the worker creates a child x the interpreter ends: a finalizer frees and nothing hangs",
     forks=True,
 )
 def worker_exit_free() -> None:
@@ -122,7 +122,7 @@ def worker_exit_free() -> None:
 
     def end() -> None:
         s.workqueue.stop()
-        seam.fork()  # at exit too all other threads stop where they are
+        seam.fork()  # at the end of the interpreter, too, all other threads stop where they are
         s.frames.free(address)
 
     s.workqueue.wake()
@@ -130,7 +130,7 @@ def worker_exit_free() -> None:
 
 
 @scenario(
-    "the worker creates a child x the interpreter ends: the last reference to a group goes",
+    "the worker creates a child x the interpreter ends: a group's last reference is dropped",
     forks=True,
 )
 def worker_exit_release() -> None:
@@ -150,7 +150,7 @@ def worker_exit_release() -> None:
     seam.parallel(end)
 
 
-@scenario("the worker destroys a dead child x the interpreter's end waits for it, then frees",
+@scenario("the worker destroys a dead child x the interpreter's end waits for it and then frees",
           forks=True)  # fmt: skip
 def worker_exit_waiting() -> None:
     s = System()
@@ -170,13 +170,13 @@ def worker_exit_waiting() -> None:
 
 
 class _Own(seam.Mutex):
-    """A lock of the program's own: its order is not ours to know, so lockdep does not see it."""
+    """A lock of the program's own. memcg cannot know its order, so lockdep does not see it."""
 
     acquire, release = seam.Mutex.acquire, seam.Mutex.release
 
 
 def _fork_under(s: System, lock: _Own, child: Callable[[], object]) -> None:
-    """A fork in a program whose own lock has fork hooks that run after ours: it takes it last."""
+    """Fork in a program with a lock of its own, whose fork handler takes it after our mutexes."""
     s.fork._before_fork()
     lock.acquire()
     seam.fork()
@@ -203,7 +203,7 @@ def fork_foreign_lock() -> None:
     seam.parallel(make, fork)
 
 
-@scenario("the parent of such a fork: its handlers, and the thread under the lock, come to an end")
+@scenario("the parent of such a fork: its handlers and the thread under the lock both end")
 def fork_foreign_lock_parent() -> None:
     s = System()
     lock = _Own("the program's own")
@@ -223,7 +223,7 @@ def fork_foreign_lock_parent() -> None:
 
 
 @scenario("a fork takes a program's own lock before our mutexes x a finalizer that has interrupted "
-          "our own work takes it", forks=True)  # fmt: skip
+          "our own work takes the lock", forks=True)  # fmt: skip
 def fork_foreign_lock_finalizer() -> None:
     s = System()
     lock = _Own("the program's own")
@@ -247,7 +247,7 @@ def fork_foreign_lock_finalizer() -> None:
 
 
 def _fork_at_once(s: System, child: Callable[[], object]) -> None:
-    """A fork whose patience is over: others may be anywhere in our own work."""
+    """Fork after the patience is over: other tasks may be anywhere in our own work."""
     s.fork._nested_forks.add(seam.current_task())
     s.core.hold_workers()
     seam.fork()
@@ -257,7 +257,7 @@ def _fork_at_once(s: System, child: Callable[[], object]) -> None:
     s.workqueue.flush()
 
 
-@scenario("a fork that waits for nobody x a closing: the child closes the group", forks=True)
+@scenario("a fork that does not wait x a closing: the child closes the group", forks=True)
 def fork_impatient_close() -> None:
     s = System()
     s.serve_empty(s.a)
@@ -271,7 +271,7 @@ def fork_impatient_close() -> None:
     seam.parallel(s.close, lambda: _fork_at_once(s, in_child))
 
 
-@scenario("a fork that waits for nobody x the making of a group: the child makes it", forks=True)
+@scenario("a fork that does not wait x the making of a group: the child makes it", forks=True)
 def fork_impatient_mkdir() -> None:
     s = System()
 
@@ -281,7 +281,7 @@ def fork_impatient_mkdir() -> None:
     seam.parallel(make, lambda: _fork_at_once(s, lambda: s.rmdir(s.mkdir("b"))))
 
 
-@scenario("a fork that waits for nobody x the worker's creation: the child's worker goes on",
+@scenario("a fork that does not wait x the worker's creation: the child's worker finishes it",
           forks=True)  # fmt: skip
 def fork_impatient_worker() -> None:
     s = System()
@@ -295,7 +295,7 @@ def fork_impatient_worker() -> None:
     seam.parallel(s.use, lambda: _fork_at_once(s, in_child))
 
 
-@scenario("a fork that waits for nobody x a root's destruction: the child destroys it", forks=True)
+@scenario("a fork that does not wait x a root's destruction: the child destroys it", forks=True)
 def fork_impatient_destroy() -> None:
     s = System()
     s.serve_empty(s.a)
@@ -304,7 +304,7 @@ def fork_impatient_destroy() -> None:
         if s.has(s.frames) and not s.frames.frozen:
             s.use()
             s.work()
-            assert s.child(s.a) is not None  # not dying: the thread that destroyed it is gone
+            assert s.child(s.a) is not None  # the root is not dying: its destroyer is gone
         if s.has(s.frames):
             assert s.destroy(s.frames)
         s.rmdir(s.a)

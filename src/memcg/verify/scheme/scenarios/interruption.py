@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asynchronous exceptions at every point of a task."""
+"""An asynchronous exception is raised at every point of a task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ... import seam
 from .system import System, scenario
 
 
-@scenario("closing is interrupted at every point; then it is closed again",
+@scenario("a closing is interrupted at every point; then the group is closed again",
           interrupts=[("close", KeyboardInterrupt)])  # fmt: skip
 def interrupted_close() -> None:
     s = System()
@@ -19,13 +19,13 @@ def interrupted_close() -> None:
 
     seam.parallel(s.close)
     seam.settle()
-    if "a" in s.children():  # else its last reference may be gone
+    if "a" in s.children():  # if it is not there, its last reference may have been dropped
         s.rmdir(s.a)
     s.finish()
 
 
 @scenario(
-    "closing is interrupted at every point; it is closed again meanwhile",
+    "a closing is interrupted at every point; meanwhile the group is closed again",
     interrupts=[("close", KeyboardInterrupt)],
 )
 def interrupted_close_close() -> None:
@@ -40,7 +40,7 @@ def interrupted_close_close() -> None:
     s.finish()
 
 
-@scenario("closing a group without caches is interrupted at every point; its path is made again",
+@scenario("a closing without caches is interrupted at every point; then the path is made again",
           interrupts=[("close", KeyboardInterrupt)])  # fmt: skip
 def interrupted_close_mkdir() -> None:
     s = System()
@@ -52,7 +52,7 @@ def interrupted_close_mkdir() -> None:
     s.finish()
 
 
-@scenario("destruction of a root is interrupted at every point; then it is destroyed again",
+@scenario("a root's destruction is interrupted at every point; then the root is destroyed again",
           interrupts=[("destroy_frames", KeyboardInterrupt)])  # fmt: skip
 def interrupted_destroy() -> None:
     s = System()
@@ -61,13 +61,13 @@ def interrupted_destroy() -> None:
     seam.parallel(s.destroy_frames)
     try:
         assert s.destroy(s.frames)
-    except s.errors.MemcgError:  # the interrupted wait left the destruction at work
+    except s.errors.MemcgError:  # the wait was interrupted, but the destruction went on
         assert not s.has(s.frames)
     seam.settle()
     s.finish()
 
 
-@scenario("making a group is interrupted at every point; then it is made again",
+@scenario("the making of a group is interrupted at every point; then the group is made again",
           interrupts=[("make", KeyboardInterrupt)])  # fmt: skip
 def interrupted_mkdir() -> None:
     s = System()
@@ -77,15 +77,15 @@ def interrupted_mkdir() -> None:
 
     seam.parallel(make)
     s.rmdir(s.mkdir("b"))
-    s.finish(references=False)  # a group dropped half-made lets go of its parent when collected
+    s.finish(references=False)  # a half-made group drops its parent only when it is collected
 
 
-@scenario("an alarm at every point of a closing x allocation and free",
+@scenario("a closing with an alarm at every point x allocation and free",
           interrupts=[("close", MemcgOOM)])  # fmt: skip
 def alarmed_close_allocation() -> None:
     s = System()
     s.serve_empty(s.a)
-    s.core.css_get(s.a)  # the test's, to look at the group afterwards
+    s.core.css_get(s.a)  # the test's reference, to look at the group afterwards
 
     seam.parallel(s.use, s.close)
     seam.settle()
@@ -95,7 +95,7 @@ def alarmed_close_allocation() -> None:
     s.finish()
 
 
-@scenario("an alarm at every point of an allocation and a free that wake the worker",
+@scenario("an alarm is raised at every point of an allocation and a free that wake the worker",
           interrupts=[("use", MemcgOOM)])  # fmt: skip
 def alarmed_allocation() -> None:
     s = System()
@@ -111,12 +111,12 @@ def alarmed_allocation() -> None:
     s.workqueue.flush()
     seam.settle()
     for address in kept:
-        with contextlib.suppress(ValueError):  # interrupted after the free
+        with contextlib.suppress(ValueError):  # the alarm was raised after the free
             s.frames.free(address)
     s.finish()
 
 
-@scenario("making a group is interrupted at every point x another is made",
+@scenario("the making of a group is interrupted at every point x another group is made",
           interrupts=[("make", KeyboardInterrupt)])  # fmt: skip
 def interrupted_mkdir_mkdir() -> None:
     s = System()
@@ -132,7 +132,7 @@ def interrupted_mkdir_mkdir() -> None:
     s.finish(references=False)
 
 
-@scenario("reading slabinfo is interrupted at every point x offline",
+@scenario("the reading of slabinfo is interrupted at every point x offline",
           interrupts=[("slabinfo", KeyboardInterrupt)])  # fmt: skip
 def interrupted_slabinfo_offline() -> None:
     s = System()
@@ -144,7 +144,7 @@ def interrupted_slabinfo_offline() -> None:
     s.finish()
 
 
-@scenario("destruction of a root with a busy child is interrupted at every point x slabinfo",
+@scenario("the destruction of a root with a busy child gets an alarm at every point x slabinfo",
           interrupts=[("destroy", MemcgOOM)])  # fmt: skip
 def alarmed_busy_destroy() -> None:
     s = System()
@@ -163,7 +163,7 @@ def alarmed_busy_destroy() -> None:
     s.finish()
 
 
-@scenario("entering a group is interrupted at every point x close",
+@scenario("an entry into a group is interrupted at every point x the group is closed",
           interrupts=[("enter", KeyboardInterrupt)])  # fmt: skip
 def interrupted_entry_close() -> None:
     s = System()

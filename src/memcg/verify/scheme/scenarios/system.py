@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What scenarios share: how they are entered, and the system they are let loose on."""
+"""What scenarios share: their registry, and the system that their tasks use."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..world import World
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A program, in words, and what `explore` needs to know of it."""
+    """A program, its title, and the options for `explore`."""
 
     title: str
     program: Callable[[], None]
     options: dict[str, Any] = field(default_factory=dict)
-    long: bool = False  # of five tasks or as big: for `make verify`
+    long: bool = False  # it has five tasks or is as big: only ``--long`` explores it
 
     def explore(self, **options: Any) -> Result:
         return explore(self.program, **{**self.options, **options})
@@ -31,7 +31,7 @@ SCENARIOS: dict[str, Scenario] = {}
 def scenario(
     title: str, *, long: bool = False, **options: Any
 ) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Enter a program into `SCENARIOS` under its name."""
+    """Return a decorator that puts a program into `SCENARIOS` under its name."""
 
     def enter(program: Callable[[], None]) -> Callable[[], None]:
         SCENARIOS[program.__name__] = Scenario(title, program, options, long)
@@ -41,9 +41,9 @@ def scenario(
 
 
 class System(World):
-    """A world with one root cache ``frames`` and one group ``a``; asks for children at once.
+    """A world with one root cache ``frames`` and one group ``a``. A group asks for a child at once.
 
-    The worker is off; `start_worker` has it started by the task that posts an event.
+    The worker is off. After `start_worker`, the task that posts an event starts it.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class System(World):
         self.cgroup.cgroup_rmdir(group)
 
     def destroy(self, cache: Any) -> bool:
-        """Destroy a root; tell whether it was not busy."""
+        """Destroy a root, and return false if it is busy."""
         try:
             self.slab_common.kmem_cache_destroy(cache)
         except self.errors.CacheBusy:
@@ -82,7 +82,7 @@ class System(World):
         return child, cache.alloc(group)
 
     def serve_empty(self, group: Any, cache: Any = None) -> Any:
-        """Give `group` its child of a root; nothing is allocated in it."""
+        """Give `group` its child of a root, with nothing allocated in it, and return the child."""
         cache = cache or self.frames
         cache.free(cache.alloc(group))
         self.work()
@@ -91,7 +91,7 @@ class System(World):
         return child
 
     def children(self) -> list[str]:
-        """Names of the groups below the root."""
+        """Return the names of the groups below the root."""
         with self.cgroup.cgroup_mutex:
             return list(self.root.children)
 
@@ -110,14 +110,14 @@ class System(World):
     # -- what tasks do; a task is named after its method
 
     def use(self) -> None:
-        """Allocate in ``a`` and free; without a child of its own this asks for one."""
+        """Allocate in ``a`` and free. If the group has no child of the root, this asks for one."""
         self.frames.free(self.frames.alloc(self.a))
 
     def close(self) -> None:
         self.rmdir(self.a)
 
     def destroy_frames(self) -> None:
-        assert self.destroy(self.frames), "nothing is live, and the root is busy"
+        assert self.destroy(self.frames), "no object is live, but the root is busy"
 
     def grow(self) -> None:
         with self.memcontrol.activate_kmem_mutex, self.memcontrol.memcg_slab_mutex:
@@ -136,7 +136,7 @@ class System(World):
     # -- the end
 
     def finish(self, *, references: bool = True) -> None:
-        """Do the work that is left, then check all that must hold."""
+        """Do the work that is left, then check everything that must hold."""
         self.work()
         seam.quietly(self.check_end)
         if references:

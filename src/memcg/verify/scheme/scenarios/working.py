@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker: one at a time, no event is left, and a task that waits for it waits long enough."""
+"""There is one worker at a time, no event is left, and a task that waits waits long enough."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .system import System, scenario
 
 
 def _one_at_a_time(s: System) -> Callable[[], None]:
-    """Handle ``probe`` events so that two handlers at once are noticed; return their poster."""
+    """Handle ``probe`` events so that two handlers at once are found; return a poster."""
     inside = seam.Atomic(0)
 
     def handler(event: Any) -> None:
@@ -49,7 +49,7 @@ def two_posters() -> None:
     s.finish()
 
 
-@scenario("two threads of the data plane offer to be the worker: one is")
+@scenario("two threads of the data plane offer to be the worker: one of them is")
 def two_offers() -> None:
     s = System()
     _one_at_a_time(s)
@@ -78,7 +78,7 @@ def offer_flush() -> None:
     s.finish()
 
 
-@scenario("two threads post work and wait for it, each its own: one of them is the worker")
+@scenario("two threads post work, and each waits for its own: one of them is the worker")
 def two_flushes() -> None:
     s = System()
     post = _one_at_a_time(s)
@@ -94,7 +94,7 @@ def two_flushes() -> None:
     s.finish()
 
 
-@scenario("a thread that does or awaits the work is interrupted at every point x the worker",
+@scenario("a thread that does the work or waits for it is interrupted at every point x the worker",
           interrupts=[("flush", KeyboardInterrupt)])  # fmt: skip
 def interrupted_flush() -> None:
     s = System()
@@ -109,7 +109,7 @@ def interrupted_flush() -> None:
 
     s.model._post(s.core.Event("probe", s.a, None))
     seam.parallel(flush, work)
-    s.workqueue.wait_idle()  # as a fork does
+    s.workqueue.wait_idle()  # a fork does the same
     s.model._post(s.core.Event("probe", s.a, None))
     s.workqueue.flush()
     assert len(handled) == 2
@@ -117,7 +117,7 @@ def interrupted_flush() -> None:
     s.finish()
 
 
-@scenario("a handler forks, in the parent, x a closing: the worker does not wait for itself")
+@scenario("a handler that forks, in the parent x a closing: the worker does not wait for itself")
 def handler_forks() -> None:
     s = System()
     s.start_worker()
@@ -137,7 +137,7 @@ def handler_forks() -> None:
 
 
 @scenario(
-    "no thread can be started for the worker, or one can x another thread posts work and waits",
+    "a worker that may fail to start x another thread posts work and waits",
 )
 def failing_spawn() -> None:
     s = System()
@@ -154,7 +154,7 @@ def failing_spawn() -> None:
     seam.parallel(first, second)
     seam.settle()
     s.spawn_faults = False
-    post()  # the next to post starts a worker
+    post()  # this starts a worker
     seam.settle()
     assert s.is_idle()
     s.finish()
