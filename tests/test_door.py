@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pkgutil
 import subprocess
 import sys
 
@@ -51,6 +52,36 @@ def test_a_module_that_has_moved_is_found_and_its_new_name_is_told(old, new):
     with pytest.warns(DeprecationWarning, match=rf"memcg\.{old} is now memcg\.{new}; write that"):
         found = getattr(memcg, old)
     assert found is importlib.import_module(f"memcg.{new}")
+
+
+@pytest.mark.parametrize(("statement", "old", "new"), [
+    ("import memcg.workqueue", "workqueue", "control.workqueue"),
+    ("from memcg.lockdep import LOCKS", "lockdep", "locking.lockdep"),
+    ("import memcg.model as model", "model", "core.model"),
+    ("from memcg.group import Group", "group", "groups"),
+    ("from memcg.holders import holders", "holders", "report"),
+])  # fmt: skip
+def test_an_import_of_a_module_that_has_moved_says_its_new_name(statement, old, new):
+    text = rf"^memcg\.{old} is now memcg\.{new}; write that$"
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match=text) as raised:
+            exec(statement, {})
+        assert raised.value.name == f"memcg.{old}"
+        importlib.invalidate_caches()
+    importlib.import_module(f"memcg.{new}")
+
+
+def test_an_import_of_a_module_that_there_never_was_fails_as_ever():
+    with pytest.raises(ModuleNotFoundError, match="^No module named 'memcg.nothing'$"):
+        importlib.import_module("memcg.nothing")
+    with pytest.raises(ModuleNotFoundError, match="^No module named 'memcg.workqueues'$"):
+        importlib.import_module("memcg.workqueues")
+
+
+def test_the_packages_modules_are_those_that_are_there():
+    found = {module.name for module in pkgutil.iter_modules(memcg.__path__)}
+    assert {"groups", "report", "control"} <= found
+    assert not found & {"group", "holders", "workqueue"}
 
 
 def test_a_name_that_there_never_was_is_not_found():

@@ -9,6 +9,9 @@
 
 from __future__ import annotations
 
+from sys import implementation as _implementation
+from sys import path_importer_cache as _finders
+
 from .control.slab_common import create_kmalloc_caches as _create_kmalloc_caches
 from .errors import CacheBusy, GroupBusy, MemcgError, MemcgOOM, OfflineError
 from .groups import Group, current, group, root, scope, shield, slabinfo, walk
@@ -30,22 +33,21 @@ __all__ = [
 if not TYPE_CHECKING:
     _RARE = {"KmemCache": "cache", "escape": "names", "unescape": "names"}
     _MOVED = {  # modules that programs may know by the names that they had in version 0.1
-        **dict.fromkeys(("cgroup", "memcontrol", "slab_common", "workqueue"), "control"),
-        **dict.fromkeys(("dataplane", "fault_attr", "model"), "core"),
-        **dict.fromkeys(("lockdep", "lockless"), "locking"),
+        **dict.fromkeys(("cgroup", "memcontrol", "slab_common", "workqueue"), "control."),
+        **dict.fromkeys(("dataplane", "fault_attr", "model"), "core."),
+        **dict.fromkeys(("lockdep", "lockless"), "locking."),
     }
+    _RENAMED = {"group": "groups", "holders": "report"}
 
     def __getattr__(name: str) -> object:
-        """Read the file of what few programs use with its first use."""
-        if name in _MOVED:
-            return _moved(name, f"{__name__}.{_MOVED[name]}.{name}")
-        if name == "holders":
-            return _moved(name, f"{__name__}.report")
+        """Import a module that few programs use with its first use."""
+        if name in _MOVED or name in _RENAMED:
+            return _moved(name)
         if name not in _RARE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from . import core
 
-        core.stop_account()  # it happens to the group that uses it first
+        core.stop_account()  # the group that uses it first must not pay for the module
         try:
             found = getattr(__import__(f"{__name__}.{_RARE[name]}", fromlist=(name,)), name)
         finally:
@@ -53,12 +55,30 @@ if not TYPE_CHECKING:
         globals()[name] = found
         return found
 
-    def _moved(name: str, path: str) -> object:
+    def _new_path(name: str) -> str:
+        return f"{__name__}.{_RENAMED.get(name) or _MOVED[name] + name}"
+
+    def _moved(name: str) -> object:
         import warnings
 
+        path = _new_path(name)
         text = f"{__name__}.{name} is now {path}; write that"
         warnings.warn(text, DeprecationWarning, stacklevel=3)
         return __import__(path, fromlist=("",))
+
+    def _find_spec(fullname: str, target: object = None) -> None:
+        """Find no module, but raise an error that names the new path of one that has moved.
+
+        It belongs to the last entry of ``__path__``, so it is asked only for a module of memcg
+        that does not exist. CPython: `importlib.machinery.PathFinder`, `sys.path_importer_cache`.
+        """
+        name = fullname.rpartition(".")[2]
+        if name in _MOVED or name in _RENAMED:
+            text = f"{fullname} is now {_new_path(name)}; write that"
+            raise ModuleNotFoundError(text, name=fullname)
+
+    __path__.append(f"{__path__[0]}/old paths")
+    _finders[__path__[-1]] = type(_implementation)(find_spec=_find_spec)
 
 
 _create_kmalloc_caches()
