@@ -72,9 +72,9 @@ def test_an_import_of_a_module_that_has_moved_says_its_new_name(statement, old, 
 
 
 def test_an_import_of_a_module_that_there_never_was_fails_as_ever():
-    with pytest.raises(ModuleNotFoundError, match="^No module named 'memcg.nothing'$"):
+    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'memcg\.nothing'$"):
         importlib.import_module("memcg.nothing")
-    with pytest.raises(ModuleNotFoundError, match="^No module named 'memcg.workqueues'$"):
+    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'memcg\.workqueues'$"):
         importlib.import_module("memcg.workqueues")
 
 

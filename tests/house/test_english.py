@@ -20,9 +20,18 @@ GLOBS = [
     "docs/**/*.md",
     "native/*.md",
     "native/**/*.[ch]",
-    "src/memcg/core/binding/*.[ch]",
+    "src/memcg/**/*.py",
+    "src/memcg/core/*.pyi",
+    "src/memcg/core/binding/*",
+    "examples/*.py",
+    "tests/**/*.py",
+    "tests/**/*.c",
+    "tools/*.py",
+    "benchmarks/**/*.py",
     "benchmarks/native/*.[ch]",
-    "tests/hostile/*.c",
+    ".ci/*",
+    ".github/**/*.yml",
+    "Makefile",
 ]
 PAGES = sorted({path for glob in GLOBS for path in ROOT.glob(glob)} - {Path(__file__).resolve()})
 
@@ -39,7 +48,7 @@ HABITS = {
 
 
 def python_pieces(text: str) -> Iterator[tuple[int, str, bool]]:
-    """The comments and strings of a Python source: line, text, and whether it goes on a comment."""
+    """Yield a Python source's comments and strings: line, text, whether it continues a comment."""
     strings = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
     before = 0  # the line of the last comment that had a line to itself
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -66,7 +75,7 @@ def c_pieces(text: str) -> Iterator[tuple[int, str, bool]]:
 
 
 def other_pieces(text: str) -> Iterator[tuple[int, str, bool]]:
-    """Comments from `#` on, and strings in three quotes: Cython, shell, make, YAML, TOML."""
+    """Yield comments from `#` on, and strings in three quotes: Cython, shell, make, YAML."""
     before = 0
     for found in re.finditer(r'(?m)"""(.*?)"""|(^[ \t]*)?(?<![^\s])#+[ \t]*([^\n]*)', text, re.S):
         row = text.count("\n", 0, found.start()) + 1
@@ -77,7 +86,7 @@ def other_pieces(text: str) -> Iterator[tuple[int, str, bool]]:
 
 
 def prose(path: Path, text: str) -> str:
-    """What a file says in English, each piece on the line where the file has it."""
+    """Return what a file says in English, each piece on the line where the file has it."""
     if path.suffix == ".md":
         return text
     pieces = {".py": python_pieces, ".c": c_pieces, ".h": c_pieces}.get(path.suffix, other_pieces)
@@ -89,7 +98,7 @@ def prose(path: Path, text: str) -> str:
 
 
 def habits(text: str) -> list[str]:
-    """Each bad habit in a text, with its line. Code blocks and names of tests are left out."""
+    """Return each bad habit in a text, with its line, outside code blocks and names of tests."""
     text = re.sub(
         r"^```.*?^```", lambda block: "\n" * block[0].count("\n"), text, flags=re.M | re.S
     )
@@ -163,7 +172,7 @@ def test_code_is_not_read_as_english(name, source):
 
 
 def test_sources_are_held_too():
-    assert {path.suffix for path in PAGES} >= {".md", ".c", ".h"}
+    assert {path.suffix for path in PAGES} >= {".md", ".c", ".h", ".py", ".pyx", ".pyi"}
     assert len(PAGES) > 150
 
 
