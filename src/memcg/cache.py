@@ -34,6 +34,8 @@ class KmemCache:
         An argument breaks one of these rules; the text says which.
     MemoryError
         There is no memory for the cache's structure.
+    MemcgError
+        The caller is a finalizer or signal handler that has interrupted memcg's own work.
 
     Examples
     --------

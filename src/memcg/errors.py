@@ -17,7 +17,7 @@ class MemcgError(Exception):
 
 
 class MemcgOOM(MemoryError, MemcgError):  # MemoryError first: the `__new__` of the other raises
-    """A group met its ``memory.max``. It is raised only in the thread that asked for the memory."""
+    """A group met its ``memory.max``. It is raised only in code that runs in the group or below."""
 
     def __init__(self, *args: object) -> None:
         if not args and _last_alarm is not None and (text := _last_alarm()) is not None:
@@ -51,7 +51,7 @@ def tell_alarms_by(last_alarm: Callable[[], str | None]) -> None:
     """Have `last_alarm` give the text of each `MemcgOOM` that is raised as a bare class.
 
     CPython raises an asynchronous exception as a class, and makes the instance without arguments.
-    Its source is ``PyThreadState_SetAsyncExc``.
+    CPython: ``PyThreadState_SetAsyncExc``.
     """
     global _last_alarm
     _last_alarm = last_alarm

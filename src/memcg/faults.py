@@ -8,7 +8,7 @@ A *fail-nth* test makes the first request fail, then the second, and so on until
             operation()
         if not injected.faults:
             break
-        # here: is everything as it was before?
+        # here the test checks that everything is as it was before
 
 The environment can ask for it too: ``MEMCG_FAIL=nth=100,size=65536-1048576 memcg run app.py``.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SUPPORTED = {"x86_64", "aarch64"}
 TESTED = ((3, 11), (3, 13))  # first and last CPython the hooks are tested on
-ARENA_WISH = 64 << 30  # bytes; native/arena.c asks for so many, and halves that until it fits
+ARENA_WISH = 64 << 30  # bytes; native/arena.c halves its request until it gets them
 ARENA_MIN = 64 << 20
 ARRAY_BYTES = 8_000_000  # more than any size class, so it is a page run
 

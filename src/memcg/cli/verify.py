@@ -236,7 +236,7 @@ def table(items: Iterable[Item], write: Callable[[str], object], **options: Any)
         write(f"{item.name:{width}}  {item.scheme:7}  {result.schedules:9}  {seconds:7.2f}  "
               f"{text}\n")  # fmt: skip
     write(f"{total} schedules in {time.perf_counter() - began:.0f} s; "
-          f"{wrong or 'nothing'} not as it must be\n")  # fmt: skip
+          f"{wrong} of {len(items)} outcomes are wrong\n")  # fmt: skip
     return 1 if wrong else 0
 
 
@@ -287,5 +287,6 @@ def show(items: list[Item], args: argparse.Namespace) -> int:
 def _print_failure(failure: Failure) -> None:
     print(f"\n{failure.timeline}\n\n{in_words(failure.exception)}")
     many = "s" if failure.preemptions != 1 else ""
-    fewest = ", no schedule fails with fewer" if failure.minimal else ""
-    print(f"{failure.preemptions} preemption{many}{fewest}; again: --replay '{failure.replay}'\n")
+    fewest = "; no schedule fails with fewer" if failure.minimal else ""
+    count = f"{failure.preemptions} preemption{many}{fewest}"
+    print(f"{count}; run it again with --replay '{failure.replay}'\n")

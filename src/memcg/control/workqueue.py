@@ -56,7 +56,7 @@ _worker_task: Hashable = None
 _idle = Event("wq_idle")
 _idle.set()
 _handlers: dict[str, Callable[[core.Event], None]] = {}
-# Which task handles which event. A forked child handles events of threads that are gone once more.
+# Which task handles which event. A forked child handles anew the events of threads that are gone.
 _in_hand: list[tuple[Hashable, core.Event]] = []
 _left: list[core.Event] = []
 failures: list[BaseException] = []  # what handlers raised; each is a defect, so tests look at it

@@ -18,7 +18,7 @@ else:
     Protocol = object  # importing `typing` would take a third of a bare interpreter's start
 
 PAGE_SIZE = 4096  # bytes
-OBJECT_SIZE_MAX = 1 << 30  # in bytes, for a cache
+OBJECT_SIZE_MAX = 1 << 30  # bytes of a cache's object, at most
 EVENTS = ("high", "max", "oom", "oom_kill", "reserve", "overdraft", "fail")  # in memory.events
 STAT = ("slab_private", "slab_shared", "page_runs", "external", "overdraft")  # in memory.stat
 
