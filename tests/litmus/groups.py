@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds groups, as programs for `memory_model`: references, charges, what is asked for.
+"""A group's references, charges and pending items, as programs for `memory_model`.
 
-Most of it is relaxed: that a read-modify-write is one step is what counts. A site ``..._whole``
-says so; its mutant loads and stores, both seq_cst, so that nothing but this is to blame.
+Most accesses are relaxed: what counts is that a read-modify-write is one step. A site named
+``..._whole`` checks that. Its mutant loads and then stores, both seq_cst, so that a violation
+can have no other cause.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _add(whole: str, location: str, n: int, order: str = RELAXED) -> Thread:
 
 
 def _css_tryget(o: Orders) -> Thread:
-    """Return whether there was a reference left to take another."""
+    """Return whether a reference was left, so that another could be taken."""
     refs = yield load("refs")
     while refs > 0 or o["look"] == DROPPED:
         if o["take_whole"] == DROPPED:
@@ -67,18 +68,18 @@ def _css_tryget(o: Orders) -> Thread:
 
 
 def _css_put(o: Orders, *freed: str) -> Thread:
-    """Who drops the last reference frees; the worker does, told by an event."""
+    """The thread that drops the last reference frees, by an event for the worker."""
     if (yield from _add(o["put_whole"], "refs", -1, o["put"])) == 1:
         for location in freed:
             yield free(location)
 
 
 def _is_freed(last: dict[str, Hashable], _: object) -> None:
-    assert last["group"] == FREED, "nobody has a reference, and nobody freed the group"
+    assert last["group"] == FREED, "no thread has a reference, and none freed the group"
 
 
 def _last_reference(o: Orders) -> list[Result]:
-    """One takes a reference, by css_tryget() or css_get(), while others drop theirs."""
+    """One thread takes a reference, by css_tryget() or css_get(), while others drop theirs."""
 
     def user() -> Thread:
         yield read("group")
@@ -101,7 +102,7 @@ def _last_reference(o: Orders) -> list[Result]:
 
 
 def _dying(o: Orders) -> list[Result]:
-    """One finds the group in a section while it goes offline; the count is freed with it."""
+    """A thread finds the group in a section while it goes offline. Its count is freed with it."""
     o = ENTER | o
 
     def finds() -> Thread:
@@ -178,9 +179,9 @@ def _try_charge(o: Orders, group: str) -> Thread:
 
 
 def _page_counter(o: Orders) -> list[Result]:
-    """Two groups of one parent, which has room for one more; the first holds one.
+    """Two groups have one parent, which has room for one more. The first group holds one.
 
-    Max stays what it is; mem_cgroup_set_limit() beside a charge is not modelled.
+    The limit does not change: mem_cgroup_set_limit() beside a charge is not modelled.
     """
 
     def charges(group: str) -> Callable[[], Thread]:
@@ -197,9 +198,9 @@ def _page_counter(o: Orders) -> list[Result]:
     def checks(held: int, forced: int = 0) -> Callable[..., None]:
         def check(last: dict[str, int], ends: tuple[bool | None, ...]) -> None:
             both = held + ends.count(True)
-            assert last["parent"] == last["a"] + last["b"] == both, "charged is not what is held"
-            assert both - forced <= LIMIT["parent"], "the limit is passed"
-            assert any(ends) or forced, "both were refused, and there was room for one"
+            assert last["parent"] == last["a"] + last["b"] == both, "the charge is not what is held"
+            assert both - forced <= LIMIT["parent"], "the usage is above the limit"
+            assert any(ends) or forced, "both were refused, although there was room for one"
 
         return check
 
@@ -247,11 +248,11 @@ page_counter = Protocol(
 )  # fmt: skip
 
 
-# -- what is asked for, once for a pair of group and root cache: shared.c, kmem_cache.c
+# -- the pending item of a group and a root cache: shared.c, kmem_cache.c
 
 
 def _promote(o: Orders, i: int, memory: bool = True) -> Thread:
-    """Return whether thread i posted an item; without memory for one it takes the flag back."""
+    """Return whether thread i posted an item. Without memory for one it clears the flag."""
     yield from thread_enter(o, i)
     array = yield load("memcg_caches", o["see_array"])
     assert (yield read(f"{array}.nr_slots")) == 1, "an array that is not made yet"
@@ -277,7 +278,7 @@ def _create_done(o: Orders) -> Thread:
 
 
 def _grow(o: Orders, *others: int) -> Thread:
-    """memcg_update_cache_size(): copies the flags with plain loads."""
+    """memcg_update_cache_size(), which copies the flags with plain loads."""
     if o["steal"] == PRESENT:
         yield from steal_all(o, *others)
     yield write("new.nr_slots", 1)
@@ -288,7 +289,7 @@ def _grow(o: Orders, *others: int) -> Thread:
 
 
 def _pending(o: Orders) -> list[Result]:
-    """A flag is set if and only if an item is on its way."""
+    """A flag is set if and only if an item is pending."""
     o = ENTER | o
 
     def promotes(i: int, memory: bool = True) -> Callable[[], Thread]:

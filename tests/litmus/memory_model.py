@@ -1,30 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small exhaustive checker of C11 release/acquire executions.
 
-A program is a few threads, Python generators that yield accesses and are sent what was read.
+A program is a few threads: Python generators that yield accesses and are sent what was read.
 `explore` runs every execution: every interleaving, and for each access every message it may read
 and every place in the modification order it may write to.
 
 The semantics are operational and view based: Kang et al., "A promising semantics for
 relaxed-memory concurrency" (POPL 2017), without promises; that is RC11 (Lahav et al., PLDI 2017).
 
-- A location is its messages in modification order. A thread's *view* says per location which
-  message it has seen; it reads this one or a later one and writes behind it.
-- A release message carries the writer's view; an acquire load that reads it joins it. A relaxed
-  message carries the view of the last release fence; an acquire fence joins what relaxed loads
-  read.
-- A read-modify-write reads the message right before its own, nothing comes between them, and it
-  carries on the view of the message it read (C++20 release sequences: only through these).
-- seq_cst fences exchange views with one global view. seq_cst accesses go behind the last
-  seq_cst write of their location.
-- membarrier is a seq_cst fence here, one in every other thread, each at a moment of its own, and
-  one here again (membarrier(2)).
-- Plain accesses race unless happens-before orders them, found with vector clocks (FastTrack,
-  PLDI 2009). Fences of seq_cst make views agree but order nothing by themselves.
+- A location is its messages in modification order. A thread's *view* has, for each location, the
+  message that the thread has seen. It reads this message or a later one and writes behind it.
+- A release message carries the writer's view, and an acquire load that reads the message joins
+  that view. A relaxed message carries the view of the last release fence, and an acquire fence
+  joins the views that relaxed loads have read.
+- A read-modify-write reads the message right before its own, and no message is put between the
+  two. It carries on the view of the message it read. As in C++20, only these continue a release
+  sequence.
+- A seq_cst fence exchanges views with one global view. A seq_cst access is behind the last seq_cst
+  write of its location.
+- membarrier(2) is a seq_cst fence in the caller, then one in every other thread, each at a moment
+  of its own, and then one more in the caller.
+- Plain accesses race unless happens-before orders them. Races are found with vector clocks
+  (FastTrack, PLDI 2009). seq_cst fences make views agree but do not order plain accesses.
 
-Where it stops: no load buffering (po and rf together have no cycle, as in RC11; Arm could do it
-to relaxed accesses), and a seq_cst order that contradicts the interleaving is not tried. A waiting
-loop is one `wait`, which reads a value that ends it; waiting for ever is a deadlock.
+Two kinds of execution are not tried. One is load buffering: po and rf together have no cycle, as
+in RC11, although Arm could reorder relaxed accesses so. The other is a seq_cst order that
+contradicts the interleaving. A waiting loop is one `wait`, which reads a value that ends it. A
+thread that waits for ever is a deadlock.
 """
 
 from __future__ import annotations
@@ -70,12 +72,12 @@ def add(location: str, n: int, order: str = RELAXED) -> Access:
 
 
 def cas(location: str, expected: Hashable, value: Hashable, order: str = RELAXED) -> Access:
-    """Sends the value read: it succeeded if that is `expected`. A failure is a relaxed load."""
+    """Sends the value read, which is `expected` on success. A failure is a relaxed load."""
     return Access("cas", location, (expected, value), order)
 
 
 def wait(location: str, until: Callable[[Any], bool], order: str = RELAXED) -> Access:
-    """Load until the value satisfies `until`."""
+    """A load that is repeated until the value satisfies `until`."""
     return Access("wait", location, (until,), order)
 
 
@@ -107,7 +109,7 @@ def write(location: str, value: Hashable) -> Access:
 
 
 def free(location: str) -> Access:
-    """A plain store of something nobody may read."""
+    """A plain store of a value that no thread may read."""
     return Access("write", location, (FREED,))
 
 
@@ -120,12 +122,12 @@ def unlock(location: str) -> Access:
 
 
 def join(*threads: int) -> Access:
-    """Wait for the end of other threads."""
+    """A wait for the end of other threads."""
     return Access("join", what=threads)
 
 
 class Violation(AssertionError):
-    """A broken rule, with the execution that breaks it: one of the shortest."""
+    """A broken rule, with one of the shortest executions that break it."""
 
 
 class Result(NamedTuple):
@@ -136,8 +138,8 @@ class Result(NamedTuple):
 
 
 class View(NamedTuple):
-    seen: tuple[int, ...]  # per location: index of a message
-    clock: tuple[int, ...]  # per thread: what happened before
+    seen: tuple[int, ...]  # location -> index of a message
+    clock: tuple[int, ...]  # for each thread, what happened before
 
 
 class Message(NamedTuple):
@@ -147,7 +149,7 @@ class Message(NamedTuple):
 
 
 class Task(NamedTuple):
-    history: tuple[Hashable, ...]  # all it was sent: with this the generator is determined
+    history: tuple[Hashable, ...]  # all that it was sent, which determines the generator
     now: View
     acquired: View  # `now` after an acquire fence
     released: View  # `now` at the last release fence
@@ -157,7 +159,7 @@ class State(NamedTuple):
     tasks: tuple[Task, ...]
     memory: tuple[tuple[Message, ...], ...]
     sc: tuple[int, ...]
-    accesses: tuple[tuple[tuple[int, ...], ...], ...]  # per location and KINDS: clocks of the last
+    accesses: tuple[tuple[tuple[int, ...], ...], ...]  # (location, kind) -> clocks of the last
 
 
 PLAIN_READ, PLAIN_WRITE, ATOMIC_READ, ATOMIC_WRITE = range(4)
@@ -200,7 +202,7 @@ class _Explorer:
         )
 
     def next(self, i: int, history: tuple[Hashable, ...]) -> Access | tuple[str, Hashable]:
-        """The access that thread i makes after `history`, or ("end", what it returns)."""
+        """The access that thread i makes after `history`, or ("end", its result)."""
         key = (i, history)
         if key not in self.code:
             running = self.threads[i]()
@@ -249,7 +251,7 @@ class _Explorer:
     def give(
         self, s: State, i: int, at: int, pos: int, value: Hashable, order: str, over: View | None
     ) -> State:
-        """Thread i's message becomes number `pos`; `over`: of the message it modifies."""
+        """Thread i's message becomes number `pos`. `over` is the message that it modifies."""
 
         def moved(seen: tuple[int, ...]) -> tuple[int, ...]:
             return _put(seen, at, seen[at] + 1) if seen[at] >= pos else seen
@@ -257,7 +259,7 @@ class _Explorer:
         def shifted(view: View) -> View:
             return view._replace(seen=moved(view.seen)) if view.seen[at] >= pos else view
 
-        if pos < len(s.memory[at]):  # those behind it move up
+        if pos < len(s.memory[at]):  # the messages behind it move up
             s = State(
                 tuple(Task(t.history, *map(shifted, t[1:])) for t in s.tasks),
                 tuple(tuple(m._replace(view=shifted(m.view)) for m in ms) for ms in s.memory),
@@ -299,7 +301,7 @@ class _Explorer:
         return s._replace(tasks=_put(s.tasks, i, task), sc=sc)
 
     def steps(self, s: State, i: int, a: Access) -> list[State]:
-        """All that access `a` of thread i can lead to; nothing: it has to wait."""
+        """All states to which access `a` of thread i can lead; none if it has to wait."""
         match a.kind:
             case "fence":
                 return [self.sent(self.fence(s, i, a.order), i, None)]
@@ -362,7 +364,7 @@ class _Explorer:
     # -- all of them
 
     def successors(self, s: State) -> list[tuple[int, Access, State]]:
-        """Plain accesses go first: with others they commute or race, in either order."""
+        """Put plain accesses first: with any other they commute, or race in either order."""
         todo = [
             (i, a)
             for i, task in enumerate(s.tasks)
@@ -409,7 +411,7 @@ def explore(
     Raises
     ------
     Violation
-        A race, a use after free, a deadlock, an AssertionError of a thread or of `check`.
+        There is a race, a use after free, a deadlock, or an AssertionError of a thread or `check`.
     """
     explorer = _Explorer(initial, list(threads))
     level: dict[State, int] = {explorer.start: 1}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The native core's lock-free protocols, as programs for `memory_model`.
 
-Each names the C accesses it mirrors (`Site`); a builder is given their orders and runs every
-execution. Weakening one order makes a mutant. What only makes room (retries that fail
-again, caches that are full) is left out; `docs/design.md` has the protocols in words.
+Each protocol names the C accesses that it mirrors (`Site`). Its builder gets their orders and runs
+every execution. Weakening one order makes a mutant. Retries that fail again and caches that are
+full are left out. `docs/design.md` has the protocols in words.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from litmus.memory_model import (
-    RELEASE,
     Result,
     Thread,
     add,
@@ -36,12 +35,12 @@ PRESENT, DROPPED = "PRESENT", "DROPPED"
 
 
 class Site(NamedTuple):
-    """An access in C: `text` with ``{}`` where the name has its order, spaces as single ones."""
+    """An access in C: its text, with ``{}`` in place of the order, and single spaces."""
 
     file: str
     function: str
     text: str
-    order: str = PRESENT  # or a call without an order, which a mutant drops
+    order: str = PRESENT  # the order of a call that has none; a mutant drops the call
 
 
 class Protocol(NamedTuple):
@@ -53,7 +52,7 @@ class Protocol(NamedTuple):
         return {name: site.order for name, site in self.sites.items()} | changed
 
     def mutants(self) -> Iterator[tuple[str, str]]:
-        """One for every next weaker order of every site."""
+        """Yield a mutant for every next weaker order of every site."""
         weaker = {
             "SEQ_CST": ("ACQ_REL", "RELAXED"),
             "ACQ_REL": ("ACQUIRE", "RELEASE"),
@@ -104,8 +103,8 @@ ENTER = {name: site.order for name, site in SECTION.items()}
 
 
 def section_begin(o: Orders, i: int) -> Thread:
-    """Return whether thread i is in."""
-    if o["compiler_fence"] == DROPPED:  # the compiler may have the load first
+    """Return whether thread i is in the section."""
+    if o["compiler_fence"] == DROPPED:  # the compiler may put the load first
         stolen = yield load(f"stolen{i}", o["see_stolen"])
         yield store(f"busy{i}", 1, o["set_busy"])
     else:
@@ -119,7 +118,7 @@ def section_begin(o: Orders, i: int) -> Thread:
 def thread_enter(
     o: Orders, i: int, begin: Callable[[Orders, int], Thread] = section_begin
 ) -> Thread:
-    """With one walker the second try succeeds; the wait only skips tries that fail."""
+    """Enter. With one walker the second try succeeds; the wait only skips tries that fail."""
     if not (yield from begin(o, i)):
         yield wait(f"stolen{i}", lambda stolen: not stolen & 1)
         assert (yield from begin(o, i)), "stolen a second time"
@@ -144,7 +143,7 @@ def release_all(o: Orders, *owners: int, idle: int = 0) -> Thread:
 
 
 def _stock(o: Orders, begin: Callable[[Orders, int], Thread], idle: int) -> list[Result]:
-    """An owner uses its stock in two sections; a walker drains it (heap_drain_stock)."""
+    """An owner uses its stock in two sections, and a walker drains it (heap_drain_stock)."""
 
     def owner() -> Thread:
         for _ in range(2):
@@ -174,8 +173,8 @@ section = Protocol("section", SECTION, lambda o: _stock(o, section_begin, 0))
 
 
 def section_begin_slow(o: Orders, i: int) -> Thread:
-    """Without membarrier: `stolen` is never 0, so the fast begin backs off."""
-    assert not (yield from section_begin(ENTER, i)), "the fast path without membarrier"
+    """Begin without membarrier: `stolen` is never 0, so the fast begin backs off."""
+    assert not (yield from section_begin(ENTER, i)), "the fast path was taken without membarrier"
     yield store(f"busy{i}", 1, o["set_busy_slow"])
     if not (yield load(f"stolen{i}", o["see_stolen_slow"])) & 1:
         return True
@@ -201,7 +200,7 @@ section_without_membarrier = Protocol(
 )
 
 
-# -- frees from afar: free.c, slab.c
+# -- frees by other threads: free.c, slab.c
 
 REMOTE = {
     "push": Site(
@@ -224,7 +223,7 @@ REMOTE = {
 
 
 def push(o: Orders, slab: str, thing: str, owner: str) -> Thread:
-    """slab_free() of another's object."""
+    """slab_free() of an object that another thread owns."""
     first = yield load(f"{slab}.remote")
     while True:
         yield write(f"{thing}.next", first)
@@ -244,13 +243,13 @@ def push(o: Orders, slab: str, thing: str, owner: str) -> Thread:
 
 
 def slab_collect(o: Orders, owner: str) -> Thread:
-    """Return the objects."""
+    """slab_collect(): return the objects that other threads freed."""
     slab = yield exchange(f"{owner}.remote_slabs", None, o["take_list"])
     found = ()
     while slab:
         following = yield read(f"{slab}.next_remote")
         thing = yield exchange(f"{slab}.remote", None, o["take"])
-        assert thing is not None, "a slab was listed and has nothing"
+        assert thing is not None, "a listed slab has no object"
         while thing is not None:
             found += (thing,)
             after = yield read(f"{thing}.next")
@@ -360,14 +359,14 @@ hand_over = Protocol(
 
 
 def _lookup(o: Orders) -> Thread:
-    """cache_from_memcg_idx() and the first look at what was found."""
+    """cache_from_memcg_idx(), and the first read of the child that it found."""
     array = yield load("memcg_caches", o["see_array"])
     if array is None:
         return None
     yield read(f"{array}.nr_slots")
     child = yield load(f"{array}.slot", o["see_slot"])
     if child is not None:
-        assert (yield read(child)) == "made", "a child that is not made yet"
+        assert (yield read(child)) == "made", "the child is not made yet"
     return child
 
 
@@ -440,101 +439,11 @@ publish_lookup_grow = Protocol(
 )  # fmt: skip
 
 
-# -- the event queue: event.c, memcg.c
-
-
-def event_post(o: Orders, node: str, event: str) -> Thread:
-    if (yield exchange(f"{node}.posted", 1, o["claim"])):
-        return False
-    yield write(f"{node}.event", event)
-    first = yield load("posted")
-    while True:
-        yield write(f"{node}.next", first)
-        seen = yield cas("posted", first, node, o["link"])
-        if seen == first:
-            break
-        first = seen
-    if first is None:
-        yield add("wakes", 1, RELEASE)  # the waker
-    return True
-
-
-def drain(o: Orders) -> Thread:
-    """memcg_next_event() until there is none. Return the events."""
-    found = ()
-    while (node := (yield exchange("posted", None, o["take_posted"]))) is not None:
-        nodes = []
-        while node is not None:
-            nodes.insert(0, node)
-            node = yield read(f"{node}.next")
-        for node in nodes:
-            found += ((yield read(f"{node}.event")),)
-            yield exchange(f"{node}.posted", 0, o["taken"])
-    return found
-
-
-def _event_queue(o: Orders, *nodes: str) -> list[Result]:
-    def consumer() -> Thread:
-        wakes = yield wait("wakes", bool)
-        found = yield from drain(o)
-        yield join(1, 2)
-        if (yield load("wakes")) != wakes:
-            found += yield from drain(o)
-        return found
-
-    def check(last, ends):
-        posted = [event for event, was_posted in zip("ab", ends[1:], strict=True) if was_posted]
-        assert sorted(ends[0]) == posted, f"posted {posted}, told of {ends[0]}"
-
-    initial = {"posted": None, "wakes": 0}
-    initial |= {f"{n}.{field}": None for n in nodes for field in ("posted", "event", "next")}
-    return [
-        explore(
-            initial,
-            consumer,
-            lambda: event_post(o, nodes[0], "a"),
-            lambda: event_post(o, nodes[1], "b"),
-            check=check,
-        )
-    ]
-
-
-def _coalesced(o: Orders) -> list[Result]:
-    """Who finds its node posted counts on the consumer to see what it wrote before."""
-
-    def poster() -> Thread:
-        yield store("figure", 1, "RELAXED")
-        return (yield from event_post(o, "n", "a"))
-
-    def consumer() -> Thread:
-        yield from drain(o)
-        return (yield load("figure"))
-
-    def check(last, ends):
-        figure, was_posted = ends
-        assert was_posted or figure == 1, "posted already, and the figure of before is read"
-
-    initial = {"posted": "n", "n.posted": 1, "n.event": "a", "n.next": None}
-    return [explore(initial | {"figure": 0, "wakes": 1}, consumer, poster, check=check)]
-
-
-event_queue = Protocol(
-    "event_queue",
-    {
-        "claim": Site("event.c", "event_post", "exchange_{}(&node->posted, 1)", "ACQ_REL"),
-        "link": Site("event.c", "event_post", "cas_weak_{}(&posted, &first, node)", "RELEASE"),
-        "take_posted": Site("event.c", "take_posted", "exchange_{}(&posted, NULL)", "ACQUIRE"),
-        "taken": Site("memcg.c", "memcg_next_event", "exchange_{}(&node->posted, 0)", "ACQ_REL"),
-    },
-    lambda o: _event_queue(o, "m", "n") + _event_queue(o, "n", "n") + _coalesced(o),
-)
-
-
 # -- references, and slabs by address
 
 
 def _last_reference(o: Orders) -> list[Result]:
-    """Two users; whoever drops the last reference frees."""
+    """Two users drop their references, and the last of them frees."""
 
     def user() -> Thread:
         yield read("object")
@@ -582,7 +491,6 @@ PROTOCOLS = [
     remote_free,
     hand_over,
     publish_lookup_grow,
-    event_queue,
     _references("css.c", "css_put", "memcg->refs"),
     _references("css.c", "objcg_put", "objcg->refs"),
     _references("kmem_cache.c", "kmem_cache_put", "s->refs"),

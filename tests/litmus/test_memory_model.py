@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checker against litmus tests whose allowed outcomes are known.
+"""The checker is run on litmus tests whose allowed outcomes are known.
 
-Names and outcomes: Alglave, Maranget, Tautschnig, "Herding cats" (TOPLAS 2014); Lahav et al.,
-"Repairing sequential consistency in C/C++11" (PLDI 2017).
+Names and outcomes are from Alglave, Maranget, Tautschnig, "Herding cats" (TOPLAS 2014); Lahav et
+al., "Repairing sequential consistency in C/C++11" (PLDI 2017).
 """
 
 from __future__ import annotations
@@ -178,11 +178,11 @@ def test_read_modify_writes_lose_nothing_and_loads_and_stores_do():
     assert explore({"x": 0}, loads_and_stores, loads_and_stores).finals == {(1,), (2,)}
 
 
-def test_of_two_exchanges_one_is_first():
+def test_one_of_two_exchanges_is_first():
     assert outcomes({"x": 0}, [exchange("x", 1)], [exchange("x", 1)]) == {(0, 1), (1, 0)}
 
 
-def test_of_two_compare_exchanges_one_succeeds():
+def test_one_of_two_compare_exchanges_succeeds():
     assert outcomes({"x": 0}, [cas("x", 0, 1)], [cas("x", 0, 2)]) == {(0, 1), (2, 0)}
 
 
@@ -232,7 +232,7 @@ def test_what_is_freed_must_not_be_used():
         explore({"x": 0}, does(free("x")), does(read("x")))
 
 
-def test_a_deadlock_is_told():
+def test_a_deadlock_is_reported():
     with pytest.raises(Violation, match="deadlock"):
         explore(
             {"a": None, "b": None},

@@ -9,24 +9,24 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from litmus import groups, protocols, workers
+from litmus import events, groups, protocols, workers
 from litmus.memory_model import Violation
 from litmus.protocols import PRESENT
 
-PROTOCOLS = protocols.PROTOCOLS + groups.PROTOCOLS + workers.PROTOCOLS
+PROTOCOLS = protocols.PROTOCOLS + events.PROTOCOLS + groups.PROTOCOLS + workers.PROTOCOLS
 NATIVE = Path(__file__).parents[2] / "native"
 BINDING = NATIVE.parent / "src" / "memcg" / "core" / "binding"
 
-# Orders that are stronger than their protocol needs, each with its reason. The test of these
-# fails as soon as one of them is needed.
+# Orders that are stronger than their protocol needs, each with its reason. A test fails as soon as
+# one of them is needed.
 NOT_NEEDED = {
     ("section", "steal", "ACQ_REL"): "membarrier is a fence; without it seq_cst is needed, see "
     "section_without_membarrier",
     ("section", "steal", "RELAXED"): "the same",
     ("section", "see_busy", "ACQ_REL"): "the same",
-    ("hand_over", "let_go_slab", "RELAXED"): "who reads NULL takes cache->lock, which orders; "
-    "a plain store on x86",
-    ("css_tryget", "take", "RELAXED"): "the pointer was safe before: what it shows is older",
+    ("hand_over", "let_go_slab", "RELAXED"): "a thread that reads NULL takes cache->lock, which "
+    "orders; a plain store on x86",
+    ("css_tryget", "take", "RELAXED"): "the pointer was safe to read before",
     ("pending", "array", "RELAXED"): "growing steals all threads, which orders",
     ("pending", "see_array", "RELAXED"): "the same",
     ("pending", "done_sees_array", "RELAXED"): "the same",
@@ -34,20 +34,20 @@ NOT_NEEDED = {
     ("pending", "claim", "RELEASE"): "the same",
     ("pending", "done", "RELAXED"): "the same",
     ("pending", "take_back", "RELAXED"): "the same",
-    ("worker_hold", "take_back", "ACQ_REL"): "one takes the flag, which guards nothing else",
+    ("worker_hold", "take_back", "ACQ_REL"): "one thread takes the flag, which guards nothing else",
     ("worker_hold", "take_back", "RELAXED"): "the same",
     ("worker_hold", "take_missed", "ACQ_REL"): "the same",
     ("worker_hold", "take_missed", "RELAXED"): "the same",
-    ("worker_hold", "gone", "ACQ_REL"): "a fork that sees 0 needs what the worker did, and no more",
+    ("worker_hold", "gone", "ACQ_REL"): "a fork that sees 0 needs to see only what the worker did",
 }
 
 # Functions with orders that no protocol mirrors, and why.
 NOT_MODELLED = {
-    ("section.h", "section_begin"): "seq_cst accesses: under ThreadSanitizer only",
-    ("section.c", "barrier_everywhere"): "the moment membarrier is forbidden: time, not order",
+    ("section.h", "section_begin"): "seq_cst accesses, under ThreadSanitizer only",
+    ("section.c", "barrier_everywhere"): "decides when membarrier is forbidden, which is no order",
     ("event.c", "memcg_set_waker"): "the address of a function: nothing is behind it",
-    ("event.c", "event_post"): "acquire: the waker's address",
-    ("memcg.c", "memcg_next_event"): "ended: only says that the event is dropped, reads nothing",
+    ("event.c", "event_post"): "acquire reads the waker's address",
+    ("memcg.c", "memcg_next_event"): "`ended` only drops the event",
     ("charge.c", "memcg_set_alarm"): "the address of a function: nothing is behind it",
     ("charge.c", "call_alarm"): "the same",
     ("charge.c", "memcg_set_refusal"): "the same",
@@ -58,21 +58,21 @@ NOT_MODELLED = {
     ("charge.c", "memcg_set_oom_group_fn"): "the same",
     ("charge.c", "refuse"): "the same",
     ("charge.c", "collector_can_run"): "the same",
-    ("arena.c", "arena_fit"): "before munmap, which orders more",
-    ("charge.c", "check_high"): "high_pending: a flag that only admits a charge",
+    ("arena.c", "arena_fit"): "munmap, which follows, orders more",
+    ("charge.c", "check_high"): "high_pending is a flag that only admits a charge",
     ("css.c", "mem_cgroup_high_pending"): "the same",
     ("css.c", "mem_cgroup_high_done"): "the same",
-    ("memcontrol.c", "mem_cgroup_set_limit"): "a barrier on x86 only: what is missed elsewhere is "
-    "one reclaim, which the next charge over the limit makes",
+    ("memcontrol.c", "mem_cgroup_set_limit"): "a barrier on x86 only: elsewhere one reclaim may be "
+    "missed, which the next charge over the limit makes",
     (
         "css.c",
         "mem_cgroup_online",
-    ): "online is cleared once; offline then steals all threads",
+    ): "`online` is cleared once; offline then steals all threads",
     ("memcontrol.c", "mem_cgroup_offline"): "the same",
-    ("reclaim.c", "thread_holds_free"): "a racy look finds a heap whole, and no more",
+    ("reclaim.c", "thread_holds_free"): "a racy look needs only to find the heap whole",
     ("heap.c", "thread_set_heap"): "the same",
-    ("css.c", "mem_cgroup_set_id"): "read relaxed: a heap is looked up in the own thread",
-    ("css.c", "objcg_link"): "obj_cgroup->memcg: as page_slab; changed with threads stolen",
+    ("css.c", "mem_cgroup_set_id"): "read relaxed: a thread looks up its own heap",
+    ("css.c", "objcg_link"): "obj_cgroup->memcg is as page_slab, and changes with threads stolen",
     ("heap.c", "heap_of"): "online, as above",
     ("memcontrol.c", "nearest_online"): "online, as above",
     ("memcontrol.c", "mem_cgroup_try_charge"): "obj_cgroup->memcg, as above",
@@ -82,15 +82,15 @@ NOT_MODELLED = {
     ("page_run.c", "run_grow"): "obj_cgroup->memcg, as above",
     ("slab.c", "slab_release"): "obj_cgroup->memcg, as above",
     ("slab.c", "slab_new"): "obj_cgroup->memcg, as above",
-    ("slab.c", "__slab_unlist"): "dead is set with all threads stolen; read under cache->lock",
-    ("free.c", "slab_free"): "a live object's byte: found free twice, orders nothing more",
-    ("shared.c", "shared_free"): "the same, of this thread's group",
+    ("slab.c", "__slab_unlist"): "`dead` is set with all threads stolen and read under cache->lock",
+    ("free.c", "slab_free"): "the byte of a live object, which orders nothing else",
+    ("shared.c", "shared_free"): "the same, for this thread's group",
     ("kmem_cache.h", "kmem_cache_free_fast"): "the same",
     ("kmem_cache.c", "is_dead"): "set with all threads stolen",
     ("kmem_cache.c", "kmem_cache_set_dead"): "the same",
     ("kmem_cache.c", "kmem_cache_shutdown"): "the same",
     ("kmem_cache.c", "kmem_cache_free_struct"): "ended, as above",
-    ("kmem_cache.c", "memcg_cache_array_size"): "the array, as cache_from_memcg_idx",
+    ("kmem_cache.c", "memcg_cache_array_size"): "reads the array, as cache_from_memcg_idx",
 }
 
 ORDERED = re.compile(
@@ -101,7 +101,7 @@ MUTANTS = [(p, name, order) for p in PROTOCOLS for name, order in p.mutants()]
 
 
 def functions(file):
-    """Name -> body of each C function of a file, spaces as single ones."""
+    """The body of each C function of a file, by name, with single spaces."""
     path = NATIVE / file if (NATIVE / file).exists() else BINDING / file
     text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
     found = re.finditer(
@@ -113,7 +113,7 @@ def functions(file):
 
 
 def written(site):
-    """The text of a site, with its order as in C."""
+    """The text of a site, with its order spelled as in C."""
     return site.text.format(site.order.lower(), site.order) if site.order != PRESENT else site.text
 
 
@@ -146,11 +146,11 @@ def test_the_accesses_stand_in_c_with_these_orders(protocol):
         where = f"{protocol.name}.{name}: {site.function} in {site.file}"
         assert written(site) in body, where
         for weaker in (order for n, order in protocol.mutants() if n == name):
-            if site.order != PRESENT:  # nowhere else in the function either
+            if site.order != PRESENT:  # and nowhere else in the function
                 assert written(site._replace(order=weaker)) not in body, where
 
 
-def test_every_order_in_c_is_modelled_or_told_why_not():
+def test_every_order_in_c_is_modelled_or_listed_with_a_reason():
     modelled = {}
     for protocol in PROTOCOLS:
         for site in protocol.sites.values():
@@ -185,7 +185,7 @@ def test_only_atomic_h_uses_the_builtins():
 
 
 def compiles(tmp_path, body):
-    """Whether a function with `body` and a struct with an atomic field compiles."""
+    """Tell whether a function with `body` compiles, beside a struct with an atomic field."""
     source = tmp_path / "access.c"
     source.write_text(
         '#include "atomic.h"\nstruct thing { atomic_long_t n; ATOMIC(char *) p; };\n'

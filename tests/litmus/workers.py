@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a reader collects what others freed, and how forks and the end hold the native workers.
+"""A reader collects what others freed; a fork or the interpreter's end holds the native workers.
 
-As `protocols`, but the workers' sites stand in the binding's ``worker.c``.
+This is as `protocols`, but the workers' sites are in the binding's ``worker.c``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from litmus.protocols import (
 
 
 def _collect(o: Orders, *, owner_collects: bool) -> list[Result]:
-    """One thread frees another's object and reads; its owner collects, or frees one of its own."""
+    """A thread frees another's object and reads. The owner collects, or frees one of its own."""
     o = ENTER | {name: REMOTE[name].order for name in REMOTE} | o
 
     def uncharge(found: tuple[str, ...]) -> Thread:
@@ -58,13 +58,13 @@ def _collect(o: Orders, *, owner_collects: bool) -> list[Result]:
             yield from steal_all(o, 0)
             yield from uncharge((yield from slab_collect(o, "o")))
             yield from release_all(o, 0)
-        yield join(0)  # the owner may be giving back at this moment
+        yield join(0)  # the owner may be giving objects back at this moment
         return (yield read("usage")), stolen
 
     def check(last, ends):
         usage, stolen = ends[1]
         assert usage == 0, f"all objects were freed, and {usage} is read"
-        assert owner_collects or stolen, "a thread that does not collect keeps what was freed"
+        assert owner_collects or stolen, "a thread that does not collect must keep what was freed"
 
     initial = {
         "busy0": 0,
@@ -91,7 +91,7 @@ collect = Protocol(
 
 
 def _site(function: str, access: str) -> Site:
-    """`access` is a builtin that lacks its last argument, the order."""
+    """Make a site. `access` is a call of a builtin without its last argument, the order."""
     return Site("worker.c", function, f"__atomic_{access}, __ATOMIC_{{1}})", "SEQ_CST")
 
 
@@ -111,7 +111,7 @@ HOLD = {
 
 
 def worker_begins(o: Orders) -> Thread:
-    """Return whether a worker may start; else the last hold's end starts it."""
+    """Return whether a worker may start. If not, the end of the last hold starts it."""
     while True:
         yield add("nr_workers", 1, o["count"])
         if not (yield load("nr_holds", o["see_hold"])):
@@ -125,7 +125,7 @@ def worker_begins(o: Orders) -> Thread:
 
 
 def worker_release(o: Orders) -> Thread:
-    """Return whether what was missed starts here."""
+    """Return whether a worker that was refused its start is started here."""
     yield add("nr_holds", -1, o["release"])
     if not (yield load("missed", o["any_missed"])):
         return False
@@ -133,7 +133,7 @@ def worker_release(o: Orders) -> Thread:
 
 
 def _hold(o: Orders) -> list[Result]:
-    """A worker is wanted while a fork holds them: it runs once, and not during the fork."""
+    """A worker is wanted while a fork holds the workers. It runs once, and not during the fork."""
 
     def waker() -> Thread:
         if not (yield from worker_begins(o)):
@@ -145,8 +145,8 @@ def _hold(o: Orders) -> list[Result]:
     def fork() -> Thread:
         yield add("nr_holds", 1, o["hold"])
         if (yield load("nr_workers", o["see_worker"])):
-            return 0  # it waits for the worker: no more is to be seen than that it knows of it
-        yield write("at_work", 2)  # nobody else is
+            return 0  # it waits for the worker, of which it must know
+        yield write("at_work", 2)  # no other worker is wanted
         return int((yield from worker_release(o)))
 
     def check(last, ends):
