@@ -1,27 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/statements.md says what is so, and every statement has the test that it names."""
+"""docs/statements.md says what is true, and every statement has the test that it names."""
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from scripts import TOOLS, load
 
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location(
-        "statements_doc", ROOT / "tools" / "statements_doc.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(TOOLS / "statements_doc.py")
 
 
 def test_every_statement_is_shown_and_the_page_is_that_of_the_code(tool, monkeypatch):

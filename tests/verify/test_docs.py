@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/verify.md and docs/locking.md say what is so."""
+"""docs/verify.md and docs/locking.md say what is true."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import sys
 from pathlib import Path
 
 import pytest
+from scripts import TOOLS, load
 
 from memcg import cli
 
@@ -45,12 +45,7 @@ def test_the_page_has_a_bug_its_timeline_and_its_cure():
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location("locking_doc", ROOT / "tools" / "locking_doc.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(TOOLS / "locking_doc.py")
 
 
 def test_the_order_of_locking_md_is_that_of_the_code(tool, monkeypatch):

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tools/mutants.py: what it makes, and that it tells a killed mutant from one that survives."""
+"""tools/mutants.py makes mutants, and tells a killed mutant from one that survives."""
 
 from __future__ import annotations
 
 import ast
-import importlib.util
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
+from scripts import TOOLS, load
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 SOURCE = """\
 def work(group):
     \"\"\"Do it.\"\"\"
@@ -27,19 +25,10 @@ def work(group):
 """
 
 
-def load(directory):
-    spec = importlib.util.spec_from_file_location("mutants", directory / "mutants.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def tool(monkeypatch):
     monkeypatch.syspath_prepend(TOOLS)
-    return load(TOOLS)
+    return load(TOOLS / "mutants.py")
 
 
 @pytest.fixture
@@ -95,7 +84,7 @@ def test_a_mutant_that_survives_unexplained_and_a_wrong_excuse_give_status_1(
     assert ("one: listed as equivalent, but killed" in shown) == ("one" in excuses)
 
 
-# A tree with a control plane of one function, and who notices what about it.
+# A tree with a control plane of one function, a scenario and a test.
 TREE = {
     "pyproject.toml": '[tool.pytest.ini_options]\naddopts = "-q -ra"\npythonpath = ["src"]\n',
     "tools/mutants.txt": "",
@@ -155,7 +144,7 @@ def test_each_kill_has_a_name_and_without_one_it_is_an_error_of_the_tool(
         (tmp_path / name).write_text(text)
     for noun in ("mutants", "mutations", "watching"):
         shutil.copy(TOOLS / f"{noun}.py", tmp_path / "tools")
-    tool = load(tmp_path / "tools")
+    tool = load(tmp_path / "tools" / "mutants.py")
     limits = tool.calibrate()
     test = "tests/verify/test_control_plane.py::test_work"
     for what, expected in {
