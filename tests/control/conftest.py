@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the scheme share. The worker is off: a test runs pending work itself."""
+"""Fixtures of the tests of the scheme. The worker is off: a test runs pending work itself."""
 
 from __future__ import annotations
 
 import pytest
 
-on_the_model = pytest.mark.parametrize("world", ["model"], indirect=True)  # looks inside it
+on_the_model = pytest.mark.parametrize("world", ["model"], indirect=True)  # it looks inside
 
 
 @pytest.fixture
 def scheme(world):
-    """A system whose events wait until the test calls ``scheme.work()``; asks at once."""
+    """A system whose events wait for ``scheme.work()``; the first allocation asks for a child."""
     world.core.set_waker(None)
     world.core.set_promote_bytes(0)
     world.work = world.workqueue.run_pending
@@ -22,7 +22,7 @@ def scheme(world):
 
 @pytest.fixture
 def child_of(scheme):
-    """Make the child of ``frames`` for a group by allocating; return (child, address)."""
+    """Make the group's child of ``frames`` by allocating, and return (child, address)."""
 
     def make(memcg):
         scheme.frames.free(scheme.frames.alloc(memcg))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Something that comes in the middle of the control plane, as an exception or a handler does."""
+"""Call something in the middle of the control plane, as an exception or a handler would."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""S73 to S76 and the kernel's cases P2 to P14 that the model data plane can show."""
+"""Statements S73 to S76, and those of the kernel's cases P2 to P14 that the model can show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 PAGE = 4096
 
 
-def test_s73_pages_are_charged_to_the_caches_group_whoever_frees(scheme, child_of):
+def test_s73_pages_are_charged_to_the_caches_group_no_matter_which_thread_frees(scheme, child_of):
     a, b = scheme.make("a"), scheme.make("b")
     child, address = child_of(a)
     assert child.nr_pages * PAGE == a.current

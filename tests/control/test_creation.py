@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""S12 to S32: creation and publication."""
+"""Statements S12 to S32: creation and publication."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_s12_the_first_allocation_is_served_by_the_root_and_creation_comes_later
     scheme.frames.free(address)
 
 
-@on_the_model  # a cache of a user promotes at once natively; native/tests has the threshold
+@on_the_model  # natively a user's cache promotes at once; native/tests has the threshold
 def test_s12_below_the_threshold_no_child_is_asked_for(scheme):
     scheme.core.set_promote_bytes(2 * scheme.frames.size)
     memcg = scheme.make()
@@ -72,7 +72,7 @@ def test_r16_one_item_is_pending_per_root_and_group(scheme):
     objects = [scheme.frames.alloc(memcg) for _ in range(5)]
     assert scheme.core.next_event() is not None
     assert scheme.core.next_event() is None
-    scheme.core.css_put(memcg)  # the item taken above held a reference
+    scheme.core.css_put(memcg)  # the reference of the item taken above
     for address in objects:
         scheme.frames.free(address)
 
@@ -162,7 +162,7 @@ def test_s26_the_item_drops_its_reference_whether_or_not_creation_worked(
     address = scheme.frames.alloc(memcg)
     assert scheme.core.css_refs(memcg) == refs + 1
     scheme.work()
-    assert scheme.core.css_refs(memcg) == refs + works  # the child holds one of its own
+    assert scheme.core.css_refs(memcg) == refs + works  # the child's own reference
     scheme.frames.free(address)
 
 
@@ -172,11 +172,11 @@ def test_s27_nothing_is_scheduled_for_a_group_that_is_offline(scheme):
     scheme.work()
     address = scheme.frames.alloc(memcg)
     assert scheme.core.next_event() is None
-    assert scheme.root.current > scheme.before  # the root served and is charged
+    assert scheme.root.current > scheme.before  # the root served it and is charged
     scheme.frames.free(address)
 
 
-@on_the_model  # natively the item is part of what it names: nothing is allocated for it
+@on_the_model  # natively nothing is allocated for an item
 def test_s28_without_memory_for_the_item_the_root_serves_and_a_later_allocation_asks_again(
     scheme, monkeypatch
 ):
@@ -204,7 +204,7 @@ def test_s28_without_a_thread_for_the_worker_an_allocation_goes_on(scheme):
     scheme.frames.free(scheme.frames.alloc(memcg))
     assert scheme.child(scheme.frames, memcg) is None
     scheme.workqueue.spawn = scheme.locking.spawn
-    scheme.cgroup.cgroup_rmdir(scheme.make("b"))  # posts its release, which wakes a worker
+    scheme.cgroup.cgroup_rmdir(scheme.make("b"))  # its release is posted, which wakes a worker
     scheme.workqueue.flush()
     assert scheme.child(scheme.frames, memcg) is not None
     scheme.core.set_waker(None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""S48 to S72 and D1 to D7: destruction of children, offline, roots."""
+"""Statements S48 to S72 and D1 to D7: destruction of children, of groups and of roots."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_s52_s71_d4_destruction_waits_for_a_reader_that_looked_the_child_up(sche
     threads[0].start()
     assert inside.wait(10)
     threads[1].start()
-    assert not destroyed.wait(0.05)  # it must be waiting; a wrong early end shows with high odds
+    assert not destroyed.wait(0.05)  # without the wait it would end long before this
     leave.set()
     for thread in threads:
         thread.join(10)
@@ -113,7 +113,7 @@ def test_s56_s57_a_busy_child_is_dead_charged_to_the_parent_and_gone_with_its_la
     child, address = child_of(memcg)
     scheme.cgroup.cgroup_rmdir(memcg)
     assert memcg.current == 0
-    of_memcg = scheme.core.GROUP_BYTES  # while anybody holds it
+    of_memcg = scheme.core.GROUP_BYTES  # until its last reference is dropped
     assert parent.current == child.nr_pages * scheme.core.PAGE_SIZE + of_memcg > of_memcg
     assert scheme.child(scheme.frames, memcg) is child
     scheme.frames.free(address)
@@ -129,7 +129,7 @@ def test_s58_charges_of_nested_closed_groups_reach_the_nearest_group_alive(schem
     child, address = child_of(memcg)
     for path in ("p/q/r", "p/q", "p"):
         scheme.cgroup.cgroup_rmdir(scheme.cgroup.cgroup_find(scheme.root, path))
-    of_groups = 3 * scheme.core.GROUP_BYTES  # the lowest holds the others
+    of_groups = 3 * scheme.core.GROUP_BYTES  # the lowest holds references to the others
     pages = child.nr_pages * scheme.core.PAGE_SIZE
     assert scheme.root.current == scheme.before + pages + of_groups
     scheme.frames.free(address)
@@ -144,9 +144,9 @@ def test_s58_charges_alone_hold_no_reference_to_a_closed_group(scheme):
     assert charged >= scheme.frames.object_size
     before = parent.current
     scheme.cgroup.cgroup_rmdir(memcg)
-    scheme.work()  # no child cache is made any more, and what asked for one lets go
+    scheme.work()  # the pending item makes no child and drops its reference
     assert scheme.child(scheme.frames, memcg) is None
-    assert memcg not in scheme.memcontrol.dying  # its last reference is gone
+    assert memcg not in scheme.memcontrol.dying  # its last reference was dropped
     assert (memcg.current, parent.current) == (0, before)
     scheme.frames.free(address)
     assert parent.current == before - charged
@@ -186,7 +186,7 @@ def test_s6_a_root_is_dying_and_has_no_children_when_slab_mutex_is_taken_for_it(
     seen, mutex = [], scheme.slab_common.slab_mutex
 
     class Spy:
-        """Stands in for ``slab_mutex`` and looks at the root each time that it is taken."""
+        """Replaces ``slab_mutex`` and looks at the root each time that it is taken."""
 
         def __enter__(self):
             seen.append((scheme.frames.dying, scheme.child(scheme.frames, memcg) is None))
@@ -201,7 +201,7 @@ def test_s6_a_root_is_dying_and_has_no_children_when_slab_mutex_is_taken_for_it(
     monkeypatch.setattr(scheme.slab_common, "slab_mutex", Spy())
     scheme.slab_common.kmem_cache_destroy(scheme.frames)
     monkeypatch.undo()
-    assert seen == [(True, False), (True, True)]  # for the child, then for the root
+    assert seen == [(True, False), (True, True)]  # one for the child and one for the root
 
 
 def test_s61_s63_s64_s67_d3_a_root_with_a_busy_child_is_refused_with_the_count_and_stays_usable(
@@ -209,7 +209,7 @@ def test_s61_s63_s64_s67_d3_a_root_with_a_busy_child_is_refused_with_the_count_a
 ):
     memcg = scheme.make()
     child, address = child_of(memcg)
-    for _ in range(2):  # not a one-shot
+    for _ in range(2):  # a refusal changes nothing
         with pytest.raises(scheme.errors.CacheBusy, match="1 child caches"):
             scheme.slab_common.kmem_cache_destroy(scheme.frames)
         assert scheme.child(scheme.frames, memcg) is child
@@ -234,7 +234,7 @@ def test_p35_destroying_twice_is_an_error(scheme):
     scheme.slab_common.kmem_cache_destroy(scheme.frames)
     with pytest.raises(scheme.errors.MemcgError, match="destroyed already"):
         scheme.slab_common.kmem_cache_destroy(scheme.frames)
-    assert scheme.frames.dying  # still: no child is made for it
+    assert scheme.frames.dying  # so that no child is made for it
 
 
 def test_s68_d7_a_cache_created_while_another_of_its_shape_dies_is_a_new_one(scheme, monkeypatch):
@@ -322,7 +322,7 @@ def test_an_id_that_is_used_and_returned_again_and_again_is_kept_once(scheme):
 
 @pytest.fixture
 def interrupted_wait(scheme, monkeypatch):
-    """Whoever waits for an uninterrupted call is interrupted, and the call goes on."""
+    """Interrupt the thread that waits for an uninterrupted call. The call itself goes on."""
 
     class Interrupted(scheme.workqueue.Event):
         def wait(self):

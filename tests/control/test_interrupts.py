@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A KeyboardInterrupt at the entry of each function of the control plane, one after the other.
+"""A KeyboardInterrupt is raised at the entry of each function of the control plane in turn.
 
-Entering a function is one of the places where CPython raises asynchronous exceptions (the others:
-backward jumps, and after a call into C). After each, all invariants hold and the call can be
-repeated. The data plane counts as one call, as it is in C. Child caches are created by the worker,
-which no asynchronous exception reaches.
+CPython raises asynchronous exceptions where a function is entered, at backward jumps, and after a
+call into C. After each interrupt all invariants hold and the call can be repeated. The data plane
+counts as one call, since it is C. Child caches are not covered here: they are created by the
+worker, which no asynchronous exception reaches.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def make_group(world):
 
 
 def references(world):
-    """css references of the root: one of its own, one per group."""
+    """The css references of the root: one of its own, and one for each group."""
     return world.core.css_refs(world.root), len(world.memcontrol._used_ids)
 
 
 def points(flow):
-    """Run `flow` with an interrupt at entry 1, 2, ... until it ends without one."""
+    """Run `flow` with an interrupt at entry 1, then at entry 2, until it ends without one."""
     n = 0
     while True:
         n += 1
@@ -82,7 +82,7 @@ def points(flow):
         if interrupt.left > 0:
             world.close()
             return n - 1
-        world.settle()  # what was interrupted waiting goes on alone
+        world.settle()  # a call goes on although its waiter was interrupted
         world.check_invariants()
         mutexes = [world.memcontrol.memcg_slab_mutex, world.memcontrol.activate_kmem_mutex]
         mutexes += [world.slab_common.slab_mutex, world.cgroup.cgroup_mutex]
@@ -93,7 +93,7 @@ def points(flow):
         world.check_invariants()
         for group in list(world.root.children.values()):
             group.close(recursive=True)
-        gc.collect()  # a group that was dropped half-made lets go of its parent
+        gc.collect()  # a group that was dropped half-made drops its reference to the parent
         world.workqueue.run_pending()
         assert references(world) == (1, 0), n
         world.close()
@@ -104,7 +104,7 @@ def test_an_interrupt_at_any_entry_leaves_the_invariants_and_a_repeatable_call(f
     assert points(flow) >= 3
 
 
-def test_the_worker_and_who_comes_after_the_end_wait_for_no_other_thread(scheme, monkeypatch):
+def test_the_worker_and_a_thread_after_the_end_wait_for_no_other_thread(scheme, monkeypatch):
     workqueue, ran = scheme.workqueue, []
 
     def here():
@@ -112,7 +112,7 @@ def test_the_worker_and_who_comes_after_the_end_wait_for_no_other_thread(scheme,
 
     workqueue.uninterrupted(here)
     monkeypatch.setattr(workqueue, "_worker_task", workqueue.current_task())
-    workqueue.uninterrupted(here)  # in a shrinker, say; the thread could wait for the worker
+    workqueue.uninterrupted(here)  # as in a shrinker; another thread could wait for the worker
     monkeypatch.setattr(workqueue, "_worker_task", None)
     monkeypatch.setattr(workqueue._place, "stopped", True)
     workqueue.uninterrupted(here)  # a thread that starts now may never run
@@ -126,7 +126,7 @@ def test_what_an_uninterrupted_call_raised_is_in_no_cycle(scheme):
     def refuse():
         raise Refused
 
-    gc.disable()  # a collection would hide it
+    gc.disable()  # a collection would free a cycle too
     try:
         with pytest.raises(Refused) as caught:
             scheme.workqueue.uninterrupted(refuse)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""S33 to S47: lookup, activation, relocation."""
+"""Statements S33 to S47: lookup, activation and relocation."""
 
 from __future__ import annotations
 

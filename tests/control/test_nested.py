@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A finalizer or signal handler that uses memcg, at each line of what it interrupts.
+"""A finalizer or signal handler uses memcg, at each line of what it interrupts.
 
-The mutexes let the interrupted thread in, so what is half-done must not be met: making and
-destroying are refused there, closing is put off.
+The mutexes let the interrupted thread in, so a handler could find a half-done change. Therefore
+making and destroying are refused there, and closing is put off.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def handler(world, told):
     attempt(lambda: scope(world))
     attempt(lambda: new_cache(world))
     attempt(lambda: read(world))
-    assert world.group.group("tenant") is world.tenant  # it is there, and changes nothing
-    world.tenant.close()  # never refused: now, or when what it interrupts has ended
+    assert world.group.group("tenant") is world.tenant  # it exists, so nothing changes
+    world.tenant.close()  # done now, or when what it interrupts has ended; never refused
 
 
 @pytest.mark.parametrize("outer", OUTER)
@@ -96,11 +96,11 @@ def test_at_any_line_the_handler_is_done_or_refused_and_nothing_is_half_done(out
     assert done > 0
 
 
-def test_inside_our_own_work_a_group_is_given_only_if_nothing_need_change(scheme):
+def test_inside_our_own_work_a_group_is_returned_only_if_nothing_must_change(scheme):
     there, gone = scheme.make("there"), scheme.make("gone")
     root, cgroup = scheme.root, scheme.cgroup
     with scheme.memcontrol.memcg_slab_mutex:
-        scheme.memcontrol.mem_cgroup_css_offline(gone)  # its close was interrupted before the rest
+        scheme.memcontrol.mem_cgroup_css_offline(gone)  # as if its close had been interrupted here
         assert cgroup.cgroup_mkdir(root, "there") is there
         for refused in (
             lambda: cgroup.cgroup_mkdir(root, "there", exclusive=True),
@@ -121,7 +121,7 @@ def be_the_worker(queue):
 
 
 def fork_nested(fork, mutex):
-    """Both sides of a fork while the caller holds the mutex, one after the other."""
+    """Run the handlers of both sides of a fork in turn, while the caller holds the mutex."""
     with mutex:
         fork._before_fork()
         assert [held for held in fork._MUTEXES if held.held()] == [mutex]
@@ -138,7 +138,7 @@ def fork_and_return(fork):
     assert not any(mutex.held() for mutex in fork._MUTEXES)
 
 
-def test_a_nested_fork_takes_no_mutex_and_its_child_forgets_who_is_gone():
+def test_a_nested_fork_takes_no_mutex_and_its_child_forgets_threads_that_are_gone():
     world = World()
     cgroup, queue = world.cgroup, world.workqueue
 
@@ -174,7 +174,7 @@ def test_the_child_of_an_ordinary_fork_keeps_its_mutexes_until_the_handlers_end(
     fork = world.fork
     told = []
     monkeypatch.setattr(world.core, "after_fork_in_child", lambda: told.append("data plane"))
-    fork._nested_forks.add("another")  # its thread is gone in the child
+    fork._nested_forks.add("another")  # the child does not have its thread
     fork._before_fork()
     fork._after_fork_in_child()
     assert not fork._nested_forks

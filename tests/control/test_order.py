@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""S1 to S11: the lock order."""
+"""Statements S1 to S11: the lock order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ORDER = ["cgroup_mutex", "activate_kmem_mutex", "memcg_slab_mutex", "slab_mutex"
 
 
 class Recorder:
-    """Stands in for a mutex and records what was held when it was taken."""
+    """Replaces a mutex and records what was held when it was taken."""
 
     def __init__(self, name, log, held):
         self.name, self.log, self.held_names = name, log, held
@@ -47,7 +47,7 @@ def violations(log):
 
 
 def exercise(scheme, after_each=lambda: None):
-    """Every flow of the control plane once, and a look at the end of each."""
+    """Run every flow of the control plane once, and look at the end of each."""
     memcgs = [scheme.make(f"g{i}") for i in range(6)]
     objects = [scheme.frames.alloc(m) for m in memcgs]
     after_each()
@@ -93,7 +93,7 @@ def test_s2_the_memcg_side_never_names_slab_mutex(scheme):
 
 
 def test_s3_s7_creating_and_destroying_a_child_under_memcg_slab_mutex_does_not_retake_it(recorded):
-    exercise(recorded)  # the recorder refuses recursion
+    exercise(recorded)  # the recorder fails on recursion
     assert recorded.log.count(("memcg_slab_mutex", "slab_mutex")) >= 12
 
 
@@ -124,11 +124,11 @@ def test_s9_slabinfo_needs_memcg_slab_mutex_only(recorded):
     memcg = recorded.make()
     recorded.log.clear()
     recorded.memcontrol.mem_cgroup_slabinfo_read(memcg)
-    assert recorded.log == []  # nothing was taken inside it
+    assert recorded.log == []  # no other mutex was taken inside it
     assert recorded.memcontrol.memcg_slab_mutex.held_names == []
 
 
-@on_the_model  # the native data plane never calls Python, so it cannot take one of the mutexes
+@on_the_model  # the native data plane never calls Python, so it cannot take a mutex
 def test_s5_s11_no_mutex_is_taken_under_a_lock_of_the_data_plane(scheme):
     private = {"entry_lock", "read_side", "cache_lock", "page_lock"}
     with lockdep.watching(scheme.locking) as dep:
