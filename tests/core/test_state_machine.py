@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model core and the native core, driven side by side: they must agree after every step.
+"""The model core and the native core are driven side by side and must agree after every step.
 
-What is compared: what each operation returns or raises, which groups are charged once empty
-slabs are given back, and live objects per cache and child; at the end, that nothing is left
-charged. What is not: sizes of slabs, and so the bytes a group is charged for them (limits and
-charges come in steps that slabs do not fill), and children without objects, which a refused
-allocation asks for in one core only.
+The test compares what each operation returns or raises, which groups are charged once empty slabs
+are given back, and the live objects of each cache and child. At the end nothing may be left
+charged. It does not compare the sizes of slabs, and so not the bytes that a group is charged for
+them: limits and charges are in steps that slabs do not fill. It does not compare children without
+objects either, because a refused allocation asks for one in one core only.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ MIB = 1 << 20
 STEPS = settings(
     derandomize=True,
     database=None,
-    phases=[Phase.generate],  # a counterexample is long, but a minute is not spent on shrinking
+    phases=[Phase.generate],  # shrinking takes a minute, so a counterexample stays long
     max_examples=200,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-numbers = st.integers(0, 100)  # picks from a list, modulo its length
+numbers = st.integers(0, 100)  # an index into a list, modulo its length
 
 
 def held(group):
-    """Bytes charged at and below the group but for what groups cost, which the model does not know.
+    """Bytes charged at and below the group, without the cost of groups, which the model lacks.
 
     Other charges from outside are whole MiB here.
     """
@@ -54,7 +54,7 @@ def cost_of_groups(group):
 
 
 class Side:
-    """One core: its objects are in lists, so that an operation names them by number."""
+    """One core. Its objects are in lists, so that an operation names them by number."""
 
     def __init__(self, world: World, name: str) -> None:
         self.world = world
@@ -65,7 +65,7 @@ class Side:
         self.external = {}  # group -> bytes
 
     def do(self, operation, *args):
-        """What it returns, or the name of what it raises."""
+        """What the operation returns, or the name of what it raises."""
         try:
             found = getattr(self, operation)(*args)
         except (self.world.errors.MemcgError, ValueError) as error:
@@ -125,7 +125,7 @@ class Side:
         return self.groups.index(refused) if refused is not None else "charged"
 
     def uncharge(self, group):
-        """What a closed group held is its parent's: the model leaves that to its callers."""
+        """Move what a closed group held to its parent, which the model leaves to its callers."""
         n, payer = self.external.pop(group, 0), self.groups[group]
         while not payer.online:
             payer = payer.parent
@@ -154,7 +154,7 @@ class Side:
         return root.info().active_objs, [(i, live) for i, live in children if live]
 
     def end(self):
-        """Give everything back; what is left charged."""
+        """Give everything back, and return what is left charged."""
         for buffer, cache in self.objects:
             self.caches[cache].free(buffer)
         self.objects.clear()
@@ -176,7 +176,7 @@ _numbers = itertools.count()
 
 
 def machine(model, native):
-    """A machine over two worlds; each example gets a tree of its own in both."""
+    """A machine over two worlds. Each example gets a tree of its own in both."""
 
     class SideBySide(RuleBasedStateMachine):
         def __init__(self):
@@ -199,7 +199,7 @@ def machine(model, native):
         def make_group(self, parent, name):
             parent = self.pick("groups", parent)
             above = self.sides[1].world.core.ancestry(self.sides[1].groups[parent])
-            # a full native group refuses what a group costs, which is nothing on the model
+            # a full native group refuses the cost of a child group, which the model does not charge
             if all(g.max - g.current > 65_536 for g in above):
                 self.both("make_group", parent, name)
 
@@ -297,7 +297,7 @@ def test_the_cores_agree_after_every_step(worlds):
     run_state_machine_as_test(lambda: machine(*worlds)(), settings=STEPS)
 
 
-# -- a broken model must be told from the native core
+# -- a broken model must differ from the native core
 
 
 def a_free_credits_the_ancestors_only(model):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sweeps run in processes of their own: a crash or a hang is theirs alone."""
+"""Sweeps run in processes of their own, so that a crash or a hang ends no other test."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ HERE = Path(__file__).parent
 
 @pytest.fixture
 def sweep(native):
-    """Run code after `nth.py`'s names; it must end with status 0 and say nothing on stderr.
+    """Run code after `nth.py`'s names. It must end with status 0 and write nothing to stderr.
 
-    Gives what it printed last as JSON.
+    Returns the JSON that it printed last.
     """
 
     def run(code, *, before="from nth import *\n", timeout=120, **more):

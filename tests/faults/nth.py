@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fail-nth: the first request of an operation fails, then the second, until none is left.
+"""Fail the first request of an operation, then the second, until no request is left to fail.
 
-Run in a process of its own. After each fault everything must be as it was before the operation,
-and the operation must work again.
+This runs in a process of its own. After each fault everything must be as it was before the
+operation, and the operation must work again.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from memcg.control import memcontrol, slab_common, workqueue
 from memcg.control.cgroup import subtree
 from memcg.control.fork import _MUTEXES
 
-CORE = "alloc+metadata+pages+mmap"  # every request of the core's own
-NR_THREADS = 2  # that the core knows at rest: this one, and the one for threads without memory
-SETTLE_S = 5  # a native worker's last steps are seen by nobody; far over what they take
+CORE = "alloc+metadata+pages+mmap"  # all requests that the core makes for itself
+NR_THREADS = 2  # at rest the core knows this one, and the one for threads without memory
+SETTLE_S = 5  # No event marks a native worker's last steps. They take far less.
 
 
 def nr_threads() -> int:
@@ -31,7 +31,7 @@ def nr_threads() -> int:
 
 
 def settle() -> None:
-    """Let everything that was asked for be done, and give back what is kept for later."""
+    """Wait for all pending work, and give back what is kept for later."""
     gc.collect()
     workqueue.flush()
     workqueue.wait_idle()
@@ -42,7 +42,7 @@ def settle() -> None:
 
 
 def state() -> dict[str, object]:
-    """Everything that an operation that comes and goes must leave as it was."""
+    """Everything that an operation must leave as it was, if it keeps nothing."""
     settle()
     stat = core.global_stat()
     groups = {
@@ -59,7 +59,7 @@ def state() -> dict[str, object]:
 
 
 def check_locks() -> None:
-    """No mutex is held, by this thread or another."""
+    """Check that no mutex is held, by this thread or another."""
     end = time.monotonic() + SETTLE_S
     for mutex in _MUTEXES:
         assert not mutex.held(), mutex.name
@@ -77,7 +77,7 @@ def check_same(before: dict[str, object], read, when: str) -> None:
 
 
 def make_threads() -> None:
-    """The core keeps what it had for threads that ended; so have more of it than is ever used."""
+    """Start more threads than are ever used: the core keeps the structures of ended threads."""
     all_here = threading.Barrier(16)
     threads = [
         threading.Thread(target=lambda: (core.stop_account(), all_here.wait())) for _ in range(16)
@@ -89,9 +89,9 @@ def make_threads() -> None:
 
 
 def exhaust(operation, *, read=state, errors=(MemoryError,), **keys) -> dict[str, int]:
-    """Sweep; return how many faults there were, and how many the operation was told of."""
+    """Sweep, and return how many faults there were and how many made the operation fail."""
     make_threads()
-    for _ in range(3):  # tables that only grow have grown; what the worker makes has been used
+    for _ in range(3):  # now all tables have grown, and what the worker makes has been used
         operation()
         settle()
     before = read()
@@ -110,15 +110,15 @@ def exhaust(operation, *, read=state, errors=(MemoryError,), **keys) -> dict[str
         assert not workqueue.failures, workqueue.failures
         check_same(before, read, f"{name}, request {n} failed")
         operation()
-        check_same(before, read, f"{name}, after request {n} failed and it was done again")
-        while _thread._count():  # a thread that stayed would be a hang
+        check_same(before, read, f"{name}, repeated after request {n} failed")
+        while _thread._count():  # hangs if a thread stays
             time.sleep(0.001)
         if not injected.faults:
             return {"faults": n - 1, "told": told}
 
 
 def exhaust_all(operations, **keys) -> None:
-    """Sweep each, with one fault and with two in a row, and print the figures."""
+    """Sweep each operation, with one fault and with two in a row, and print the figures."""
     figures = {}
     for operation in operations:
         for times in (1, 2):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threads, groups, caches and arrays together, while any request of any thread fails by chance.
+"""Threads, groups, caches and arrays work together while any request of any thread may fail.
 
-With the hooks in, faults inside the core could refuse CPython's smallest objects, and then a
-thread that has begun ends before who started it is told: `Thread.start` waits for ever.
+With the hooks installed only some kinds of request fail. Faults inside the core could refuse
+CPython's smallest objects, and then a new thread could end before it signals its start:
+`Thread.start` would wait for ever.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def test_whatever_fails_by_chance_nothing_is_left(sweep, install, what, seed):
     frames = memcg.KmemCache("frame", 3000)
     frames.free(frames.alloc())
     told = [0] * 4
-    # Whatever a tenant does where nothing catches a MemoryError allocates nothing.
+    # Outside the `try` no line of a tenant allocates, because nothing catches a MemoryError there.
     rngs = [random.Random({seed} * 10 + me) for me in range(4)]
     turns, held = [iter(range(60)) for _ in range(4)], [[] for _ in range(4)]
     start, done, stop = [[threading.Lock() for _ in range(4)] for _ in range(3)]
@@ -79,7 +80,7 @@ def test_whatever_fails_by_chance_nothing_is_left(sweep, install, what, seed):
     check_locks()
     assert not workqueue.failures, workqueue.failures
     check_same(before, read, "seed {seed}")
-    while _thread._count():  # a thread that stayed would be a hang
+    while _thread._count():  # hangs if a thread stays
         time.sleep(0.001)
     with memcg.scope("after") as g:
         x = np.arange(20_000)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Groups and caches, while each of the core's own requests fails in turn.
+"""Groups and caches are used while each of the core's own requests fails in turn.
 
-The workers' requests fail too. Each is swept with one fault and with two in a row, since a
-request that fails is tried again after a reclaim.
+The workers' requests fail too. Each operation is swept with one fault and with two in a row,
+because a request that fails is tried again after a reclaim.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ def close_all():
 """
 FRAMES = """
 frames = memcg.KmemCache("frame", 3000)
-frames.free(frames.alloc())  # the root serves a group that there is no memory for
+frames.free(frames.alloc())  # the root serves if there is no memory for the group's child
 """
 
 
 def check(figures):
-    """Each sweep had faults, and the operation was told of some."""
+    """Check that each sweep had faults, and that some of them made the operation fail."""
     for name, figure in figures.items():
         assert 0 < figure["told"] <= figure["faults"], name
 
@@ -51,11 +51,11 @@ def test_groups_are_made_whole_or_not_at_all(sweep):
 
 
 def test_the_first_groups_grow_every_array(sweep):
-    """Arrays grow once in a process: as many processes as requests."""
+    """Arrays grow once in a process, so there is a process for each request."""
     code = (
         CLOSE_ALL
         + """
-settle()  # this thread is known to the core
+settle()  # now the core knows this thread
 with faults.inject(nth={n}, what=CORE, all_threads=True) as injected:
     try:
         for i in range(9):
@@ -83,7 +83,7 @@ print(json.dumps(injected.faults))
     assert sweep(code.format(n=100_000)) == 0
 
 
-def test_child_caches_come_and_go(sweep):
+def test_child_caches_are_made_and_destroyed(sweep):
     figures = sweep(
         FRAMES
         + """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `MEMCG_FAIL` and `inject` accept, which requests they meet, and what they cost otherwise."""
+"""What `MEMCG_FAIL` and `inject` accept, which requests they refuse, and what else they change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from memcg.core.fault_attr import FaultAttr, make, parse
         ("nth=1,what=pages+mmap", {"nth": 1, "times": 1, "what": ("pages", "mmap")}),
     ],
 )
-def test_what_is_understood(text, fields):
+def test_a_well_formed_text_is_understood(text, fields):
     assert parse(text) == FaultAttr(**fields)
 
 
@@ -60,7 +60,7 @@ def test_what_is_understood(text, fields):
         ("size=4096", "nth or probability is missing"),
     ],
 )
-def test_what_is_not_understood_is_told_with_what_is(text, said):
+def test_what_is_not_understood_is_reported_with_what_is(text, said):
     with pytest.raises(ValueError, match="MEMCG_FAIL=") as raised:
         parse(text)
     assert said in str(raised.value)
@@ -90,7 +90,7 @@ def test_memcg_run_ends_with_125_and_runs_nothing(native):
     assert "nth must be a whole number that is at least 1, not 'x'; allowed are nth=N" in err
 
 
-def test_an_import_tells_and_install_refuses(native):
+def test_an_import_reports_it_and_install_refuses(native):
     code = "import memcg\nprint('here')\nmemcg.install()"
     status, out, err = start(code, MEMCG_FAIL="nth=x")
     assert (status, out) == (1, "here\n")
@@ -138,7 +138,7 @@ def test_a_seed_that_was_chosen_is_printed_and_repeats_the_run(native):
     wanted = "probability=0.5,size=100001"
     status, out, err = start(code, MEMCG_FAIL=wanted)
     assert status == 0
-    assert 5 < out.count("1") < 45  # of 50 halves; beyond with a chance below 1e-8
+    assert 5 < out.count("1") < 45  # 50 draws of a half; a count outside has a chance below 1e-8
     seed = err.split("seed=")[1].split()[0]
     assert err == f"memcg: MEMCG_FAIL={wanted},seed={seed} repeats these faults\n"
     assert start(code, MEMCG_FAIL=f"{wanted},seed={seed}") == (0, out, "")

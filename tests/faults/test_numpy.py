@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NumPy and Python's larger objects, while each request past 1 KiB fails in turn."""
+"""NumPy and Python's larger objects are used while each request past 1 KiB fails in turn."""
 
 from __future__ import annotations
 
 import pytest
 
-# Smaller blocks come and go with CPython's own free lists; those that can fail must all be gone.
+# CPython's free lists may keep smaller blocks. All blocks that can be refused must be freed again.
 PRELUDE = """
 memcg.install()
 import numpy as np
@@ -34,10 +34,10 @@ def inside(fn):
     return run
 """
 
-# np.where and np.einsum of NumPy 2.4 return NULL without an exception for some of theirs.
+# np.where and np.einsum of NumPy 2.4 return NULL without an exception after some refusals.
 TOLD = "(MemoryError, SystemError)"
-# Not here: bytearray + bytes, of which CPython 3.11 says "deallocated bytearray object has exported
-# buffers" when it is refused.
+# bytearray + bytes is left out: if it is refused, CPython 3.11 prints "deallocated bytearray object
+# has exported buffers".
 OPERATIONS = {
     "create": """
         np.empty(5000); np.zeros((300, 300)); np.ones(5000); np.full(400, 7); np.arange(10_000)
@@ -95,7 +95,7 @@ def test_what_numpy_was_refused_leaves_nothing(sweep, name):
 
 
 def test_the_groups_charge_is_that_of_before_when_all_is_dropped(sweep):
-    """Over a whole sweep, bytes of small objects that CPython keeps stay below one slab each."""
+    """What CPython keeps of small objects over a whole sweep stays below one slab for each size."""
     pytest.importorskip("numpy")
     figures = sweep(
         PRELUDE

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control plane while CPython's own small objects fail in turn, where it can take that.
+"""The control plane is used while each of CPython's own small objects fails in turn.
 
-memcg never refuses such requests; a machine without memory does. What waits for a thread is not
-here: a `threading.Condition` whose ``__exit__`` finds no memory for its frame stays locked.
+memcg never refuses such requests, but a machine without memory does. Operations that wait for a
+thread are left out: a `threading.Condition` stays locked if its ``__exit__`` finds no memory for
+its frame.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 
 import pytest
 
-# `inside` stays, and gets child caches when its objects are many.
+# `inside` stays open, and gets child caches once it has many objects.
 PRELUDE = """
 memcg.install()
 frames = memcg.KmemCache("frame", 3000)
@@ -49,7 +50,7 @@ for n in itertools.count(1):
             operation()
         except MemoryError:
             refused = True
-    close_all()  # as who made it would, when it is found half-made
+    close_all()  # as its maker would if it were found half-made
     assert injected.faults or not refused
     figures["faults"] += injected.faults
     figures["told"] += refused
@@ -64,7 +65,7 @@ for n in itertools.count(1):
 print(json.dumps(figures))
 """,
         MEMCG_LOCKDEP="",
-    )  # its own objects would fail too
+    )  # lockdep's own objects would fail too
 
 
 OPERATIONS = {
@@ -95,11 +96,11 @@ def operation():
 }
 
 
-# In plain CPython `_testcapi.set_nomemory()` around a function with a generator expression, such as
-# any(part in ("", "..") for part in parts), ends the same way: on 3.12 and 3.13, not on 3.11.
+# Plain CPython 3.12 and 3.13 crash too if `_testcapi.set_nomemory()` is called around a function
+# with a generator expression, such as any(part in ("", "..") for part in parts). 3.11 does not.
 @pytest.mark.skipif(
     sys.version_info >= (3, 12),
-    reason="CPython 3.12 and 3.13 crash where a generator expression finds no memory",
+    reason="CPython 3.12 and 3.13 crash if a generator expression finds no memory",
 )
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_without_memory_for_an_object_leaves_nothing(sweep, name):
@@ -110,7 +111,7 @@ def test_an_operation_without_memory_for_an_object_leaves_nothing(sweep, name):
 def test_an_event_is_not_lost_for_want_of_an_object(sweep):
     faults, kinds = sweep("""
     memcg.install()
-    core.set_waker(None)  # nobody takes events but we
+    core.set_waker(None)  # only this test takes events
     total, kinds = 0, []
     for n in itertools.count(1):
         memcg.group("g").close()
@@ -136,7 +137,7 @@ def test_an_event_is_not_lost_for_want_of_an_object(sweep):
 
 
 def test_tables_of_groups_and_caches_that_may_not_grow_stay_whole(sweep):
-    """What memcg does refuse in Python code: the dicts of groups, ids and caches past 1 KiB."""
+    """memcg does refuse the dicts of groups, ids and caches once they are larger than 1 KiB."""
     groups, caches = sweep(f"""{PRELUDE}
 inside = memcg.group("inside")
 held = []
@@ -160,7 +161,7 @@ def clean():
         held.pop().destroy()
 
 def exhaust_fresh(operation):
-    # a dict that has grown stays so: each time one that has not
+    # a dict stays grown, so each turn needs one that has not grown
     before, total = read(), [0, 0]
     for n in itertools.count(1):
         memcg.root.children = dict(memcg.root.children)

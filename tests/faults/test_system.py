@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the system may refuse: mappings, advice, threads."""
+"""The system may refuse mappings, advice and threads; memcg goes on or says why it cannot."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def test_a_worker_that_cannot_start_is_started_by_the_next_event(sweep):
     others = memcg.KmemCache("other", 3000)
     g = memcg.group("g", max="64MiB")
     with faults.inject(nth=1, times=3, what="thread") as injected, g:
-        frames.free(frames.alloc())        # asks for a child, and the worker cannot start
+        frames.free(frames.alloc())        # asks for a child, but the worker cannot start
         idle()
         assert injected.faults == 1, injected.faults
         assert children() == []
-        frames.free(frames.alloc())        # works all the same
-        others.free(others.alloc())        # the next events; the second and third start fails
+        frames.free(frames.alloc())        # works without the child
+        others.free(others.alloc())        # the next events: the second and third start fail
         idle()
         gone = memcg.group("gone")
         gone.close()
@@ -33,7 +33,7 @@ def test_a_worker_that_cannot_start_is_started_by_the_next_event(sweep):
         idle()
         assert injected.faults == 3, injected.faults
         assert children() == []
-        memcg.group("gone").close()        # and this one's starts it
+        memcg.group("gone").close()        # the event of this close starts it
         idle()
         assert len(children()) == 2, children()
         assert injected.eligible == 4, injected.eligible
@@ -58,7 +58,7 @@ def test_without_a_worker_at_all_groups_work_and_flush_does_what_is_left(sweep):
             workqueue.flush()
             b += frames.alloc_bulk(10)
             frames.free_bulk(b)
-    make_threads()  # one worker may start before the last one's structure is free
+    make_threads()  # a worker may start before the last one's structure is free
     operation()
     with faults.inject(probability=1, what="thread", all_threads=True) as injected:
         before = state()
@@ -101,7 +101,7 @@ def test_where_nothing_can_be_mapped_the_request_fails_and_the_next_works(sweep)
     g = memcg.group("g")
     told = 0
     for n in range(1, 100):
-        size = core.global_stat()["committed"] + (1 << 20)  # more than was ever made readable
+        size = core.global_stat()["committed"] + (1 << 20)  # more than is readable so far
         with faults.inject(nth=n, times=2, what="mmap") as injected, g:
             try:
                 x = bytearray(size)
@@ -154,7 +154,7 @@ def test_without_a_thread_a_group_with_caches_is_closed_and_a_cache_destroyed(sw
         tried.append(name)
         raise RuntimeError("can't start new thread")
     make_threads()
-    for _ in range(3):  # tables that only grow have grown
+    for _ in range(3):  # now all tables have grown
         operation()
     before = state()
     start = workqueue.spawn
