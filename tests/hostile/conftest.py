@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An extension module that misuses memory, built here, in processes of its own."""
+"""An extension module that misuses memory is built here, and runs in processes of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import hostile, os, signal, sys, threading, time
 RAW, MEM, OBJ = range(3)
 MIB = 1 << 20
 def promoted(group, size):
-    # from here on the group has a cache of its own for the size
+    # now the group has a cache of its own for the size
     with group:
         blocks = [hostile.malloc(RAW, size) for _ in range(200_000 // size + 4200)]
     memcg.control.workqueue.flush()
@@ -30,7 +30,7 @@ def promoted(group, size):
 """
 
 
-# Said of a Python that is not position-independent (Debian's), without memcg too.
+# memray prints it on a Python that is not position-independent, as Debian's; without memcg too.
 MEMRAYS_OWN = r"Memray WARNING: Correcting symbol for \w+ from \w+ to \w+\n"
 
 
@@ -52,7 +52,7 @@ def extension(tmp_path_factory):
 
 @pytest.fixture
 def run(native, extension):
-    """Run code in a new Python; gives its status, stdout and stderr."""
+    """Run code in a new Python, and return its status, stdout and stderr."""
 
     def run(code, *options, timeout=TIMEOUT_S, prelude=PRELUDE, **more):
         return subprocess.run(
@@ -66,7 +66,7 @@ def run(native, extension):
 
 @pytest.fixture
 def survives(run):
-    """Run code that must end well and say nothing on stderr; gives its stdout."""
+    """Run code that must end well and write nothing to stderr, and return its stdout."""
 
     def survives(code, *options, **environment):
         shown = run(code, *options, **environment)
@@ -79,7 +79,7 @@ def survives(run):
 
 @pytest.fixture
 def reported(run):
-    """Run code that must be ended by a report; gives the report."""
+    """Run code that a report must end, and return the report."""
 
     def reported(code, **environment):
         shown = run(code, **environment)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finalizers, shrinkers, constructors and generators that turn on what runs them.
+"""Finalizers, shrinkers, constructors and generators change what is running them.
 
-They take mutexes where none is to be taken (docs/locking.md), so lockdep does not watch.
+They take mutexes where docs/locking.md allows none, so lockdep does not watch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ UNWATCHED = {"MEMCG_LOCKDEP": ""}
 
 @pytest.mark.parametrize("how", ["shrinker", "finalizer"])
 def test_a_cache_is_destroyed_by_the_worker_itself(survives, how):
-    """The worker waited for a thread that waited for the worker."""
+    """Once the worker waited for a thread that waited for the worker."""
     survives(
         f"""
     import gc
@@ -26,7 +26,7 @@ def test_a_cache_is_destroyed_by_the_worker_itself(survives, how):
         done.set()
     class Owner:
         def __del__(self): destroy()
-    gc.disable()  # but for the worker's
+    gc.disable()  # only the worker collects
     if {how == "shrinker"}:
         once = [destroy]
         g.shrinker(lambda nbytes: once and once.pop()())
@@ -70,7 +70,7 @@ def test_a_shrinker_closes_its_group_forks_and_reclaims(survives):
 
 
 def test_a_fork_in_the_middle_of_our_own_work_waits_for_nobody_and_the_child_can_work(survives):
-    """As in a finalizer: another thread and the worker wait for what the forking thread holds."""
+    """Another thread and the worker wait for what the forking thread holds, as in a finalizer."""
     survives(
         """
     from memcg.control.cgroup import cgroup_mutex
@@ -83,7 +83,7 @@ def test_a_fork_in_the_middle_of_our_own_work_waits_for_nobody_and_the_child_can
     maker = threading.Thread(target=make)
     with memcg_slab_mutex:
         with busy:
-            held.append([[i] for i in range(30_000)])  # the worker is to make child caches
+            held.append([[i] for i in range(30_000)])  # asks the worker for child caches
         maker.start(); inside.wait(); time.sleep(0.05)
         assert not memcg.control.workqueue._idle.is_set()
         pid = os.fork()
@@ -107,7 +107,7 @@ def test_a_fork_in_the_middle_of_our_own_work_waits_for_nobody_and_the_child_can
 
 
 def test_at_the_end_a_finalizer_makes_and_closes_groups_and_caches(survives):
-    """It waited for a thread, and none runs then."""
+    """Once it waited for a thread, and no other thread runs then."""
     shown = survives(
         """
     class Last:
@@ -149,7 +149,7 @@ def test_finalizers_nest_and_run_in_threads_that_end(survives):
     local = threading.local()
     def work(name):
         g = memcg.group(name, max="8MiB")
-        local.closer = Closer(g)  # ends with the thread
+        local.closer = Closer(g)  # finalized when the thread ends
         with g: local.rows = [str(i) for i in range(2000)]
         with memcg.group("main", max="8MiB"):
             for _ in range(5): Node(15)
@@ -160,7 +160,7 @@ def test_finalizers_nest_and_run_in_threads_that_end(survives):
         for t in threads: t.start()
         for t in threads: t.join()
     gc.collect()
-    memcg.group("nodes/late").close()  # also what was put off
+    memcg.group("nodes/late").close()  # also runs the closes that were put off
     assert not failures, failures
     assert sorted(memcg.root.children) == ["main", "nodes"], memcg.root.children
     memcg.root.children["main"].close()
@@ -195,7 +195,7 @@ def test_weak_references_close_groups(survives):
 
 
 def test_a_group_whose_with_ended_elsewhere_can_be_closed(run):
-    """It counted as entered for ever: a generator that the collector closes in another thread."""
+    """The collector closes its generator in another thread; once it stayed entered for ever."""
     shown = run(
         """
     import gc
@@ -207,13 +207,13 @@ def test_a_group_whose_with_ended_elsewhere_can_be_closed(run):
         generator = rows(); next(generator)
         held = [generator]; held.append(held)
     def never_leaves():
-        for _ in range(300_000):  # so many are not to end in a recursion
+        for _ in range(300_000):  # so many must not be freed by recursion
             g.__enter__(); h.__enter__()
     gc.disable()
     for work in (abandon, never_leaves):
         thread = threading.Thread(target=work); thread.start(); thread.join()
         gc.collect()
-    with h:  # of this context
+    with h:  # entered in this context
         try: h.close()
         except memcg.GroupBusy: pass
         else: raise SystemExit("closed while entered")
@@ -292,7 +292,7 @@ def test_a_constructor_that_raises_recurs_forks_or_destroys_its_cache(survives):
 
 
 @pytest.mark.parametrize("size", [0, 1, "1B"])
-def test_a_group_that_may_have_nothing_is_told_and_ends_well(survives, size):
+def test_a_group_that_may_have_nothing_gets_the_error_and_ends_well(survives, size):
     survives(
         f"""
     g = memcg.group("g", max={size!r}, high=0)

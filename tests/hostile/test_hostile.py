@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an extension does wrong is told where it can be, and stays in its own group."""
+"""An error of an extension is reported where it can be, and damages its own group only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALL = "FZPUH"
 FORKS = pytest.mark.parametrize(
     "forks",
     [int(os.environ.get("FORKS", "100")), pytest.param(1000, marks=pytest.mark.long)],
-)  # `make soak`: 10,000
+)  # `make soak` makes 10,000
 
 
 def test_blocks_are_freed_in_other_threads_and_other_groups(survives):
@@ -28,13 +28,13 @@ def test_blocks_are_freed_in_other_threads_and_other_groups(survives):
     for block in blocks[1]: hostile.free_in_thread(block)
     thread = threading.Thread(target=lambda: [hostile.free(RAW, p) for p in blocks[2]])
     thread.start(); thread.join()
-    del blocks, block  # the list of addresses is a's too
+    del blocks, block  # the list of addresses is charged to `a` too
     memcg.control.workqueue.flush()
     a.reclaim()
     print(a.current, b.current)
     """
     )
-    # What is left is CPython's: nodes of the context's map, lists on its free lists.
+    # CPython keeps what is left: nodes of the context's map, and lists on its free lists.
     assert max(map(int, shown.split())) <= 1024
 
 
@@ -132,7 +132,7 @@ def test_blocks_of_all_sizes_are_resized_to_all_sizes_in_every_domain_and_group(
     """,
         MEMCG_DEBUG=letters,
     )
-    assert int(shown) <= 4096  # CPython's: nodes of the context's map, lists on its free lists
+    assert int(shown) <= 4096  # CPython keeps nodes of the context's map, and lists in free lists
 
 
 WRONG_WRITES = {
@@ -205,7 +205,7 @@ def test_right_programs_are_right_under_all_letters(survives):
 
 
 @pytest.mark.parametrize("letters", ["0", ALL])
-def test_native_threads_without_the_gil(survives, letters):
+def test_native_threads_allocate_and_free_without_the_gil(survives, letters):
     shown = survives(
         """
     sys.setswitchinterval(1e-6)
@@ -224,11 +224,11 @@ def test_native_threads_without_the_gil(survives, letters):
     assert damaged == 0
 
 
-ENDS = 60  # without care at least one in seven crashed: none of 60 in one run of 10,000
+ENDS = 60  # one in seven crashed when memcg did nothing: a chance of 1 in 10,000 that 60 end well
 
 
-def test_native_threads_while_the_interpreter_ends(survives):
-    """CPython sets the RAW allocator back for moments then, and frees find blocks of ours."""
+def test_native_threads_allocate_and_free_while_the_interpreter_ends(survives):
+    """CPython sets the RAW allocator back for moments then, and its free() is given our blocks."""
     shown = survives(
         f"""
     ended = []
@@ -238,7 +238,7 @@ def test_native_threads_while_the_interpreter_ends(survives):
             signal.alarm(60)
             with memcg.group("a"): hostile.start_churn(4)
             rows = [str(i) for i in range(1000)]
-            break  # and ends as any process does
+            break  # ends as any process does
         ended.append(os.waitpid(pid, 0)[1])
     else:
         print(len(ended), sum(map(bool, ended)))
@@ -248,7 +248,7 @@ def test_native_threads_while_the_interpreter_ends(survives):
 
 
 @FORKS
-def test_forks_while_native_threads_hold_the_locks(survives, forks):
+def test_forks_work_while_native_threads_hold_the_locks(survives, forks):
     shown = survives(
         f"""
     hostile.start_churn(8)
@@ -263,10 +263,10 @@ def test_forks_while_native_threads_hold_the_locks(survives, forks):
 
 @FORKS
 @pytest.mark.parametrize("cores", [1, 2])
-def test_forks_while_threads_allocate_and_workers_come_and_go(survives, cores, forks):
-    """On 3.11 a child hung where a worker was making its thread state.
+def test_forks_work_while_threads_allocate_and_workers_start_and_end(survives, cores, forks):
+    """On 3.11 a child hung if a worker was making its thread state.
 
-    On one core a fork took seconds: it waited until no worker was there, and there always was one.
+    On one core a fork took seconds: it waited until no worker was running, and one always was.
     """
     survives(
         f"""
@@ -275,7 +275,7 @@ def test_forks_while_threads_allocate_and_workers_come_and_go(survives, cores, f
     def tenant(name):
         while not stop:
             with memcg.scope(name):
-                rows = [bytes(2000) for _ in range(100)]  # asks for a cache of its own
+                rows = [bytes(2000) for _ in range(100)]  # asks for a cache of the group's own
                 rows = [str(i) for i in range(2000)]
     threads = [threading.Thread(target=tenant, args=(f"t{{i}}",)) for i in range(4)]
     for t in threads: t.start()
@@ -290,16 +290,16 @@ def test_forks_while_threads_allocate_and_workers_come_and_go(survives, cores, f
     stop.append(1)
     for t in threads: t.join()
     """,
-        "-Wignore::DeprecationWarning",  # since 3.12 of every fork under threads
+        "-Wignore::DeprecationWarning",  # since 3.12 every fork under threads gives one
     )
 
 
-def test_memory_is_had_at_exit(survives):
+def test_memory_can_be_allocated_at_exit(survives):
     assert survives("hostile.allocate_at_exit()") == "allocated at exit\n" * 2
 
 
-def test_signals_inside_hooks(survives):
-    """Their handlers allocate, in the group they interrupt and in one that they enter."""
+def test_signal_handlers_allocate_inside_hooks(survives):
+    """The handlers allocate in the group that they interrupt, and in one that they enter."""
     shown = survives(
         """
     hits, handlers = [], memcg.group("handlers", max="1MiB")
@@ -320,7 +320,7 @@ def test_signals_inside_hooks(survives):
     print(count)
     """
     )
-    assert int(shown) > 100  # of 20,000 asked for in two seconds; a busy machine merges them
+    assert int(shown) > 100  # 20,000 are requested in two seconds, and a busy machine merges many
 
 
 KINDS = {
@@ -346,7 +346,7 @@ memcg.control.workqueue.flush()
 
 @pytest.mark.parametrize("inside", INSIDE.values(), ids=INSIDE)
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_interpreters_come_and_go_while_the_main_one_allocates_in_groups(survives, kind, inside):
+def test_interpreters_start_and_end_while_the_main_one_allocates_in_groups(survives, kind, inside):
     survives(
         f"""
     try:
@@ -357,7 +357,7 @@ def test_interpreters_come_and_go_while_the_main_one_allocates_in_groups(survive
     def churn(name):
         while not stop:
             with memcg.group(name): rows = [str(i) for i in range(1000)]
-            time.sleep(0)  # where interpreters share the GIL CPython asks only one's threads for it
+            time.sleep(0)  # CPython asks only one interpreter's threads for a shared GIL
     threads = [threading.Thread(target=churn, args=(f"g{{i}}",)) for i in range(2)]
     for t in threads: t.start()
     def use(code):
@@ -386,8 +386,8 @@ def test_interpreters_come_and_go_while_the_main_one_allocates_in_groups(survive
 
 @pytest.mark.parametrize("limit", ["max", "1MiB"])
 @pytest.mark.parametrize("end", ["os._exit(0)", "sys.exit(0)", ""])
-def test_daemon_threads_at_exit(survives, end, limit):
-    """With a limit they are at it all the time, with alarms on their way."""
+def test_daemon_threads_may_allocate_at_exit(survives, end, limit):
+    """With a limit they pass it all the time, so that alarms are pending at exit."""
     survives(
         f"""
 threading.excepthook = lambda args: None
@@ -429,14 +429,14 @@ def test_threads_die_with_heaps_full_of_what_others_free(survives, hows):
                 for p in blocks: hostile.free_in_thread(p) if p % 64 == 0 else hostile.free(RAW, p)
             left.clear()
     blocks = None
-    end = time.monotonic() + 10  # a thread's last steps are seen by nobody
+    end = time.monotonic() + 10  # no event marks a thread's last steps
     while memcg.core.global_stat()["nr_threads"] > 2 and time.monotonic() < end: time.sleep(0.001)
     memcg.control.workqueue.flush(); memcg.root.reclaim()
     print(max(sum(size for _, size, _ in memcg.core.live_blocks(g)) for g in groups),
           max(g.current - sum(g.stat.values()) for g in groups))
     """
     )
-    assert int(shown.split()[0]) <= 4096  # CPython's, as above
+    assert int(shown.split()[0]) <= 4096  # CPython keeps it, as above
     assert shown.split()[1] == "0"
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No byte of one group is read by another: patterns written by one, looked for by the next."""
+"""No group reads a byte of another: one writes patterns, and the next looks for them."""
 
 from __future__ import annotations
 
 import pytest
 
-# The victim's blocks hold one byte's pattern; the thief reads what it is given, uninitialised. It
-# may find the byte in its own addresses, but not in nearly half of a block. Free pointers lie in a
-# block's first word, half of the smallest.
+# The victim fills its blocks with one byte. The thief reads the uninitialised blocks that it gets.
+# It may find the byte in its own addresses, but not in nearly half of a block. A free pointer takes
+# a block's first word, which is half of the smallest block.
 LOOK = """
 SIZES = [16, 24, 48, 64, 100, 200, 500, 1000, 3000, 8000, 20_000, 33_000, 70_000, 300_000, 3 * MIB]
 PATTERN = 0xA7
@@ -62,7 +62,7 @@ print(found)
 
 
 def test_no_bytes_pass_from_any_kind_of_memory_to_any_other(survives):
-    """Runs of pages, slabs that groups share, a group's own, and those of a user's cache."""
+    """The kinds are page runs, slabs that groups share, a group's own, and a user's cache's."""
     shown = survives(
         f"""
 {LOOK}
@@ -117,7 +117,7 @@ found = moved = stayed = 0
 for size in (100, 5000, 33_000, 70_000, 3 * MIB):
     for factor in (2, 3, 8):
         filled, mine = [], []
-        for _ in range(5):  # a's pages behind each block of b
+        for _ in range(5):  # pages of `a` lie behind each block of `b`
             with b: mine.append(hostile.malloc(RAW, size))
             with a: filled += fill(size * factor, 1)
         drop(filled)
@@ -155,8 +155,8 @@ print(wrong)
     assert shown == "0\n"
 
 
-def test_within_a_group_they_do(survives):
-    """The check can fail: a group's own pages are not cleared."""
+def test_bytes_pass_within_a_group(survives):
+    """This shows that the check can fail: pages are not cleared within a group."""
     shown = survives(
         f"""
 {LOOK}
@@ -170,7 +170,7 @@ with a:
     assert int(shown) > 50
 
 
-def test_buffers_of_a_cache(survives):
+def test_the_buffers_of_a_cache_pass_no_bytes(survives):
     shown = survives(
         """
     frames = memcg.KmemCache("frames", 5000)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Profilers that hook what we hook: started before us, after us, under load, across the end."""
+"""Profilers hook what we hook: before us, after us, under load, and while the process ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def load(n=1):
             rows = [[bytes(i % 3000), str(i)] for i in range(3000)]
     return rows
 class Churn:
-    # threads that allocate and free in groups until the end of the block
+    # Threads allocate and free in groups until the end of the block.
     def __enter__(self):
         self.stop, self.rounds = [], [0] * 3
         self.threads = [threading.Thread(target=self.run, args=(i,)) for i in range(3)]
@@ -47,14 +47,14 @@ def memray(tmp_path):
 
 
 @pytest.mark.parametrize("options", MEMRAY.values(), ids=MEMRAY)
-def test_memray_started_after_us_and_stopped_under_load(survives, memray, options):
+def test_memray_may_start_after_us_and_stop_under_load(survives, memray, options):
     survives(
         f"""
     import memray
     held = load()
     for tracker in ({memray(options)}, {memray(options)}):
         with Churn(), tracker:
-            during = load(5)  # of before and during, freed during and after
+            during = load(5)  # blocks from before and during tracing are freed during and after it
             del held
         held = load()
         del during
@@ -66,7 +66,7 @@ def test_memray_started_after_us_and_stopped_under_load(survives, memray, option
 
 
 @pytest.mark.parametrize("options", MEMRAY.values(), ids=MEMRAY)
-def test_memray_running_when_the_process_ends(survives, memray, options):
+def test_memray_may_run_when_the_process_ends(survives, memray, options):
     survives(
         f"""
     import memray
@@ -82,7 +82,7 @@ def test_memray_running_when_the_process_ends(survives, memray, options):
     )
 
 
-def test_memray_of_the_c_allocators_started_before_us_and_stopped_after(survives, memray):
+def test_memray_of_the_c_allocators_may_start_before_us_and_stop_after(survives, memray):
     survives(
         f"""
     import memray
@@ -99,8 +99,8 @@ def test_memray_of_the_c_allocators_started_before_us_and_stopped_after(survives
     )
 
 
-def test_memray_of_pythons_allocators_before_us_is_told_and_then_works(survives, memray):
-    """It would put back the allocators from before us, and ours would be freed by them."""
+def test_memray_of_pythons_allocators_before_us_is_refused_and_then_works(survives, memray):
+    """It would put back the allocators from before us, which would then free our blocks."""
     survives(
         f"""
     import memray, tracemalloc
@@ -128,7 +128,7 @@ def test_memray_of_pythons_allocators_before_us_is_told_and_then_works(survives,
 
 
 @pytest.mark.parametrize("started", ["before", "after"])
-def test_tracemalloc_under_load(survives, started):
+def test_tracemalloc_may_start_and_stop_under_load(survives, started):
     survives(
         f"""
     import tracemalloc

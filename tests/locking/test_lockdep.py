@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lockdep: what it learns, what it reports, and that it is gone when it is off."""
+"""Lockdep learns orders, reports wrong ones, and leaves no trace when it is off."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from memcg.locking.lockdep import LOCKS, LockClass, Lockdep
 
 @pytest.fixture(autouse=True)
 def order_of_locks():
-    """Not the suite's own lockdep: these tests take locks in every wrong order."""
+    """Switch the suite's own lockdep off, because these tests take locks in wrong orders."""
 
 
 ABC = tuple(LockClass(name, "", "") for name in "abc")
@@ -88,7 +88,7 @@ def test_a_cycle_is_reported_though_no_deadlock_happened(dep):
     take(z, x)
     assert kinds(dep) == ["cycle"]
     assert "x -> y -> z" in str(dep.reports[0])
-    assert str(dep.reports[0]).count("\n  at ") == 6  # of z -> x, x -> y and y -> z
+    assert str(dep.reports[0]).count("\n  at ") == 6  # for z -> x, x -> y and y -> z
 
 
 def test_each_finding_is_reported_once(dep):
@@ -318,7 +318,7 @@ def test_a_report_in_a_process_that_a_test_starts_fails_the_test():
     )
     with pytest.raises(AssertionError, match="order: memcg_slab_mutex is taken"):
         check_reports()
-    check_reports()  # told once
+    check_reports()  # reported once
 
 
 def test_the_child_of_a_fork_holds_what_the_thread_that_forked_holds_and_nothing_else():
@@ -335,7 +335,7 @@ def test_the_child_of_a_fork_holds_what_the_thread_that_forked_holds_and_nothing
         "done.set(); thread.join()\n"
         "assert os.waitpid(pid, 0)[1] == 0\n",
         MEMCG_LOCKDEP="",
-        PYTHONWARNINGS="ignore::DeprecationWarning",  # since 3.12 of every fork under threads
+        PYTHONWARNINGS="ignore::DeprecationWarning",  # given by 3.12 and later
     )
 
 

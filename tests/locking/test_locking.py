@@ -26,7 +26,7 @@ def test_waiting_for_an_event_that_is_set_leaves_nothing_behind():
     assert not event._waiters
 
 
-def test_all_who_wait_are_let_go_and_who_comes_later_is_not_held():
+def test_all_waiting_threads_are_let_go_and_a_later_one_is_not_held():
     event, passed = Event("e"), []
     threads = [threading.Thread(target=lambda: (event.wait(), passed.append(1))) for _ in range(8)]
     for thread in threads:
@@ -68,8 +68,8 @@ def run_all(*works):
         thread.join()
 
 
-def test_who_waits_does_not_hold_up_who_works():
-    """A turn of the GIL has a few switches; a convoy has one for three or four acquisitions."""
+def test_a_waiting_thread_does_not_hold_up_a_working_one():
+    """A turn of the GIL costs a few switches; a convoy costs one in three or four acquisitions."""
 
     def work():
         for _ in range(20_000):
@@ -84,7 +84,7 @@ def test_who_waits_does_not_hold_up_who_works():
 
 @pytest.fixture
 def hog():
-    """A mutex that a thread leaves alone for an instant in each millisecond."""
+    """A mutex that a thread lets go only for an instant in each millisecond."""
     mutex, stop = Mutex("m"), []
 
     def work():
@@ -101,8 +101,8 @@ def hog():
     thread.join()
 
 
-def test_who_waits_is_not_passed_over_for_ever(hog):
-    """It waits for two turns of the GIL, 10 ms; if it came in vain again and again, a second."""
+def test_a_waiting_thread_is_not_passed_over_for_ever(hog):
+    """It waits for two turns of the GIL, 10 ms. If it were passed over it would wait a second."""
     start = time.monotonic()
     for _ in range(20):
         with hog:
@@ -186,7 +186,7 @@ def test_the_child_of_a_fork_has_no_waiters():
             thread = threading.Thread(target=mutex.acquire)
             thread.start()
             time.sleep(0.05)
-            mutex.release()  # wakes it, not one of the three
+            mutex.release()  # wakes this thread and not one of the three
             thread.join(10)
             os._exit(thread.is_alive())
     assert os.waitpid(pid, 0)[1] == 0

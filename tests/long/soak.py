@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mixed, server-like load for a given time: nothing crashes, hangs, grows or stays charged.
+"""Under a mixed, server-like load for a given time nothing crashes, hangs, grows or leaks.
 
     python tests/long/soak.py --seconds 3600 --seed 1
 
-Threads and tasks allocate objects and arrays in groups that open and close, caches come and go,
-limits change, hogs meet them, processes fork. Each tenant checks its own results. Every ten
-seconds the resident set is printed, which must not grow; at the end all groups are closed, the
-account must add up to the byte, and the root must hold little more than what the interpreter keeps.
+Threads and tasks allocate objects and arrays in groups that open and close. Caches are made and
+destroyed, limits change, hogs reach them, and processes fork. Each tenant checks its own results.
+Every ten seconds the resident set is printed, which must not grow. At the end all groups are
+closed. Then the account must add up to the byte, and the root must hold little more than what the
+interpreter keeps.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ WORK = (objects, arrays, cycles, buffers)
 
 
 def request(rng: random.Random, name: str) -> None:
-    """One request in a scope of its own."""
+    """Serve one request in a scope of its own."""
     limit = rng.choice([None, "8MiB", "64MiB"])
     try:
         with memcg.scope(f"{name}/request", max=limit) as g:
@@ -151,7 +152,7 @@ def rss() -> int:
 
 
 def check_growth(samples: list[int]) -> None:
-    """The load is the same all along, so its resident set is too, but for what came together."""
+    """Check the resident set: the load is the same all along, so only coincidences change it."""
     third = len(samples) // 3
     if third < 3:
         return  # too short to tell
@@ -160,12 +161,12 @@ def check_growth(samples: list[int]) -> None:
 
 
 def check_account() -> None:
-    """The root is all there is: what it has in each kind of memory is what it is charged."""
+    """Check that the root, now the only group, is charged what it has in each kind of memory."""
     assert not memcg.root.children
     memcg.core.stop_account()
     try:
         live = sum(size for _, size, _ in memcg.core.live_blocks(memcg.root))
-        for _ in range(5):  # the reading itself allocates, now and then a slab
+        for _ in range(5):  # the reading itself allocates, and sometimes takes a slab
             current, parts = memcg.root.current, memcg.root.stat
             own = sum(parts[k] for k in ("slab_private", "slab_shared", "page_runs", "external"))
             if current == own:
@@ -178,7 +179,7 @@ def check_account() -> None:
 def soak(seconds: float, seed: int, threads: int) -> None:
     sys.setswitchinterval(1e-4)
     for work in WORK:
-        work(random.Random(0))  # imports and caches of libraries, once, outside groups
+        work(random.Random(0))  # outside groups, libraries import and fill their caches once
     asyncio.run(asyncio.sleep(0))
     gc.collect()
     end = time.monotonic() + seconds
