@@ -10,7 +10,7 @@ from memcg.verify import runtime, seam
 
 
 class Watcher:
-    """Tells lockdep who runs, and to forget who ran in another execution."""
+    """Tells lockdep which task runs, and to forget the tasks of other executions."""
 
     def __init__(self, dep: lockdep.Lockdep) -> None:
         self.dep = dep
@@ -31,6 +31,6 @@ def learnt() -> lockdep.Lockdep:
 
 @pytest.fixture
 def order(learnt: lockdep.Lockdep) -> Iterator[lockdep.Lockdep]:
-    """Lockdep on the explorer's locks; a report fails the test."""
+    """Lockdep watches the explorer's locks, and a report fails the test."""
     with lockdep.watching(seam, Watcher(learnt), learnt):
         yield learnt

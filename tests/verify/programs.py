@@ -22,7 +22,7 @@ PALETTES = [
     ("choose", "write", "read", "slot"),
     ("spawn", "write", "read", "wait", "set"),
 ]
-COSTLY = {"spawn": 3, "choose": 9, "slot": 5}  # once, in programs of at most so many operations
+COSTLY = {"spawn": 3, "choose": 9, "slot": 5}  # once, and only in programs of at most this length
 Program = list[list[tuple[str, int]]]
 
 
@@ -78,7 +78,7 @@ class State:
         self.seen = [[] for _ in program]
 
     def body(self, me: int) -> None:
-        """Do a task's operations; at the end, or interrupted, let go of all it holds."""
+        """Do a task's operations. At the end, or on an interrupt, release all that it holds."""
         sections, forked = [], False
         try:
             for n, (kind, i) in enumerate(self.program[me]):
@@ -143,9 +143,9 @@ class State:
 
 
 def runnable(program: Program, *, joined: bool = True):
-    """The program as a callable; its final state is all that the tasks saw and left.
+    """The program as a callable. Its final state is all that the tasks saw and left.
 
-    If the tasks are not `joined`, the first is ``main``, and what it saw is all that counts.
+    If the tasks are not `joined`, the first is ``main``, and only what it saw counts.
     """
 
     def main():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Known concurrency bugs: found, minimised, printed and replayed; their mended forms pass."""
+"""Known concurrency bugs are found, minimised, printed and replayed; their mended forms pass."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def missed_wake_up():
 
     def wait():
         if not ready.load():
-            event.clear()  # forgets a set that came after the look
+            event.clear()  # forgets a set that was made after the load
             event.wait()
 
     def wake():
@@ -122,7 +122,7 @@ def double_checked(publish_last):
 
 
 def aba(tagged):
-    """A stack's pop that compares the top only, while another pops two and pushes one back."""
+    """A stack's pop compares only the top, while another task pops two and pushes one back."""
 
     def program():
         following = {0: 0, 1: 2, 2: 0}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`memcg verify`: what it prints is so, and its status tells whether what was asked for holds."""
+"""`memcg verify` prints what is true, and its status shows whether the question's answer is yes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What no schedule shows, one thread at a time: checks that mutants of the control plane need."""
+"""Checks in one thread kill mutants of the control plane that no schedule shows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_arrays_do_not_grow_without_memcg_slab_mutex(system):
 
 
 def test_an_id_that_was_reused_is_not_given_out_again(system):
-    signal.setitimer(signal.ITIMER_PROF, 10)  # if it goes round for ever: of processor time
+    signal.setitimer(signal.ITIMER_PROF, 10)  # processor time; kills an endless loop
     system.mkdir("b")
     system.rmdir(system.a)
     system.work()
@@ -131,7 +131,7 @@ def test_reclaim_asks_each_shrinker_collects_garbage_and_drops_empty_slabs(syste
 
 @pytest.fixture
 def over_high(system):
-    """A group whose charge crossed ``high``; the event that says so waits."""
+    """A group whose charge crossed ``high``. The event about that waits."""
     system.core.set_promote_bytes(1 << 30)
     system.core.mem_cgroup_set_limit(system.a, "high", 100)
     address = system.frames.alloc(system.a)
@@ -140,7 +140,7 @@ def over_high(system):
     system.finish()
 
 
-def test_work_at_high_reclaims_the_excess_tells_the_group_and_drops_its_reference(over_high):
+def test_work_at_high_reclaims_the_excess_notifies_the_group_and_drops_its_reference(over_high):
     asked, told = [], []
     over_high.a.shrinkers.append(asked.append)
     refs = over_high.core.css_refs
@@ -285,13 +285,13 @@ def test_what_runs_uninterrupted_is_not_accounted_and_raises_here(system):
     assert not system.model._skip_account
 
 
-def test_an_event_posted_after_the_worker_went_is_done_by_whoever_flushes(system):
+def test_an_event_posted_after_the_worker_ended_is_done_by_a_flush(system):
     system.frames.free(system.frames.alloc(system.a))
     system.workqueue.flush()
     assert system.child(system.a) is not None
 
 
-def test_whoever_posts_an_event_has_the_worker_started():
+def test_posting_an_event_starts_the_worker():
     w = world.World()
     w.core.set_promote_bytes(0)
     frames = w.slab_common.kmem_cache_create("frames", 1000)
@@ -301,7 +301,7 @@ def test_whoever_posts_an_event_has_the_worker_started():
 
 
 def test_a_start_of_the_worker_that_fails_and_is_interrupted_is_made_good_by_the_next(system):
-    """An interrupt comes after a call too: the worker is not at work by then."""
+    """The interrupt is raised after a call, when the worker is not at work yet."""
     queue = system.workqueue
     spawn, set_idle = queue.spawn, queue._idle.set
 
@@ -321,7 +321,7 @@ def test_a_start_of_the_worker_that_fails_and_is_interrupted_is_made_good_by_the
     assert system.child(system.a) is not None
 
 
-def test_without_wq_lock_nobody_can_say_or_ask_that_no_worker_is_at_work(system):
+def test_without_wq_lock_no_thread_can_set_or_read_that_no_worker_is_at_work(system):
     def handler(event):
         with pytest.raises(AssertionError, match="wq_lock is not held"):
             system.workqueue.__rest()
@@ -393,7 +393,7 @@ def test_a_finalizer_that_forks_while_the_worker_says_that_it_is_idle_does_not_w
     assert waited == [True]
 
 
-def test_without_a_thread_to_be_had_what_should_run_uninterrupted_runs_here(system):
+def test_without_a_thread_uninterrupted_work_runs_in_the_caller(system):
     def fail(fn, name):
         raise RuntimeError("can't start new thread")
 
@@ -403,7 +403,7 @@ def test_without_a_thread_to_be_had_what_should_run_uninterrupted_runs_here(syst
     assert ran == [3]
 
 
-def test_nothing_is_accounted_until_whoever_waits_for_uninterrupted_work_was_told(system):
+def test_nothing_is_accounted_until_the_end_of_uninterrupted_work_was_signalled(system):
     told = []
 
     class Told(seam.Event):
@@ -418,7 +418,7 @@ def test_nothing_is_accounted_until_whoever_waits_for_uninterrupted_work_was_tol
     assert not system.model._skip_account
 
 
-def test_who_waits_for_the_worker_waits_for_its_native_thread_too_and_the_worker_does_not(system):
+def test_waiting_for_the_worker_includes_its_native_thread_except_in_the_worker(system):
     queue, idle = system.workqueue, []
     queue.core.wait_worker = lambda within: idle.append(queue._idle.is_set())
     queue.wait_idle()
@@ -430,7 +430,7 @@ def test_who_waits_for_the_worker_waits_for_its_native_thread_too_and_the_worker
     assert idle == [True]
 
 
-def test_after_the_interpreters_end_began_no_worker_starts_but_who_flushes_does_the_work(system):
+def test_after_the_interpreters_end_began_no_worker_starts_but_a_flush_does_the_work(system):
     done = []
     system.workqueue.register("probe", done.append)
     system.workqueue.stop()

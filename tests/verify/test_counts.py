@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many schedules the explorer runs, against what theory says.
+"""The explorer runs as many schedules as theory says.
 
-`Result.schedules` counts executions that ran to an end: one per Mazurkiewicz trace. What a
-reduction that is not optimal pays beyond that is `Result.redundant`.
+`Result.schedules` counts the executions that ran to an end: one for each Mazurkiewicz trace. A
+reduction that is not optimal runs more, which are `Result.redundant`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def signal_and_wait():
 
 
 def indexer(n):
-    """Flanagan & Godefroid (POPL 2005), figure 2: a shared hash table."""
+    """A shared hash table: figure 2 of Flanagan & Godefroid (POPL 2005)."""
 
     def program():
         table = [seam.Atomic(0) for _ in range(128)]
@@ -103,7 +103,7 @@ def indexer(n):
 
 
 def filesystem(n):
-    """Flanagan & Godefroid (POPL 2005), figure 3: inodes and blocks, a lock for each."""
+    """Inodes and blocks with a lock each: figure 3 of Flanagan & Godefroid (POPL 2005)."""
 
     def program():
         inodes = [seam.Mutex(f"inode{i}") for i in range(32)]
@@ -129,7 +129,7 @@ def filesystem(n):
 
 
 def last_zero(n):
-    """Abdulla et al. (POPL 2014), figure 1."""
+    """Figure 1 of Abdulla et al. (POPL 2014)."""
 
     def program():
         array = [seam.Published(0) for _ in range(n + 1)]
@@ -172,8 +172,8 @@ def test_one_schedule_per_trace(program, traces):
 
 def test_last_zero_pays_no_more_than_source_sets_do():
     result = explore(last_zero(5))
-    assert result.schedules == 64  # the traces, as optimal DPOR runs
-    assert result.schedules + result.redundant <= 79  # source-DPOR in the paper's table
+    assert result.schedules == 64  # the traces, which optimal DPOR runs
+    assert result.schedules + result.redundant <= 79  # what source-DPOR runs in the paper's table
 
 
 def test_naive_enumeration_runs_every_interleaving():
@@ -182,7 +182,7 @@ def test_naive_enumeration_runs_every_interleaving():
         seam.parallel(lambda: (a.store(1), a.store(2)), lambda: (b.store(1), b.store(2)))
 
     result = explore(program, strategy="naive")
-    assert result.schedules == math.comb(6, 3)  # each task: its start and two stores
+    assert result.schedules == math.comb(6, 3)  # each task has its start and two stores
     assert result.exhausted
     assert explore(program).schedules == 1
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mutex of `binding/mutex.c`, as a twin in Python, under every schedule.
+"""A twin in Python of the mutex in `binding/mutex.c` is explored under every schedule.
 
-The GIL is a mutex of the explorer's, a waiter's semaphore an event, and who gives up the GIL in the
-middle of its work is a thread that CPython has switched out.
+The GIL is a mutex of the explorer's, and a waiter's semaphore is an event. A task that releases the
+GIL in the middle of its work is a thread that CPython has switched out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from memcg.verify import explore, seam
 
 
 class Interrupted(Exception):
-    """What a signal handler raises."""
+    """The exception that a signal handler raises."""
 
 
 class Twin:
@@ -50,7 +50,7 @@ class Twin:
             self.overdue = False
         if not self.depth and self.without != "passing on":
             self.wake_one()
-        self.gil.release()  # the handler
+        self.gil.release()  # while the handler runs
         self.gil.acquire()
         if seam.choose(2):
             raise Interrupted
@@ -99,7 +99,7 @@ def program(nr_threads, rounds, nr_signals, without=None):
     assert not any([mutex.depth, mutex.asleep, mutex.awake, mutex.overdue])
 
 
-SIZES = [(3, 1, 1), (2, 3, 2), (4, 1, 0), (3, 2, 1)]  # threads, rounds of each, signals
+SIZES = [(3, 1, 1), (2, 3, 2), (4, 1, 0), (3, 2, 1)]  # threads, rounds of each thread, signals
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -116,7 +116,7 @@ def test_each_step_is_needed(without):
 
 
 def lender(nr_threads, without=None):
-    """One lends the mutex and then waits for a lock under which the others take it."""
+    """A task lends the mutex and then waits for a lock under which the others take the mutex."""
     gil, own = seam.Mutex("gil"), seam.Mutex("the program's own")
     mutex = Twin(gil, 0, without)
 
@@ -127,7 +127,7 @@ def lender(nr_threads, without=None):
             gil.acquire()
             mutex.lend()
         with own, gil:
-            if mutex.lent:  # it is mine still
+            if mutex.lent:  # no other task has taken it
                 mutex.release()
 
     def work():
@@ -140,7 +140,7 @@ def lender(nr_threads, without=None):
 
 
 @pytest.mark.parametrize("nr_threads", [2, 3])
-def test_who_lends_a_mutex_keeps_nobody_from_it_for_ever(nr_threads):
+def test_a_thread_that_lends_a_mutex_keeps_no_other_from_it_for_ever(nr_threads):
     found = explore(partial(lender, nr_threads))
     assert found.failure is None, found.failure
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random small programs: reduction and plain enumeration reach the same final states."""
+"""Reduction and plain enumeration reach the same final states of random small programs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PER_SEED = 100
 
 
 def outcomes(result):
-    """Final states; a deadlock is one, with who waits where."""
+    """The final states. A deadlock is one, and says which task waits where."""
     assert result.exhausted
     return set(result.states) | {str(failure) for failure in result.failures}
 
 
 def disagreement(program, *, joined=True, **options):
-    """What only one of the two finds, and whether reduction ran more."""
+    """The states that only one of the two finds, and whether reduction ran more schedules."""
     main = runnable(program, joined=joined)
     reduced = explore(main, stop=False, **options)
     naive = explore(main, strategy="naive", stop=False, **options)
@@ -81,7 +81,7 @@ def test_programs_that_once_disagreed_agree(program):
     assert disagreement(program, interrupts=INTERRUPTS) == (set(), False)
 
 
-def test_a_fork_comes_before_and_after_a_task_that_then_waits_for_a_lock_of_the_forking_one():
+def test_a_fork_is_tried_before_and_after_a_task_that_then_waits_for_a_lock_of_the_forking_one():
     program = [[("write", 0), ("lock", 1), ("fork", 0)], [("lock", 1), ("write", 0)]]
     assert disagreement(program, forks=True) == (set(), False)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shipped control plane under every schedule, and mutants of it that must not survive."""
+"""The shipped control plane holds under every schedule, and its mutants do not survive."""
 
 # ruff: noqa: E501
 from __future__ import annotations
@@ -11,13 +11,13 @@ from memcg.verify import errors, explore, runtime, seam
 from memcg.verify.scheme import world
 from memcg.verify.scheme.scenarios import SCENARIOS
 
-MOST_SCHEDULES = "worker_offline"  # half of what all the scenarios take
+MOST_SCHEDULES = "worker_offline"  # takes half of the time of all scenarios
 SOUND = [
     pytest.param(name, marks=pytest.mark.long) if name == MOST_SCHEDULES else name
     for name, s in SCENARIOS.items()
     if not s.long
 ]
-MANY_SCHEDULES = {  # too slow under lockdep; what they take, others take too
+MANY_SCHEDULES = {  # too slow under lockdep; other scenarios take the same locks
     "allocation_offline_root_destruction", "creation_offline_root_destruction_slabinfo",
     "two_offlines_root_destruction", "worker_offline",
 }  # fmt: skip
@@ -40,7 +40,7 @@ def test_the_scenario_of_most_schedules_holds_under_those_with_one_preemption():
 
 
 HOLD = "        with memcg_slab_mutex:\n            memcg_kmem_create"
-MUTANTS = [  # scenario, module, text, what it becomes
+MUTANTS = [  # scenario, module, text, what the text becomes
     ("creation_offline", "memcontrol", "if not memcg.online or root_cache.dying:",
      "if root_cache.dying:"),
     ("concurrent_creators", "memcontrol",

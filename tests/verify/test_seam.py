@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seam under the explorer: primitives, guards, freed objects, faults, forks, interrupts."""
+"""The seam under the explorer has primitives, guards, freed objects, faults, forks, interrupts."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_nothing_read_before_the_grace_period_is_used_after_it():
             read_side, alive, valid = seam.ReadSide(), seam.Published(True), seam.Published(True)
 
             def reader():
-                with read_side, read_side:  # nested: the outermost counts
+                with read_side, read_side:  # sections nest, and the outermost counts
                     if alive.load():
                         assert valid.load(), "used after the grace period"
 
@@ -202,7 +202,7 @@ def test_synchronize_inside_a_section_is_reported():
     assert isinstance(found(program), errors.VerifyError)
 
 
-# -- tasks that nobody joins
+# -- tasks that no other task joins
 
 
 def test_what_a_task_does_after_it_woke_another_is_not_before_what_that_one_does():
@@ -240,7 +240,7 @@ def test_a_race_with_a_task_that_ended_and_was_not_joined_is_found(last):
 
 
 def results_of(look, write):
-    """What `look` may see while `write` is at work, each on the slots of one list."""
+    """The results of `look` while `write` works on the slots of the same list."""
 
     def program():
         slots, seen = seam.Published([0, 0]), []
@@ -275,7 +275,7 @@ def test_a_published_list_does_nothing_that_is_not_explored():
 
 
 @pytest.mark.parametrize("look_first", [True, False])
-def test_a_queue_gives_each_item_to_one_taker_who_may_find_none(look_first):
+def test_a_queue_gives_each_item_to_one_taker_and_a_taker_may_find_none(look_first):
     def program():
         queue, taken = seam.Queue("queue"), []
 
@@ -377,7 +377,7 @@ def test_a_fork_without_forks_is_refused():
 
 
 def linked(guarded):
-    """Two stores that belong together, with or without protection from interrupts."""
+    """A program of two stores that belong together, with or without protection from interrupts."""
 
     def program():
         first, second = seam.Published(0), seam.Published(0)
@@ -408,8 +408,8 @@ def test_an_interrupt_is_tried_at_every_point_of_its_task():
     assert isinstance(found(linked(False), **options), AssertionError)
     result = explore(linked(True), **options).check()
     assert set(result.states) == {0, 1}
-    assert result.schedules == 3  # at the first store, at the second, not at all
-    assert explore(linked(False)).check().passed  # without interrupts nothing parts them
+    assert result.schedules == 3  # interrupted at the first store, at the second, and not at all
+    assert explore(linked(False)).check().passed  # without interrupts the stores stay together
 
 
 def test_a_task_waiting_for_a_lock_can_be_interrupted():
@@ -431,7 +431,7 @@ def test_a_task_waiting_for_a_lock_can_be_interrupted():
 
     result = explore(program, interrupts=[("want", KeyboardInterrupt)], stop=False)
     kinds = {type(f) for f in result.failures}
-    assert kinds == {errors.Deadlock}  # an interrupt need not come
+    assert kinds == {errors.Deadlock}  # schedules without an interrupt deadlock
     assert result.schedules > len(result.failures)
 
 
@@ -490,7 +490,7 @@ def test_no_thread_is_left_after_an_exploration():
 
     before = _thread._count()
     explore(program).check()
-    until = time.monotonic() + 5  # threads told to end have long ended
+    until = time.monotonic() + 5  # until the threads have ended
     while _thread._count() > before and time.monotonic() < until:
         time.sleep(0.001)
     assert _thread._count() <= before

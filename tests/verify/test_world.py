@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The explored world: module dictionaries have guards, allocations fail."""
+"""In the explored world the modules' dictionaries have guards, and allocations can fail."""
 
 from __future__ import annotations
 
