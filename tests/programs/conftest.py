@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole programs in processes of their own; a hang shows where every thread stands."""
+"""Whole programs run in processes of their own. A hang shows where every thread stands."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from textwrap import dedent
 import pytest
 from environment import OURS, environment
 
-# Far over the slowest program here, 6 s alone: only a hang meets it.
+# The slowest program here takes 6 s alone, so only a hang reaches it.
 TIMEOUT_S = int(os.environ.get("PROGRAM_TIMEOUT_S", "40"))
 PRELUDE = """\
 import memcg; memcg.install()
 import contextlib, gc, json, os, queue, sys, threading, time
 MIB = 1 << 20
 def in_thread(fn):
-    # what fn returns or raises, from a thread of its own
+    # Run fn in a thread of its own, and return or raise what it does.
     out = []
     def run():
         try:
@@ -48,10 +48,10 @@ def show(**figures):
 
 @pytest.fixture
 def run_program(native, tmp_path):
-    """Run a program; it must end by itself with the status and the stderr that are expected.
+    """Run a program, which must end by itself with the status and the stderr that are expected.
 
-    `expects`: texts that stderr must have, in place of all of it.
-    Gives what it printed last as JSON, if it is, else its stdout.
+    `expects` are texts that stderr must have, if not all of it is expected.
+    Returns the JSON that the program printed last, or its stdout if it printed none.
     """
 
     def run(
@@ -61,7 +61,7 @@ def run_program(native, tmp_path):
         if isinstance(source, str):
             path = tmp_path / "program.py"
             if prelude is PRELUDE and re.search("asyncio|in_task", source):
-                prelude += "import asyncio\n"  # half of what a start takes
+                prelude += "import asyncio\n"  # takes half of the time of a start
             path.write_text(prelude + dedent(source))
         else:
             path = source
@@ -100,11 +100,11 @@ def end_session(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-# `filled` is held in the group up to just below its limit; then one more page run of STEP passes
-# it. No memory.high: nothing is reclaimed meanwhile that could make an alarm needless.
+# `filled` fills the group to just below its limit, so that one more page run of STEP passes it.
+# There is no memory.high: a reclaim could make an alarm needless.
 FILLED = """
 import numpy as np
-STEP = 57_344  # whole pages, and under 64 KiB: never refused
+STEP = 57_344  # whole pages, and under 64 KiB, so never refused
 x = np.ones(STEP // 8 - 8)
 def full(path, size=2 * MIB):
     g = memcg.group(path, max=size, high="max")
@@ -117,7 +117,7 @@ def nothing(n=50):
     for _ in range(n):
         str(n)
 def rounds(g, times, calls):
-    # how often the error came, when the limit was passed once in each round
+    # Count the errors, while the limit is passed once in each round.
     told = 0
     for _ in range(times):
         try:
@@ -133,7 +133,7 @@ def rounds(g, times, calls):
 
 @pytest.fixture
 def alarm(run_program):
-    """Run code that defines check(), after FILLED; gives what check() returns."""
+    """Run code that defines check(), after FILLED, and return what check() returns."""
 
     def run(code, where="in_main", *options, **kwargs):
         return run_program(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MemcgOOM comes to the offender, once, whatever it is doing; to nobody else; and is never lost.
+"""MemcgOOM is raised in the offender once, in any kind of code; in no other; and is never lost.
 
-Rounds are counted: in each the limit is passed once, on purpose, and one error must come of it.
+The tests count rounds: in each the limit is passed once, and one error must be raised.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LEAVING = {
 
 @WHERE
 @OPERATION
-def test_it_comes_before_the_group_is_left(alarm, op, where):
+def test_the_alarm_is_raised_before_the_group_is_left(alarm, op, where):
     ways = "".join(
         f"def leaving_{n}():\n    y = None\n    "
         + way.format(op=op).replace("\n", "\n    ")
@@ -53,11 +53,11 @@ def test_it_comes_before_the_group_is_left(alarm, op, where):
                     raise SystemExit(f"lost, {name}, round {n}")
                 except memcg.MemcgOOM as error:
                     assert "group 'g'" in str(error), error
-                    raised += 1  # again: `y` is still there when the outer entry is left
+                    raised += 1  # once more, since `y` lives when the outer entry is left
                     again += isinstance(error.__context__, memcg.MemcgOOM)
                 except KeyError:
                     raise SystemExit(f"lost in the error, {name}, round {n}")
-                nothing(10)  # nothing comes after leaving
+                nothing(10)  # no alarm is raised after leaving
             assert h.events["oom"] == 0, name
             assert memcg.current() is memcg.root, name
             assert g.nr_inside == h.nr_inside == 0, name
@@ -69,7 +69,7 @@ def test_it_comes_before_the_group_is_left(alarm, op, where):
 
 
 @WHERE
-def test_leaving_takes_it_back_and_raises_it(alarm, where):
+def test_leaving_takes_the_alarm_back_and_raises_it(alarm, where):
     alarm(
         TWO
         + dedent("""
@@ -83,7 +83,7 @@ def test_leaving_takes_it_back_and_raises_it(alarm, where):
                 assert "group 'a'" in str(error) + "".join(getattr(error, "__notes__", []))
             rows = None
         for _ in range(1000):
-            [None] * 10  # nothing comes after leaving
+            [None] * 10  # no alarm is raised after leaving
     """),
         where,
     )
@@ -101,11 +101,11 @@ def test_garbage_is_no_reason_to_raise_at_leaving(alarm, where):
             node.append(node)
     def check():
         gc.disable()
-        g = memcg.group("garbage", max="8MiB", high=(8 << 20) - 4096)  # passed at once
+        g = memcg.group("garbage", max="8MiB", high=(8 << 20) - 4096)  # passed immediately
         for _ in range(10):
             with g, memcg.shield():
                 garbage(8000)
-                time.sleep(0.05)  # what asked for reclaim is dealt with
+                time.sleep(0.05)  # until the requests to reclaim are handled
                 garbage(30_000)
             time.sleep(0.01)
         gc.enable()
@@ -131,11 +131,11 @@ def test_an_error_of_the_body_is_chained(alarm, where):
         return chained
     """,
         where,
-    ) >= (300 if where == "in_thread" else 0)  # the main thread may look before the lookup
+    ) >= (300 if where == "in_thread" else 0)  # the main thread may raise it before the lookup
 
 
 @WHERE
-def test_a_generator_of_the_group_gets_it_and_its_consumer_does_not(alarm, where):
+def test_a_generator_of_the_group_gets_the_alarm_and_its_consumer_does_not(alarm, where):
     assert alarm(
         """
     def steps():
@@ -154,7 +154,7 @@ def test_a_generator_of_the_group_gets_it_and_its_consumer_does_not(alarm, where
         for _ in range(400):
             try:
                 seen.append(next(iterator))
-            except memcg.MemcgOOM:  # at the end of the step, by leaving the group
+            except memcg.MemcgOOM:  # raised at the end of the step, as the group is left
                 seen.append(3)
                 iterator = g.iterate(steps())
             nothing()
@@ -165,7 +165,7 @@ def test_a_generator_of_the_group_gets_it_and_its_consumer_does_not(alarm, where
     ) == 1  # fmt: skip
 
 
-def test_a_generator_of_the_group_gets_it(run_program):
+def test_a_generator_of_the_group_gets_the_error(run_program):
     run_program(
         TWO
         + dedent("""
@@ -228,7 +228,9 @@ AFTER = {
 @WHERE
 @pytest.mark.parametrize("loop", LOOPS)
 @OPERATION
-def test_a_task_that_suspends_gets_it_and_neither_the_loop_nor_another_task(alarm, loop, op, where):
+def test_a_task_that_suspends_gets_the_alarm_and_neither_the_loop_nor_another_task(
+    alarm, loop, op, where
+):
     if loop == "uvloop":
         pytest.importorskip("uvloop", reason="uvloop is not installed for this Python")
     bodies = "\n".join(
@@ -308,7 +310,7 @@ def test_tasks_of_one_group_and_a_task_group_are_cancelled_in_order(alarm, where
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(waiter())
                 tasks.create_task(hog(g))
-        except* MemoryError as group:  # or NumPy's own, past the reserve
+        except* MemoryError as group:  # or NumPy's own error, past the reserve
             told = len(group.exceptions)
         return told, len(cancelled)
     def check():
@@ -363,14 +365,14 @@ def check():
 
 @WHERE
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_hogs_in_tasks_get_it_and_neither_the_loop_nor_neighbours(alarm, loop, where):
+def test_hogs_in_tasks_get_the_alarm_and_neither_the_loop_nor_neighbours(alarm, loop, where):
     if loop == "uvloop":
         pytest.importorskip("uvloop", reason="uvloop has no wheel for this Python")
     alarm(TWO + HOGS_IN_TASKS.format(loop=loop), where)
 
 
 @WHERE
-def test_neighbours_in_other_threads_never_get_it(alarm, where):
+def test_neighbours_in_other_threads_never_get_the_alarm(alarm, where):
     told, innocent, raised = alarm(
         """
     sys.setswitchinterval(1e-4)
@@ -411,7 +413,7 @@ def test_a_shield_defers_it_to_its_end(alarm, where):
                 try:
                     with memcg.shield():
                         for n in range(300_000):
-                            rows = [rows, n]  # small ones only: none is refused
+                            rows = [rows, n]  # small objects only, which are not refused
                         shielded = True
                     for _ in range(10**9):
                         pass
@@ -493,7 +495,7 @@ def test_a_shield_holds_over_awaits_and_for_its_own_task_only(alarm, where):
 
 
 @WHERE
-def test_the_text_is_of_the_group_that_was_told_last(alarm, where):
+def test_the_text_is_of_the_group_that_got_the_last_alarm(alarm, where):
     g_text, h_text, task_text = alarm(
         """
     def told():
@@ -505,7 +507,7 @@ def test_the_text_is_of_the_group_that_was_told_last(alarm, where):
     async def in_a_task(g, last):
         with g:
             texts.append(told())
-            if not last: await asyncio.sleep(0.1)  # still inside, told already
+            if not last: await asyncio.sleep(0.1)  # still inside, after its alarm
     texts = []
     async def main():
         await asyncio.gather(in_a_task(memcg.group("g"), False), in_a_task(memcg.group("h"), True))
@@ -528,7 +530,7 @@ def test_the_text_is_of_the_group_that_was_told_last(alarm, where):
 
 @WHERE
 def test_contexts_that_end_over_their_limit_take_no_alarm_from_others(alarm, where):
-    """Callbacks and tasks made in a group never leave it; hundreds end with an alarm on its way."""
+    """Callbacks and tasks made in a group never leave it. Hundreds end with an alarm pending."""
     assert alarm(
         """
     import contextvars
@@ -572,7 +574,9 @@ LOOPS = {
 
 @WHERE
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_loop_without_a_call_is_told_inside_its_with_soon_after_the_reserve(alarm, where, loop):
+def test_a_loop_without_a_call_gets_the_alarm_inside_its_with_soon_after_the_reserve(
+    alarm, where, loop
+):
     assert alarm(
         f"""
     def check():
@@ -586,7 +590,7 @@ def test_a_loop_without_a_call_is_told_inside_its_with_soon_after_the_reserve(al
             except MemoryError:
                 told += not lock.locked() and not g.nr_inside
             while x: x = x[0]
-        # On 3.11 another thread is told when the worker has the GIL: a few times 5 ms of growth.
+        # On 3.11 the worker needs the GIL to raise in another thread: a few times 5 ms of growth.
         assert g.peak < (4 if {where!r} == "in_main" or sys.version_info > (3, 12) else 100) * MIB
         return told
     """,
@@ -595,23 +599,23 @@ def test_a_loop_without_a_call_is_told_inside_its_with_soon_after_the_reserve(al
 
 
 @WHERE
-@pytest.mark.parametrize("worker", ["comes", "comes late"])
-def test_a_thousand_contexts_that_end_with_an_alarm_on_its_way_do_not_make_others_deaf(
+@pytest.mark.parametrize("worker", ["starts", "starts late"])
+def test_a_thousand_contexts_that_end_with_an_alarm_on_its_way_keep_it_from_no_other(
     alarm, where, worker
 ):
     assert alarm(
         f"""
     import contextvars
     def check():
-        if {worker == "comes late"}: memcg.core.hold_workers()
+        if {worker == "starts late"}: memcg.core.hold_workers()
         g = memcg.group("g")
         contexts = [g.run(contextvars.copy_context) for _ in range(1000)]
         g, filled = full("g")
         h, also = full("h")
-        kept = [context.run(bytes, 3000) for context in contexts]  # no Python code in them
+        kept = [context.run(bytes, 3000) for context in contexts]  # they run no Python code
         contexts.clear()
         told = rounds(h, 20, 20)
-        if {worker == "comes late"}: memcg.core.release_workers()
+        if {worker == "starts late"}: memcg.core.release_workers()
         return told
     """,
         where,
@@ -630,12 +634,12 @@ LOOPS_IN_TRY = {
 
 @WHERE
 @pytest.mark.parametrize("loop", LOOPS_IN_TRY)
-def test_the_handler_around_a_loop_gets_it(alarm, loop, where):
-    """CPython misses handlers where an exception comes at the check of a jump back.
+def test_the_handler_around_a_loop_gets_the_alarm(alarm, loop, where):
+    """CPython misses handlers if an exception is raised at the check of a backward jump.
 
-    3.11 and 3.12: of a `try` that starts with a loop on one line. 3.13.0: of every `try` and `with`
-    of the function, where the loop is a `while` with a condition. `append` passes the limit, so
-    the jump is the first check after it.
+    3.11 and 3.12 miss the handler of a `try` that starts with a loop on one line. 3.13.0 misses
+    that of every `try` and `with` of the function, if the loop is a `while` with a condition.
+    `append` passes the limit, so the jump is the first check after it.
     """
     indented = LOOPS_IN_TRY[loop].replace("\n", "\n" + " " * 12)
     assert alarm(
@@ -659,7 +663,7 @@ def test_the_handler_around_a_loop_gets_it(alarm, loop, where):
 
 @pytest.mark.alone
 @WHERE
-def test_from_the_charge_to_the_error_it_takes_milliseconds(alarm, record_property, where):
+def test_the_error_is_raised_milliseconds_after_the_charge(alarm, record_property, where):
     latencies = alarm(
         """
     def check():
@@ -681,5 +685,5 @@ def test_from_the_charge_to_the_error_it_takes_milliseconds(alarm, record_proper
     record_property("latency ms: median", round(1000 * latencies[50], 3))
     record_property("latency ms: most", round(1000 * latencies[-1], 3))
     assert len(latencies) == 100
-    # a switch of the GIL is 5 ms; the rest is a starting thread's, on a machine that is busy
+    # A switch of the GIL takes 5 ms. On a busy machine a starting thread takes the rest.
     assert latencies[50] < 0.05

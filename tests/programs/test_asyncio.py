@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loop calls for a connection or a pipe is in the group that this was made in."""
+"""The loop calls the callbacks of a connection or a pipe in the group that made it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import importlib.util
 
 import pytest
 
-# A server's end of a connection, made in `made`; a tenant's task does to it what tasks do.
+# A server's end of a connection is made in `made`. A tenant's task uses it as tasks do.
 CONNECTION = """
 where = lambda: memcg.current().path
 made, tenant, other = memcg.group("made"), memcg.group("tenant"), memcg.group("other")
 HOSTS = made, memcg.root
 class Recorder(asyncio.Protocol):
-    # what is called in which group; `steps` wakes who waits for it
+    # Record each call with its group. `changed` wakes the tasks that wait for a call.
     def __init__(self):
         self.calls, self.changed = [], asyncio.Event()
     def note(self, call):
@@ -78,14 +78,14 @@ async def serve(host):
     [end] = made_by
     await end.reaches("made")
     transport = end.transport
-    async def pause_and_resume():  # flow control of what comes in
+    async def pause_and_resume():  # flow control of what is received
         transport.pause_reading()
         writer.write(b"x" * 1000)
-        for _ in range(20): await asyncio.sleep(0)  # TLS reads it, and keeps it
+        for _ in range(20): await asyncio.sleep(0)  # TLS reads the data and keeps it
         transport.resume_reading()
-    async def write_much():  # and of what goes out
+    async def write_much():  # flow control of what is sent
         transport.set_write_buffer_limits(high=1000)
-        transport.write(bytes(8 * MIB))  # more than the socket takes
+        transport.write(bytes(8 * MIB))  # more than the socket's buffer
     for n in range(1, 4):
         for who in tenant, other:
             had = sum(call == "data" for call, _ in end.calls)
@@ -94,7 +94,7 @@ async def serve(host):
             writer.write(b"y"); await end.reaches("data", had + 1)
         await within(tenant, write_much())
         assert len(await reader.readexactly(8 * MIB)) == 8 * MIB
-        if server_tls is None: await end.reaches("resume_writing", n)  # else it may go out at once
+        if server_tls is None: await end.reaches("resume_writing", n)  # TLS may send it all
     async def close(): transport.close()
     await within(tenant, close())
     await end.reaches("lost")
@@ -112,7 +112,7 @@ policy.run(main())
 
 
 def test_what_is_received_after_flow_control_is_the_servers(run_program):
-    """By the bytes, with streams: chunks that wait for a reader are charged to the server."""
+    """With streams the chunks that wait for a reader are charged to the server."""
     run_program(
         CONNECTION
         + """
@@ -120,7 +120,7 @@ async def main():
     got = asyncio.Queue()
     async def handle(reader, writer):
         seen = [where()]
-        with tenant: seen.append(len(await reader.readexactly(MIB)))  # pauses and resumes
+        with tenant: seen.append(len(await reader.readexactly(MIB)))  # pauses reading, and resumes
         writer.write(b"more"); await writer.drain()
         while len(reader._buffer) < 60_000: await asyncio.sleep(0.001)
         before = tenant.current
@@ -259,7 +259,7 @@ asyncio.run(main())
 UVICORN = """
 import logging, socket, uvicorn
 LOOP, HTTP = sys.argv[1:]
-seen = []  # (path, the group before the application enters one)
+seen = []  # (path, the group in which the application is called)
 where = lambda: memcg.current().path
 async def application(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -272,7 +272,7 @@ async def application(scope, receive, send):
         while (await receive()).get("more_body"): pass
         return await answer(send, 200)
     group = memcg.group("tenants/" + tenant, max="64MiB")
-    if scope["path"].endswith("/inside"):  # the response too
+    if scope["path"].endswith("/inside"):  # the response is sent inside too
         with group:
             while (await receive()).get("more_body"): pass
             return await answer(send, 200)
@@ -312,13 +312,13 @@ class Client:
         return status
     def ask(self, *what): self.send(*what); return self.answer()
 def client():
-    # keep-alive: one connection for them all
+    # keep-alive: one connection for all requests
     c = Client()
     for n in range(8):
         assert c.ask("/upload", "a", 100 * MIB) == 507
         assert c.ask("/after") == 200
         assert c.ask("/after", "b", MIB) == 200
-    for n in range(4):  # a connection each
+    for n in range(4):  # a connection for each request
         c = Client()
         assert c.ask("/upload", "a", 100 * MIB) == 507
         assert c.ask("/after") == 200
@@ -328,7 +328,7 @@ def client():
         what = [(path, "a"), ("/after", ""), (path, "b"), ("/after", ""), ("/after", "")]
         c.socket.sendall(b"".join(request(*w) for w in what))
         assert [c.answer() for _ in what] == [200] * 5
-        body = bytes(MIB)  # more than one chunk: the rest is read after flow control
+        body = bytes(MIB)  # several chunks: all but the first are read after flow control
         c.socket.sendall(request(path, "a", MIB) + body + request("/after") + request("/after"))
         assert [c.answer() for _ in range(3)] == [200] * 3
 config = uvicorn.Config(
@@ -341,7 +341,7 @@ def ask():
     except BaseException as error: failed.append(error)
     finally: server.should_exit, server.force_exit = True, bool(failed)
 asking = threading.Thread(target=ask)
-asking.start()  # the listener listens: it waits there until the server accepts
+asking.start()  # its connections wait in the listener until the server accepts
 server.run([listener])
 asking.join()
 assert not failed, (repr(failed), seen[-3:])
@@ -363,7 +363,7 @@ def test_uvicorns_requests_begin_in_the_servers_group(run_program, loop, http):
     run_program(UVICORN, loop, http, timeout=120)
 
 
-# A key of this test's own, for localhost; it protects nothing.
+# This key is for localhost and for this test only. It protects nothing.
 CERTIFICATE = """\
 -----BEGIN PRIVATE KEY-----
 MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgHbmhzPzMptLwF9KC

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far each kind of offender gets at 64 MiB: max, reserve and overdraft, and little more."""
+"""No kind of offender gets much further than its 64 MiB, the reserve and the overdraft."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 MIB = 1 << 20
 MAX, RESERVE, OVERDRAFT = 64 * MIB, 16 * MIB, 16 * MIB  # the defaults
 CEILING = MAX + RESERVE + OVERDRAFT
-# What grants add up to: 256 KiB, then half as much each time down to 4 KiB. A slab may be 32 KiB.
+# The sum of all grants: 256 KiB, then half as much each time down to 4 KiB. A slab may be 32 KiB.
 GRANTS = MIB
-RATE = 64 << 10  # bytes a second, for an offender that catches what it gets and keeps what it has
+RATE = 64 << 10  # bytes a second, of an offender that catches its errors and keeps its objects
 
 BESIDE = """
 import collections, itertools, operator, functools, io, pickle, csv, re, struct, weakref
@@ -18,7 +18,7 @@ from itertools import count, repeat
 g = memcg.group("hog", max="64MiB")
 """
 
-# One call into C, which makes small objects only; nothing checks for exceptions in between.
+# One call into C makes small objects only, and checks for no exceptions in between.
 CALLS = {
     "a deque of strings": "collections.deque(map(str, count()))",
     "a deque of one tuple": "collections.deque(repeat((1,)))",
@@ -57,7 +57,7 @@ def test_one_call_into_c_ends_at_the_ceiling(run_program, call, where, record_pr
         BESIDE
         + f"""
 LISTS = pickle.dumps([[n, str(n)] for n in range(10)]) if "LISTS" in {call!r} else b""
-if LISTS:  # one list of a million small ones, without having it: marks and appends in a row
+if LISTS:  # a pickle of a million small lists, put together from the pickle of ten
     LISTS = b"\\x80\\x04]" + b"".join(b"]" + b"K\\x01a" * 2 + b"a" for _ in range(1_500_000)) + b"."
 def offend():
     try:
@@ -75,7 +75,7 @@ show(result={where}(offend), peak=g.peak, left=memcg.current().path)
     assert MAX <= shown["peak"] <= CEILING + GRANTS
 
 
-# What catches its MemoryError and keeps what it has, for 2 s.
+# Programs that catch each MemoryError and keep their objects, for 2 s.
 SWALLOWERS = {
     "a loop": """
 while more():
@@ -134,7 +134,9 @@ while more():
     [("in_main", 0.005), ("in_thread", 0.005), ("in_task", 0.005), ("in_thread", 1000)],
     ids=["main", "thread", "task", "a thread that no other interrupts"],
 )
-def test_who_swallows_it_is_slowed_down(run_program, how, where, interval, record_property):
+def test_a_thread_that_swallows_the_error_is_slowed_down(
+    run_program, how, where, interval, record_property
+):
     body = "\n".join("            " + line for line in how.splitlines())
     shown = run_program(
         BESIDE
@@ -169,6 +171,6 @@ with g:
         except MemoryError: pass
 """,
         status=137,
-        timeout=120,  # the 64 refusals are up to a second apart
+        timeout=120,  # the 64 refusals may be up to a second apart
         expects=("memory.oom.group ends the process", "64 requests were refused", "max 65536 KiB"),
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ContextVar of groups is in every context: what others set it to, and leaving elsewhere."""
+"""The ContextVar of groups can be set by other code, and a group can be left in another context."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from contextvars import Context, copy_context
 a, b = memcg.group("a"), memcg.group("b")
 where = lambda: memcg.current().path
 def variable():
-    # as anybody can find it
+    # Find it as any program can.
     def found():
         with a:
             return [v for v in copy_context() if v.name == "memcg_current"]
     return copy_context().run(found)[0]
 var = variable()
 def entry_of(group, then=lambda: None):
-    # an entry into the group, from a context that is gone
+    # Return an entry into the group from a context that has ended.
     def inside():
         group.__enter__(); then()
         return var.get()
     return copy_context().run(inside)
-kept = []  # what is freed stays with the group a while, and so would hide what it pays
+kept = []  # freed memory stays with its group for a while, which would hide what it is charged
 def charged():
-    # who pays for the next small objects and for a large one; "": neither a nor b
+    # Return the group that is charged for small objects and for a large one; "" is the root.
     paid = set()
     for make in (lambda: [[] for _ in range(6_000)], lambda: bytes(400_000)):
         before = {g.path: g.current for g in (a, b)}
@@ -76,11 +76,11 @@ def resets():
     assert charged() == "b"
     var.reset(inner)
     assert charged() == "a"
-    var.reset(token)  # to no value at all
+    var.reset(token)  # so that it has no value
     assert charged() == "" and where() == ""
 Context().run(resets)
 in_thread(resets)
-for n in 1, 2, 40, 2000:  # then what is left of the context's map has to be allocated
+for n in 1, 2, 40, 2000:  # setting a variable then allocates more of the context's map
     def among_others():
         for i in range(n): contextvars.ContextVar(f"other {i}").set(i)
         resets()
@@ -183,7 +183,7 @@ def run():
 for _ in range(3):
     copy_context().run(run)
     in_thread(run)
-assert a.nr_inside == b.nr_inside == 1  # of `entry_of`
+assert a.nr_inside == b.nr_inside == 1  # the entry of `entry_of`
 """
     )
 
@@ -205,7 +205,7 @@ assert where() == "" and b.nr_inside == 0
     )
 
 
-def test_wrong_nesting_is_an_error_still_whoever_has_set_the_variable(run_with_variable):
+def test_wrong_nesting_is_an_error_no_matter_what_has_set_the_variable(run_with_variable):
     run_with_variable(
         """
 def refused(group):
@@ -219,7 +219,7 @@ def suspended():
     with a:
         yield
 refused(a)
-# in a context that did not enter it
+# left in a context that did not enter it
 steps = suspended()
 own = copy_context()
 own.run(next, steps)
@@ -227,7 +227,7 @@ refused(a)
 with b:
     refused(a)
 own.run(steps.close)
-# a thousand contexts at once, entered in one order and left in another
+# a thousand contexts enter it in one order and leave it in another
 contexts = [copy_context() for _ in range(1000)]
 for context in contexts: context.run(a.__enter__)
 refused(a)
@@ -235,7 +235,7 @@ for context in contexts[::-1]:
     context.run(a.__exit__, None, None, None)
     context.run(refused, a)
 assert a.nr_inside == b.nr_inside == 0
-# set by others, and not innermost for a reason of its own
+# other code set it, and it is not innermost for another reason
 a.__enter__()
 var.set(var.get())
 b.__enter__()
@@ -343,7 +343,7 @@ def shielded():
     with memcg.shield():
         yield
 def told():
-    # whether a hog in here gets its alarm before it ends by itself
+    # Return whether a hog in this context gets its alarm before it ends by itself.
     try:
         kept = None
         for n in range(300_000):
@@ -352,7 +352,7 @@ def told():
         return True
     return False
 def run():
-    # opened here, closed elsewhere: this context is not shielded for ever
+    # A shield opened here and closed elsewhere does not shield this context for ever.
     for close in (lambda s: copy_context().run(s.close), lambda s: Context().run(s.close),
                   lambda s: in_thread(s.close)):
         with hog:
@@ -360,25 +360,25 @@ def run():
             close(steps)
             assert told()
         assert memcg.current() is memcg.root
-    # opened elsewhere, closed here
+    # A shield opened elsewhere is closed here.
     for opening in copy_context(), Context():
         with hog:
             steps = shielded(); opening.run(next, steps)
             steps.close()
             assert memcg.current() is hog and told()
-    # the group is left between: it is, and the shield with it
+    # If the group is left in between, it is left, and the shield with it.
     with hog:
         steps = shielded(); next(steps)
     assert memcg.current() is memcg.root and hog.nr_inside == 0
     steps.close()
     assert memcg.current() is memcg.root
-    # a group is entered in the meantime
+    # A group is entered in the meantime.
     steps = shielded(); next(steps)
     with hog:
         steps.close()
         assert memcg.current() is hog and told()
     assert memcg.current() is memcg.root
-    # a shield within a shield ends by itself
+    # A shield within a shield ends by itself.
     outer = memcg.shield()
     with hog:
         try:

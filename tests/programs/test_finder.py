@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The import finder: there while it waits for a module, patched by others, gone in the end."""
+"""The import finder is installed while it waits for a module; others may patch it meanwhile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FINDER = """
 def finders():
     return [f for f in sys.meta_path if type(f).__name__ == "ModuleFinder"]
 def import_all_but(*names):
-    # what install() waits for
+    # Import the modules that install() waits for.
     for name in set(memcg.hooks._waiting) - set(names):
         try:
             __import__(name)
@@ -31,7 +31,7 @@ def wrap(find_spec):
         asked.append(name)
         return find_spec(name, path, target)
     return wrapped
-for f in sys.meta_path:  # as marimo does with each entry; classes are entries, too
+for f in sys.meta_path:  # as marimo does with each entry; an entry may be a class
     if not isinstance(f, type):
         f.find_spec = wrap(f.find_spec)
 finder.something = 5
@@ -111,7 +111,7 @@ memcg.install()
 name = "concurrent.futures.thread"
 for _ in range(3):
     assert importlib.util.find_spec(name).name == name
-sys.modules["queue"] = None  # it needs that
+sys.modules["queue"] = None  # the import fails without it
 try:
     import concurrent.futures.thread
     raise SystemExit("imported")
@@ -141,7 +141,7 @@ class Slow:
         assert gone.wait(timeout=30)
 from _frozen_importlib import BuiltinImporter
 sys.meta_path.insert(sys.meta_path.index(BuiltinImporter), Slow())
-name = next(n for n in sys.builtin_module_names if n not in sys.modules)  # the next finder's
+name = next(n for n in sys.builtin_module_names if n not in sys.modules)  # found by the next finder
 def imports():
     try:
         __import__(name)

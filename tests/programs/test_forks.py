@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fork in a program with locks and fork hooks of its own waits for nobody who waits for it."""
+"""A fork in a program with locks and fork hooks waits for no thread that waits for the fork."""
 
 from __future__ import annotations
 
 import pytest
 
-# As CPython's own modules do it (logging, random): the lock is held while the process forks.
+# The lock is held while the process forks, as logging and random do with theirs.
 LOCK = """
 import os, sys, threading, time, warnings
 warnings.simplefilter("ignore")
@@ -31,7 +31,7 @@ IMPORT = "import memcg; memcg.install(); MIB = 1 << 20\n"
 
 
 @pytest.mark.parametrize("order", ["before memcg", "after memcg"])
-def test_a_lock_under_which_groups_are_made_and_closed(run_program, order):
+def test_a_fork_may_hold_a_lock_under_which_groups_are_made_and_closed(run_program, order):
     first, second = (
         ("register()\n", IMPORT) if order == "before memcg" else (IMPORT, "register()\n")
     )
@@ -63,7 +63,7 @@ def test_a_lock_under_which_groups_are_made_and_closed(run_program, order):
     )
 
 
-def test_a_lock_that_a_shrinker_takes_while_the_fork_has_it(run_program):
+def test_a_fork_may_hold_a_lock_that_a_shrinker_takes(run_program):
     run_program(
         """
     g = memcg.group("a", max="64MiB", high="8MiB")
@@ -72,7 +72,7 @@ def test_a_lock_that_a_shrinker_takes_while_the_fork_has_it(run_program):
     def shrink(n):
         if begun.is_set(): return
         begun.set()
-        while not lock.locked(): time.sleep(0.001)  # until the fork has it
+        while not lock.locked(): time.sleep(0.001)  # until the fork holds it
         with lock:
             kept.clear()
         ended.set()
@@ -87,7 +87,7 @@ def test_a_lock_that_a_shrinker_takes_while_the_fork_has_it(run_program):
     )
 
 
-def test_a_lock_that_a_finalizer_takes_in_the_middle_of_our_own_work(run_program):
+def test_a_fork_may_hold_a_lock_that_a_finalizer_takes_in_the_middle_of_our_own_work(run_program):
     run_program(
         """
     from memcg.control.cgroup import cgroup_mutex

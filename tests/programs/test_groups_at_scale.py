@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many groups, many threads, many tasks: each pays its own, and all comes back."""
+"""In many groups, threads and tasks each is charged its own memory, and all of it is credited."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def hog(kind, times):
             told += 1
     return told
 def work(i, results):
-    # the group is entered once: nothing but the end of the thread takes things back
+    # the group is entered once, so only the end of the thread gives memory back
     if i % 2:
         results[i] = hog(i // 2 % 4, 4)
     else:
@@ -83,7 +83,7 @@ for i, g in enumerate(groups):
     most = max(most, live)
     assert live <= 64 * 1024, (i, g.report())
     assert not [s for _, s, cache in blocks if cache is None or cache.name.startswith("frame")], (
-        i, g.report())  # arrays of this size are runs of pages, kmem_cache objects frames
+        i, g.report())  # arrays of this size are page runs, and kmem_cache objects are frames
     named = sum(h.nbytes for h in holders.holders(g).kinds)
     assert named == live, (named, live)
 for g in groups: g.close()
@@ -96,7 +96,7 @@ show(most=most, root=memcg.root.current - root_before, dying=memcg.root.nr_dying
     )
     record_property("live bytes, the most of a group", shown["most"])
     record_property("root before and after", shown["root"])
-    # what the groups kept live is the root's now, in slabs of 64 KiB that may hold little else
+    # The root now has what the groups kept alive, in slabs of 64 KiB that may hold little else.
     assert shown["root"] <= 20 * 64 * 1024
 
 
@@ -137,24 +137,24 @@ def test_a_thousand_tasks_pay_for_their_own_groups(run_program, record_property)
     show(out=out, left=left, zero=sum(g.current for g in groups), total=total)
     """)
     for expected, live, charged in shown["out"]:
-        # exact but for the list that holds them (500 pointers, class 4 or 5 KiB), the entry into
-        # the group per task (3 small objects, 100 tasks) if it is still kept, and free lists
+        # This is exact but for the list that holds them (500 pointers, class 4 or 5 KiB), free
+        # lists, and the entry of each of 100 tasks into the group (3 small objects), if it is kept.
         assert expected <= live <= expected + 5120 + 100 * 3 * 64 + 8192
-        # besides: at most one slab of 64 KiB not full for each of the 4 classes in use, 3 others
+        # Besides, one slab of 64 KiB may not be full for each of the 4 classes in use and 3 others.
         assert live <= charged <= live * 1.0 + (4 + 3) * 65_536
     assert shown["left"] <= 10 * 32 * 1024
     assert shown["zero"] == 0
     record_property("live / expected", round(max(lv / e for e, lv, _ in shown["out"]), 4))
 
 
-def test_cyclic_garbage_at_four_times_what_lives_meets_no_limit(run_program):
+def test_cyclic_garbage_of_four_times_the_live_memory_meets_no_limit(run_program):
     for where in ("in_main", "in_thread"):
         shown = run_program(f"""
-        gc.disable()  # the worst case: nothing else collects
+        gc.disable()  # the worst case: only memcg collects
         class Node:
             pass
         def churn():
-            live = [bytes(1000) for _ in range(8000)]  # 8.2 MB with its class
+            live = [bytes(1000) for _ in range(8000)]  # 8.2 MB, rounded to classes
             for n in range(150_000):
                 node = Node(); node.me = node; node.rows = [n] * 60
             return len(live)
@@ -166,7 +166,9 @@ def test_cyclic_garbage_at_four_times_what_lives_meets_no_limit(run_program):
         assert shown["events"]["high"] >= 2  # 150,000 * ~700 bytes are several times the room
 
 
-def test_ten_thousand_groups_of_a_few_objects_each(run_program, record_property):
+def test_ten_thousand_groups_are_charged_little_more_than_their_objects(
+    run_program, record_property
+):
     shown = run_program("""
     sizes = memcg.core.KMALLOC_SIZES
     def klass(size): return next(s for s in sizes if s >= size)
@@ -185,7 +187,7 @@ def test_ten_thousand_groups_of_a_few_objects_each(run_program, record_property)
     tenants = groups[0].parent
     assert tenants.current == charged + 10_000 * memcg.core.GROUP_BYTES
     stat = groups[5000]["memory.stat"]
-    assert stat["slab_private"] == 0  # no child cache for so little
+    assert stat["slab_private"] == 0  # so little memory gets no child cache
     del row
     kept.clear()
     gc.collect()
@@ -193,7 +195,7 @@ def test_ten_thousand_groups_of_a_few_objects_each(run_program, record_property)
     g = None
     for g in groups: g.close()
     g = None
-    assert tenants.current <= left + 10_000 * memcg.core.GROUP_BYTES  # `groups` holds them
+    assert tenants.current <= left + 10_000 * memcg.core.GROUP_BYTES  # `groups` holds the groups
     groups.clear(); gc.collect(); memcg.control.workqueue.flush()
     tenants.close(); memcg.control.workqueue.flush(); gc.collect(); memcg.root.reclaim()
     show(ratio=charged / classes, left=left, dying=memcg.root.nr_dying,
@@ -202,7 +204,7 @@ def test_ten_thousand_groups_of_a_few_objects_each(run_program, record_property)
     record_property("charged / class sizes", round(shown["ratio"], 3))
     record_property("left", shown["left"])
     record_property("dying", shown["dying"])
-    # 1.0 and what entering makes once per group: an entry, and the context's map that is kept
-    # group; less what came from CPython's lists of freed floats and tuples
+    # The ratio is 1.0, more by what entering makes once for each group, and less by what CPython's
+    # free lists of floats and tuples gave. Entering makes an entry and a context's map.
     assert 0.9 <= shown["ratio"] <= 1.25
-    assert shown["dying"] <= 64  # context maps that are kept for entering again: 64 at most
+    assert shown["dying"] <= 64  # at most 64 context maps are kept for entering again

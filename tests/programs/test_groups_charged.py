@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a group costs is its parent's charge."""
+"""The memory of a group's structure is charged to its parent."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ assert top.current == 102 * one
 for g in made:
     g.close()
 settle()
-assert mid.current == 101 * one  # whoever holds a closed group holds its structure
+assert mid.current == 101 * one  # a reference to a closed group keeps its structure
 del g, made
 settle()
 assert mid.current == one
-memcg.core.css_get(kept)  # as what is charged to it would
+memcg.core.css_get(kept)  # as an object that is charged to it would
 kept.close()
-mid.close()  # what it was charged is its parent's
+mid.close()  # its charges move to its parent
 assert top.current == 2 * one
 memcg.core.css_put(kept)
 del kept, mid

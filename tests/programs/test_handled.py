@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unwinding and handling an alarm is no new alarm; one that nobody heard is raised again."""
+"""Unwinding and handling an alarm raises no new one; one that was swallowed is raised again."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_handler_runs_at_larger_limits(run_program, limit):
 
 @pytest.mark.parametrize("where", ["in_main", "in_thread"])
 def test_what_a_weak_references_callback_got_is_raised_again(run_program, where):
-    """On 3.11 the worker looks at other threads now and then: there the ceiling is the bound."""
+    """On 3.11 the worker looks at other threads only now and then, so the bound is the ceiling."""
     shown = run_program(f"""
     import weakref
     sys.unraisablehook = lambda args: None
@@ -179,12 +179,12 @@ def test_a_process_ends_beside_daemons_at_their_limit(run_program):
             while True:
                 try: chain = (chain, 1)
                 except MemoryError: chain = None
-    threading.excepthook = lambda args: None  # a MemoryError may come outside the `try`
+    threading.excepthook = lambda args: None  # a MemoryError may be raised outside the `try`
     for _ in range(8): threading.Thread(target=tenant, daemon=True).start()
     for _ in range(8): begun.acquire()
     while not g.events["oom"]: pass
     show(ends=True)
     """,
         expects=("",),
-    )  # whatever CPython shows of threads that it ends at their limit
+    )  # CPython may print anything about threads that it ends at their limit
     assert shown["ends"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hogs of each kind at 64 MiB: stopped, bounded, and free to go on with right results."""
+"""Hogs of each kind are stopped at 64 MiB and bounded, and go on with right results."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ sys.setrecursionlimit(10**7)
 def down(n): return down(n + 1) + 1
 down(0)""",
 }
-# One call in C may add so many small objects; what it adds past the reserve is overdraft.
-# json.loads makes all its objects in one call, and unwinding a recursion makes a traceback and a
-# frame object for each of its levels.
+# One call in C makes so many small objects that it passes the reserve, which counts as overdraft.
+# json.loads makes all its objects in one call. Unwinding a recursion makes a traceback and a frame
+# object for each level.
 ONE_CALL_IN_C = {"json", "smaller json", "recursion"}
-# Requests of 64 KiB and more: refused at once, as a MemoryError or NumPy's own.
+# These make requests of 64 KiB and more, which fail with a MemoryError or NumPy's own error.
 REFUSED = {
     "one string", "arrays", "big arrays", "an array that grows", "one large request",
     "one huge request",
@@ -98,12 +98,12 @@ def hog():
     except MemoryError as error:
         text = " ".join([str(error), *getattr(error, "__notes__", [])])
         lines = []
-        while error:  # what leaving the group raises is chained to what the body raised
+        while error:  # an error of leaving the group is chained to that of the body
             lines += [f.filename for f in traceback.extract_tb(error.__traceback__, limit=5)]
             first, error = error, error.__context__
         return isinstance(first, memcg.MemcgOOM), text, "the hog" in lines
 runs, before = [], dict(g.events)
-for where in in_main, in_thread, in_task:  # each time in the same group
+for where in in_main, in_thread, in_task:  # three times in the same group
     threading.stack_size(1 << 29 if {recursion} and where is in_thread else 0)
     g["memory.peak"] = 0
     seen = where(hog)
@@ -112,11 +112,11 @@ for where in in_main, in_thread, in_task:  # each time in the same group
     gc.collect()
     g.reclaim()
     left, before = g.current, dict(g.events)
-    with g:  # the same program, in the same group, goes on
+    with g:  # the same program goes on in the same group
         again = where(work)
         assert again == expected
         room = bytearray(32 * MIB)
-    assert g.events["oom"] == before["oom"], "told again though there was room"
+    assert g.events["oom"] == before["oom"], "refused again though there was room"
     del room
     runs.append(dict(where=where.__name__, seen=seen, peak=peak, events=events, left=left))
 show(runs=runs)
@@ -125,7 +125,7 @@ show(runs=runs)
 
 @pytest.mark.parametrize("kind", HOGS)
 def test_a_hog_that_is_caught_lets_go_and_the_program_finishes(run_program, record_property, kind):
-    """In the main thread, then in another, then in a task."""
+    """It runs in the main thread, then in another thread, then in a task."""
     runs = run_program(CAUGHT.format(code=HOGS[kind], recursion=kind == "recursion"))["runs"]
     assert [run["where"] for run in runs] == ["in_main", "in_thread", "in_task"]
     for run in runs:
@@ -133,7 +133,7 @@ def test_a_hog_that_is_caught_lets_go_and_the_program_finishes(run_program, reco
 
 
 def check(run, record_property, kind):
-    """What must hold of one time that a hog met its limit."""
+    """Check one run of a hog into its limit."""
     where, events = run["where"], run["events"]
     is_ours, text, at_the_line = run["seen"]
     assert "group 'tenants/hog': charge of " in text, where
@@ -141,17 +141,17 @@ def check(run, record_property, kind):
     assert "set on 'tenants/hog'" in text, where
     assert at_the_line, where
     assert events["oom_kill" if is_ours else "fail"] >= 1, where
-    if kind in REFUSED and not events["reserve"]:  # let in while garbage was being collected
+    if kind in REFUSED and not events["reserve"]:  # used during a collection
         assert not is_ours, where
     beyond = run["peak"] - MAX
     record_property(f"overshoot MiB {where}", round(beyond / 2**20, 2))
     if beyond > RESERVE:
-        assert events["overdraft"] >= 1, f"{where}: past the reserve, and not counted"
+        assert events["overdraft"] >= 1, f"{where}: past the reserve, but not counted"
     assert beyond < 256 << 20, where
     if where == "in_main" and kind not in ONE_CALL_IN_C:
-        # looked for at each check of the interpreter: a few small objects past the limit
+        # the interpreter's checks are frequent, so it gets a few small objects past the limit
         assert events["overdraft"] == 0
-    # CPython's free lists and a slab per class that is not empty; not a hundredth of the hog's
+    # CPython's free lists, and a slab that is not empty in each class, may be left
     assert run["left"] < 4 << 20, where
 
 
@@ -161,7 +161,7 @@ def check(run, record_property, kind):
 )
 def test_a_hog_that_is_not_caught_ends_with_137_and_one_line(run_program, tmp_path, kind):
     script, account = tmp_path / "hog.py", tmp_path / "account.json"
-    # 3.13 takes 40 s to format a million frames, memcg or not
+    # 3.13 takes 40 s to format a million frames, without memcg too
     script.write_text(f"import sys\nsys.tracebacklimit = 3\n{HOGS[kind]}\n")
     launcher = tmp_path / "launch.py"
     launcher.write_text(f"""

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 
-def test_installing_twice_after_threads_and_in_a_subinterpreter(run_program):
+def test_installing_works_twice_and_after_threads_and_not_in_a_subinterpreter(run_program):
     shown = run_program(
         """
     import threading, time

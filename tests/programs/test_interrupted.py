@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the alarm interrupts is whole afterwards: locks, structures of libraries, new threads."""
+"""Locks, structures of libraries and new threads are whole after an alarm interrupts them."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_what_it_interrupts_is_whole_afterwards(alarm, kind, where):
                 with g:
                     while True:
                         {indented}
-            except MemoryError:  # a list may have been refused to grow instead
+            except MemoryError:  # or a list was refused more room
                 told += 1
             {works}
         return told
@@ -152,7 +152,7 @@ def test_a_thread_that_waits_for_a_lock_gets_it_when_it_goes_on_and_not_before(a
 
 
 @WHERE
-def test_frames_are_looked_at_meanwhile(alarm, where):
+def test_frames_may_be_looked_at_meanwhile(alarm, where):
     assert alarm(
         """
     sys.setswitchinterval(1e-5)
@@ -211,18 +211,18 @@ def test_a_thread_being_started_is_started_and_its_target_runs(alarm, where):
         where,
     )
     assert started > 500
-    # 3.11 tells other threads than the main one where they let go of the GIL: here that is
-    # always inside threading, so the reserve is used up and a request is refused instead.
+    # In other threads than the main one 3.11 raises the alarm where they let go of the GIL. Here
+    # that is always inside threading, so the reserve is used up and a request is refused instead.
     if sys.version_info >= (3, 12) or where == "in_main":
         assert bad == 0
-        assert started <= ran <= started + 10  # the error may come between start and the count
-        assert beyond <= 16 * 2**20  # told before the reserve is used up
+        assert started <= ran <= started + 10  # the error may be raised between start and the count
+        assert beyond <= 16 * 2**20  # raised before the reserve is used up
 
 
 @WHERE
 @pytest.mark.parametrize("reserve", [0, 4096])
 def test_past_the_reserve_too_no_lock_stays_taken_and_no_group_entered(alarm, where, reserve):
-    """At the backward jump of a `while` in a `with` CPython 3.13 finds no handler."""
+    """CPython 3.13 finds no handler at the backward jump of a `while` in a `with`."""
     assert alarm(
         f"""
     def check():
@@ -246,7 +246,7 @@ def test_past_the_reserve_too_no_lock_stays_taken_and_no_group_entered(alarm, wh
 
 @WHERE
 def test_cleaning_up_after_it_is_not_interrupted_again(alarm, where):
-    """It is raised again after 1 MiB of growth; what cleans up here takes 20 KiB."""
+    """The alarm is raised again after 1 MiB of growth, and cleaning up takes 20 KiB here."""
     cleaned, again = alarm(
         """
     def check():
@@ -259,7 +259,7 @@ def test_cleaning_up_after_it_is_not_interrupted_again(alarm, where):
                     while True: rows.append([bytes(500)])
                 except MemoryError:
                     try:
-                        texts = [str(len(row[0])) for row in rows[:200]]  # needs some itself
+                        texts = [str(len(row[0])) for row in rows[:200]]  # this allocates too
                         while rows: rows.pop()
                         cleaned += 1
                     except MemoryError:
@@ -335,7 +335,7 @@ def test_locks_of_libraries_are_free_afterwards(alarm, where):
     )
 
 
-def test_frames_are_looked_at_and_threads_started_meanwhile(run_program):
+def test_frames_may_be_looked_at_and_threads_started_meanwhile(run_program):
     run_program(
         TWO
         + dedent("""

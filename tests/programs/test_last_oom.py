@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that reach a user say whose limit it was; the group knows of those that did not."""
+"""An error that reaches the user names the limit's group, which keeps its last error."""
 
 from __future__ import annotations
 
 import pytest
 
-# One refusal of 20 MiB in group a, of 8 MiB, told in each way that people meet it.
+# 20 MiB are refused in group a, of 8 MiB, and the text is read in each way that people meet it.
 GROUP = """
 import asyncio, threading, time
 a = memcg.group("t/a", max="8MiB")
@@ -131,15 +131,15 @@ else:
     )
 
 
-def test_last_oom_tells_a_refusal_that_was_caught_and_outlives_its_group(run_program):
+def test_last_oom_shows_a_refusal_that_was_caught_and_outlives_its_group(run_program):
     run_program(
         GROUP
         + """
 import gc
 with memcg.scope("t/s", max="8MiB") as s:
-    assert text_of(grab) == ""  # caught inside: who asks the group knows
+    assert text_of(grab) == ""  # caught inside, but the group has it
     assert s.last_oom.refused
-with memcg.scope("t/s", max="9MiB"):  # the same path again
+with memcg.scope("t/s", max="9MiB"):  # another group of the same path
     pass
 del s
 gc.collect()
@@ -151,7 +151,7 @@ assert (oom.owner, oom.limit) == ("t/s", 8 * MIB), oom
 
 
 @pytest.mark.parametrize("where", ["main", "thread"])
-def test_last_oom_tells_an_alarm(run_program, where):
+def test_last_oom_shows_an_alarm(run_program, where):
     run_program(
         GROUP
         + f"""
@@ -176,7 +176,7 @@ else:
     )
 
 
-def test_last_oom_is_right_while_threads_are_refused_and_groups_come_and_go(run_program):
+def test_last_oom_is_right_while_threads_are_refused_and_groups_open_and_close(run_program):
     run_program(
         """
 import threading

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Under RLIMIT_DATA and RLIMIT_AS a program has what it has without memcg, nearly."""
+"""Under RLIMIT_DATA and RLIMIT_AS a program has nearly as much memory as without memcg."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes made from a process with groups: no hang, figures right on both sides."""
+"""A process with groups can start processes: none hangs, and the figures of both are right."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def work(n):
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_pools_of_processes_work_and_their_hogs_are_told(run_program, method):
+def test_pools_of_processes_work_and_their_hogs_get_the_error(run_program, method):
     shown = run_program(
         POOL
         + f"""
@@ -62,7 +62,7 @@ if __name__ == "__main__":
     assert not any(shown["events"].values())
 
 
-def test_forks_while_threads_allocate(run_program, record_property):
+def test_forks_work_while_threads_allocate(run_program, record_property):
     shown = run_program(
         """
     import faulthandler, random
@@ -113,7 +113,7 @@ def test_forks_while_threads_allocate(run_program, record_property):
         except MemoryError:
             pass
         rows = None
-        with groups[0]:  # the group of a thread that is not here
+        with groups[0]:  # the group of a thread that the child does not have
             texts = [str(i) for i in range(500)]
             assert memcg.root.current >= groups[0].current > 0
         buffer = frames.alloc(); frames.free(buffer)
@@ -144,10 +144,10 @@ def test_forks_while_threads_allocate(run_program, record_property):
     frames.destroy()  # no buffer was lost
     show(forked=forked, rounds=min(rounds), left=left)
     """,
-        options=["-W", "ignore::DeprecationWarning"],  # 3.12 warns of the program's own threads
+        options=["-W", "ignore::DeprecationWarning"],  # 3.12 warns about the program's own threads
     )
     record_property("forks", shown["forked"])
-    assert shown["forked"] >= 10  # each waits until no worker is at work
+    assert shown["forked"] >= 10  # each fork waits until no worker is at work
     assert shown["rounds"] >= 1
     assert max(shown["left"]) <= 64 * 1024, shown
 
@@ -197,7 +197,7 @@ def test_a_fork_in_a_thread_makes_it_the_main_thread_and_alarms_go_on(run_progra
     )["result"] == [10, 10, 10]
 
 
-def test_a_fork_while_an_alarm_is_on_its_way(run_program):
+def test_a_fork_works_while_an_alarm_is_on_its_way(run_program):
     assert (
         run_program("""
     g = memcg.group("g", max="1MiB", high="max")
@@ -263,7 +263,7 @@ def test_a_worker_that_is_wanted_while_the_program_forks_starts_after_the_fork(r
     os.register_at_fork(before=past_high)
     import memcg; memcg.install()
     os.register_at_fork(after_in_parent=lambda: [str(i) for i in range(100)])
-    gc.disable()  # the worker's collection only
+    gc.disable()  # only the worker collects
     gc.callbacks.append(lambda phase, info: collected.set())
     high = memcg.group("high", high="64KiB")
     for _ in range(20):
@@ -313,7 +313,7 @@ def test_the_child_of_a_run_program_ends_like_its_parent(run_program, tmp_path):
         f"'--report', {str(script)!r}], capture_output=True, text=True)\n"
         "print(json.dumps([done.returncode, done.stdout, done.stderr.count('memcg: charged')]))\n"
     )
-    assert run_program(launcher) == [0, "7\n", 1]  # one report: of what was started
+    assert run_program(launcher) == [0, "7\n", 1]  # one report, by the process that was started
 
 
 def test_a_fork_does_not_wait_for_a_control_plane_that_was_set_anew(run_program):
@@ -358,12 +358,12 @@ def test_workers_are_held_while_a_fork_is_on_its_way(run_program):
     fork._before_fork()
     with busy:
         held.append([[i] for i in range(30_000)])  # asks for child caches
-    fork._release_mutexes()  # else a worker would only wait
+    fork._release_mutexes()  # otherwise a worker would only wait
     for _ in range(20):
         memcg.core.wait_worker(); time.sleep(0.005)
         assert not busy.memcg_slab_caches
     fork._after_fork()
-    for _ in range(4000):  # the main thread starts it at one of its next checks
+    for _ in range(4000):  # the main thread starts the worker at one of its next checks
         time.sleep(0.005); memcg.core.wait_worker()
         if busy.memcg_slab_caches: break
     assert busy.memcg_slab_caches
@@ -371,13 +371,13 @@ def test_workers_are_held_while_a_fork_is_on_its_way(run_program):
     )
 
 
-def test_a_fork_at_rest_warns_of_nothing(run_program):
+def test_a_fork_at_rest_in_a_program_with_groups_warns_of_nothing(run_program):
     run_program(
         """
     import os, subprocess
     g = memcg.group("a", max="16MiB")
     with g:
-        rows = [[i] for i in range(50_000)]  # has child caches made: the worker came and went
+        rows = [[i] for i in range(50_000)]  # child caches are made, by a worker that ends
     pid = os.fork()
     if pid == 0:
         os._exit(0)

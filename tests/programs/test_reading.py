@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was freed is in nobody's `current`, whoever freed it, and wherever its thread is now."""
+"""Freed memory is in no group's `current`, no matter which thread freed it and where that is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-# A thread that does what it is given, in a group or not, and then waits.
+# A thread that does its jobs, in a group or not, and then waits.
 HAND = """
 import memcg; memcg.install()
 import gc, queue, threading
@@ -42,7 +42,7 @@ def hands(run_program):
 @pytest.mark.parametrize(
     "where", ["outside", "inside"], ids=["the thread has left", "the thread waits inside"]
 )
-def test_what_the_main_thread_drops_of_a_thread_that_waits(hands, where):
+def test_what_the_main_thread_drops_for_a_waiting_thread_is_not_counted(hands, where):
     hands(f"""
     hand, held = Hand(), []
     if {where == "inside"}:
@@ -57,11 +57,11 @@ def test_what_the_main_thread_drops_of_a_thread_that_waits(hands, where):
     assert g.stat["slab_private"] <= left
     g["memory.peak"] = 0
     assert g.peak < full // 32, (full, g.peak)
-    assert g.events["max"] == 0  # nobody had to reclaim
+    assert g.events["max"] == 0  # no reclaim was needed
     """)
 
 
-def test_what_idle_threads_of_a_pool_have_freed_themselves(hands):
+def test_what_idle_threads_of_a_pool_have_freed_is_not_counted(hands):
     hands("""
     hands = [Hand() for _ in range(16)]
     def request():
@@ -73,14 +73,14 @@ def test_what_idle_threads_of_a_pool_have_freed_themselves(hands):
     def request_with_an_answer():
         with g:
             answer = rows()
-        del answer  # outside
+        del answer  # freed outside the group
     for hand in hands:
         hand.do(request_with_an_answer)
     assert g.current < MIB, g.current
     """)
 
 
-def test_what_a_thread_frees_before_it_reads(hands):
+def test_what_a_thread_frees_before_it_reads_is_not_counted(hands):
     hands("""
     with g:
         before = g.current
@@ -90,7 +90,7 @@ def test_what_a_thread_frees_before_it_reads(hands):
     """)
 
 
-def test_of_a_group_below(hands):
+def test_what_is_freed_in_a_group_below_is_not_counted(hands):
     hands("""
     low = memcg.group("tenant/a/b")
     hand = Hand()
@@ -115,7 +115,7 @@ def test_a_limit_sees_what_a_reader_has_collected(hands):
     """)
 
 
-def test_a_reader_in_a_loop_beside_threads_that_allocate_and_free(hands):
+def test_a_reader_may_loop_beside_threads_that_allocate_and_free(hands):
     hands("""
     stop, failures = threading.Event(), []
     passed = queue.Queue()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""memory.high: shrinkers and the collector come before any MemcgOOM."""
+"""At memory.high shrinkers and the collector run before any MemcgOOM is raised."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 def test_cyclic_garbage_alone_never_meets_the_limit(run_program, in_thread):
     shown = run_program(f"""
     import gc, threading
-    gc.disable()  # what memory.high asks for is enough
+    gc.disable()  # the collections at memory.high are enough
     g = memcg.group("a", max="64MiB")
     class Node: pass
     def run():
@@ -33,7 +33,7 @@ def test_cyclic_garbage_alone_never_meets_the_limit(run_program, in_thread):
 
 
 @pytest.mark.parametrize("in_thread", [False, True], ids=["main", "thread"])
-def test_nobody_is_told_before_a_collection_that_is_under_way_elsewhere_has_ended(
+def test_no_alarm_is_raised_before_a_collection_that_is_under_way_elsewhere_has_ended(
     run_program, in_thread
 ):
     run_program(f"""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A refusal reaches the offender: also through code that cannot bear it, or hides it."""
+"""A refusal reaches the offender, even through code that would crash on it or hides it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUIET = "import logging; logging.getLogger('asyncio').disabled = True\n"
 @needs("greenlet")
 @WHERE
 def test_a_greenlet_that_meets_its_limit_gets_the_error_and_the_process_goes_on(run_program, where):
-    """Its loop has no check between what it allocates and the switch."""
+    """The greenlet's loop has no check between an allocation and the switch."""
     run_program(f"""
         import greenlet
         g = memcg.group("hog", max="2MiB", reserve="256KiB")
@@ -48,7 +48,7 @@ def test_a_greenlet_that_meets_its_limit_gets_the_error_and_the_process_goes_on(
 @needs("greenlet")
 @WHERE
 def test_a_greenlet_is_left_and_entered_past_the_reserve(run_program, where):
-    """What it saves of its stack is larger than what is refused there otherwise."""
+    """The stack that it saves is larger than a request that would be refused there."""
     run_program(f"""
         import greenlet
         g = memcg.group("hog", max="8MiB", reserve="64KiB")
@@ -90,7 +90,7 @@ def test_opencv_gets_its_array_and_the_line_after_it_the_error(run_program, wher
                 with g:
                     while True:
                         keep.append(cv2.add(image, image))
-            except MemoryError:  # the alarm; or the next line's refusal, which is at the ceiling
+            except MemoryError:  # the alarm, or the next line's refusal at the ceiling
                 assert g.peak < 60e6 + 3 * image.nbytes, g.peak
             else:
                 raise AssertionError
@@ -98,7 +98,7 @@ def test_opencv_gets_its_array_and_the_line_after_it_the_error(run_program, wher
         """)
 
 
-# Each crashed when its request was refused.
+# Each of these crashed when its request was refused.
 CRASHES = {
     "bottleneck": (
         "import bottleneck, numpy as np; x = np.ones(500_000)", "bottleneck.move_mean(x, 5)"
@@ -162,7 +162,7 @@ def test_other_code_is_refused_with_these_libraries_loaded_and_inside_a_greenlet
 READ_ALL = """
 async def main():
     with memcg.scope("t", max="8MiB") as g:
-        # 50 MB of it, then it waits: only the end of the pipe ends it
+        # It writes 50 MB and then waits: only the end of the pipe ends it.
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c",
             "import os\\nfor _ in range(50): os.write(1, bytes(10**6))\\nos.read(0, 1)",
@@ -173,7 +173,7 @@ async def main():
         await asyncio.wait([task])
         error = task.exception()
         assert isinstance(error, MemoryError), error
-        error.__traceback__ = None  # and what its frames hold
+        error.__traceback__ = None  # which frees what its frames hold
         refused = g.events["fail"]
         assert refused < 100, refused
         with contextlib.suppress(ProcessLookupError):
@@ -219,7 +219,7 @@ async def main():
         )
     await keep_all(process.stdout)
     assert len(out) == 1 and g.events["oom_kill"] == 1, (out, dict(g.events))
-    assert g.peak < 12 * MIB, g.peak  # well before the reserve is used up
+    assert g.peak < 12 * MIB, g.peak  # long before the reserve is used up
     process.kill()
     await process.wait()
 asyncio.run(main())
@@ -228,7 +228,7 @@ asyncio.run(main())
 
 
 def test_a_pipe_ends_when_its_protocol_is_refused(run_program):
-    """What the protocol cannot keep is not lost in silence."""
+    """Data that the protocol cannot keep is not lost silently."""
     run_program(
         QUIET
         + """
@@ -261,7 +261,7 @@ asyncio.run(main())
 
 
 def test_an_import_at_the_limit_is_not_cut_in_two(run_program, tmp_path):
-    """Its file's buffer and bytes are larger than 64 KiB; its importer gets the alarm."""
+    """The file's buffer and bytes are larger than 64 KiB. The importer gets the alarm."""
     (tmp_path / "large.py").write_text(f"text = {'x' * 300_000!r}\n")
     run_program(f"""
         sys.path.insert(0, {str(tmp_path)!r})
@@ -285,7 +285,7 @@ def test_an_import_at_the_limit_is_not_cut_in_two(run_program, tmp_path):
 
 def test_past_the_reserve_a_guarded_module_is_refused(run_program):
     run_program("""
-        import weakref  # one of them
+        import weakref  # a guarded module
         g = memcg.group("t", max="8MiB", reserve="1MiB")
         exec("def call(fn, n): return fn(n)", vars(weakref))
         with g:
@@ -302,7 +302,7 @@ def test_past_the_reserve_a_guarded_module_is_refused(run_program):
 
 @WHERE
 def test_a_guarded_module_is_found_by_name_whatever_its_globals_hold(run_program, where):
-    """The keys' own __eq__ is not called in a hook."""
+    """A hook does not call the __eq__ of the globals' keys."""
     run_program(f"""
         class Key:
             def __hash__(self): return hash("__name__")
@@ -340,7 +340,7 @@ def test_a_guarded_module_is_found_by_name_whatever_its_globals_hold(run_program
 
 @pytest.fixture
 def other_error(run_program):
-    """Run code with a parser that is refused, and says something else."""
+    """Run code with a parser that is refused memory and raises another error."""
 
     def run(code, where="in_main"):
         return run_program(
@@ -379,7 +379,7 @@ def main():
     )
 
 
-def test_so_does_what_a_library_makes_of_that_error(other_error):
+def test_an_error_that_a_library_makes_of_the_parsers_leaves_as_memcg_oom(other_error):
     other_error("""
 class BadRequest(Exception): pass
 def serve():
@@ -399,7 +399,7 @@ def main():
 
 
 @WHERE
-def test_code_that_catches_the_other_error_is_told_when_it_leaves(other_error, where):
+def test_code_that_catches_the_other_error_gets_memcg_oom_when_it_leaves(other_error, where):
     other_error(
         """
 def main():
@@ -420,7 +420,7 @@ def main():
 
 
 @WHERE
-def test_a_loop_that_catches_the_other_error_is_told_soon(other_error, where):
+def test_a_loop_that_catches_the_other_error_gets_memcg_oom_soon(other_error, where):
     other_error(
         """
 def main():
@@ -502,7 +502,7 @@ def main():
 """)
 
 
-def test_a_refusal_that_was_handled_is_not_told_again(other_error):
+def test_a_refusal_that_was_handled_is_not_raised_again(other_error):
     other_error("""
 def main():
     with g:
@@ -524,7 +524,7 @@ def main():
 """)
 
 
-def test_a_refusal_of_another_task_or_thread_is_not_told_here(other_error):
+def test_a_refusal_of_another_task_or_thread_is_not_raised_here(other_error):
     other_error("""
 async def refused(told):
     try:

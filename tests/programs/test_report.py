@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Group.report`: what a person can act on, and nothing that the program wrote is run for it."""
+"""`Group.report` names what a person can act on, and runs no code of the program for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from memcg.report import holders
 MIB = 1 << 20
 g = memcg.group("g")
 def line(start):
-    # the line of report() about a single object
+    # Return the line of report() about one object.
     found = [l.strip() for l in g.report().splitlines() if l.strip().startswith(start)]
     assert len(found) == 1, g.report()
     return found[0]
@@ -33,7 +33,7 @@ def report(run_program):
     return lambda code, **more: run_program(code, prelude=PRELUDE, **more)
 
 
-# What is made, its name, and its bytes within a page more.
+# What is made, its name, and its bytes, which may be up to a page more.
 KINDS = {
     "ndarray": ("np.ones((2000, 2000))", "ndarray 2000x2000 float64, 30.5 MiB", 32_000_000),
     "view": ("np.ones((1000, 500), 'i2').T[1:]", "ndarray 1000x500 int16, 980", 1_000_000),
@@ -96,7 +96,7 @@ check_sums()
 
 
 class TestWhoRefers:
-    """The path ends where a person knows a name."""
+    """The path ends at a name that a person knows."""
 
     @pytest.mark.parametrize(
         ("code", "who"),
@@ -157,7 +157,7 @@ print(line("bytes"))
         )
         assert out.endswith(": in BytesIO, global 'made' of module __main__\n")
 
-    def test_of_many_referrers_one_that_is_known_is_named(self, report):
+    def test_a_known_one_of_many_referrers_is_named(self, report):
         out = report(
             """
 with g:
@@ -240,7 +240,7 @@ with g:
             base.__init__(kept[-1], *arguments.get(base, []))
     holder = base.__new__(makers[0][1])
     by_key = {Key(): bytearray(100_000)}
-    classes = makers  # types have blocks too
+    classes = makers  # types take blocks too
 Key.armed = True
 ran.clear()
 lines = g.report().splitlines()
@@ -257,9 +257,9 @@ def test_a_report_is_right_under_debug_hooks_and_tracing(report):
     code = """
 with g:
     made = [bytearray(MIB), np.ones(100_000), list(range(100_000)), {n: n for n in range(10_000)}]
-    hidden = np.empty(1, object)  # shows the collector nothing: what is in it is guessed
+    hidden = np.empty(1, object)  # the collector does not see its items, which are guessed
     hidden[0] = b"x" * MIB
-"tracemalloc" in sys.modules or check_sums()  # it has a block for each object that is made
+"tracemalloc" in sys.modules or check_sums()  # tracemalloc has a block for each object
 assert line("ndarray 100000 float64").endswith("item 1 of list, global 'made' of module __main__")
 assert line("bytearray of 1,048,576, 1.0 MiB") and line("list of 100,000, ") and line("dict of")
 assert line("bytes, 1.0 MiB") == "bytes, 1.0 MiB: C code"
@@ -296,11 +296,11 @@ assert line("ndarray 100000 float64, ").endswith("global 'made' of module __main
     )
 
 
-def test_only_c_knows_it_so_its_type_alone_is_named(report):
+def test_the_type_alone_is_named_where_only_c_knows_the_object(report):
     report(
         """
 with g:
-    made = np.empty(4, object)  # an array of objects shows the collector nothing
+    made = np.empty(4, object)  # the collector does not see the items of an array of objects
     made[0] = b"x" * MIB
 assert line("bytes, 1.0 MiB") == "bytes, 1.0 MiB: C code"
 check_sums()
@@ -311,7 +311,7 @@ check_sums()
 FAKES = """
 import ctypes
 def fake(*words):
-    # a block that looks like an object, in memory of the group that is none
+    # Make a block in memory of the group that looks like an object and is none.
     with g:
         block = memory.malloc(4096)
     (ctypes.c_size_t * len(words)).from_address(block)[:] = words
@@ -364,7 +364,7 @@ def churn(seed):
     except BaseException as error:
         failed.append(error)
 def raw(seed):
-    # PyMem_RawMalloc and free, in a thread that does not hold the GIL
+    # Call PyMem_RawMalloc and free in a thread that does not hold the GIL.
     import ctypes
     library = ctypes.CDLL(None)
     malloc, free = library.PyMem_RawMalloc, library.PyMem_RawFree
@@ -403,7 +403,7 @@ with g:
 start = time.process_time()
 text = g.report()
 used = time.process_time() - start
-assert used < 1, used  # 0.15 s on the machine that it was written on
+assert used < 1, used  # 0.15 s when the test was written
 assert "1,000,000 x str" in text and "list of 1,000,000" in text
 print(text.splitlines()[-1])
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threads and processes that serve everybody are in the root, whoever comes first."""
+"""Threads and processes that serve all groups are in the root, no matter which uses them first."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ for group in a, b:
         thread = threading.Thread(target=others)
         with group: thread.start()
         assert out.get(timeout=9) == group.path
-    with group: own(); assert out.get() == group.path  # called, it is whose who calls
-# forgotten with what it was called for
+    with group: own(); assert out.get() == group.path  # a call is in the group of the caller
+# A service is forgotten together with its function.
 from memcg.integrations.threading import _services
 known, gone = len(_services), weakref.ref(closure)
 del closure, thread, others
@@ -115,7 +115,7 @@ for wrong in (None, 1, "serve"):
     try: memcg.service(wrong)
     except TypeError as error: assert "memcg.service()" in str(error)
     else: raise SystemExit(wrong)
-# processes
+# The same for processes.
 context = multiprocessing.get_context("fork")
 pipe, far = context.Pipe()
 def child(): far.send(where())
@@ -175,12 +175,12 @@ with a:
 
     def steps():
         for n in range(3): told(); yield n
-    class Odd:  # an iterator's items are its own business
+    class Odd:  # the iterator makes its items itself
         def __eq__(self, other): raise ValueError
     for pool in context.Pool(1), multiprocessing.pool.ThreadPool(1):
         pool.apply_async(int, (), callback=told); assert got() == ""
         assert list(pool.imap(str, steps())) == ["0", "1", "2"]
-        assert [got() for _ in range(3)] == ["a"] * 3  # whoever maps pays for what it maps over
+        assert [got() for _ in range(3)] == ["a"] * 3  # the caller of map() pays for its items
         with b: assert list(pool.imap_unordered(str, steps(), 2)) == ["0", "1", "2"]
         assert [got() for _ in range(3)] == ["b"] * 3
         assert pool.map(str, steps()) == ["0", "1", "2"]
@@ -195,10 +195,10 @@ with a:
         pool.terminate(); pool.join()
 
     manager = Manager(ctx=context); manager.start()
-    assert str(manager.seen()) == "['']"  # in the server's process
+    assert str(manager.seen()) == "['']"  # it runs in the server's process
     manager.shutdown()
 
-    # a handle that another process asks for
+    # Another process asks for a handle.
     sharer = multiprocessing.resource_sharer._resource_sharer
     address, key = sharer.register(lambda conn, pid: told(), lambda: None)
     from multiprocessing.connection import Client
@@ -228,8 +228,8 @@ assert (a.nr_inside, b.nr_inside) == (0, 0)
     )
 
 
-# What starts threads in Lib/, by how it does so; each place is in the table of
-# memcg/integrations/threading.py. On Windows alone: subprocess.
+# The modules in Lib/ that start threads. The table in memcg/integrations/threading.py has each
+# place. subprocess starts them on Windows only.
 STARTERS = {
     "asyncio/__main__.py", "asyncio/base_events.py", "asyncio/unix_events.py",
     "concurrent/futures/process.py", "concurrent/futures/thread.py", "logging/config.py",

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What charging and entering cost at most; how much less it is, docs/benchmarks.md measures.
+"""Charging and entering cost at most so much. docs/benchmarks.md measures how much they cost.
 
-Processor seconds, the least of several runs, in turn: others on the machine only add to them.
+The tests compare processor seconds, and take the least of several runs in turn, because other
+programs on the machine only add to them.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ else:
 
 
 def slowest(run_program, *, rounds, runs, **environment):
-    """How many times stock's the seconds of each loop are, the worst last.
+    """How many times as long as stock each loop takes, the worst last.
 
-    On a busy machine the least is met late: three turns, then up to `rounds`, until none is above
-    the bound.
+    On a busy machine the least time may be late. Therefore there are three turns, and then up to
+    `rounds`, until no loop is above the bound.
     """
     least, ratios = {}, {}
     for turn in range(rounds):
@@ -61,7 +62,7 @@ def test_object_heavy_loops_take_at_most_1_15_times_stocks(run_program, record_p
     assert ratios[-1][1] <= MOST, ratios
 
 
-def test_the_comparison_tells_a_slow_allocator(run_program):
+def test_the_comparison_notices_a_slow_allocator(run_program):
     ratios = slowest(run_program, rounds=1, runs="3", MEMCG_DEBUG="P")
     assert ratios[-1][1] > MOST, ratios
 

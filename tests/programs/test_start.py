@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a program pays before it does anything; libraries met before, after and in an archive."""
+"""Importing and installing read few modules; libraries are hooked whenever they are imported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from environment import SOURCE
 
 
 def bare(program: str) -> str:
-    """What a program prints: no site, whose .pth files import what they like, no environment."""
+    """What a program prints without an environment and without site, whose .pth files import."""
     program = f"import sys\nsys.path.insert(0, {str(SOURCE)!r})\n{program}"
     run = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True
@@ -24,9 +24,9 @@ def bare(program: str) -> str:
 
 
 def added(statements: str) -> set[str]:
-    """The modules that `statements` read from files, memcg's own left out.
+    """The modules that `statements` read from files, without memcg's own.
 
-    What is built into CPython or frozen costs neither a file nor a compiled body of its own.
+    A module that is built into CPython or frozen costs neither a file nor a compiled body.
     """
     program = f"""
 before = set(sys.modules)
