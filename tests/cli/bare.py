@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``memcg run`` in a process where nothing is installed: the real path but for the hooks."""
+"""``memcg run`` in a process where nothing is installed. All but the hooks is as it ships."""
 
 from __future__ import annotations
 

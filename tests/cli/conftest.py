@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a program by plain Python and by ``memcg run``, and gives what both showed."""
+"""Run a program by plain Python and by ``memcg run``, and return what each showed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from memcg.cli._system import core_reason
 
 HERE = Path(__file__).parent
 BARE = str(HERE / "bare.py")
-TIMEOUT_S = 60  # far over the slowest program here, 3 s: only a hang meets it
+TIMEOUT_S = 60  # the slowest program here takes 3 s, so only a hang reaches it
 
 
 @dataclass
 class Shown:
-    """What a process showed; status is negative for a signal."""
+    """What a process showed. The status is negative if a signal ended it."""
 
     out: str
     err: str
@@ -30,7 +30,7 @@ class Shown:
 
 
 def _alike(shown: bytes) -> str:
-    """Take out what differs from run to run, or by memcg's four frames below the program."""
+    """Take out what differs from run to run, or because memcg has four frames below the program."""
     text = shown.decode(errors="surrogateescape")
     text = re.sub(r"0x[0-9a-f]+", "ADDRESS", text)
     text = re.sub(r"(object refcount : )\d+", r"\1N", text)
@@ -38,7 +38,7 @@ def _alike(shown: bytes) -> str:
 
 
 class Cli:
-    """Starts processes in a directory of their own."""
+    """Start processes in a directory of their own."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

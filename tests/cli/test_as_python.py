@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`memcg run` shows what plain Python shows: streams and status, byte by byte."""
+"""`memcg run` shows what plain Python shows: the same streams, byte by byte, and status."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ script("deep recursion", "def f(): f()\nf()")
 script("a syntax error", "x = 1\ny = = 2\n")
 script("an indentation error", "if 1:\nx = 2\n")
 script("a syntax error at the end of the file", "def f(:\n")
-if sys.version_info >= (3, 11, 4):  # before, python read on behind it, and compile() never did
+if sys.version_info >= (3, 11, 4):  # earlier versions read on behind it, which compile() never did
     script("a null byte", b"x = 1\n\0y\n")
 script("bytes that are not UTF-8", b"x = 1\ny = '\xe9'\n")
 script("a declared encoding", "# coding: latin-1\nprint('é', len('é'))\n".encode("latin-1"))
@@ -226,7 +226,7 @@ script("a pool of processes left open",
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_program_shows_the_same(cli, name):
-    """Both with nothing installed and, where the core has hooks, charged under a limit."""
+    """The program runs with nothing installed and, if the core has hooks, charged under a limit."""
     files, args, stdin = CASES[name]
     cli.write(files)
     expected = cli.python(*args, stdin=stdin)
@@ -244,7 +244,7 @@ MODULE_CASES = [
 
 
 @pytest.mark.parametrize("name", MODULE_CASES)
-def test_started_with_dash_m_too(cli, name):
+def test_python_dash_m_shows_the_same(cli, name):
     files, args, stdin = CASES[name]
     cli.write(files)
     expected = cli.python(*args, stdin=stdin)
@@ -261,7 +261,7 @@ def test_options_of_the_interpreter_hold_for_the_program(cli, flags):
         "print('x')\nwarnings.warn('w')\n"
     )
     cli.write({"prog.py": text})
-    path0 = [] if "-P" in flags else ["x"]  # with -P there is no place of its own to compare
+    path0 = [] if "-P" in flags else ["x"]  # with -P its directory is not on the path
     expected = cli.python("prog.py", *path0, flags=flags)
     assert cli.bare("prog.py", *path0, flags=flags) == expected
 
@@ -336,7 +336,8 @@ def test_a_broken_pipe_ends_it_the_same_way(cli):
 
 
 def test_ctrl_c_kills_by_the_signal(cli):
-    # one line, whenever it comes; and no wait that a signal just before it would not end
+    # One line, so that every signal finds the program there. It waits for nothing: a signal just
+    # before a wait would not end that.
     cli.write({"prog.py": "import os\nwhile os.write(1, b'ready\\n'): pass\n"})
     shown = []
     for launcher in LAUNCHERS:
@@ -344,19 +345,19 @@ def test_ctrl_c_kills_by_the_signal(cli):
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=TIMEOUT_S)
-        # 3.13 marks the column, which tells on which side of the gap it came
+        # 3.13 marks the column, and the column depends on the moment of the signal
         shown.append((process.returncode, [line for line in err.splitlines() if b"^" not in line]))
     assert shown[0] == shown[1]
     assert shown[0][0] == -signal.SIGINT
 
 
-def test_the_comparison_tells_a_difference(cli):
-    """The checker on a broken input: another traceback, status or stream is seen."""
+def test_the_comparison_notices_a_difference(cli):
+    """The checker must reject a program with another traceback, status or stream."""
     cli.write({"a.py": "1/0", "b.py": "\n1/0"})
     assert cli.bare("a.py") != cli.python("b.py")
 
 
-def test_what_the_program_finds_imported_is_no_argument_parser(cli):
+def test_a_program_finds_no_argument_parser_imported(cli):
     shown = cli.bare("-c", "import sys; print(*sys.modules)")
     found = set(shown.out.split())
     assert not found & {"argparse", "gettext", "json", "traceback", "inspect", "subprocess"}

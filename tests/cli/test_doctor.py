@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`memcg doctor`: what it says is so, and its status tells whether memcg can run."""
+"""`memcg doctor` says what is true, and its status shows whether memcg can run."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def findings(system):
     return status, lines
 
 
-def test_status_0_and_a_verdict_where_install_works():
+def test_the_status_is_0_with_a_verdict_where_install_works():
     status, lines = findings(Works())
     assert (status, lines[-1]) == (0, ("verdict", "memcg can run here"))
 
 
-def test_status_1_and_the_reason_where_install_is_refused():
+def test_the_status_is_1_with_the_reason_where_install_is_refused():
     status, lines = findings(Refuses())
     assert status == 1
     assert ("install", "refused: free-threaded build: no hooks") in lines
@@ -61,7 +61,7 @@ def test_the_arena_shrinks_under_a_limit_on_address_space(cli):
         f"os.execv(sys.executable, [sys.executable, '-c', {ask!r}])\n"
     )
     free, limited = cli.python("-c", ask).out, cli.python("-c", lower).out
-    # the arena is halved from 64 GiB until it fits; a little of it may be in use already
+    # The arena is halved from 64 GiB until it fits. A little of it may be in use already.
     assert re.match(r"(64\.0|63\.\d) GiB .*\(no ulimit -v\)\n", free)
     assert re.match(r"(4\.0|3\.9) GiB .*\(ulimit -v 8000000\)\n", limited)
 

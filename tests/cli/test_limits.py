@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hogs under `memcg run`: refused at the limit, 137 uncaught, and free to go on when caught."""
+"""`memcg run` refuses hogs at the limit: uncaught they end with 137, and caught they go on."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import re
 import pytest
 
 MAX = 64 << 20
-RESERVE = 16 << 20  # §6: an eighth of max, at least 16 MiB
+RESERVE = 16 << 20  # an eighth of max, at least 16 MiB
 
-# Each grows without end, and after a MemoryError can be told to let go of all it has.
+# Each grows without end. All that it has is in `kept`, which can be cleared after a MemoryError.
 HOGS = {
     "lists": "kept = []\nwhile True: kept.append([1, 2, 3])",
     "dicts": "kept = {}\nwhile True: kept[len(kept)] = {1: 2}",
@@ -26,8 +26,8 @@ HOGS = {
     "big arrays": "import numpy as np\nkept = []\nwhile True: kept.append(np.ones(1_000_000))",
     "tiny arrays": "import numpy as np\nkept = []\nwhile True: kept.append(np.ones(8))",
 }
-# What one call in C may add in small objects before the alarm or a refusal stops it: the texts'
-# own figures are published by the benchmarks; here only a bound that a missing limit would break.
+# How much one call in C may add in small objects before the alarm or a refusal stops it. The
+# benchmarks publish the exact figures; a missing limit would break this bound.
 ONE_CALL = 64 << 20
 
 LINE_OF_ROOT = (
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("native")
 
 def needs(code):
     if "numpy" in code and importlib.util.find_spec("numpy") is None:
-        pytest.skip("numpy is not here")
+        pytest.skip("numpy is not installed")
     return code
 
 
@@ -74,7 +74,7 @@ def test_a_hog_that_catches_it_goes_on_to_the_end(cli, hog):
 
 
 def test_recursion_without_end_is_a_memcg_failure(cli):
-    # a limit on the traceback: 3.13 takes 40 s to format a million frames, memcg or not
+    # The traceback is limited, because 3.13 takes 40 s to format a million frames.
     code = "import sys\nsys.tracebacklimit = 3\nsys.setrecursionlimit(10**9)\ndef f(): f()\nf()\n"
     cli.write({"deep.py": code})
     shown = cli.memcg("run", "--max", "64MiB", "deep.py")
@@ -142,7 +142,7 @@ def test_under_its_limit_a_program_sees_no_difference(cli):
 def test_doctor_measures_what_an_array_is_charged(cli):
     needs("numpy")
     out = cli.memcg("doctor").out
-    # 8,000,000 bytes in whole pages, and a few small objects around them
+    # 8,000,000 bytes in whole pages, and a few small objects with them
     line = next(line for line in out.splitlines() if line.startswith("numpy:"))
     charged = int(line.split("was charged ")[1].split(",")[0])
     assert 8_000_000 <= charged <= 8_000_000 + 2 * 4096
@@ -159,7 +159,7 @@ def test_doctor_measures_what_an_array_is_charged(cli):
         ((), {"PYTHONTRACEMALLOC": "5"}),
     ],
 )
-def test_beside_other_allocator_hooks_it_limits_and_ends_cleanly(cli, flags, env):
+def test_it_limits_and_ends_cleanly_beside_other_allocator_hooks(cli, flags, env):
     cli.env |= env
     cli.write({"prog.py": "kept = [str(n) for n in range(10_000)]\nprint(len(kept))\n"})
     shown = cli.memcg("run", "--max", "64MiB", "prog.py", flags=flags)

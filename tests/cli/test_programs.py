@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that many people run do under `memcg run` what they do without."""
+"""Programs that many people run do the same under `memcg run` as without it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("native")
 RUN = ("run", "--max", "512MiB")
 
 
-def test_pytest_on_a_packages_own_suite(cli):
+def test_pytest_passes_a_packages_own_suite(cli):
     pytest.importorskip("numpy.lib.tests.test_histograms")
     suite = (
         "-m", "pytest", "-v", "-p", "no:cacheprovider", "--pyargs",
@@ -29,7 +29,7 @@ def test_pytest_on_a_packages_own_suite(cli):
     assert re.search(r"\d\d passed", plain.out)
 
 
-def test_compileall_on_the_standard_library(cli):
+def test_compileall_compiles_the_standard_library_to_the_same_code(cli):
     sources = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     assert len(sources) > 100
     (cli.directory / "lib").mkdir()
@@ -39,7 +39,7 @@ def test_compileall_on_the_standard_library(cli):
     for command in (cli.python, lambda *args: cli.memcg(*RUN, *args)):
         shown = command("-m", "compileall", "-f", "-o", "0", "-o", "2", "lib")
         files = [(file.name, file.read_bytes()) for file in sorted(cli.directory.rglob("*.pyc"))]
-        # Not the bytes: marshal writes what has other references in another way.
+        # The bytes may differ: marshal writes an object in another way if it has other references.
         code = [(name, data[:16], marshal.loads(data[16:])) for name, data in files]
         compiled.append((shown, code))
     assert compiled[0] == compiled[1]
@@ -47,7 +47,7 @@ def test_compileall_on_the_standard_library(cli):
     assert len(compiled[0][1]) == 2 * len(sources)
 
 
-def test_json_tool_on_a_large_file(cli):
+def test_json_tool_prints_the_same_for_a_large_file(cli):
     rows = ",".join(
         f'{{"id": {n}, "text": "ünï {n}", "list": [{n}.5, null]}}' for n in range(20000)
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`memcg run`: its options, limits, exit status 137, and the account at the end."""
+"""`memcg run`: its options and limits, the exit status 137, and the account at the end."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_new_file_is_a_new_verb(cli):
     assert (shown.out, shown.status) == ("hello x\n", 5)
 
 
-def test_a_missing_script_is_told_before_anything_is_installed(cli):
+def test_a_missing_script_is_reported_before_anything_is_installed(cli):
     shown = cli.memcg("run", "--report", "nothing.py")
     assert shown == cli.python("nothing.py")
     assert shown.status == 2
@@ -156,7 +156,7 @@ def test_137_is_for_a_memcg_failure_that_ends_the_main_thread(cli, code, status)
     assert shown.err.startswith(plain.err)
 
 
-def test_an_alarm_without_text_is_told_by_the_groups_values(cli):
+def test_an_alarm_without_text_is_described_by_the_groups_values(cli):
     shown = cli.bare("--max", "64MiB", "-c", "import memcg; raise memcg.MemcgOOM")
     line = shown.err.splitlines()[-1]
     assert line.startswith("memcg: group '/': charges passed memory.max (current ")
@@ -168,7 +168,7 @@ def test_a_hook_that_fails_does_not_swallow_the_line(cli):
     assert LINE in cli.bare("prog.py").err
 
 
-def test_the_line_comes_when_stderr_is_closed_or_replaced(cli):
+def test_the_line_is_printed_when_stderr_is_closed_or_replaced(cli):
     cli.write({"prog.py": "import sys, io\nsys.stderr = io.StringIO()\nsys.stderr.close()\n" + OOM})
     shown = cli.bare("prog.py")
     assert (shown.err.endswith(LINE), shown.status) == (True, 137)
@@ -200,7 +200,7 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_the_account_comes_however_the_program_ends(cli, ending):
+def test_the_account_is_printed_however_the_program_ends(cli, ending):
     code, status = ENDINGS[ending]
     cli.write({"prog.py": TREE + code})
     shown = cli.bare("--max", "64MiB", "--report", "--json", "a.json", "prog.py", "x")
@@ -218,7 +218,7 @@ def test_the_account_comes_however_the_program_ends(cli, ending):
     assert account["rss"] > 0
 
 
-def test_the_account_comes_after_the_programs_atexit_handlers(cli):
+def test_the_account_is_printed_after_the_programs_atexit_handlers(cli):
     code = "import atexit, sys\natexit.register(lambda: print('handler', file=sys.stderr))"
     shown = cli.bare("--report", "-c", code)
     assert shown.err.startswith("handler\nmemcg: charged")
@@ -260,7 +260,7 @@ def test_json_is_written_where_it_was_asked_for_when_the_program_changes_directo
     assert json.loads((cli.directory / "a.json").read_text())["memcg"] == memcg.__version__
 
 
-def test_json_goes_through_a_link_and_keeps_the_files_mode(cli):
+def test_json_is_written_through_a_link_and_keeps_the_files_mode(cli):
     cli.write({"real.json": "old"})
     (cli.directory / "real.json").chmod(0o640)
     (cli.directory / "link.json").symlink_to("real.json")
@@ -270,7 +270,7 @@ def test_json_goes_through_a_link_and_keeps_the_files_mode(cli):
     assert json.loads((cli.directory / "real.json").read_text())
 
 
-def test_json_goes_to_what_is_no_file_directly(cli):
+def test_json_is_written_directly_to_what_is_no_file(cli):
     shown = cli.bare("--json", "/dev/stderr", "-c", "pass")
     assert json.loads(shown.err)["groups"]
 
@@ -314,7 +314,7 @@ def test_more_charged_than_resident_is_explained():
     assert "charged 20 B, resident 10 B (pages not touched" in report.render(account)
 
 
-def test_an_alarm_held_back_while_the_account_is_told_is_dropped(monkeypatch):
+def test_an_alarm_held_back_while_the_account_is_printed_is_dropped(monkeypatch):
     @contextmanager
     def shield():
         yield
