@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/benchmarks.md has the text of its sources: a table is of a run, its words are not."""
+"""docs/benchmarks.md has the text of its sources, and its tables are those of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def section(question: str) -> str:
 
 
 def head_is_in(page: str, source: str) -> bool:
-    """Tell whether the page begins with the text of page.py, whatever a run filled in."""
+    """Tell whether the page begins with the text of page.py; a run may have filled in anything."""
     (head,) = re.findall(r'^HEAD = """(.*?)"""', source, re.M | re.S)
     pattern = "".join(
         ".*?" if part.startswith("{") else re.escape(part) for part in re.split(r"(\{\w+\})", head)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The floors of the binding: one file knows CPython, and includes only point downward."""
+"""The binding is built in floors: includes only point downward, and one file knows CPython."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import memcg
 
 BINDING = next(Path(memcg.__file__).parent.rglob("compat.h")).parent
-FLOORS = [  # bottom to top; a file includes headers of the floors below its own, and its own header
+FLOORS = [  # bottom to top; a file includes its own header, and headers of the floors below
     {"compat"},
     {"blocks", "collection", "current", "frame", "map", "mutex", "opened", "sealed"},
     {"handler", "hooks", "refusal"},
@@ -22,7 +22,7 @@ FLOORS = [  # bottom to top; a file includes headers of the floors below its own
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}
 COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 INCLUDE = re.compile(r'^\s*#\s*include\s+"(\w+)\.h"', re.MULTILINE)
-# A declaration of another file's function: an arrow that no include shows.
+# A declaration of another file's function would be a dependency that no include shows.
 DECLARED = re.compile(r"^extern\b.*\(", re.MULTILINE)
 PRIVATE = re.compile(
     r"PY_VERSION_HEX|PY_(?:MAJOR|MINOR)_VERSION|Py_BUILD_CORE|pycore_|<internal/"
@@ -40,7 +40,7 @@ def upward(name: str, text: str) -> set[str]:
 
 
 def private(text: str) -> set[str]:
-    """What a file says of CPython's version and private layout."""
+    """The names in a file that depend on CPython's version or private layout."""
     return set(PRIVATE.findall(COMMENT.sub("", text)))
 
 

@@ -28,7 +28,7 @@ def run(example):
     )  # fmt: skip
     assert (out.returncode, out.stderr) == (0, "")
     assert seconds_of_children() - before < 60
-    # one screen of 100 by 50, long lines wrapped
+    # it fits on a screen of 100 by 50, with long lines wrapped
     assert sum(1 + (len(line) - 1) // 100 for line in out.stdout.splitlines()) < 50
     return out.stdout
 
@@ -37,7 +37,7 @@ def test_the_tenants_results_are_right_beside_a_hog_at_its_limit(native):
     shown = run("tenants.py")
     assert shown.count("complete and right") == 3
     (times,) = re.findall("hog +([0-9]+) times at its limit", shown)
-    # each time an alarm told it or its list was refused more room
+    # at each one an alarm was raised, or its list was refused more room
     (*_, last) = re.findall("tenants/hog .*({.*})", shown)
     events = ast.literal_eval(last)
     assert events.get("oom_kill", 0) + events.get("fail", 0) >= int(times) >= 2

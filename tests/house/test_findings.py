@@ -30,7 +30,7 @@ def known_tests() -> set[str]:
 
 
 def missing(cell: str, known: set[str]) -> list[str]:
-    """What a cell names and does not exist: a test, a scenario or a C file."""
+    """The tests, scenarios and C files that a cell names and that do not exist."""
     return [
         name
         for name in filter(None, map(str.strip, cell.split(";")))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the run of a foreign suite must notice, with a limit and without."""
+"""The runner of foreign suites notices every difference, with a limit and without."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_hog():
     try:
         while True: rows.append(bytes(1000))
     finally:
-        rows.clear()  # pytest keeps the traceback, and with it the frame
+        rows.clear()  # pytest keeps the traceback and with it the frame
 """
 SUITES = {
     "met": (HOG + "def test_fits(): pass\n", None),
@@ -105,7 +105,7 @@ def test_what_is_explained_is_shown_and_fails_nothing(monkeypatch, capsys, expla
     assert "b: with with, without without (why)\n2 of 3 differ" in shown
 
 
-def test_a_run_with_that_is_without_is_no_run(native, tmp_path, monkeypatch):
+def test_a_run_with_memcg_that_is_not_in_memcg_is_an_error(native, tmp_path, monkeypatch):
     monkeypatch.setenv("MEMCG_CORE", "model")
     with pytest.raises(subprocess.CalledProcessError):
         foreign.run("simplejson", [], 60, "with")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The instruction budget of benchmarks/instructions.py: its checker notices three percent."""
+"""The checker of the instruction budget in benchmarks/instructions.py notices three percent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check(budget, *arguments, **more):
     )  # fmt: skip
 
 
-@pytest.mark.skipif(not shutil.which("valgrind"), reason="valgrind, which counts, is not installed")
+@pytest.mark.skipif(not shutil.which("valgrind"), reason="valgrind is not installed")
 @pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
 def test_a_figure_three_percent_above_its_budget_fails(tmp_path):
     budget = tmp_path / "budget.toml"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers of docs/design.md: imports only point downward, and one door to threads."""
+"""The layers of docs/design.md: imports only point downward, and only `locking` starts threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import memcg
 from memcg.control import slab_common
 
 SOURCE = Path(memcg.__file__).parent
-LAYERS = [  # bottom to top; what stands in one row may import each other
+LAYERS = [  # bottom to top; the modules of one row may import each other
     {"errors", "sizes", "names"},
     {"locking"},
     {"core"},
@@ -30,11 +30,11 @@ LAYERS = [  # bottom to top; what stands in one row may import each other
     {"integrations"},
     {"hooks"},
     {"__init__"},
-    {"verify"},  # which needs nothing of the rows below, but for `verify/scheme`
+    {"verify"},  # only `verify/scheme` needs the rows below
     {"cli"},
     {"__main__"},
 ]
-# The same inside the folders that have an order.
+# The layers inside the folders that have an order.
 INSIDE = {
     "locking": [{"lockdep", "lockless", "__init__"}],
     "core": [{"dataplane", "fault_attr"}, {"model", "_core"}, {"__init__"}],
@@ -43,7 +43,7 @@ INSIDE = {
     ],
 }  # fmt: skip
 HEIGHT = {noun: height for height, row in enumerate(LAYERS) for noun in row}
-DOORS = {"locking", "verify", "cli"}  # `cli` runs programs, and shows what their threads raise
+DOORS = {"locking", "verify", "cli"}  # `cli` shows what a program's threads raise
 PRIMITIVES = {"threading", "_thread", "queue", "multiprocessing", "concurrent", "asyncio"}
 FILES = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts): path
@@ -52,7 +52,7 @@ FILES = {
 
 
 def source(module: str) -> str:
-    """Its text; of Cython's its imports of siblings, for the rest is not Python."""
+    """A module's text, or the imports of siblings in a Cython file, whose rest is not Python."""
     text = FILES[module].read_text()
     if FILES[module].suffix == ".pyx":
         text = "\n".join(re.findall(r"^ *(from \.+.*)$", text, re.M))
@@ -61,7 +61,7 @@ def source(module: str) -> str:
 
 
 def imports(module: str, text: str) -> set[str]:
-    """What a module imports at run time: of the package by its path in it, else as ``/name``."""
+    """What a module imports at run time: the package's modules by path, others as ``/name``."""
     tree = ast.parse(text)
     found = set()
     guarded = {
@@ -81,7 +81,7 @@ def imports(module: str, text: str) -> set[str]:
             name = name if node.level else own(name)
             if name.startswith("/"):
                 found.add(name)
-            else:  # a name in a module, or a module of a folder
+            else:  # a name in a module, or a module in a folder
                 found |= {
                     inner if (inner := f"{name}.{a.name}".strip(".")) in FILES
                     or f"{inner}.__init__" in FILES else name or "__init__"
@@ -96,7 +96,7 @@ def own(name: str) -> str:
 
 
 def upward(module: str, text: str) -> set[str]:
-    """What a module imports that stands above it."""
+    """The modules above it that a module imports."""
     folder, _, inner = module.rpartition(".")
     top = module.split(".")[0]
     found = set()
@@ -153,7 +153,7 @@ def test_the_explorer_knows_no_module_of_memcg(module):
 
 
 def test_the_explorer_explores_without_the_rest_of_memcg(tmp_path):
-    """Its folder alone, under another name, in a process of its own."""
+    """The folder is copied under another name and used alone, in a process of its own."""
     folder = shutil.ignore_patterns("scheme", "__pycache__")
     shutil.copytree(SOURCE / "verify", tmp_path / "explorer", ignore=folder)
     program = """
@@ -183,13 +183,13 @@ def test_a_thread_import_is_found(text):
     assert imports("core.model", text) & {f"/{noun}" for noun in PRIMITIVES}
 
 
-# -- what docs/design.md says of it
+# -- what docs/design.md says about the layers
 
 DESIGN = (SOURCE.parent.parent / "docs" / "design.md").read_text()
 
 
 def figure(page):
-    """The rows of the figure, top to bottom: what stands in front of the words."""
+    """The module names in each row of the figure, top to bottom."""
     block = page.split("## Layers", 1)[1].split("```\n")[1]
     heads = [line[:33].rstrip() for line in block.splitlines()]
     rows = [re.findall(r"(\w+)(?:\.py|/)(?= |$)", head) for head in heads]
@@ -197,13 +197,13 @@ def figure(page):
 
 
 def chains(page):
-    """The classes of each line of the figure, the base first."""
+    """The classes in each line of the figure, the base first."""
     block = page.split("## The data plane's interface", 1)[1].split("```\n")[1]
     return [re.split(r" *<- *", line) for line in block.strip().splitlines()]
 
 
 def chain(cls):
-    """The classes of the package that `cls` derives from, the base first, by the page's names."""
+    """The package's classes from which `cls` derives, the base first, by the page's names."""
     names = [f"{c.__module__}.{c.__qualname__}".removeprefix("memcg.") for c in cls.__mro__[:-1]]
     return [re.sub(r"core\.(_core|model)\.", "core.", name) for name in reversed(names)]
 
@@ -238,7 +238,7 @@ def test_a_newcomer_reads_at_most_ten_files_and_all_are_there():
     for name in re.findall(r"`([\w./]+\.(?:py|h|md))`", order):
         folder = (root / name).parent if "/" in name else folder
         named.append(folder / name.rpartition("/")[2])
-    assert 8 <= len(linked) + len(named) + 1 <= 10  # with this page
+    assert 8 <= len(linked) + len(named) + 1 <= 10  # this page is one of the ten
     assert [path for path in linked + named if not path.exists()] == []
 
 

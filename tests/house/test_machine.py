@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who has the machine when tests run beside each other."""
+"""Tests run beside each other, and a test that measures time has the machine alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def files(tmp_path):
 
 
 def enter(files, alone):
-    """A thread that enters, says so and leaves when it is let go."""
+    """Start a thread that enters, sets `inside`, and leaves when `leave` is set."""
     inside, leave = threading.Event(), threading.Event()
 
     def work():

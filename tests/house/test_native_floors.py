@@ -11,7 +11,7 @@ import pytest
 
 NATIVE = Path(__file__).parents[2] / "native"
 
-# Declared below, provided above: the first entry of a thread makes its heaps.
+# Declared on a floor below its definition: the first entry of a thread makes its heaps.
 UP = {"thread_enter_slow"}
 
 
@@ -20,7 +20,7 @@ def without_comments(text: str) -> str:
 
 
 def floors(native: Path) -> dict[str, int]:
-    """File name -> floor, as README.md's table has them; a name without a suffix is .h and .c."""
+    """File name -> floor, from README.md's table; a name without a suffix is both .h and .c."""
     found: dict[str, int] = {}
     for number, files in re.findall(
         r"^\| (\d+) \| (.*?) \|", (native / "README.md").read_text(), re.MULTILINE
@@ -37,12 +37,12 @@ def files(native: Path) -> dict[str, str]:
 
 
 def is_same(file: str, other: str) -> bool:
-    """A source and its header, or one of them twice."""
+    """Tell whether the names are a source and its header, or one file."""
     return file.rsplit(".", 1)[0] == other.rsplit(".", 1)[0]
 
 
 def upward_includes(native: Path) -> list[str]:
-    """Includes of a header that does not stand on a lower floor, but for a file's own."""
+    """Includes of headers that are not on a lower floor; a file's own header is allowed."""
     floor = floors(native)
     return [
         f"{file} ({floor[file]}) includes {header} ({floor[header]})"
@@ -65,7 +65,7 @@ def definitions(native: Path) -> dict[str, str]:
 
 
 def upward_calls(native: Path) -> list[str]:
-    """Calls of what does not stand on a lower floor, which memcg.h would let through."""
+    """Calls of functions that are not on a lower floor. memcg.h declares some of all floors."""
     floor, defined = floors(native), definitions(native)
     return [
         f"{file} ({floor[file]}) calls {name} of {defined[name]} ({floor[defined[name]]})"
@@ -78,7 +78,7 @@ def upward_calls(native: Path) -> list[str]:
 
 
 def bodies(text: str) -> str:
-    """What stands in functions: calls, and no declarations."""
+    """The bodies of functions, which hold calls and no declarations."""
     found = re.findall(
         r"^\{(.*?)^\}|\{([^\n]*)\}$", without_comments(text), re.DOTALL | re.MULTILINE
     )
@@ -86,7 +86,7 @@ def bodies(text: str) -> str:
 
 
 def circles(native: Path) -> list[str]:
-    """Files that include each other, whatever the floors say."""
+    """Files that include each other in a circle, on any floors."""
     texts = files(native)
     includes = {
         file: set(re.findall(r'^#include "(\w+\.h)"', text, re.MULTILINE)) - {file}
@@ -105,7 +105,7 @@ def circles(native: Path) -> list[str]:
 
 
 def wrong(native: Path) -> list[str]:
-    """All that the floors forbid."""
+    """Everything that the floors forbid."""
     return upward_includes(native) + upward_calls(native) + circles(native)
 
 
@@ -140,7 +140,7 @@ def test_the_one_call_up_is_declared():
 
 
 def locks(native: Path) -> set[tuple[str, str]]:
-    """(name, file) of every mutex that is a variable."""
+    """The (name, file) of every mutex that is a variable."""
     return {
         (name, file)
         for file, text in files(native).items()
@@ -160,7 +160,7 @@ def test_the_readme_has_every_lock(copy):
     assert locks(NATIVE) == told_locks(NATIVE)
     assert len(locks(NATIVE)) >= 10
     fields = re.findall(r"^    struct mutex (\w+);", files(NATIVE)["types.h"], re.MULTILINE)
-    assert fields == ["lock"]  # of a cache
+    assert fields == ["lock"]  # a cache's
     assert "| `cache->lock` |" in (NATIVE / "README.md").read_text()
     change(
         copy / "sheaf.c", '#include "debug.h"', "static struct mutex cellar = MUTEX_INITIALIZER;"
@@ -173,7 +173,7 @@ def test_each_source_includes_its_header_first():
         if file.endswith(".c"):
             first = re.search(r'^#include ["<]([\w./]+)[">]', text, re.MULTILINE)
             own = f"{file.removesuffix('.c')}.h"
-            expected = own if (NATIVE / own).exists() else "memcg.h"  # all that it has is public
+            expected = own if (NATIVE / own).exists() else "memcg.h"  # all its functions are public
             assert first is not None, file
             assert first[1] == expected, file
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `pip install .` puts in place, and what users' type checkers and README readers see."""
+"""`pip install .`, users' type checkers and the code of the README work as written."""
 
 from __future__ import annotations
 
@@ -133,10 +133,10 @@ def test_the_code_of_the_readme_runs_as_written(native, tmp_path):
 
 
 def test_importing_takes_less_than_fifty_milliseconds():
-    # of the processor, the best of five: others have their share of the machine
+    # processor time, the least of five, because other programs use the machine too
     code = "import time; t = time.process_time(); import memcg; print(time.process_time() - t)"
     env = environment()
-    del env["MEMCG_LOCKDEP"]  # else the order of locks is watched
+    del env["MEMCG_LOCKDEP"]  # without this the order of locks would be watched
     seconds = [float(run("-c", code, env=env)) for _ in range(5)]
     assert min(seconds) < 0.05, seconds
 

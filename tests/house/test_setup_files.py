@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files around the sources: the licence, the changelog, lint, hooks and the hosted CI."""
+"""The licence, the changelog, lint, the hooks and the hosted CI agree with each other."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def expanded(text: str, matrix: dict[str, list[str]]) -> set[str]:
 
 
 def wanted(workflow: dict) -> set[tuple[str, str]]:
-    """Each (folder, target) of make that a workflow names."""
+    """Each (folder, target) of make in a workflow."""
     found = set()
     for job in workflow["jobs"].values():
         matrix = dict(job.get("strategy", {}).get("matrix", {}))
