@@ -5,17 +5,17 @@ control/    the scheme: groups, child caches, the mutexes, statement by statemen
 core/       the data planes: the model against the native one
 locking/    mutexes and events; the order of locks
 programs/   whole programs, each in a process of its own: charging, alarms, threads, forks
-cli/        ``memcg run`` beside plain Python
+cli/        ``memcg run`` and the other verbs, beside plain Python
 faults/     every request of an operation refused in turn
 hostile/    an extension in C that breaks the rules
 litmus/     the lock-free protocols under every execution of the memory model
 verify/     the explorer, its scenarios and the mutants
-house/      what holds of the tree: layers, documents, examples, installation, tools
-long/       what runs for an hour, apart from ``make test``
+house/      the rules of the tree: layers, documents, examples, installation, tools
+long/       the soak, which runs for an hour, apart from ``make test``
 
 The marker ``alone`` is for tests that measure time: no other worker of pytest-xdist runs a test
-meanwhile. The marker ``long`` is for what ``make test`` has a shorter form of; ``make test-long``
-runs it.
+meanwhile. The marker ``long`` is for tests of which ``make test`` runs a shorter form.
+``make test-long`` runs them whole.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ import memcg
 from memcg import locking
 from memcg.locking import lockdep
 
-# A shell's background job ignores it, and so would the programs that tests start.
+# A background job of a shell ignores SIGINT. The programs that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
-    """Run those that need the machine alone last: so workers seldom wait for each other."""
+    """Run tests that need the machine alone last, so that workers seldom wait for each other."""
     items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
 
 
 def pytest_collection_finish():
-    """Spare collections what pytest and its plugins hold to the end: tests collect often."""
+    """Freeze what pytest and its plugins hold to the end: tests collect garbage often."""
     gc.collect()
     gc.freeze()
 
@@ -58,7 +58,7 @@ def pytest_runtest_protocol(item):
 
 @pytest.fixture(autouse=True)
 def order_of_locks():
-    """Whatever a test does, and the processes it starts, takes locks in the documented order."""
+    """Check that a test, and the processes it starts, take locks in the documented order."""
     with lockdep.watching(locking):
         yield
     check_reports()
@@ -66,14 +66,14 @@ def order_of_locks():
 
 @pytest.fixture
 def native():
-    """Tests of what the model core does not have: charging Python's own allocations."""
+    """Skip what needs the native core: the model core does not charge Python's own allocations."""
     if memcg.core.name != "native":
         pytest.skip("the native core is not built or MEMCG_CORE=model")
 
 
 @pytest.fixture(params=["model", "native"])
 def world(request):
-    """A control plane of its own over each data plane: both stand under the same tests."""
+    """Give the test a control plane of its own, over each data plane in turn."""
     if request.param == "native":
         request.getfixturevalue("native")
     w = World(core=request.param)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment of the processes that tests start: the order of their locks is watched too.
+"""The environment of the processes that tests start, in which the order of locks is watched too.
 
-Reports go to a file, not to stderr, which a program may close and a test may compare; the fixture
-`order_of_locks` fails the test that they came from.
+Reports go to a file. They do not go to stderr, because a program may close it and a test may
+compare it. The fixture `order_of_locks` fails the test whose processes made a report.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 import memcg
 
 SOURCE = Path(memcg.__file__).parent.parent
-OURS = ("PYTEST", "PYTHON")  # what the suite's own process was started with
+OURS = ("PYTEST", "PYTHON")  # of the suite's own process
 _directory = tempfile.TemporaryDirectory(prefix="lockdep-")
 atexit.register(_directory.cleanup)
 _reports = Path(_directory.name) / "reports"
 
 
 def environment(*path: object, without: tuple[str, ...] = OURS, **more: str) -> dict[str, str]:
-    """The environment of a process that imports memcg, and what is in the directories `path`."""
+    """The environment of a process that imports memcg and the modules in the directories `path`."""
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith(without)},
         "PYTHONPATH": os.pathsep.join(map(str, (SOURCE, *path))),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers of pytest-xdist run tests beside each other; some tests need the machine alone."""
+"""The machine is shared by the workers of pytest-xdist; a test that measures time has it alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOM = GATE.with_name("conftest.py")
 def machine(*, alone: bool, gate: Path = GATE, room: Path = ROOM) -> Iterator[None]:
     """Hold the machine together with the other workers, or alone.
 
-    The locks are of two files that are there anyway. A test that waits for the others to leave
+    The locks are on two files that exist anyway. A test that waits for the others to leave
     holds the gate, so that no other test enters before it.
     """
     with gate.open() as at_the_gate, room.open() as in_the_room:
@@ -25,5 +25,5 @@ def machine(*, alone: bool, gate: Path = GATE, room: Path = ROOM) -> Iterator[No
         fcntl.flock(at_the_gate, fcntl.LOCK_UN)
         try:
             yield
-        finally:  # by name: a process that the test forked may still have the file open
+        finally:  # by name, since a process that the test forked may still have the file open
             fcntl.flock(in_the_room, fcntl.LOCK_UN)

@@ -51,7 +51,7 @@ def test_a_buffer_is_writable_without_a_copy_and_aligned(frames):
         frames.free(buffer)
 
 
-@pytest.mark.parametrize("size", [1000, 65536])  # many to a slab, one
+@pytest.mark.parametrize("size", [1000, 65536])  # many to a slab, and one
 def test_buffers_that_come_and_go_in_any_order_keep_their_bytes_and_are_counted(world, size):
     frames = world.cache.KmemCache("frames", size)
     rng, held = random.Random(size), []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users find: the names of a group; and what the cores offer beneath them."""
+"""The names that users find on a group, and what the cores offer beneath them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_group_is_one_thing_the_function():
     ("memcontrol", "control.memcontrol"), ("workqueue", "control.workqueue"),
     ("lockdep", "locking.lockdep"), ("model", "core.model"), ("holders", "report"),
 ])  # fmt: skip
-def test_a_module_that_has_moved_is_found_and_its_new_name_is_told(old, new):
+def test_a_module_that_has_moved_is_found_and_its_new_name_is_shown(old, new):
     with pytest.warns(DeprecationWarning, match=rf"memcg\.{old} is now memcg\.{new}; write that"):
         found = getattr(memcg, old)
     assert found is importlib.import_module(f"memcg.{new}")
@@ -84,7 +84,7 @@ def test_the_packages_modules_are_those_that_are_there():
     assert not found & {"group", "holders", "workqueue"}
 
 
-def test_a_name_that_there_never_was_is_not_found():
+def test_a_name_that_never_existed_is_not_found():
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         memcg.nothing  # noqa: B018
 
@@ -93,7 +93,7 @@ def test_a_name_that_there_never_was_is_not_found():
 
 
 def missing(plane, kind):
-    """What a core does not have of what `kind` lists, or has with other parameters."""
+    """The names of `kind` that a core does not have, or has with other parameters."""
     found = []
     for name in dataplane.names(kind):
         declared = getattr(kind, name, None)

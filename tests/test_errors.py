@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What other programs do with exceptions: copy, pickle and rebuild them."""
+"""Other programs copy, pickle and rebuild exceptions; memcg's survive that."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_entering_nests_and_is_reentrant(door):
     assert door.group.current() is door.root
 
 
-def test_what_is_allocated_inside_is_charged_to_the_innermost_group_whoever_frees(door):
+def test_an_allocation_is_charged_to_the_innermost_group_no_matter_where_it_is_freed(door):
     a, b = door.group.group("a"), door.group.group("b")
     with a, b:
         buffer = door.frames.alloc()
@@ -176,11 +176,11 @@ def test_every_file_is_an_item_and_an_attribute_and_reads_the_same(door):
         assert a[f"memory.{name}"] == getattr(a, name)
     assert a["memory.kmem.slabinfo"] == door.group.slabinfo("t/a")
     assert (a.max, a.high, a.reserve) == (4 << 20, 1 << 20, 2 << 20)
-    assert a.current == 5 * 1008 <= a.peak  # with what the thread has charged ahead
+    assert a.current == 5 * 1008 <= a.peak  # includes what the thread has charged ahead
     assert a["memory.stat"] == {
         "slab_private": 0, "slab_shared": 5 * 1008, "page_runs": 0, "external": 0, "overdraft": 0,
     }  # fmt: skip
-    # of the group alone, where `current` is of what is below it too
+    # counts the group alone; `current` counts the groups below it too
     of_a = door.core.GROUP_BYTES
     assert parent.current == 5 * 1008 + of_a
     assert sum(parent["memory.stat"].values()) == of_a == parent["memory.stat"]["external"]
@@ -213,7 +213,7 @@ def test_scopes_of_one_name_count_on_and_take_numbers_that_are_free_again(door):
         paths = [stack.enter_context(door.group.scope("t/request")).path for _ in range(9)]
         assert paths == ["t/request", *(f"t/request-{n}" for n in range(2, 10))]
         stack.enter_context(door.group.scope("t/other"))
-        with door.group.scope("t/request-2") as g:  # a name may look like that
+        with door.group.scope("t/request-2") as g:  # a name of the user's may look like a scope's
             assert g.path == "t/request-2-2"
     with door.group.scope("t/request") as g:
         assert g.path == "t/request"
@@ -240,7 +240,7 @@ def test_a_scope_looks_at_few_numbers_however_many_are_open(door, gaps):
     for _ in range(700):
         scope = door.group.scope("t/a")
         groups.append(scope.__enter__())
-        door.group.core.leave(groups[-1])  # as where its task is suspended
+        door.group.core.leave(groups[-1])  # as if its task were suspended
     assert len({g.path for g in groups}) == 700
     for n in gaps:
         groups[n].close()
@@ -250,7 +250,7 @@ def test_a_scope_looks_at_few_numbers_however_many_are_open(door, gaps):
         made.append(door.group.scope("t/a").__enter__())
         door.group.core.leave(made[-1])
     assert len({g.path for g in made}) == 100
-    assert looked <= 100 * (1 + 2 * 11)  # 2**10 is past them all
+    assert looked <= 100 * (1 + 2 * 11)  # a search by doubling has passed them all at 2**10
 
 
 def test_a_scope_that_two_contexts_are_in_at_once_leaves_each_its_own(door):
@@ -363,13 +363,13 @@ def test_closing_async_steps_early_closes_the_generator_inside(door):
         steps = g.iterate(rows())
         await anext(steps)
         g.close()
-        await steps.aclose()  # the group is gone, the generator is closed all the same
+        await steps.aclose()  # the generator is closed although the group is gone
         assert seen == [g, door.root]
 
     asyncio.run(main())
 
 
-def test_what_async_steps_raise_and_a_cancellation_come_through(door):
+def test_what_async_steps_raise_and_a_cancellation_are_passed_on(door):
     g, seen = door.group.group("a"), []
 
     async def rows():

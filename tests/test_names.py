@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`memcg.escape`: any text as one part of a path, no two alike."""
+"""`memcg.escape` makes any text one part of a path, and different texts different parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import memcg
 from memcg.control.cgroup import split_path
 
-# What comes out of escape() goes in again, so that an unescaped name cannot pose as an escaped one.
+# The outputs of escape() are inputs too: an unescaped name must not pass for an escaped one.
 PLAIN = st.text(st.characters(exclude_categories=()), max_size=300)
 TRICKY = st.text("%-.2E5 /a", max_size=8)
 NAMES = PLAIN | TRICKY | (PLAIN | TRICKY).map(memcg.escape)

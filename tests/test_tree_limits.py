@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`cgroup.max.descendants` and `cgroup.max.depth`."""
+"""`cgroup.max.descendants` and `cgroup.max.depth` limit the tree."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def top():
 
 
 def refused(path):
-    """What is said of a group that may not be made."""
+    """The text of the error for a group that may not be made."""
     with pytest.raises(memcg.MemcgError) as error:
         memcg.group(path)
     return str(error.value)
@@ -44,7 +44,7 @@ def test_no_group_is_one_too_many_for_any_group_above(top):
         "group 'top/a/d': would be over cgroup.max.descendants (4, max 3, set on 'top'); raise "
         "cgroup.max.descendants or close groups below 'top'"
     )
-    assert memcg.group("top/a/b").path == "top/a/b"  # it is there
+    assert memcg.group("top/a/b").path == "top/a/b"  # it exists already
     memcg.group("top/c").close()
     memcg.group("top/a/d")
     assert top["cgroup.stat"]["nr_descendants"] == 3

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fresh copies of the control plane: each test gets a system nobody has touched."""
+"""Fresh copies of the control plane: each test gets a system that no other test has used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class World:
         package = types.ModuleType(self.name)
         package.__path__ = [str(Path(memcg.__file__).parent)]
         sys.modules[self.name] = package
-        if core == "native":  # one per process: the world must leave it as it was
+        if core == "native":  # the process has one only, which the world must leave as it was
             for shared in ("core._core", "errors", "core.dataplane"):
                 sys.modules[f"{self.name}.{shared}"] = importlib.import_module(f"memcg.{shared}")
         else:
@@ -46,7 +46,7 @@ class World:
         self.cache = load("cache")
         self.root = self.group.root
         self._spawn, self.workqueue.spawn = self.workqueue.spawn, self._counted
-        self._spawned: list[bool] = []  # one for each thread that is not at its end
+        self._spawned: list[bool] = []  # one for each thread that has not ended
 
     def _counted(self, fn, name):
         def run():
@@ -59,7 +59,7 @@ class World:
         self._spawn(run, name)
 
     def settle(self) -> None:
-        """Wait for the threads that nobody waits for any more."""
+        """Wait for the threads for which no other thread waits any more."""
         while self._spawned:
             time.sleep(0.001)
 
@@ -75,7 +75,10 @@ class World:
         return self.memcontrol.cache_from_memcg_idx(root_cache, memcg._kmemcg_id)
 
     def check_invariants(self) -> None:
-        """List <=> slot <=> registry, no child of a dead root, no empty child of a dead group."""
+        """Check that a child is in its list, its slot and the registry, or in none of the three.
+
+        A dead root has no children, and a dead group has no empty one.
+        """
         slab, control = self.slab_common, self.memcontrol
         with control.memcg_slab_mutex, slab.slab_mutex:
             children = [s for s in slab.slab_caches if not slab.is_root_cache(s)]
