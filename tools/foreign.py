@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other people's test suites, with memcg and without: the same outcome, test by test.
+"""Run other people's test suites with memcg and without, and compare the outcome of each test.
 
     python tools/foreign.py [--limit SIZE] [--timeout S] SUITE [tests ...]
 
-With: the hooks are in from the start of every process, and the whole run is inside a group.
-Without: the same modules are imported, nothing is installed. Prints each test, of CPython also each
-file, whose outcome differs, and exits with 1 if there is one that `EXPLAINED` does not name.
+In the run with memcg the hooks are installed from the start of every process, and the whole run is
+inside a group. In the run without it the same modules are imported and nothing is installed. The
+tool prints each test, and each file of CPython, whose outcome differs. It exits with 1 if
+`EXPLAINED` does not name one of them.
 
-With --limit the group has a limit that the suite does not fit into (with pytest, its tests: what
-pytest keeps of them is charged beside), and tests may fail with MemoryError. What exits with 1
-then: a crash, a hang, an early end, an account that does not add up at the end of a process, a
-limit that nothing met. Failures whose text names no MemoryError are printed.
+With --limit the group has a limit that is too small for the suite, and tests may fail with
+MemoryError. If the suite runs under pytest, the limit holds for its tests only: what pytest keeps
+is charged to another group. The tool then exits with 1 on a crash, a hang, an early end, an account
+that does not add up at the end of a process, or a limit that was not reached. It prints the
+failures whose text names no MemoryError.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 SOURCE = Path(__file__).parent.parent / "src"
-# Subinterpreters run it too; there memcg is not, and neither is what it would import.
+# Subinterpreters run it too. memcg does not work there, and what it imports does not either.
 SITE = """
 import sys
 def in_main_interpreter():
@@ -51,7 +53,7 @@ if in_main_interpreter():
             import foreign_account
             atexit.register(foreign_account.write)
 """
-# At the end of a process: figures, and what does not add up in them.
+# At the end of a process this writes its figures, and those that do not add up.
 ACCOUNT = """
 import gc, json, os, memcg
 
@@ -87,12 +89,12 @@ def write():
         json.dump({"wrong": bad, "peak": group.peak, "events": dict(group.events)}, out)
     memcg.core.resume_account()
 """
-# Pytest keeps what it has to report, and a MemcgOOM in its own steps makes it fail all tests that
-# follow: it is in a group without a limit, the calls of tests in one with.
+# pytest keeps what it will report, and after a MemcgOOM in its own steps it fails all later tests.
+# So pytest is in a group without a limit, and the calls of tests are in one with a limit.
 CALLS = """
 import memcg, os, pytest
 
-limit = os.environ["MEMCG_FOREIGN_MAX"] = os.environ["MEMCG_FOREIGN_CALLS"]  # of children too
+limit = os.environ["MEMCG_FOREIGN_MAX"] = os.environ["MEMCG_FOREIGN_CALLS"]  # for children too
 inner = memcg.group("foreign/tests", max=limit)
 
 @pytest.hookimpl(wrapper=True)
@@ -101,13 +103,13 @@ def pytest_runtest_call():
         return (yield)
 """
 REPORT = "outcomes.xml"
-# CPython names its allocators if they are its own: not with -X tracemalloc either, where both fail.
-NAME = "asks for the allocator's name, which CPython has for none that is hooked"
+# CPython names its allocators only if they are its own. With -X tracemalloc both tests fail too.
+NAME = "asks for the allocator's name, which CPython does not have for a hooked one"
 EXPLAINED = {f"test.test_cmd_line.CmdLineTest.{test}": NAME
              for test in ("test_pythonmalloc", "test_xdev")}  # fmt: skip
 
 
-# A package's tests, as it installs them: arrays, tables, a parser, an async web server, graphs.
+# Packages that install their tests: arrays, tables, a parser, an async web server, graphs.
 PACKAGES = {
     "numpy": ["numpy"],
     "pandas": ["pandas.tests.groupby", "pandas.tests.io.json"],
@@ -118,7 +120,7 @@ PACKAGES = {
 
 
 def commands(suite: str, tests: list[str], timeout: int, limited: bool = False) -> list[str]:
-    """The command line of a suite; it leaves `REPORT` in its directory."""
+    """The command line of a suite, which leaves `REPORT` in its directory."""
     report = ["--junit-xml", REPORT]
     if suite == "cpython":
         # waits for ever, without memcg too, where the machine is a guest that has vsock
@@ -131,15 +133,21 @@ def commands(suite: str, tests: list[str], timeout: int, limited: bool = False) 
 
 
 def ended(suite: str, status: int) -> bool:
-    """Whether a run came to its end, whatever failed in it: pytest's status tells, or regrtest's
-    (failed, environment changed, failed when run again)."""
+    """Tell by the status of pytest or regrtest whether a run came to its end.
+
+    A run with failures does. In regrtest 2, 3 and 5 mean: failed, environment changed, failed when
+    run again.
+    """
     return status in ((0, 2, 3, 5) if suite == "cpython" else (0, 1))
 
 
 def breaches(
     suite: str, status: int | None, text: str, accounts: dict[int, dict], main: int
 ) -> list[str]:
-    """What must not be in a run with a limit. `status` None: it hung; `accounts`: by process."""
+    """What must not happen in a run with a limit.
+
+    The status is None if the run hung. There is an account for each process.
+    """
     found = []
     if status is None:
         found.append("hung")
@@ -157,13 +165,13 @@ def breaches(
 
 
 def unexplained(text: str) -> list[str]:
-    """Tests that failed for what is, by pytest's summary, not want of memory."""
+    """The tests that failed for another reason than memory, by pytest's summary."""
     failed = re.findall(r"^(?:FAILED|ERROR) .*", text, re.M)
     return [line for line in failed if not re.search("Memory|OOM", line)]
 
 
 def run_limited(suite: str, tests: list[str], timeout: int, limit: str) -> list[str]:
-    """Run a suite in a group with a limit and say how it went; return the breaches."""
+    """Run a suite in a group with a limit, print how it went, and return the breaches."""
     with tempfile.TemporaryDirectory() as site:
         more = {"MEMCG_FOREIGN_ACCOUNTS": f"{site}/accounts", "MEMCG_FOREIGN_CALLS": limit}
         environment = prepare(site, "with", limit if suite == "cpython" else "max", **more)
@@ -175,7 +183,7 @@ def run_limited(suite: str, tests: list[str], timeout: int, limit: str) -> list[
         try:
             text, status = process.communicate(timeout=timeout)[0], process.returncode
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGABRT)  # faulthandler shows where
+            os.killpg(process.pid, signal.SIGABRT)  # faulthandler shows where it hangs
             text, status = process.communicate()[0], None
         files = Path(site, "accounts").iterdir()
         accounts = {int(path.name): json.loads(path.read_text()) for path in files}
@@ -185,7 +193,7 @@ def run_limited(suite: str, tests: list[str], timeout: int, limit: str) -> list[
     for account in accounts.values():
         events.update(account["events"])
     print(f"{suite} in {limit}: {dict(how)}, status {status}, {len(accounts)} processes, "
-          f"peak {peak / 2**20:.0f} MiB, told {events['oom_kill']}, refused {events['fail']}, "
+          f"peak {peak / 2**20:.0f} MiB, alarms {events['oom_kill']}, refused {events['fail']}, "
           f"see {write_log(suite, f'in-{limit}', text)}")  # fmt: skip
     print(*unexplained(text), sep="\n")
     return breaches(suite, status, text, accounts, process.pid)
@@ -200,7 +208,7 @@ def write_log(suite: str, how: str, text: str) -> Path:
 
 
 def prepare(site: str, how: str, limit: str, **more: str) -> dict[str, str]:
-    """The environment of a suite's processes; `site` is a directory of theirs."""
+    """The environment of a suite's processes, which have the directory `site`."""
     (Path(site) / "sitecustomize.py").write_text(SITE)
     (Path(site) / "foreign_account.py").write_text(ACCOUNT)
     (Path(site) / "foreign_calls.py").write_text(CALLS)
@@ -210,16 +218,16 @@ def prepare(site: str, how: str, limit: str, **more: str) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "MEMCG_FOREIGN": how, "MEMCG_FOREIGN_MAX": limit, **more,
     }  # fmt: skip
-    if how == "with":  # a sitecustomize that fails is only shown, and nothing would differ
+    if how == "with":  # A sitecustomize that fails is only printed, and then nothing would differ.
         inside = "import memcg; raise SystemExit(memcg.current().path != 'foreign')"
         subprocess.run([sys.executable, "-c", inside], env=environment, check=True)
     return environment
 
 
 def outcomes(suite: str, text: str, site: str) -> dict[str, str]:
-    """Test -> how it ended, from the report of the run and, of CPython's files, from its output.
+    """Test -> how it ended, from the report of the run. The output has the ends of CPython's files.
 
-    A file that crashes has no tests in the report; neither has a test that fails in a subtest.
+    A file that crashes has no tests in the report. A test that fails in a subtest is not in it.
     """
     found: dict[str, str] = {}
     if suite == "cpython":
@@ -237,7 +245,7 @@ def outcomes(suite: str, text: str, site: str) -> dict[str, str]:
 
 
 def run(suite: str, tests: list[str], timeout: int, how: str) -> dict[str, str]:
-    """Run a suite ``with`` or ``without``; its output goes to build/foreign-*.log."""
+    """Run a suite ``with`` or ``without`` memcg, and write its output to build/foreign-*.log."""
     with tempfile.TemporaryDirectory() as site:
         shown = subprocess.run(
             [sys.executable, "-X", "faulthandler", *commands(suite, tests, timeout)],
@@ -260,10 +268,10 @@ def main() -> int:
     parser.add_argument("tests", nargs="*")
     parser.add_argument("--limit", default="max")
     parser.add_argument(
-        "--timeout", type=int, default=600, help="seconds for one test file; with --limit for all"
+        "--timeout", type=int, default=600, help="seconds for one test file; with --limit, for all"
     )
     options = parser.parse_args()
-    # A shell's background job ignores it, and so would the suites, which test it.
+    # A background job of a shell ignores SIGINT. The suites, which test it, would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if options.limit != "max":
         found = run_limited(options.suite, options.tests, options.timeout, options.limit)

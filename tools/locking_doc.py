@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the generated part of docs/locking.md: the order of locks.
+"""Write the generated part of docs/locking.md: the order of locks.
 
     python tools/locking_doc.py           write it
     python tools/locking_doc.py --check   status 1 if the page differs from the code
@@ -31,7 +31,7 @@ def order() -> str:
 
 
 def generated(page: str) -> str:
-    """The page with its generated part made anew."""
+    """The page with its generated part as the code has it."""
     begin, end = "<!-- generated: order -->", "<!-- end -->"
     if begin not in page:
         raise LookupError(f"docs/locking.md has no {begin}")

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mutants of the control plane: each must be killed by a scenario or a test.
+"""Make mutants of the control plane. A scenario or a test must kill each of them.
 
-A mutant is the shipped source with one change: a ``with`` lock removed, a check
-negated or removed, a call or store dropped, a publishing statement swapped with the one before,
-a ``finally`` forgotten. The scenarios of `memcg.verify` run on it first, then the tests
-of the scheme. What survives must stand in ``tools/mutants.txt`` with the reason why it is
+A mutant is the shipped source with one change: a ``with`` lock is removed, a check is negated or
+removed, a call or store is dropped, a publishing statement is swapped with the one before, or a
+``finally`` is forgotten. The scenarios of `memcg.verify` run on it first, then the tests of the
+scheme. A mutant that survives must be in ``tools/mutants.txt``, with the reason why it is
 equivalent.
 
-A kill has the name of the scenario or test that failed; without one it is an error of this tool.
-A mutant that does not end is killed too, but not by the clock, which on a busy machine tells
-nothing: it is *endless* once it has used ten times the processor time that the unchanged source
-needs in the same run, and it *hangs* once it has neither used a processor nor waited for one for
-a while. Work goes on in a copy of the tree, so that it may be edited meanwhile.
+A kill has the name of the scenario or test that failed. A kill without a name is an error of this
+tool. A mutant that does not end is killed too. The clock does not decide that, because it shows
+nothing on a busy machine. A mutant is *endless* once it has used ten times the processor time that
+the unchanged source needs in the same run. It *hangs* once it has neither used a processor nor
+waited for one for a while. The tool works in a copy of the tree, so that the tree may be edited
+meanwhile.
 
     python tools/mutants.py              all of them; status 1 if one survives unexplained, 2 on
                                          an error of the tool
@@ -51,9 +52,9 @@ MODULES = ("memcontrol", "slab_common", "cgroup", "vmscan", "fork", "workqueue")
 COPIED = ("src", "tests", "tools", "pyproject.toml")
 CALIBRATION = HERE / "calibration.json"  # in the copy: scenario -> schedules, the cheapest first
 DEAR_TEST = "tests/core/test_state_machine.py"
-SLACK = 10  # times what the unchanged source needs: processor time, schedules of a scenario
+SLACK = 10  # times the processor time and the schedules of the unchanged source
 ORIGINAL = "original"
-# Left out: more than a second each, and what they kill others kill.
+# These are left out: each takes more than a second, and other scenarios kill the same mutants.
 DEAR = {
     "allocation_offline_root_destruction", "creation_offline_root_destruction",
     "creation_offline_root_destruction_slabinfo", "two_offlines_root_destruction",
@@ -62,7 +63,7 @@ DEAR = {
 
 
 def all_mutants() -> dict[str, Mutant]:
-    """Every mutant, by name, and the source as it is, which nothing may kill."""
+    """Every mutant by name, and the unchanged source, which nothing may kill."""
     text = (SOURCE / f"{MODULES[0]}.py").read_text()
     return {ORIGINAL: Mutant(ORIGINAL, MODULES[0], text, None, "")} | {
         m.name: m
@@ -72,7 +73,7 @@ def all_mutants() -> dict[str, Mutant]:
 
 
 def equivalents() -> dict[str, str]:
-    """What is listed as equivalent: name -> reason."""
+    """The mutants that are listed as equivalent: name -> reason."""
     lines = EQUIVALENT.read_text().splitlines()
     pairs = [line.split(None, 1) for line in lines if line and not line.startswith("#")]
     return {name: reason for name, reason in pairs}
@@ -91,7 +92,7 @@ class Verdict(NamedTuple):
     Attributes
     ----------
     by : str
-        ``scenario``, ``test``, or ``nobody``; ``error`` if the tool cannot tell.
+        ``scenario``, ``test`` or ``nobody``, or ``error`` if the tool cannot tell.
     what : str
         The scenario or test, and what it noticed.
     """
@@ -110,10 +111,10 @@ class Limits(NamedTuple):
 
 
 def explore_all(mutant: Mutant) -> None:
-    """Print each scenario before it is explored, and the first that notices.
+    """Print each scenario before it is explored, and the first one that notices the mutant.
 
-    A mutant may have more schedules than the source; if it has ten times as many, the scenario
-    has noticed nothing and the next one is explored.
+    A mutant may have more schedules than the source. If it has ten times as many, the scenario has
+    noticed nothing and the next one is explored.
     """
     from memcg.verify.scheme import world
     from memcg.verify.scheme.scenarios import SCENARIOS
@@ -142,7 +143,7 @@ def explore_all(mutant: Mutant) -> None:
 
 
 def noticing_scenario(ended: Ended) -> str:
-    """The scenario that `explore_all` says noticed; the empty string if none did."""
+    """The scenario that noticed, from the output of `explore_all`, or the empty string."""
     noticed = re.findall(r"^noticed (.+)$", ended.shown, re.M)
     begun = re.findall(r"^scenario (\S+)$", ended.shown, re.M)
     if ended.how == "status 0" and noticed:
@@ -155,7 +156,7 @@ def noticing_scenario(ended: Ended) -> str:
 
 
 def failing_test(ended: Ended) -> str:
-    """The test that pytest says failed, or that ran last; the empty string if all passed."""
+    """The test that failed or ran last, from pytest's output, or the empty string if all passed."""
     if ended.how == "status 0":
         return ""
     failed = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", ended.shown, re.M)
@@ -171,7 +172,7 @@ def failing_test(ended: Ended) -> str:
 
 
 def test_files() -> list[str]:
-    """What is run, the dearest last."""
+    """The tests that are run, the slowest last."""
     scheme = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("tests/control/test_*.py"))
     return ["tests/verify/test_control_plane.py", *scheme,
             "tests/test_group.py", "tests/test_cache.py", DEAR_TEST]  # fmt: skip
@@ -183,7 +184,7 @@ def run_scenarios(mutant: Mutant, limit_s: float) -> Ended:
 
 
 def run_tests(mutant: Mutant, limit_s: float) -> Ended:
-    """Run the tests in a copy that has the mutant for the module, up to the first that fails."""
+    """Run the tests up to the first that fails, in a copy with the mutant in the module's place."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as directory:
         copy_tree(Path(directory))
         (Path(directory) / f"src/memcg/control/{mutant.module}.py").write_text(mutant.source)
@@ -205,12 +206,12 @@ def copy_tree(directory: Path) -> None:
 
 
 def calibrate() -> Limits:
-    """Run the source as it is, which nothing may kill, and see what it needs.
+    """Run the unchanged source, which nothing may kill, and measure what it needs.
 
     Raises
     ------
     ToolError
-        It does not pass.
+        The unchanged source does not pass.
     """
     original = all_mutants()[ORIGINAL]
     CALIBRATION.unlink(missing_ok=True)
@@ -223,7 +224,7 @@ def calibrate() -> Limits:
 
 
 def judge(mutant: Mutant, limits: Limits) -> Verdict:
-    """Look for who kills a mutant: the scenarios, then the tests."""
+    """Run the scenarios and then the tests on a mutant, until one kills it."""
     began = time.monotonic()
     try:
         by, what = "scenario", noticing_scenario(run_scenarios(mutant, limits.scenarios_s))
@@ -235,7 +236,7 @@ def judge(mutant: Mutant, limits: Limits) -> Verdict:
 
 
 def run(names: list[str], jobs: int) -> int:
-    """Judge the mutants named; 1 if one survives that is not explained, or an excuse is wrong."""
+    """Judge the named mutants. Return 1 if one survives unexplained, or if an excuse is wrong."""
     excused, known = equivalents(), all_mutants()
     try:
         limits = calibrate()
@@ -266,7 +267,7 @@ def run(names: list[str], jobs: int) -> int:
 
 
 def run_in_a_copy(arguments: list[str]) -> int:
-    """Run this tool in a copy of the tree, which nobody edits meanwhile."""
+    """Run this tool in a copy of the tree, which is not edited meanwhile."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
         copy_tree(Path(directory))
         tool = Path(directory) / "tools" / Path(__file__).name

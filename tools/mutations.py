@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes of a module, one each: what `mutants.py` runs the scenarios and the tests on.
+"""Make mutants of a module, each with one change, for `mutants.py`.
 
 A mutation removes a ``with`` lock, negates or removes a check, drops a call or a store, swaps a
 publishing statement with the one before, or forgets a ``finally``.
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 LOCKS = ("mutex", "_lock", "read_side")
-# What makes something visible to others: swapped with the statement before.
+# A call that makes something visible to other threads is swapped with the statement before.
 PUBLISHERS = {
     "publish", "unpublish", "set_dead", "shutdown", "mem_cgroup_offline", "synchronize", "freed",
     "set", "clear", "css_put", "css_get", "create_done", "memcg_update_array_size",
@@ -21,7 +21,7 @@ PUBLISHERS = {
 
 
 class Place(NamedTuple):
-    """A statement: the block it stands in, by the number of the node that has the block."""
+    """A statement: the block that it is in, by the number of the node that has the block."""
 
     function: str
     node: int
@@ -35,11 +35,11 @@ class Mutant(NamedTuple):
     Attributes
     ----------
     name : str
-        ``module.function:operator:n``, n counting the operator's places in the function.
+        ``module.function:operator:n``, where n counts the operator's places in the function.
     original : str
         The whole module, unchanged.
     place : Place or None
-        The statement to change; None: none.
+        The statement to change, or None to change nothing.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Mutant(NamedTuple):
 
 
 def places(tree: ast.Module) -> Iterator[tuple[Place, ast.stmt]]:
-    """Every statement, with the function it belongs to."""
+    """Every statement with its function."""
     owner = {id(tree): "module"}
     for number, node in enumerate(ast.walk(tree)):
         inside = owner[id(node)]
@@ -81,7 +81,7 @@ def called(node: ast.stmt) -> str:
 
 
 def stores(node: ast.stmt, function: str) -> bool:
-    """Tell whether a statement writes what others can see."""
+    """Tell whether a statement writes what other threads can see."""
     if function == "module" or isinstance(node, ast.AnnAssign):
         return False
     if isinstance(node, ast.Delete):
@@ -100,7 +100,7 @@ def _is_global(target: ast.expr) -> bool:
 
 
 def operators(node: ast.stmt, before: ast.stmt | None, function: str) -> Iterator[str]:
-    """What can be done to a statement."""
+    """The changes that can be made to a statement."""
     if isinstance(node, ast.With):
         for i, item in enumerate(node.items):
             if ast.unparse(item.context_expr).endswith(LOCKS):

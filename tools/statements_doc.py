@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes docs/statements.md: what the kernel's scheme states, what memcg does, and who shows it.
+"""Write docs/statements.md: what the kernel's scheme states, what memcg does, which test shows it.
 
     python tools/statements_doc.py           write it
     python tools/statements_doc.py --check   status 1 if the page differs from the code
 
-The statements are in tools/statements.toml. The tests are found by the numbers in their names
-(``test_s13_d1_words``), anywhere below tests/; the scenarios are those of `SHOWN`.
+The statements are in tools/statements.toml. The tests are found anywhere below tests/ by the
+numbers in their names (``test_s13_d1_words``). The scenarios are those of `SHOWN`.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def tests() -> dict[str, list[str]]:
 
 
 def words(name: str) -> str:
-    """A test's name without ``test`` and its numbers."""
+    """The words of a test's name, without ``test`` and its numbers."""
     return re.sub(r"^test_(?:[a-z]\d+_)*", "", name).replace("_", " ")
 
 
@@ -176,12 +176,12 @@ def page() -> str:
 
 
 def problems() -> list[str]:
-    """What does not agree: each line names the statement or function, and what is wrong."""
+    """What does not agree. Each line names the statement or function, and what is wrong."""
     return [*wrong_statements(), *wrong_scenarios(), *wrong_functions()]
 
 
 def wrong_statements() -> list[str]:
-    """Statements that are missing, that say too little, or that no test shows."""
+    """The statements that are missing, that say too little, or that no test shows."""
     named = tests()
     found = [f"{n}: not in tools/statements.toml" for n in NUMBERS if n not in STATEMENTS]
     found += [f"{n}: no such statement" for n in STATEMENTS if n not in NUMBERS]
@@ -203,7 +203,7 @@ def wrong_statements() -> list[str]:
 
 
 def wrong_scenarios() -> list[str]:
-    """Names in `SHOWN` and `EVERY` that do not exist."""
+    """The names in `SHOWN` and `EVERY` that do not exist."""
     found = [f"{name}: no such scenario" for name in SHOWN if name not in SCENARIOS]
     numbers = [(name, n) for name, text in SHOWN.items() for n in text.split()]
     numbers += [("EVERY", n) for n in EVERY]
@@ -211,7 +211,7 @@ def wrong_scenarios() -> list[str]:
 
 
 def wrong_functions() -> list[str]:
-    """Functions that are said to be here and are not, or the other way round."""
+    """The functions that the page says are here and that are not, or the other way round."""
     where = defined()
     return [f"{name}: no function {entry['here']} in memcg"
             for name, entry in FUNCTIONS.items()

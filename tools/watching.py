@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A command that may not end: told from a slow one without the clock.
+"""Run a command that may not end, and tell it from a slow one without the clock.
 
-On a busy machine a time-out tells nothing. A process is *endless* once it has used more processor
-time than it may, and it *hangs* once it has neither used a processor nor waited for one for a
-while: who is starved waits for one.
+On a busy machine a time-out shows nothing. A process is *endless* once it has used more processor
+time than it may. It *hangs* once it has neither used a processor nor waited for one for a while. A
+starved process does not hang, because it waits for a processor.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-ASLEEP_S = 20.0  # without wanting a processor: nothing in the unchanged source waits for a second
-DOZING = 0.01  # so much of that time does not count: a waiter may poll
+ASLEEP_S = 20.0  # without wanting a processor; the unchanged source never waits as long as a second
+DOZING = 0.01  # the part of that time which a waiter may use to poll
 NO_LIMIT_S = resource.RLIM_INFINITY
 
 
@@ -29,9 +29,10 @@ class Ended(NamedTuple):
     Attributes
     ----------
     how : str
-        ``status N``, by itself (negative: a signal); ``endless`` or ``hangs`` if it was ended.
+        ``status N`` if it ended by itself (a signal is negative), or ``endless`` or ``hangs`` if it
+        was killed.
     processor_s : float
-        What it used, with its children; right if nothing else runs meanwhile.
+        What it used, with its children. This is right if no other child runs meanwhile.
     """
 
     how: str
@@ -40,21 +41,21 @@ class Ended(NamedTuple):
 
 
 def wanted_s(process: int) -> tuple[bool, float]:
-    """Tell whether a thread of a process is on a processor or waits for one.
+    """Tell whether a thread of a process is on a processor or waits for one, and for how long.
 
-    And the seconds that all of them did until they were last put on one: the kernel counts a
-    wait when it is over.
+    The seconds are those of all its threads until each was last put on a processor, because the
+    kernel counts a wait when it is over.
     """
     now, total = False, 0
     for thread in Path(f"/proc/{process}/task").glob("*"):
-        with contextlib.suppress(OSError):  # it ended
+        with contextlib.suppress(OSError):  # the thread has ended
             total += sum(map(int, (thread / "schedstat").read_text().split()[:2]))
             now |= (thread / "stat").read_text().rpartition(")")[2].split()[0] in "RD"
     return now, total / 1e9
 
 
 def watch(command: list[str], cwd: Path, limit_s: float = NO_LIMIT_S) -> Ended:
-    """Run a command until it ends, is endless, or hangs; nothing of it stays."""
+    """Run a command until it ends, is endless, or hangs, and kill what is left of it."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         process = subprocess.Popen(
@@ -70,7 +71,7 @@ def watch(command: list[str], cwd: Path, limit_s: float = NO_LIMIT_S) -> Ended:
                 how = "endless" if status == -signal.SIGXCPU else f"status {status}"
             except subprocess.TimeoutExpired:
                 wants, wanted = wanted_s(process.pid)
-                if wants or abs(wanted - had) > ASLEEP_S * DOZING:  # less: a thread ended
+                if wants or abs(wanted - had) > ASLEEP_S * DOZING:  # less if a thread ended
                     since, had = time.monotonic(), wanted
                 elif time.monotonic() - since > ASLEEP_S:
                     how = "hangs"
