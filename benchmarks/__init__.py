@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast memcg is beside its peers: one file per question. ``python benchmarks/run.py``."""
+"""Measure how fast memcg is beside its peers. Each question has a file; ``run.py`` asks them."""

@@ -2,9 +2,9 @@
 """What does the one mutex of the control plane cost when many threads make groups and caches?
 
 The first part is the throughput of T threads that make, use and close groups, against one thread.
-In the storm, 1,000 groups ask for 40 child caches each at once (threshold 0) while another group
-goes on, whose allocations are timed one by one. Each (group, root cache) must get one child, none
-twice.
+In the storm, 1,000 groups ask for 40 child caches each at the same time (threshold 0). Meanwhile
+another group goes on, and its allocations are timed one by one. Each (group, root cache) must get
+exactly one child.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def works(contender: str) -> dict[str, object]:
         return {"took": time.perf_counter() - start, "check": total // n * n}
 
     def latencies(seconds: float) -> list[float]:
-        """Of 1,000 at a time allocations in a group that exists, each timed."""
+        """Time each of many allocations in a group that exists, and look up every 1,000."""
         clock, found = time.perf_counter_ns, []
         with memcg.group("bystander", max="1GiB"):
             end = time.monotonic() + seconds

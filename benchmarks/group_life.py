@@ -2,9 +2,9 @@
 """What does a group cost from its making to its end, and what does a dying one pin?
 
 Our group is created, limited, entered, used, left and closed. A kernel cgroup is only made,
-limited and removed; a process is forked, allocates and exits. "Make and close alone" is our group
+limited and removed. A process is forked, allocates and exits. "Make and close alone" is our group
 without the rest, beside the whole life of the others: this would be left if all else cost
-nothing. A request of so many items reads and writes JSON, in a group of its own; stock has no
+nothing. A request of so many items reads and writes JSON in a group of its own. Stock has no
 groups.
 """
 
@@ -25,7 +25,7 @@ TARGETS = {"kernel cgroup": 0.1, "fork": 0.01}
 
 
 def memory_controller() -> tuple[Path, str] | None:
-    """Where a cgroup can be made, and the file of its limit: v2 or v1."""
+    """The directory where a cgroup can be made, and the file of its limit, for v2 or v1."""
     for base, limit in ((CGROUPS, "memory.max"), (CGROUPS / "memory", "memory.limit_in_bytes")):
         probe = base / "memcg-bench-probe"
         try:
@@ -71,7 +71,7 @@ def works(contender: str) -> dict[str, Callable[[], Any]]:
             return TURNS
 
         def pinned() -> dict[str, float]:
-            """Bytes of metadata a closed group keeps while one object of it lives, and after."""
+            """The metadata that a closed group keeps while one of its objects lives, and after."""
             from memcg import core
 
             core.wait_worker()

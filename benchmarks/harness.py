@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contenders take turns; what counts is the ratio within a round.
+"""Contenders take turns, and what counts is the ratio within a round.
 
-A contender is a process that answers one line per request (`worker.py`, or a C program): the name
-of a piece of work in, what it cost out, as JSON: ``{"cpu": s, "wall": s, "check": ...}``. All
-contenders live at once and each piece of work goes round all of them before the next round, so
-that a change of the machine's speed meets everybody. The order turns with each round; processes
-are replaced a few times, since where things lie in memory decides too. `check` says what the work
-computed: contenders that disagree are an error, not a result.
+A contender is a process, `worker.py` or a C program. It reads a line with the name of a piece of
+work, does it, and answers with a line of JSON: ``{"cpu": s, "wall": s, "check": ...}``. All
+contenders live at the same time, and in each round all of them do each piece of work, so that a
+change of the machine's speed affects them all. The order turns with each round. Processes are
+replaced a few times, because speed depends on where things lie in memory. `check` says what the
+work computed, and it is an error if the contenders disagree.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ ALLOCATORS = {
 
 
 class Failed(Exception):
-    """A contender cannot do the work; the text says why."""
+    """A contender cannot do the work. The text says why."""
 
 
 @dataclass
 class Contender:
-    """A process that answers requests. `missing`: why it is not here."""
+    """A process that answers requests, or the reason why it is `missing`."""
 
     name: str
     argv: Sequence[str | Path]
@@ -50,7 +50,7 @@ class Contender:
     missing: str = ""
 
     def start(self) -> None:
-        # Without compiled files each start would compile, which no installed package does.
+        # Without compiled files each start would compile, which an installed package does not do.
         without = ("OPENBLAS_", "PYTHONDONTWRITEBYTECODE")
         env = {k: v for k, v in os.environ.items() if not k.startswith(without)}
         env |= {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", **self.env}
@@ -82,7 +82,7 @@ def python(name: str, module: str, world: str = "", **env: str) -> Contender:
 
 
 def preloaded(contender: Contender, allocator: str) -> Contender:
-    """The same process with another malloc in glibc's place."""
+    """The same process with another malloc in place of glibc's."""
     found = sorted(BUILD.glob(ALLOCATORS[allocator]))
     contender.name = allocator
     if found:
@@ -94,7 +94,7 @@ def preloaded(contender: Contender, allocator: str) -> Contender:
 
 @dataclass
 class Row:
-    """One line of a table: ours / theirs (or what `unit` says), quartiles beside the median."""
+    """One line of a table: the median of ours / theirs, or of `unit`, and its quartiles."""
 
     work: str
     against: str
@@ -128,7 +128,7 @@ def alternate(
     for _ in range(min(processes, rounds)):
         for c in here:
             c.start()
-        for w in times:  # not counted: caches, free lists, promotion
+        for w in times:  # two turns that do not count fill caches and free lists, and promote
             for c in here * 2:
                 c.ask(w)
         for n in range(max(1, rounds // processes)):
@@ -168,7 +168,7 @@ def ratios(
 def rows(
     times: Times, targets: dict[str, float | None], measure: str = "cpu", best_of: bool = False
 ) -> list[Row]:
-    """A row per work and peer; `best_of`: the peer with the lowest median has the target."""
+    """Make a row for each work and peer. With `best_of` only the best median has the target."""
     result = []
     for work, answers in times.items():
         peers = [name for name in answers if name != OURS]
@@ -191,7 +191,7 @@ def rows(
 
 
 def mean(work: str, of: Iterable[Row], target: float | None) -> Row:
-    """Geometric mean of the ratios of several rows against one peer."""
+    """A row with the geometric mean of the ratios of several rows against one peer."""
     of = list(of)
     names = {r.against for r in of}
     against = names.pop() if len(names) == 1 else "the best of each"
@@ -212,13 +212,13 @@ def compiled(name: str, sources: Sequence[str | Path], *flags: str) -> Path:
     to.parent.mkdir(parents=True, exist_ok=True)
     command = ["cc", "-O3", "-DNDEBUG", "-std=gnu11", "-fno-builtin", "-pthread"]
     includes = [f"-I{TREE / 'native'}", f"-I{HERE / 'native'}"]
-    # -fno-builtin: a malloc and its free are left standing
+    # with -fno-builtin the compiler does not remove a malloc and its free
     subprocess.run([*command, *includes, *map(str, sources), "-o", str(to), *flags], check=True)
     return to
 
 
 def machine() -> dict[str, str]:
-    """Where and with what this was measured."""
+    """The machine, the versions and the commit with which this was measured."""
     cpuinfo = Path("/proc/cpuinfo").read_text()
     model = re.search(r"model name\s*: (.*)", cpuinfo)
     git = ["git", "-C", str(HERE.parent), "rev-parse", "--short", "HEAD"]
@@ -238,7 +238,7 @@ def machine() -> dict[str, str]:
 
 
 def results(quick: bool) -> Path:
-    """Where the JSON of a run lies."""
+    """The directory of the JSON of a run."""
     return BUILD / ("quick" if quick else "full")
 
 

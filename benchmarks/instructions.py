@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many instructions do the fast paths, an entry and a group's life take? A budget holds them.
+"""How many instructions do the fast paths, an entry and a group's life take? A budget limits them.
 
 Callgrind counts them. A figure is the difference of two run lengths divided by the difference of
-their turns, so start-up does not count. Two runs of one thread give the same figure; where a worker
-takes part they have differed by up to 0.3 %. No clock, load or other program
-changes them. ``instructions.toml`` holds the budget: one table for each processor, compiler and C
-library, and for each CPython, since each of them changes the code that runs. A figure that is 2 %
-above its budget fails; one that is 2 % below asks for a new budget (``--update``).
+their turns, so start-up does not count. Two runs of one thread give the same figure. If a worker
+takes part they have differed by up to 0.3 %. No clock, load or other program changes them.
+``instructions.toml`` has the budget: a table for each processor, compiler and C library, and for
+each CPython, because each of them changes the code that runs. A figure that is 2 % above its budget
+fails. One that is 2 % below asks for a new budget (``--update``).
 
     make bench-instructions
     python benchmarks/instructions.py --only hook_free --update
 
-Exit status: 0, within the budget; 1, a figure is above it; 2, callgrind is missing or a run has
-failed; 3, there is no budget for this machine, so that nothing was compared.
+The exit status is 0 if all figures are within the budget, 1 if one is above it, and 2 if callgrind
+is missing or a run failed. It is 3 if there is no budget for this machine, so that nothing was
+compared.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ from pathlib import Path
 import harness
 
 BUDGET = Path(__file__).with_suffix(".toml")
-MORE = 1.02  # fails above, hints below its reciprocal
+MORE = 1.02  # a figure above it fails, and one below its inverse asks for a new budget
 VALGRIND = ("instructions are counted by callgrind, which is not installed: "
             "apt-get install valgrind (or your system's package of that name)")  # fmt: skip
 
 
 class Failed(Exception):
-    """Nothing can be counted; the text says why."""
+    """Nothing can be counted. The text says why."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Figure:
 
     name: str
     work: str
-    turns: int  # of the shorter run, and before it; the longer has twice as many
+    turns: int  # of the shorter run, and of the warm-up; the longer run has twice as many
     native: bool = False
     function: str = ""
 
@@ -72,7 +73,7 @@ FIGURES = [
 
 
 def machine() -> str:
-    """The C compiler, the processor and the C library: the key of the native budgets."""
+    """The C compiler, the processor and the C library, which are the key of the native budgets."""
     cc = subprocess.run(["cc", "-dumpfullversion", "-dumpversion"], capture_output=True, text=True)
     name = subprocess.run(["cc", "--version"], capture_output=True, text=True).stdout
     compiler = "clang" if "clang" in name else "gcc"
@@ -81,7 +82,7 @@ def machine() -> str:
 
 
 def interpreter() -> str:
-    """`machine()` and the build of CPython: the key of the others."""
+    """`machine()` and the build of CPython, which are the key of the other budgets."""
     pgo = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
     return (f"{machine()}, CPython {platform.python_version()} by {platform.python_compiler()}"
             f"{' with profile' if pgo else ''}")  # fmt: skip
@@ -95,8 +96,8 @@ def key(figure: Figure) -> str:
 
 
 def profile(argv: list[str]) -> str:
-    """What callgrind writes about a run."""
-    # The environment lies on the stack and its length moves what is below: always the same.
+    """The text that callgrind writes about a run."""
+    # The environment is on the stack, and its length moves what is below, so it is always the same.
     env = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", "LC_ALL": "C",
            "PYTHONPATH": str(harness.TREE / "src")}  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="callgrind-") as directory:
@@ -119,10 +120,10 @@ def total_cost(profile: str) -> int:
 
 
 def self_cost(profile: str, function: str) -> int:
-    """What the function itself costs, without its callees, in callgrind's format.
+    """What the function itself costs, without its callees, from callgrind's profile.
 
-    A cost line is "POSITION COST"; the one after "calls=" is the callee's. Names are compressed:
-    "fn=(12) name" once, then "fn=(12)".
+    A cost line is "POSITION COST". The one after "calls=" is the callee's. A name is written as
+    "fn=(12) name" once, and then as "fn=(12)".
     """
     names: dict[str, str] = {}
     inside = callee = found = False
@@ -196,7 +197,7 @@ def write(file: Path, budget: Budget) -> None:
 
 
 def compare(figures: list[Figure], measured: dict[str, float], budget: Budget) -> int:
-    """Print a line for each figure; the exit status."""
+    """Print a line for each figure, and return the exit status."""
     status = 0
     for figure in figures:
         got, most = measured[figure.name], budget.get(key(figure), {}).get(figure.name)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One piece of Python work, so many times: ``instructions_work.py WORK WARM TURNS``.
+"""Do a piece of Python work so many times: ``instructions_work.py WORK WARM TURNS``.
 
-`instructions.py` counts the instructions of two lengths. Each work is done before it is counted
-too, so that child caches, free lists and specialised bytecode are there when the turns begin.
+`instructions.py` counts the instructions of two lengths. Each work is also done before it is
+counted, so that child caches, free lists and specialised bytecode exist when the turns begin.
 
-The worker is a thread, and what two threads do at once differs from run to run. Here it runs when
-the turns are over, for this thread gives the GIL up only where it waits. What the worker does for
-the turns is counted then. Waiting by `wait_worker` alone would spin, and each spin would count.
+The worker is a thread, and what two threads do at the same time differs from run to run. Here it
+runs when the turns are over, because this thread releases the GIL only where it waits. What the
+worker does for the turns is counted then. `wait_worker` alone would spin, and each spin would
+count.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def shield(turns: int) -> None:
 
 
 def life(turns: int) -> None:
-    """Make, limit, enter, allocate, leave, close; the worker's part of it too."""
+    """Make, limit, enter, allocate, leave and close. The worker's part counts too."""
     for _ in range(turns):
         g = memcg.group("life", max="64MiB")
         with g:
@@ -66,7 +67,7 @@ def loads_in_group(turns: int) -> None:
 
 
 def past_max(turns: int) -> None:
-    """Each list of a chain is charged past max; the alarm waits for the end of the shield."""
+    """Charge each list of a chain past max. The alarm waits for the end of the shield."""
     g = memcg.group("full", max="1MiB", reserve="1GiB", overdraft="1GiB")
     chain: list[object] = []
     try:

@@ -19,7 +19,7 @@ import harness
 
 KEPT = "nothing allocated"
 SIZES = {"4 KiB": 4096, "64 KiB": 65536, "1 MiB": 1 << 20, "8 MiB": 8 << 20}
-# how to get one, how to give it back, the buffer in it, the package
+# how to get one, how to give it back, the buffer in it, the package that is needed
 WAYS = {
     harness.OURS: ("alloc()", "free(x)", "x", ""),
     "bytearray": ("bytearray(size)", "del x", "x", ""),
@@ -61,7 +61,7 @@ def written(n):
 
 
 def names(contender: str, size: int) -> dict[str, Any]:
-    """What the statements of a way refer to."""
+    """The names to which the statements of a way refer."""
     import numpy as np
 
     found: dict[str, Any] = {"size": size, "frombuffer": np.frombuffer, "empty": np.empty,

@@ -25,7 +25,7 @@ def works(contender: str) -> dict[str, object]:
         n = 1 if contender == "one shared set" else GROUPS
         groups = [memcg.group(f"w/{i}") for i in range(n)]
         held: list[object] = [None] * GROUPS
-        for i in [*range(GROUPS)] * 2:  # the second set replaces the first, with caches made
+        for i in [*range(GROUPS)] * 2:  # the second set replaces the first, so the caches exist
             if i == 0:
                 core.wait_worker()
             with groups[i % n]:
@@ -66,9 +66,9 @@ def works(contender: str) -> dict[str, object]:
 
 def flat(work: str, kind: str, sizes: tuple[int, ...], target: float | None, rounds: int,
          ) -> list[harness.Row]:  # fmt: skip
-    """The same work in processes that differ by how many groups or caches they have."""
+    """Do the same work in processes that differ by how many groups or caches they have."""
     here = [harness.python(f"{kind} {n}", "many_groups", world="memcg") for n in sizes]
-    times = harness.alternate(here, [work], rounds)[work]  # where things lie differs by process
+    times = harness.alternate(here, [work], rounds)[work]
     cpu = {name: [a["cpu"] for a in answers] for name, answers in times.items()}
     first, *rest = cpu
     return [harness.ratios(f"{work} in use: {name}", first, target, cpu[name], cpu[first])

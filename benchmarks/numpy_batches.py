@@ -37,7 +37,7 @@ def works(contender: str) -> dict[str, Callable[[], float]]:
         return total
 
     def batch(nbytes: int) -> float:
-        """Arrays made, a word of each page written, and dropped; ten times."""
+        """Make arrays, write a word of each page, and drop them, ten times."""
         total = 0.0
         for _ in range(10):
             arrays = [np.empty(nbytes // 8) for _ in range(16)]

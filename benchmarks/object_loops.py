@@ -50,7 +50,7 @@ def strings() -> int:
     return len("\n".join(p.upper() for p in parts).split("\n"))
 
 
-def ints() -> int:  # LIFO: nothing is kept
+def ints() -> int:  # LIFO, because nothing is kept
     total = 0
     for i in range(10 * N):
         total += i * 1_000_003
@@ -74,7 +74,7 @@ def growing_lists() -> int:
     return sum(map(len, lists))
 
 
-def replaced() -> int:  # a live set of mixed sizes; one in, one out, in no order
+def replaced() -> int:  # a live set of mixed sizes, in which random ones are replaced
     live: list[bytes] = [b""] * 4096
     k = 1
     for _ in range(2 * N):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes docs/benchmarks.md from the JSON of the last run."""
+"""Write docs/benchmarks.md from the JSON of the last run."""
 
 from __future__ import annotations
 

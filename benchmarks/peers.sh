@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Get the peers: a venv with those from PyPI, and Debian's allocators unpacked beside it (not
-# installed, so nobody has to be root).  What cannot be had is missing, and the tables say so.
+# Get the peers: a venv with those from PyPI, and Debian's allocators unpacked beside it. They are
+# not installed, so this needs no root.  A peer that cannot be had is missing, and the tables say so.
 # usage: peers.sh DIRECTORY PYTHON [--quick]
 mkdir -p "$1/debs"
 dir=$(cd "$1" && pwd) python=${2:-python3}
@@ -11,8 +11,8 @@ for package in numpy pandas pyarrow memray pyperformance pyperf psutil cmeel-mim
     "$dir/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$package" ||
         echo "peers: $package cannot be had" >&2
 done
-# What single benchmarks of pyperformance need, in versions that exclude each other; a quick run has
-# none of these.
+# Single benchmarks of pyperformance need packages in versions that exclude each other. A quick run
+# has none of these benchmarks.
 for needs in "$dir"/venv/lib/*/site-packages/pyperformance/data-files/benchmarks/*/requirements.txt; do
     name=$(basename "$(dirname "$needs")")
     [ "$3" = --quick ] || [ "$name" = bm_hg_startup ] || [ -d "$dir/suite/$name" ] ||
@@ -20,7 +20,7 @@ for needs in "$dir"/venv/lib/*/site-packages/pyperformance/data-files/benchmarks
             --target "$dir/suite/$name" -r "$needs" || echo "peers: $name lacks its packages" >&2
 done
 cd "$dir/debs" || exit
-apt-get update >/dev/null 2>&1 # root only; else with the lists that are there
+apt-get update >/dev/null 2>&1 # works for root only; others use the lists that exist
 for package in libjemalloc2 libtcmalloc-minimal4; do
     ls "$package"_*.deb >/dev/null 2>&1 || apt-get download "$package" >/dev/null 2>&1 ||
         echo "peers: $package cannot be had" >&2

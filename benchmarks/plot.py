@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws a question's ratios beside their targets: one SVG, for light and dark backgrounds."""
+"""Draw a question's ratios beside their targets, as an SVG for light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEFT, RIGHT, STEP = 330, 720, 20
 
 
 def svg(title: str, rows: Sequence[dict[str, Any]]) -> str:
-    """Ratio / target on a logarithmic axis: left of the line is better than the target."""
+    """Ratio / target on a logarithmic axis. Left of the line is better than the target."""
     shown = [r for r in rows if r["met"] is not None and r["target"] and r["low"] > 0]
     if not shown:
         return ""

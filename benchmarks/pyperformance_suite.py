@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What does the pyperformance suite cost, with everything charged to a group with a limit?
 
-The suite's own scripts run in all their variants, each with the packages that the suite asks for,
-under pyperf. Stock and ours run at once, a process each, ours through a `sitecustomize` that
-installs memcg and enters a group before the benchmark is imported. The two share one processor,
-so that the scheduler's slices give them the same machine, quick or slow. The clock is processor
-time, and a process's mean counts (the spread is that of values made at once). Each processor has
-a benchmark of its own. Benchmarks of pools have all processors; four that use one port or
-directory run one after the other. A process of either world may be slow for as long as it lives.
-So a script with a ratio further than a tenth from one, above or below, is run twice more in new
-processes, and the median of the three counts. There may be several turns, and results are written
-down after each. tracemalloc and memray (with Python's allocators traced) run beside eleven of
-them, once. Benchmarks that cannot be run here are said to be missing.
+The suite's own scripts run under pyperf in all their variants, each with the packages that the
+suite asks for. Stock and ours run at the same time in a process each. Ours has a `sitecustomize`
+that installs memcg and enters a group before the benchmark is imported. The two share one
+processor, so that the scheduler's slices give them the same machine, quick or slow. The clock is
+processor time, and a process's mean counts. The spread is that of values made at the same time.
+Each processor has a benchmark of its own. Benchmarks of pools have all processors. Four that use
+one port or directory run one after the other. A process of either world may be slow for as long as
+it lives. So a script with a ratio further than a tenth from one, above or below, is run twice more
+in new processes, and the median of the three counts. There may be several turns, and results are
+written after each. tracemalloc and memray (with Python's allocators traced) run once, beside eleven
+of the benchmarks. The table says which benchmarks cannot be run here.
 """
 
 from __future__ import annotations
@@ -38,14 +38,16 @@ import harness
 
 QUICK = ("json_loads", "json_dumps", "nbody", "float", "richards", "deltablue", "chaos", "go",
          "regex_compile", "unpack_sequence", "deepcopy")  # fmt: skip
-ALONE = ("asyncio_tcp", "asyncio_tcp_ssl", "asyncio_websockets", "sphinx")  # a port, a directory
-POOLS = ("concurrent_imap",)  # two benchmarks, of threads and of processes
+# Each needs a port or a directory that another process would take.
+ALONE = ("asyncio_tcp", "asyncio_tcp_ssl", "asyncio_websockets", "sphinx")
+POOLS = ("concurrent_imap",)  # two benchmarks, one of threads and one of processes
 TURNS = int(os.environ.get("MEMCG_BENCH_TURNS", "1"))
 SITE = Path(__file__).parent / "pyperformance_site"
 PROFILERS = {"tracemalloc": 0.20, "memray": 0.45}  # name -> target for the mean
-SECONDS = 600  # a benchmark may take
+SECONDS = 600  # that a benchmark may take
 FAR = 1.10  # a ratio beyond it, or below its inverse, is measured again
-VALUES, QUICK_VALUES = 12, 2  # of a process; with few, chance says how many have a full collection
+# Values of a process. Among few values the number of full collections is chance.
+VALUES, QUICK_VALUES = 12, 2
 CANNOT = {
     "hg_startup": "pyperformance leaves it out too; its Mercurial does not build on 3.11",
     "python_startup_no_site": "without site nothing installs memcg",
@@ -78,7 +80,7 @@ def suite() -> list[Benchmark]:
 def start(
     benchmark: Benchmark, world: str, values: int, cpus: Iterable[int], to: Path
 ) -> subprocess.Popen[bytes]:
-    """A process of pyperf, which calibrates itself and writes `to`/world."""
+    """Start a process of pyperf, which calibrates itself and writes `to`/world."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")}
     env["PYTHONHASHSEED"] = "0"
     env["MEMCG_BENCH_WORLD"] = world
@@ -92,7 +94,7 @@ def start(
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End pyperf as Ctrl-C does, for then it ends its worker too."""
+    """End pyperf as Ctrl-C does, because then it ends its worker too."""
     process.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(10)
@@ -101,7 +103,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def result(benchmark: Benchmark, to: Path, world: str) -> dict[str, list[float]]:
-    """Seconds of each benchmark in the script, value by value."""
+    """The seconds of each benchmark in the script, value by value."""
     read = json.loads((to / world).read_text())
     return {
         b.get("metadata", {}).get("name") or read["metadata"].get("name", benchmark.name):
@@ -111,7 +113,7 @@ def result(benchmark: Benchmark, to: Path, world: str) -> dict[str, list[float]]
 
 
 def row(work: str, against: str, pairs: Sequence[tuple[list[float], list[float]]]) -> harness.Row:
-    """The ratio is of means, where a full collection counts; the spread of values made at once."""
+    """A row: the ratio of means, and the spread of the ratios of values made at the same time."""
     means = [[statistics.fmean(values) for values in pair] for pair in pairs]
     of_means = harness.ratios(
         work, against, 1.10 if against == "stock" else None, *zip(*means, strict=True)
@@ -124,7 +126,7 @@ def row(work: str, against: str, pairs: Sequence[tuple[list[float], list[float]]
 def measure(
     benchmark: Benchmark, worlds: Sequence[str], values: int, cpus: Iterable[int]
 ) -> dict[str, dict[str, list[float]] | str]:
-    """Answers of all worlds, run at once, or what went wrong."""
+    """Run all worlds at the same time, and return their answers, or what went wrong."""
     if benchmark.name in ALONE and len(worlds) > 1:
         with alone:
             each = [measure(benchmark, [world], values, cpus) for world in worlds]
@@ -150,7 +152,7 @@ def measure(
 
 
 class Suite:
-    """What has been measured so far, and what could not be."""
+    """What has been measured so far, and what could not be measured."""
 
     def __init__(self) -> None:
         # (benchmark, contender) -> values, ours and theirs, of each turn
@@ -160,7 +162,7 @@ class Suite:
     def take(
         self, benchmark: Benchmark, turn: int, values: int, cpus: Iterable[int], again: int
     ) -> None:
-        """Add a turn of `benchmark`, stock beside ours; `again` more pairs if one is far off."""
+        """Add a turn of `benchmark`, stock beside ours, and `again` pairs if a ratio is far off."""
         if benchmark.name in CANNOT:
             self.missing[benchmark.name, "stock"] = CANNOT[benchmark.name]
         if (benchmark.name, "stock") in self.missing:
@@ -176,7 +178,7 @@ class Suite:
     def pair(
         self, benchmark: Benchmark, worlds: Sequence[str], values: int, cpus: Iterable[int]
     ) -> list[float]:
-        """Run the script in `worlds`, ours among them; return its ratios to stock."""
+        """Run the script in `worlds`, ours among them, and return its ratios to stock."""
         answers = measure(benchmark, worlds, values, cpus)
         ours = answers.pop(harness.OURS)
         ratios = []
@@ -192,7 +194,7 @@ class Suite:
         return ratios
 
     def rows(self) -> list[harness.Row]:
-        """A row per figure and contender, what is missing, and the geometric means."""
+        """A row for each figure and contender, the missing benchmarks, and the geometric means."""
         rows = [row(name, peer, pairs) for (name, peer), pairs in
                 sorted(self.pairs.items(), key=lambda item: item[0][0])]  # fmt: skip
         rows += [harness.Row(name, peer, None, note=f"missing: {why}")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much more memory does a program take, charged to a group, than under stock CPython?
 
-Three programs, each in a fresh process: resident bytes at the end of the work, and the peak.
+Three programs run in a fresh process each. The rows are the resident bytes at the end of the work,
+and the peak.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def resident() -> dict[str, float]:
 
 
 def web_server() -> dict[str, float]:
-    """An HTTP server with a session store, under 20 clients and 4,000 requests."""
+    """An HTTP server with a session store serves 20 clients and 4,000 requests."""
     sessions: dict[str, object] = {}
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -62,7 +63,7 @@ def web_server() -> dict[str, float]:
 
 
 def notebook() -> dict[str, float]:
-    """Frames made, joined, grouped, dropped, made again; some cells keep their results."""
+    """Make, join, group and drop frames, and make them again. Some cells keep their results."""
     import numpy as np
     import pandas as pd
 
@@ -81,7 +82,7 @@ def notebook() -> dict[str, float]:
 
 
 def pipeline() -> dict[str, float]:
-    """Rows from CSV, cleaned, grouped and joined in plain Python, written as JSON lines."""
+    """Clean, group and join the rows of a CSV in plain Python, and write them as JSON lines."""
     total = 0
     lookup = {f"city {i}": {"id": i, "zone": f"z{i % 9}"} for i in range(5000)}
     for part in range(6):

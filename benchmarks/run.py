@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``run.py [--quick] [--page] [names]``: ask the questions, write JSON; --page: write the page."""
+"""``run.py [--quick] [--page] [names]`` asks the questions and writes JSON, or writes the page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def main() -> int:
         print(f"{name}: {(module.__doc__ or '').splitlines()[0]}", flush=True)
         try:
             rows = module.run(args.quick)
-        except Exception:  # the other questions are still worth asking
+        except Exception:  # the other questions may still be answered
             traceback.print_exc()
             failed += 1
             continue

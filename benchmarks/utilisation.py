@@ -3,9 +3,9 @@
 
 Each group is a tenant with a session: parsed JSON, rows, strings, and what requests leave. Half
 of the sessions end and others grow, as on a server that has run for a while. The target is for
-three such turns; twelve with a reclaim among them are shown. Live bytes are objects at class
-size; slab bytes are those of the shared slabs and of the groups' own. The cost of rounding to
-classes is counted from the sessions' own objects.
+three such turns. The table also has twelve turns, with a reclaim among them. Live bytes are objects
+at class size. Slab bytes are those of the shared slabs and of the groups' own. The cost of rounding
+to classes is counted from the sessions' own objects.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def session(i: int, rows: int) -> object:
 
 
 def blocks(value: Any) -> Iterator[int]:
-    """What each block of a value and of what is in it was asked for, in bytes."""
-    head = {dict: 64, list: 56}.get(type(value))  # with the collector's head; the rest is a block
+    """The bytes that were requested for each block of a value and of the values in it."""
+    head = {dict: 64, list: 56}.get(type(value))  # with the collector's; the rest is a block
     size = sys.getsizeof(value)
     yield from (size,) if head is None else (head, size - head)
     inside = (*value, *value.values()) if type(value) is dict else value
@@ -52,7 +52,7 @@ def rounding(sessions: Iterable[object]) -> float:
 
 
 def groups_slabs(groups: Iterable[Any]) -> tuple[int, int]:
-    """Bytes (live, total) of the shared slabs and of the groups' own."""
+    """The bytes (live, total) of the shared slabs and of the groups' own."""
     from memcg import core
 
     core.wait_worker()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Python contender: does the works of one benchmark when asked, in one of several worlds.
+"""A Python contender does the works of one benchmark on request, in one of several worlds.
 
-usage: worker.py MODULE CONTENDER WORLD, where benchmarks/MODULE.py has ``works(contender)``: a
-dict from a work's name to a callable that returns what it computed (or, as a dict, figures that
-are added to the answer).
+usage: worker.py MODULE CONTENDER WORLD
+
+benchmarks/MODULE.py has ``works(contender)``, which returns a dict from a work's name to a
+callable. The callable returns what it computed, or a dict of figures that are added to the answer.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 @contextmanager
 def world(name: str) -> Iterator[None]:
     """The state of the process in which the works run."""
-    if name == "memcg":  # installed as `memcg run` does: before anything else is imported
+    if name == "memcg":  # as `memcg run` does, before other imports
         import memcg
 
         memcg.install()
@@ -34,7 +35,7 @@ def world(name: str) -> Iterator[None]:
 
         tracemalloc.start()
         yield
-    elif name.startswith("memray"):  # with pymalloc's objects it sees what we see; else mmap's
+    elif name.startswith("memray"):  # "memray objects" sees what we see
         import memray
 
         to = memray.FileDestination("/dev/null", overwrite=True)

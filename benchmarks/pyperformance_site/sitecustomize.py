@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Put the whole program into a world, in every process, before anything else is imported.
 
-What pyperf runs itself stays on the processors that the benchmark was given, and its clock is the
-processor time that it and its children take.
+The processes of pyperf stay on the processors of the benchmark. Their clock is the processor time
+that they and their children take.
 """
 
 import os
@@ -10,7 +10,7 @@ import sys
 
 
 def processor_time() -> float:
-    """Seconds of this process's threads and of the children that it has waited for."""
+    """The processor seconds of this process, and of the children for which it has waited."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
