@@ -25,69 +25,69 @@ $(EXTENSION)/.built: $(STAMP) $(SOURCES)
 	install $(EXTENSION)/_core*.so src/memcg/core/
 	touch $@
 
-demo: $(EXTENSION)/.built ## tenants beside a hog, then the life of one child cache, both live
+demo: $(EXTENSION)/.built ## show tenants beside a hog, then the life of one child cache
 	PYTHONPATH=src $(VENV)/bin/python examples/tenants.py
 	@echo
 	PYTHONPATH=src $(VENV)/bin/python examples/child_cache.py
 
-# Tests and compilers that run at a time; tests that measure time wait until they are alone.
+# This many tests or compilers run at a time. Tests that measure time wait until they are alone.
 JOBS ?= 2
-test: $(EXTENSION)/.built ## set everything up and pass the tests, JOBS=2 at a time
+test: $(EXTENSION)/.built ## set everything up and run the tests, JOBS=2 at a time
 	$(MAKE) -j$(JOBS) -C native check
 	$(VENV)/bin/python -m pytest -n $(JOBS)
 
-test-long: $(EXTENSION)/.built ## the longer forms of some tests: more rounds, schedules and sizes
+test-long: $(EXTENSION)/.built ## run the longer forms of some tests: more rounds, schedules and sizes
 	$(VENV)/bin/python -m pytest -n $(JOBS) -x -m long
 
-test-all: ## the tests on 3.11, 3.12 and 3.13
+test-all: ## run the tests on 3.11, 3.12 and 3.13
 	for v in 3.11 3.12 3.13; do $(MAKE) test PYTHON=python$$v || exit 1; done
 
-verify: $(EXTENSION)/.built ## the scheme under every schedule; the old scheme's and the patch's flaws
+verify: $(EXTENSION)/.built ## explore the scheme under every schedule; show the old scheme's and the patch's flaws
 	PYTHONPATH=src $(VENV)/bin/python -m memcg verify --long
 
-mutants: $(EXTENSION)/.built ## every lock, check, reference and wake-up taken out in turn: a test must notice
+mutants: $(EXTENSION)/.built ## take out every lock, check, reference and wake-up in turn: a test must notice
 	$(VENV)/bin/python tools/mutants.py
 
 docs: $(STAMP) ## write what is generated in docs/locking.md and docs/statements.md
 	PYTHONPATH=src $(VENV)/bin/python tools/locking_doc.py
 	PYTHONPATH=src $(VENV)/bin/python tools/statements_doc.py
 
-native-stress: ## the data plane under random load, as it ships and under the sanitizers; OPERATIONS=10^8 each
+native-stress: ## run the data plane under random load, as it ships and under the sanitizers; OPERATIONS=10^8 each
 	$(MAKE) -C native stress OPERATIONS=$(or $(OPERATIONS),100000000)
 
-soak: $(EXTENSION)/.built ## an hour of a server-like load, SOAK=seconds; then FORKS=10000 under threads
+soak: $(EXTENSION)/.built ## run an hour of a server-like load, SOAK=seconds; then FORKS=10000 under threads
 	PYTHONPATH=src $(VENV)/bin/python tests/long/soak.py --seconds $(or $(SOAK),3600)
 	FORKS=$(or $(FORKS),10000) $(VENV)/bin/python -m pytest tests/hostile -k forks
 
-foreign: $(EXTENSION)/.built ## other people's suites (CPython, NumPy, ...), with memcg and without; SUITES="..."
+foreign: $(EXTENSION)/.built ## run other people's suites (CPython, NumPy, ...) with memcg and without; SUITES="..."
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check hypothesis pandas simplejson tornado networkx
 	for s in $(or $(SUITES),cpython numpy pandas simplejson tornado networkx); do PYTHONPATH=src $(VENV)/bin/python tools/foreign.py $$s || failed=1; done; exit $$failed
 
-# Suite:limit for its tests; without one each takes more.
+# Suite:limit for its tests. Without the limit each takes more memory.
 LIMITS := pandas:48MiB numpy:64MiB simplejson:8MiB tornado:40MiB networkx:48MiB
-foreign-limits: $(EXTENSION)/.built ## the same suites in groups that are too small: no crash, no hang, accounts right
+foreign-limits: $(EXTENSION)/.built ## run the same suites in groups that are too small: no crash, no hang, accounts right
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check hypothesis pandas simplejson tornado networkx
 	for s in $(LIMITS); do PYTHONPATH=src $(VENV)/bin/python tools/foreign.py $${s%:*} --limit $${s#*:} --timeout 3600 || failed=1; done; exit $$failed
 
 BENCH := build/bench
-bench bench-quick: $(EXTENSION)/.built ## side by side with the peers, then docs/benchmarks.md; quick: five minutes
+bench bench-quick: $(EXTENSION)/.built ## run memcg beside its peers, then write docs/benchmarks.md; quick: five minutes
 	sh benchmarks/peers.sh $(BENCH) $(PYTHON) $(if $(filter bench-quick,$@),--quick)
 	$(BENCH)/venv/bin/python benchmarks/run.py $(if $(filter bench-quick,$@),--quick)
 	$(BENCH)/venv/bin/python benchmarks/run.py --page
 
-bench-instructions: $(EXTENSION)/.built ## instructions of the fast paths and of a group's life, within the budget; UPDATE=1, BUDGET=file
+bench-instructions: $(EXTENSION)/.built ## count the instructions of the fast paths and of a group's life; UPDATE=1, BUDGET=file
 	$(VENV)/bin/python benchmarks/instructions.py $(if $(UPDATE),--update) $(if $(BUDGET),--budget "$(BUDGET)")
 
 PYTHON_FILES := src tests examples benchmarks tools
 C_FILES = $(shell find native src tests benchmarks -name '*.[ch]' -not -path '*/build/*')
-lint: $(STAMP) ## ruff, mypy, clang-format and codespell; they change nothing
+lint: $(STAMP) ## run ruff, mypy, clang-format and codespell; they change nothing
 	$(VENV)/bin/ruff check $(PYTHON_FILES)
 	$(VENV)/bin/ruff format --check $(PYTHON_FILES)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/clang-format --dry-run -Werror $(C_FILES)
 	$(VENV)/bin/codespell
 
-format: $(STAMP) ## ruff format and clang-format, in place
+format: $(STAMP) ## run ruff format and clang-format, in place
 	$(VENV)/bin/ruff format $(PYTHON_FILES)
 	$(VENV)/bin/clang-format -i $(C_FILES)
 
