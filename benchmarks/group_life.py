@@ -25,7 +25,7 @@ TARGETS = {"kernel cgroup": 0.1, "fork": 0.01}
 
 
 def memory_controller() -> tuple[Path, str] | None:
-    """The directory where a cgroup can be made, and the file of its limit, for v2 or v1."""
+    """Return the directory where a cgroup can be made, and its limit's file, for v2 or v1."""
     for base, limit in ((CGROUPS, "memory.max"), (CGROUPS / "memory", "memory.limit_in_bytes")):
         probe = base / "memcg-bench-probe"
         try:
@@ -71,7 +71,7 @@ def works(contender: str) -> dict[str, Callable[[], Any]]:
             return TURNS
 
         def pinned() -> dict[str, float]:
-            """The metadata that a closed group keeps while one of its objects lives, and after."""
+            """Measure a closed group's metadata while one of its objects lives, and after."""
             from memcg import core
 
             core.wait_worker()

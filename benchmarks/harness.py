@@ -75,14 +75,14 @@ class Contender:
 
 
 def python(name: str, module: str, world: str = "", **env: str) -> Contender:
-    """A Python process that does the works of benchmarks/`module`.py in a `world` of worker.py."""
+    """Make a Python process that does the works of benchmarks/`module`.py in a `world`."""
     world = world or name
     argv = [PYTHON, "-X", "faulthandler", HERE / "worker.py", module, name, world]
     return Contender(name, argv, {"PYTHONPATH": str(TREE / "src"), **env})
 
 
 def preloaded(contender: Contender, allocator: str) -> Contender:
-    """The same process with another malloc in place of glibc's."""
+    """Make the same process with another malloc in place of glibc's."""
     found = sorted(BUILD.glob(ALLOCATORS[allocator]))
     contender.name = allocator
     if found:
@@ -191,7 +191,7 @@ def rows(
 
 
 def mean(work: str, of: Iterable[Row], target: float | None) -> Row:
-    """A row with the geometric mean of the ratios of several rows against one peer."""
+    """Make a row with the geometric mean of the ratios of several rows against one peer."""
     of = list(of)
     names = {r.against for r in of}
     against = names.pop() if len(names) == 1 else "the best of each"
@@ -218,7 +218,7 @@ def compiled(name: str, sources: Sequence[str | Path], *flags: str) -> Path:
 
 
 def machine() -> dict[str, str]:
-    """The machine, the versions and the commit with which this was measured."""
+    """Return the machine, the versions and the commit with which this was measured."""
     cpuinfo = Path("/proc/cpuinfo").read_text()
     model = re.search(r"model name\s*: (.*)", cpuinfo)
     git = ["git", "-C", str(HERE.parent), "rev-parse", "--short", "HEAD"]
@@ -238,7 +238,7 @@ def machine() -> dict[str, str]:
 
 
 def results(quick: bool) -> Path:
-    """The directory of the JSON of a run."""
+    """Return the directory of the JSON of a run."""
     return BUILD / ("quick" if quick else "full")
 
 

@@ -73,7 +73,7 @@ FIGURES = [
 
 
 def machine() -> str:
-    """The C compiler, the processor and the C library, which are the key of the native budgets."""
+    """Return the key of the native budgets: the C compiler, the processor and the C library."""
     cc = subprocess.run(["cc", "-dumpfullversion", "-dumpversion"], capture_output=True, text=True)
     name = subprocess.run(["cc", "--version"], capture_output=True, text=True).stdout
     compiler = "clang" if "clang" in name else "gcc"
@@ -82,7 +82,7 @@ def machine() -> str:
 
 
 def interpreter() -> str:
-    """`machine()` and the build of CPython, which are the key of the other budgets."""
+    """Return the key of the other budgets: `machine()` and the build of CPython."""
     pgo = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
     return (f"{machine()}, CPython {platform.python_version()} by {platform.python_compiler()}"
             f"{' with profile' if pgo else ''}")  # fmt: skip
@@ -96,7 +96,7 @@ def key(figure: Figure) -> str:
 
 
 def profile(argv: list[str]) -> str:
-    """The text that callgrind writes about a run."""
+    """Return the text that callgrind writes about a run."""
     # The environment is on the stack, and its length moves what is below, so it is always the same.
     env = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", "LC_ALL": "C",
            "PYTHONPATH": str(harness.TREE / "src")}  # fmt: skip
@@ -120,7 +120,7 @@ def total_cost(profile: str) -> int:
 
 
 def self_cost(profile: str, function: str) -> int:
-    """What the function itself costs, without its callees, from callgrind's profile.
+    """Return what the function itself costs, without its callees, from callgrind's profile.
 
     A cost line is "POSITION COST". The one after "calls=" is the callee's. A name is written as
     "fn=(12) name" once, and then as "fn=(12)".

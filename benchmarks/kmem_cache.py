@@ -61,7 +61,7 @@ def written(n):
 
 
 def names(contender: str, size: int) -> dict[str, Any]:
-    """The names to which the statements of a way refer."""
+    """Return the names to which the statements of a way refer."""
     import numpy as np
 
     found: dict[str, Any] = {"size": size, "frombuffer": np.frombuffer, "empty": np.empty,

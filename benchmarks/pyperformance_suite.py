@@ -65,7 +65,7 @@ class Benchmark(NamedTuple):
 
 
 def suite() -> list[Benchmark]:
-    """Every variant of every benchmark, sorted by name."""
+    """Return every variant of every benchmark, sorted by name."""
     found = []
     for file in harness.BUILD.glob(
         "venv/lib/*/site-packages/pyperformance/data-files/benchmarks/bm_*/*.toml"
@@ -103,7 +103,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def result(benchmark: Benchmark, to: Path, world: str) -> dict[str, list[float]]:
-    """The seconds of each benchmark in the script, value by value."""
+    """Return the seconds of each benchmark in the script, value by value."""
     read = json.loads((to / world).read_text())
     return {
         b.get("metadata", {}).get("name") or read["metadata"].get("name", benchmark.name):
@@ -113,7 +113,7 @@ def result(benchmark: Benchmark, to: Path, world: str) -> dict[str, list[float]]
 
 
 def row(work: str, against: str, pairs: Sequence[tuple[list[float], list[float]]]) -> harness.Row:
-    """A row: the ratio of means, and the spread of the ratios of values made at the same time."""
+    """Make a row: the ratio of means, and the spread of ratios of values made at the same time."""
     means = [[statistics.fmean(values) for values in pair] for pair in pairs]
     of_means = harness.ratios(
         work, against, 1.10 if against == "stock" else None, *zip(*means, strict=True)
@@ -194,7 +194,7 @@ class Suite:
         return ratios
 
     def rows(self) -> list[harness.Row]:
-        """A row for each figure and contender, the missing benchmarks, and the geometric means."""
+        """Make rows for figures and contenders, missing benchmarks, and the geometric means."""
         rows = [row(name, peer, pairs) for (name, peer), pairs in
                 sorted(self.pairs.items(), key=lambda item: item[0][0])]  # fmt: skip
         rows += [harness.Row(name, peer, None, note=f"missing: {why}")

@@ -29,7 +29,7 @@ def session(i: int, rows: int) -> object:
 
 
 def blocks(value: Any) -> Iterator[int]:
-    """The bytes that were requested for each block of a value and of the values in it."""
+    """Yield the bytes that were requested for each block of a value and of the values in it."""
     head = {dict: 64, list: 56}.get(type(value))  # with the collector's; the rest is a block
     size = sys.getsizeof(value)
     yield from (size,) if head is None else (head, size - head)
@@ -52,7 +52,7 @@ def rounding(sessions: Iterable[object]) -> float:
 
 
 def groups_slabs(groups: Iterable[Any]) -> tuple[int, int]:
-    """The bytes (live, total) of the shared slabs and of the groups' own."""
+    """Return the bytes (live, total) of the shared slabs and of the groups' own."""
     from memcg import core
 
     core.wait_worker()

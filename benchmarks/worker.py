@@ -22,7 +22,7 @@ from pathlib import Path
 
 @contextmanager
 def world(name: str) -> Iterator[None]:
-    """The state of the process in which the works run."""
+    """Put the process into the state in which the works run."""
     if name == "memcg":  # as `memcg run` does, before other imports
         import memcg
 

@@ -22,7 +22,7 @@ _reports = Path(_directory.name) / "reports"
 
 
 def environment(*path: object, without: tuple[str, ...] = OURS, **more: str) -> dict[str, str]:
-    """The environment of a process that imports memcg and the modules in the directories `path`."""
+    """Return the environment of a process that imports memcg and modules from `path`."""
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith(without)},
         "PYTHONPATH": os.pathsep.join(map(str, (SOURCE, *path))),

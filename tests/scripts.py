@@ -11,7 +11,7 @@ TOOLS = Path(__file__).resolve().parents[1] / "tools"
 
 
 def load(path: Path) -> ModuleType:
-    """A new module from the file, which is not put into `sys.modules`."""
+    """Make a module from the file, without putting it into `sys.modules`."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

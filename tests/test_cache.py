@@ -52,7 +52,7 @@ def test_a_buffer_is_writable_without_a_copy_and_aligned(frames):
 
 
 @pytest.mark.parametrize("size", [1000, 65536])  # many to a slab, and one
-def test_buffers_that_come_and_go_in_any_order_keep_their_bytes_and_are_counted(world, size):
+def test_buffers_allocated_and_freed_in_any_order_keep_their_bytes_and_are_counted(world, size):
     frames = world.cache.KmemCache("frames", size)
     rng, held = random.Random(size), []
     for turn in range(3000):

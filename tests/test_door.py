@@ -93,7 +93,7 @@ def test_a_name_that_never_existed_is_not_found():
 
 
 def missing(plane, kind):
-    """The names of `kind` that a core does not have, or has with other parameters."""
+    """Return the names of `kind` that a core does not have, or has with other parameters."""
     found = []
     for name in dataplane.names(kind):
         declared = getattr(kind, name, None)

@@ -26,7 +26,7 @@ NAMES = PLAIN | TRICKY | (PLAIN | TRICKY).map(memcg.escape)
 @example("x" * 256)
 @example("/" * 85)
 @example("/" * 86)
-def test_any_name_is_one_part_of_a_path_and_comes_back(name):
+def test_any_name_is_one_part_of_a_path_and_is_read_back(name):
     part = memcg.escape(name)
     assert split_path(part) == [part]
     assert len(part) <= 255

@@ -18,7 +18,7 @@ def top():
 
 
 def refused(path):
-    """The text of the error for a group that may not be made."""
+    """Return the text of the error for a group that may not be made."""
     with pytest.raises(memcg.MemcgError) as error:
         memcg.group(path)
     return str(error.value)

@@ -120,7 +120,7 @@ PACKAGES = {
 
 
 def commands(suite: str, tests: list[str], timeout: int, limited: bool = False) -> list[str]:
-    """The command line of a suite, which leaves `REPORT` in its directory."""
+    """Return the command line of a suite, which leaves `REPORT` in its directory."""
     report = ["--junit-xml", REPORT]
     if suite == "cpython":
         # waits for ever, without memcg too, where the machine is a guest that has vsock
@@ -144,7 +144,7 @@ def ended(suite: str, status: int) -> bool:
 def breaches(
     suite: str, status: int | None, text: str, accounts: dict[int, dict], main: int
 ) -> list[str]:
-    """What must not happen in a run with a limit.
+    """Return what happened in a run with a limit and must not happen.
 
     The status is None if the run hung. There is an account for each process.
     """
@@ -165,7 +165,7 @@ def breaches(
 
 
 def unexplained(text: str) -> list[str]:
-    """The tests that failed for another reason than memory, by pytest's summary."""
+    """Return the tests that failed for another reason than memory, by pytest's summary."""
     failed = re.findall(r"^(?:FAILED|ERROR) .*", text, re.M)
     return [line for line in failed if not re.search("Memory|OOM", line)]
 
@@ -208,7 +208,7 @@ def write_log(suite: str, how: str, text: str) -> Path:
 
 
 def prepare(site: str, how: str, limit: str, **more: str) -> dict[str, str]:
-    """The environment of a suite's processes, which have the directory `site`."""
+    """Make the environment of a suite's processes, which have the directory `site`."""
     (Path(site) / "sitecustomize.py").write_text(SITE)
     (Path(site) / "foreign_account.py").write_text(ACCOUNT)
     (Path(site) / "foreign_calls.py").write_text(CALLS)

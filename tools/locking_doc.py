@@ -21,7 +21,7 @@ PAGE = ROOT / "docs" / "locking.md"
 
 
 def order() -> str:
-    """The locks, outermost first."""
+    """Return the locks, outermost first."""
     rows = ["| lock | where | protects | in a finalizer |", "| --- | --- | --- | --- |"]
     rows += [
         f"| `{lock.name}` | {lock.where} | {lock.protects} | {'yes' if lock.anywhere else 'no'} |"
@@ -31,7 +31,7 @@ def order() -> str:
 
 
 def generated(page: str) -> str:
-    """The page with its generated part as the code has it."""
+    """Return the page with its generated part as the code has it."""
     begin, end = "<!-- generated: order -->", "<!-- end -->"
     if begin not in page:
         raise LookupError(f"docs/locking.md has no {begin}")

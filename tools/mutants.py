@@ -63,7 +63,7 @@ DEAR = {
 
 
 def all_mutants() -> dict[str, Mutant]:
-    """Every mutant by name, and the unchanged source, which nothing may kill."""
+    """Return every mutant by name, and the unchanged source, which nothing may kill."""
     text = (SOURCE / f"{MODULES[0]}.py").read_text()
     return {ORIGINAL: Mutant(ORIGINAL, MODULES[0], text, None, "")} | {
         m.name: m
@@ -73,7 +73,7 @@ def all_mutants() -> dict[str, Mutant]:
 
 
 def equivalents() -> dict[str, str]:
-    """The mutants that are listed as equivalent: name -> reason."""
+    """Return the mutants that are listed as equivalent: name -> reason."""
     lines = EQUIVALENT.read_text().splitlines()
     pairs = [line.split(None, 1) for line in lines if line and not line.startswith("#")]
     return {name: reason for name, reason in pairs}
@@ -143,7 +143,7 @@ def explore_all(mutant: Mutant) -> None:
 
 
 def noticing_scenario(ended: Ended) -> str:
-    """The scenario that noticed, from the output of `explore_all`, or the empty string."""
+    """Return the scenario that noticed, from the output of `explore_all`, or the empty string."""
     noticed = re.findall(r"^noticed (.+)$", ended.shown, re.M)
     begun = re.findall(r"^scenario (\S+)$", ended.shown, re.M)
     if ended.how == "status 0" and noticed:
@@ -156,7 +156,7 @@ def noticing_scenario(ended: Ended) -> str:
 
 
 def failing_test(ended: Ended) -> str:
-    """The test that failed or ran last, from pytest's output, or the empty string if all passed."""
+    """Return the test that failed or ran last, from pytest's output, or the empty string."""
     if ended.how == "status 0":
         return ""
     failed = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", ended.shown, re.M)

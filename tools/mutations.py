@@ -50,7 +50,7 @@ class Mutant(NamedTuple):
 
     @property
     def source(self) -> str:
-        """The whole module, changed."""
+        """Return the whole module, changed."""
         tree = ast.parse(self.original)
         if self.place is not None:
             apply(tree, self.place, self.operator)
@@ -58,7 +58,7 @@ class Mutant(NamedTuple):
 
 
 def places(tree: ast.Module) -> Iterator[tuple[Place, ast.stmt]]:
-    """Every statement with its function."""
+    """Return every statement with its function."""
     owner = {id(tree): "module"}
     for number, node in enumerate(ast.walk(tree)):
         inside = owner[id(node)]
@@ -72,7 +72,7 @@ def places(tree: ast.Module) -> Iterator[tuple[Place, ast.stmt]]:
 
 
 def called(node: ast.stmt) -> str:
-    """The name of the function that a statement calls, or the empty string."""
+    """Return the name of the function that a statement calls, or the empty string."""
     call = node.value if isinstance(node, (ast.Expr, ast.Assign)) else None
     function = call.func if isinstance(call, ast.Call) else None
     if isinstance(function, ast.Attribute):
@@ -100,7 +100,7 @@ def _is_global(target: ast.expr) -> bool:
 
 
 def operators(node: ast.stmt, before: ast.stmt | None, function: str) -> Iterator[str]:
-    """The changes that can be made to a statement."""
+    """Return the changes that can be made to a statement."""
     if isinstance(node, ast.With):
         for i, item in enumerate(node.items):
             if ast.unparse(item.context_expr).endswith(LOCKS):
@@ -153,7 +153,7 @@ def apply(tree: ast.Module, place: Place, operator: str) -> None:
 
 
 def mutants_of(module: str, source: str) -> list[Mutant]:
-    """Every mutant of one module."""
+    """Return every mutant of one module."""
     found: list[Mutant] = []
     count: dict[str, int] = {}
     tree = ast.parse(source)

@@ -123,7 +123,7 @@ def tests() -> dict[str, list[str]]:
 
 
 def words(name: str) -> str:
-    """The words of a test's name, without ``test`` and its numbers."""
+    """Return the words of a test's name, without ``test`` and its numbers."""
     return re.sub(r"^test_(?:[a-z]\d+_)*", "", name).replace("_", " ")
 
 
@@ -143,7 +143,7 @@ def defined() -> dict[str, str]:
 
 
 def row(number: str, named: dict[str, list[str]]) -> str:
-    """One statement's line of its table."""
+    """Return one statement's line of its table."""
     entry = STATEMENTS[number]
     cells = sorted(named.get(number, []), key=lambda test: not shows(number, test))
     cells = [f"**{cell}**" if shows(number, cell) else cell for cell in cells]
@@ -158,7 +158,7 @@ def row(number: str, named: dict[str, list[str]]) -> str:
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     named, where = tests(), defined()
     parts = [HEAD]
     for number in NUMBERS:
@@ -176,12 +176,12 @@ def page() -> str:
 
 
 def problems() -> list[str]:
-    """What does not agree. Each line names the statement or function, and what is wrong."""
+    """Return what does not agree. Each line names the statement or function, and what is wrong."""
     return [*wrong_statements(), *wrong_scenarios(), *wrong_functions()]
 
 
 def wrong_statements() -> list[str]:
-    """The statements that are missing, that say too little, or that no test shows."""
+    """Return the statements that are missing, that say too little, or that no test shows."""
     named = tests()
     found = [f"{n}: not in tools/statements.toml" for n in NUMBERS if n not in STATEMENTS]
     found += [f"{n}: no such statement" for n in STATEMENTS if n not in NUMBERS]
@@ -203,7 +203,7 @@ def wrong_statements() -> list[str]:
 
 
 def wrong_scenarios() -> list[str]:
-    """The names in `SHOWN` and `EVERY` that do not exist."""
+    """Return the names in `SHOWN` and `EVERY` that do not exist."""
     found = [f"{name}: no such scenario" for name in SHOWN if name not in SCENARIOS]
     numbers = [(name, n) for name, text in SHOWN.items() for n in text.split()]
     numbers += [("EVERY", n) for n in EVERY]
@@ -211,7 +211,7 @@ def wrong_scenarios() -> list[str]:
 
 
 def wrong_functions() -> list[str]:
-    """The functions that the page says are here and that are not, or the other way round."""
+    """Return the functions that the page says are here and that are not, or the other way round."""
     where = defined()
     return [f"{name}: no function {entry['here']} in memcg"
             for name, entry in FUNCTIONS.items()

@@ -10,7 +10,7 @@ import sys
 
 
 def processor_time() -> float:
-    """The processor seconds of this process, and of the children for which it has waited."""
+    """Return the processor seconds of this process, and of the children for which it has waited."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 

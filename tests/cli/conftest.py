@@ -74,7 +74,7 @@ class Cli:
         )
 
     def bare(self, *args: str, **how) -> Shown:
-        """``memcg run`` with nothing installed."""
+        """Call ``memcg run`` with nothing installed."""
         return self.call(BARE, *args, **how)
 
     def memcg(self, *args: str, **how) -> Shown:

@@ -236,7 +236,7 @@ def test_os_exit_gives_no_account(cli):
     assert (shown.err, os.listdir(cli.directory)) == ("", [])
 
 
-def test_nothing_is_printed_that_nobody_asked_for(cli):
+def test_nothing_is_printed_without_a_request(cli):
     shown = cli.bare("--max", "64MiB", "-c", "pass")
     assert (shown.out, shown.err, shown.status) == ("", "", 0)
 

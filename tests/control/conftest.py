@@ -10,7 +10,7 @@ on_the_model = pytest.mark.parametrize("world", ["model"], indirect=True)  # it 
 
 @pytest.fixture
 def scheme(world):
-    """A system whose events wait for ``scheme.work()``; the first allocation asks for a child."""
+    """Yield a system whose events wait for ``scheme.work()``. One allocation asks for a child."""
     world.core.set_waker(None)
     world.core.set_promote_bytes(0)
     world.work = world.workqueue.run_pending

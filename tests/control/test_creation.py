@@ -13,7 +13,7 @@ def children(scheme):
     return [s for s in scheme.slab_common.slab_caches if not scheme.slab_common.is_root_cache(s)]
 
 
-def test_s12_the_first_allocation_is_served_by_the_root_and_creation_comes_later(scheme):
+def test_s12_the_first_allocation_is_served_by_the_root_and_the_child_is_created_later(scheme):
     memcg = scheme.make()
     address = scheme.frames.alloc(memcg)
     assert scheme.child(scheme.frames, memcg) is None

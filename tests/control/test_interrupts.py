@@ -61,7 +61,7 @@ def make_group(world):
 
 
 def references(world):
-    """The css references of the root: one of its own, and one for each group."""
+    """Return the css references of the root: one of its own, and one for each group."""
     return world.core.css_refs(world.root), len(world.memcontrol._used_ids)
 
 

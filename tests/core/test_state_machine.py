@@ -41,9 +41,9 @@ numbers = st.integers(0, 100)  # an index into a list, modulo its length
 
 
 def held(group):
-    """Bytes charged at and below the group, without the cost of groups, which the model lacks.
+    """Return the bytes charged at and below the group without the cost of groups.
 
-    Other charges from outside are whole MiB here.
+    The model does not charge groups. Other charges from outside are whole MiB here.
     """
     return group.current - cost_of_groups(group)
 
@@ -65,7 +65,7 @@ class Side:
         self.external = {}  # group -> bytes
 
     def do(self, operation, *args):
-        """What the operation returns, or the name of what it raises."""
+        """Return what the operation returns, or the name of what it raises."""
         try:
             found = getattr(self, operation)(*args)
         except (self.world.errors.MemcgError, ValueError) as error:
@@ -176,7 +176,7 @@ _numbers = itertools.count()
 
 
 def machine(model, native):
-    """A machine over two worlds. Each example gets a tree of its own in both."""
+    """Make a machine over two worlds. Each example gets a tree of its own in both."""
 
     class SideBySide(RuleBasedStateMachine):
         def __init__(self):

@@ -42,7 +42,7 @@ def settle() -> None:
 
 
 def state() -> dict[str, object]:
-    """Everything that an operation must leave as it was, if it keeps nothing."""
+    """Return everything that an operation must leave as it was, if it keeps nothing."""
     settle()
     stat = core.global_stat()
     groups = {

@@ -36,7 +36,7 @@ MEMRAYS_OWN = r"Memray WARNING: Correcting symbol for \w+ from \w+ to \w+\n"
 
 @pytest.fixture(scope="session")
 def extension(tmp_path_factory):
-    """The directory of hostile.so."""
+    """Return the directory of hostile.so."""
     directory = tmp_path_factory.mktemp("hostile")
     compiler = sysconfig.get_config_var("CC").split()
     subprocess.run(

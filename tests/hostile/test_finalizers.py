@@ -69,7 +69,7 @@ def test_a_shrinker_closes_its_group_forks_and_reclaims(survives):
     )
 
 
-def test_a_fork_in_the_middle_of_our_own_work_waits_for_nobody_and_the_child_can_work(survives):
+def test_a_fork_in_the_middle_of_our_own_work_waits_for_no_thread_and_the_child_can_work(survives):
     """Another thread and the worker wait for what the forking thread holds, as in a finalizer."""
     survives(
         """

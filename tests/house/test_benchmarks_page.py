@@ -16,7 +16,7 @@ QUESTIONS = re.findall(r"^`benchmarks/(\w+)\.py`\.", PAGE, re.M)
 
 
 def section(question: str) -> str:
-    """The heading and the paragraph that benchmarks/page.py makes of a question's docstring."""
+    """Return what benchmarks/page.py makes of a question's docstring: a heading and a paragraph."""
     tree = ast.parse((BENCHMARKS / f"{question}.py").read_text())
     head, *rest = (ast.get_docstring(tree) or "").split("\n\n")
     text = "".join(f" {' '.join(part.split())}" for part in rest)

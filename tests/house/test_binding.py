@@ -40,7 +40,7 @@ def upward(name: str, text: str) -> set[str]:
 
 
 def private(text: str) -> set[str]:
-    """The names in a file that depend on CPython's version or private layout."""
+    """Return the names in a file that depend on CPython's version or private layout."""
     return set(PRIVATE.findall(COMMENT.sub("", text)))
 
 

@@ -20,7 +20,7 @@ ROWS = [
 
 
 def known_tests() -> set[str]:
-    """Every test function, as ``file: words``, without numbers of statements."""
+    """Return every test function, as ``file: words``, without numbers of statements."""
     return {
         f"{path.stem}: {re.sub(r'^test_(?:[a-z][0-9]+_)*', '', node.name).replace('_', ' ')}"
         for path in (ROOT / "tests").rglob("test_*.py")
@@ -30,7 +30,7 @@ def known_tests() -> set[str]:
 
 
 def missing(cell: str, known: set[str]) -> list[str]:
-    """The tests, scenarios and C files that a cell names and that do not exist."""
+    """Return the tests, scenarios and C files that a cell names and that do not exist."""
     return [
         name
         for name in filter(None, map(str.strip, cell.split(";")))

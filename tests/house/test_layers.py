@@ -52,7 +52,7 @@ FILES = {
 
 
 def source(module: str) -> str:
-    """A module's text, or the imports of siblings in a Cython file, whose rest is not Python."""
+    """Return a module's text, or of a Cython file, which is not Python, its imports of siblings."""
     text = FILES[module].read_text()
     if FILES[module].suffix == ".pyx":
         text = "\n".join(re.findall(r"^ *(from \.+.*)$", text, re.M))
@@ -61,7 +61,7 @@ def source(module: str) -> str:
 
 
 def imports(module: str, text: str) -> set[str]:
-    """What a module imports at run time: the package's modules by path, others as ``/name``."""
+    """Return what a module imports at run time: our modules by path, others as ``/name``."""
     tree = ast.parse(text)
     found = set()
     guarded = {
@@ -96,7 +96,7 @@ def own(name: str) -> str:
 
 
 def upward(module: str, text: str) -> set[str]:
-    """The modules above it that a module imports."""
+    """Return the modules above it that a module imports."""
     folder, _, inner = module.rpartition(".")
     top = module.split(".")[0]
     found = set()
@@ -189,7 +189,7 @@ DESIGN = (SOURCE.parent.parent / "docs" / "design.md").read_text()
 
 
 def figure(page):
-    """The module names in each row of the figure, top to bottom."""
+    """Return the module names in each row of the figure, top to bottom."""
     block = page.split("## Layers", 1)[1].split("```\n")[1]
     heads = [line[:33].rstrip() for line in block.splitlines()]
     rows = [re.findall(r"(\w+)(?:\.py|/)(?= |$)", head) for head in heads]
@@ -197,13 +197,13 @@ def figure(page):
 
 
 def chains(page):
-    """The classes in each line of the figure, the base first."""
+    """Return the classes in each line of the figure, the base first."""
     block = page.split("## The data plane's interface", 1)[1].split("```\n")[1]
     return [re.split(r" *<- *", line) for line in block.strip().splitlines()]
 
 
 def chain(cls):
-    """The package's classes from which `cls` derives, the base first, by the page's names."""
+    """Return our classes from which `cls` derives, the base first, by the page's names."""
     names = [f"{c.__module__}.{c.__qualname__}".removeprefix("memcg.") for c in cls.__mro__[:-1]]
     return [re.sub(r"core\.(_core|model)\.", "core.", name) for name in reversed(names)]
 

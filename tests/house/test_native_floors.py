@@ -42,7 +42,7 @@ def is_same(file: str, other: str) -> bool:
 
 
 def upward_includes(native: Path) -> list[str]:
-    """Includes of headers that are not on a lower floor; a file's own header is allowed."""
+    """Return includes of headers that are not on a lower floor; a file's own header is allowed."""
     floor = floors(native)
     return [
         f"{file} ({floor[file]}) includes {header} ({floor[header]})"
@@ -65,7 +65,7 @@ def definitions(native: Path) -> dict[str, str]:
 
 
 def upward_calls(native: Path) -> list[str]:
-    """Calls of functions that are not on a lower floor. memcg.h declares some of all floors."""
+    """Return calls of what is not on a lower floor. memcg.h declares functions of all floors."""
     floor, defined = floors(native), definitions(native)
     return [
         f"{file} ({floor[file]}) calls {name} of {defined[name]} ({floor[defined[name]]})"
@@ -78,7 +78,7 @@ def upward_calls(native: Path) -> list[str]:
 
 
 def bodies(text: str) -> str:
-    """The bodies of functions, which hold calls and no declarations."""
+    """Return the bodies of functions, which hold calls and no declarations."""
     found = re.findall(
         r"^\{(.*?)^\}|\{([^\n]*)\}$", without_comments(text), re.DOTALL | re.MULTILINE
     )
@@ -86,7 +86,7 @@ def bodies(text: str) -> str:
 
 
 def circles(native: Path) -> list[str]:
-    """Files that include each other in a circle, on any floors."""
+    """Return files that include each other in a circle, on any floors."""
     texts = files(native)
     includes = {
         file: set(re.findall(r'^#include "(\w+\.h)"', text, re.MULTILINE)) - {file}
@@ -105,7 +105,7 @@ def circles(native: Path) -> list[str]:
 
 
 def wrong(native: Path) -> list[str]:
-    """Everything that the floors forbid."""
+    """Return everything that the floors forbid."""
     return upward_includes(native) + upward_calls(native) + circles(native)
 
 
@@ -140,7 +140,7 @@ def test_the_one_call_up_is_declared():
 
 
 def locks(native: Path) -> set[tuple[str, str]]:
-    """The (name, file) of every mutex that is a variable."""
+    """Return the (name, file) of every mutex that is a variable."""
     return {
         (name, file)
         for file, text in files(native).items()

@@ -39,7 +39,7 @@ def targets(makefile: str) -> set[str]:
 
 
 def expanded(text: str, matrix: dict[str, list[str]]) -> set[str]:
-    """The text with each combination of the matrix's values that it names."""
+    """Return the text with each combination of the matrix's values that it names."""
     names = [name for name in matrix if f"${{{{ matrix.{name} }}}}" in text]
     found = set()
     for values in itertools.product(*(matrix[name] for name in names)):
@@ -51,7 +51,7 @@ def expanded(text: str, matrix: dict[str, list[str]]) -> set[str]:
 
 
 def wanted(workflow: dict) -> set[tuple[str, str]]:
-    """Each (folder, target) of make in a workflow."""
+    """Return each (folder, target) of make in a workflow."""
     found = set()
     for job in workflow["jobs"].values():
         matrix = dict(job.get("strategy", {}).get("matrix", {}))

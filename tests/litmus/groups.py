@@ -278,7 +278,7 @@ def _create_done(o: Orders) -> Thread:
 
 
 def _grow(o: Orders, *others: int) -> Thread:
-    """memcg_update_cache_size(), which copies the flags with plain loads."""
+    """Copy the flags with plain loads, as memcg_update_cache_size() does."""
     if o["steal"] == PRESENT:
         yield from steal_all(o, *others)
     yield write("new.nr_slots", 1)

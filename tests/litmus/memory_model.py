@@ -77,7 +77,7 @@ def cas(location: str, expected: Hashable, value: Hashable, order: str = RELAXED
 
 
 def wait(location: str, until: Callable[[Any], bool], order: str = RELAXED) -> Access:
-    """A load that is repeated until the value satisfies `until`."""
+    """Make a load that is repeated until the value satisfies `until`."""
     return Access("wait", location, (until,), order)
 
 
@@ -86,12 +86,12 @@ def fence(order: str = SEQ_CST) -> Access:
 
 
 def interrupt(thread: int) -> Access:
-    """A seq_cst fence in another thread."""
+    """Make a seq_cst fence in another thread."""
     return Access("interrupt", what=(thread,))
 
 
 def membarrier(*others: int) -> Thread:
-    """``yield from membarrier(...)``: the other threads' numbers."""
+    """Make the accesses of membarrier(2), for ``yield from``, from the other threads' numbers."""
     yield fence()
     for thread in others:
         yield interrupt(thread)
@@ -99,17 +99,17 @@ def membarrier(*others: int) -> Thread:
 
 
 def read(location: str) -> Access:
-    """A plain load."""
+    """Make a plain load."""
     return Access("read", location)
 
 
 def write(location: str, value: Hashable) -> Access:
-    """A plain store."""
+    """Make a plain store."""
     return Access("write", location, (value,))
 
 
 def free(location: str) -> Access:
-    """A plain store of a value that no thread may read."""
+    """Make a plain store of a value that no thread may read."""
     return Access("write", location, (FREED,))
 
 
@@ -122,7 +122,7 @@ def unlock(location: str) -> Access:
 
 
 def join(*threads: int) -> Access:
-    """A wait for the end of other threads."""
+    """Make a wait for the end of other threads."""
     return Access("join", what=threads)
 
 
@@ -202,7 +202,7 @@ class _Explorer:
         )
 
     def next(self, i: int, history: tuple[Hashable, ...]) -> Access | tuple[str, Hashable]:
-        """The access that thread i makes after `history`, or ("end", its result)."""
+        """Return the access that thread i makes after `history`, or ("end", its result)."""
         key = (i, history)
         if key not in self.code:
             running = self.threads[i]()
@@ -301,7 +301,7 @@ class _Explorer:
         return s._replace(tasks=_put(s.tasks, i, task), sc=sc)
 
     def steps(self, s: State, i: int, a: Access) -> list[State]:
-        """All states to which access `a` of thread i can lead; none if it has to wait."""
+        """Return all states to which access `a` of thread i can lead; none if it has to wait."""
         match a.kind:
             case "fence":
                 return [self.sent(self.fence(s, i, a.order), i, None)]

@@ -223,7 +223,7 @@ REMOTE = {
 
 
 def push(o: Orders, slab: str, thing: str, owner: str) -> Thread:
-    """slab_free() of an object that another thread owns."""
+    """Free an object that another thread owns, as slab_free() does."""
     first = yield load(f"{slab}.remote")
     while True:
         yield write(f"{thing}.next", first)
@@ -243,7 +243,7 @@ def push(o: Orders, slab: str, thing: str, owner: str) -> Thread:
 
 
 def slab_collect(o: Orders, owner: str) -> Thread:
-    """slab_collect(): return the objects that other threads freed."""
+    """Return the objects that other threads freed, as slab_collect() does."""
     slab = yield exchange(f"{owner}.remote_slabs", None, o["take_list"])
     found = ()
     while slab:
@@ -359,7 +359,7 @@ hand_over = Protocol(
 
 
 def _lookup(o: Orders) -> Thread:
-    """cache_from_memcg_idx(), and the first read of the child that it found."""
+    """Look a child up, as cache_from_memcg_idx() does, and read it."""
     array = yield load("memcg_caches", o["see_array"])
     if array is None:
         return None
@@ -371,7 +371,7 @@ def _lookup(o: Orders) -> Thread:
 
 
 def _array(o: Orders, array: str, child: str | None) -> Thread:
-    """memcg_update_cache_size()"""
+    """Publish a new array, as memcg_update_cache_size() does."""
     yield write(f"{array}.nr_slots", 1)
     yield write(f"{array}.slot", child)
     yield store("memcg_caches", array, o["array"])

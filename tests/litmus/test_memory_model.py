@@ -38,7 +38,7 @@ ALL = set(itertools.product((0, 1), repeat=2))
 
 
 def does(*accesses):
-    """A thread that makes these accesses and returns what its loads read."""
+    """Make a thread that makes these accesses and returns what its loads read."""
 
     def thread():
         seen = []
@@ -52,7 +52,7 @@ def does(*accesses):
 
 
 def outcomes(initial, *threads):
-    """What all loads read, thread after thread."""
+    """Return what all loads read, thread after thread."""
     found = explore(initial, *(does(*t) for t in threads)).outcomes
     return {tuple(itertools.chain(*o)) for o in found}
 
@@ -70,7 +70,7 @@ XY = {"x": 0, "y": 0}
         (SEQ_CST, SEQ_CST, False),
     ],
 )
-def test_message_passing(w, r, weak):
+def test_message_passing_has_its_known_outcomes(w, r, weak):
     seen = outcomes(XY, [store("x", 1), store("y", 1, w)], [load("y", r), load("x")])
     assert seen == ALL - (set() if weak else {(1, 0)})
 
@@ -78,21 +78,21 @@ def test_message_passing(w, r, weak):
 @pytest.mark.parametrize(
     ("w", "r", "weak"), [(RELEASE, ACQUIRE, False), (RELAXED, ACQUIRE, True), (RELEASE, None, True)]
 )
-def test_message_passing_with_fences(w, r, weak):
+def test_message_passing_with_fences_has_its_known_outcomes(w, r, weak):
     reader = [load("y"), *([fence(r)] if r else []), load("x")]
     seen = outcomes(XY, [store("x", 1), fence(w), store("y", 1)], reader)
     assert seen == ALL - (set() if weak else {(1, 0)})
 
 
 @pytest.mark.parametrize("strength", [RELAXED, ACQ_REL, SEQ_CST])
-def test_store_buffering(strength):
+def test_store_buffering_has_its_known_outcomes(strength):
     w, r = {ACQ_REL: (RELEASE, ACQUIRE)}.get(strength, (strength, strength))
     seen = outcomes(XY, [store("x", 1, w), load("y", r)], [store("y", 1, w), load("x", r)])
     assert seen == ALL - ({(0, 0)} if strength == SEQ_CST else set())
 
 
 @pytest.mark.parametrize("order", [ACQ_REL, SEQ_CST])
-def test_store_buffering_with_fences(order):
+def test_store_buffering_with_fences_has_its_known_outcomes(order):
     seen = outcomes(
         XY,
         [store("x", 1), fence(order), load("y")],
@@ -102,7 +102,7 @@ def test_store_buffering_with_fences(order):
 
 
 @pytest.mark.parametrize("barrier", [True, False])
-def test_store_buffering_with_a_membarrier_on_one_side_only(barrier):
+def test_store_buffering_with_a_membarrier_on_one_side_has_its_known_outcomes(barrier):
     def walker():
         yield store("x", 1)
         if barrier:
@@ -119,7 +119,7 @@ def test_load_buffering_is_forbidden_here_as_in_rc11():
 
 
 @pytest.mark.parametrize(("w", "r"), [(RELEASE, ACQUIRE), (SEQ_CST, SEQ_CST)])
-def test_independent_reads_of_independent_writes(w, r):
+def test_independent_reads_of_independent_writes_have_their_known_outcomes(w, r):
     seen = outcomes(
         XY,
         [store("x", 1, w)],
@@ -131,12 +131,12 @@ def test_independent_reads_of_independent_writes(w, r):
     assert seen == every - ({(1, 0, 1, 0)} if w == SEQ_CST else set())
 
 
-def test_coherence_of_reads():
+def test_reads_of_one_thread_are_coherent():
     seen = outcomes({"x": 0}, [store("x", 1)], [load("x"), load("x")])
     assert seen == ALL - {(1, 0)}
 
 
-def test_coherence_of_two_readers():
+def test_two_readers_are_coherent():
     seen = outcomes(
         {"x": 0}, [store("x", 1)], [store("x", 2)], [load("x"), load("x")], [load("x"), load("x")]
     )
@@ -145,7 +145,7 @@ def test_coherence_of_two_readers():
 
 
 @pytest.mark.parametrize("order", [RELAXED, RELEASE, SEQ_CST])
-def test_two_writers_of_two_locations(order):
+def test_two_writers_of_two_locations_have_their_known_outcomes(order):
     finals = explore(
         XY,
         does(store("x", 1, order), store("y", 2, order)),

@@ -101,7 +101,7 @@ MUTANTS = [(p, name, order) for p in PROTOCOLS for name, order in p.mutants()]
 
 
 def functions(file):
-    """The body of each C function of a file, by name, with single spaces."""
+    """Return the body of each C function of a file, by name, with single spaces."""
     path = NATIVE / file if (NATIVE / file).exists() else BINDING / file
     text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
     found = re.finditer(
@@ -113,7 +113,7 @@ def functions(file):
 
 
 def written(site):
-    """The text of a site, with its order spelled as in C."""
+    """Return the text of a site, with its order spelled as in C."""
     return site.text.format(site.order.lower(), site.order) if site.order != PRESENT else site.text
 
 

@@ -84,7 +84,7 @@ def test_a_waiting_thread_does_not_hold_up_a_working_one():
 
 @pytest.fixture
 def hog():
-    """A mutex that a thread lets go only for an instant in each millisecond."""
+    """Yield a mutex that a thread lets go only for an instant in each millisecond."""
     mutex, stop = Mutex("m"), []
 
     def work():

@@ -283,7 +283,7 @@ def test_a_fork_at_rest_warns_no_more_than_plain_python(run_program):
         assert run_program(WARNS, which, prelude="", options=["-W", "error"]) == "ended\n"
 
 
-def test_subprocesses_from_inside_a_group(run_program):
+def test_a_subprocess_of_a_group_has_no_limit(run_program):
     shown = run_program("""
     import subprocess
     g = memcg.group("g", max="32MiB")

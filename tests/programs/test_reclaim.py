@@ -85,7 +85,7 @@ def test_a_shrinker_is_asked_at_high_and_what_it_raises_is_shown(run_program):
     """)
 
 
-def test_a_limit_below_the_use_holds_for_new_charges_and_kills_nobody(run_program):
+def test_a_limit_below_the_use_holds_for_new_charges_and_kills_no_program(run_program):
     run_program("""
     g = memcg.group("a")
     with g:

@@ -15,7 +15,7 @@ from memcg.integrations.threading import _SERVICES
 WHERE = "where = lambda: memcg.current().path\na, b = memcg.group('a'), memcg.group('b')\n"
 
 
-def test_nobody_is_refused_what_another_has_no_room_for(run_program):
+def test_no_group_is_refused_what_another_has_no_room_for(run_program):
     run_program(
         """
 import concurrent.futures, multiprocessing, _thread

@@ -39,7 +39,7 @@ else:
 
 
 def slowest(run_program, *, rounds, runs, **environment):
-    """How many times as long as stock each loop takes, the worst last.
+    """Measure how many times as long as stock each loop takes, and sort the worst last.
 
     On a busy machine the least time may be late. Therefore there are three turns, and then up to
     `rounds`, until no loop is above the bound.

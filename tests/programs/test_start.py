@@ -14,7 +14,7 @@ from environment import SOURCE
 
 
 def bare(program: str) -> str:
-    """What a program prints without an environment and without site, whose .pth files import."""
+    """Return what a program prints without an environment and without site, which imports."""
     program = f"import sys\nsys.path.insert(0, {str(SOURCE)!r})\n{program}"
     run = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True
@@ -24,7 +24,7 @@ def bare(program: str) -> str:
 
 
 def added(statements: str) -> set[str]:
-    """The modules that `statements` read from files, without memcg's own.
+    """Return the modules that `statements` read from files, without memcg's own.
 
     A module that is built into CPython or frozen costs neither a file nor a compiled body.
     """

@@ -25,7 +25,7 @@ class Watcher:
 
 @pytest.fixture(scope="session")
 def learnt() -> lockdep.Lockdep:
-    """The order of locks that all explorations of the session learn together."""
+    """Return the order of locks that all explorations of the session learn together."""
     return lockdep.Lockdep()
 
 

@@ -27,7 +27,7 @@ Program = list[list[tuple[str, int]]]
 
 
 def random_program(rng: random.Random, sizes: list[int]) -> Program:
-    """One list of (operation, object 0 or 1) for each task.
+    """Draw one list of (operation, object 0 or 1) for each task.
 
     A program draws from a few operations only, mostly on object 0, so that its tasks meet.
     It unlocks and leaves only what it holds, and synchronizes outside sections.
@@ -143,7 +143,7 @@ class State:
 
 
 def runnable(program: Program, *, joined: bool = True):
-    """The program as a callable. Its final state is all that the tasks saw and left.
+    """Return the program as a callable. Its final state is all that the tasks saw and left.
 
     If the tasks are not `joined`, the first is ``main``, and only what it saw counts.
     """

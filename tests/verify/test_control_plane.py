@@ -131,7 +131,7 @@ def test_reclaim_asks_each_shrinker_collects_garbage_and_drops_empty_slabs(syste
 
 @pytest.fixture
 def over_high(system):
-    """A group whose charge crossed ``high``. The event about that waits."""
+    """Return a group whose charge crossed ``high``. The event about that waits."""
     system.core.set_promote_bytes(1 << 30)
     system.core.mem_cgroup_set_limit(system.a, "high", 100)
     address = system.frames.alloc(system.a)

@@ -15,7 +15,7 @@ from memcg.verify import explore, seam
 
 
 def tasks(*bodies):
-    """A program that runs each body in a task."""
+    """Make a program that runs each body in a task."""
 
     def program():
         seam.parallel(*(body() for body in bodies))
@@ -165,7 +165,7 @@ TABLE = [  # program, traces by theory or by the papers
 
 
 @pytest.mark.parametrize(("program", "traces"), [t[1:] for t in TABLE], ids=[t[0] for t in TABLE])
-def test_one_schedule_per_trace(program, traces):
+def test_each_trace_has_one_schedule(program, traces):
     result = explore(program)
     assert (result.schedules, result.redundant, result.passed) == (traces, 0, True)
 

@@ -16,13 +16,13 @@ PER_SEED = 100
 
 
 def outcomes(result):
-    """The final states. A deadlock is one, and says which task waits where."""
+    """Return the final states. A deadlock is one, and says which task waits where."""
     assert result.exhausted
     return set(result.states) | {str(failure) for failure in result.failures}
 
 
 def disagreement(program, *, joined=True, **options):
-    """The states that only one of the two finds, and whether reduction ran more schedules."""
+    """Return the states that only one of the two finds, and whether reduction ran more."""
     main = runnable(program, joined=joined)
     reduced = explore(main, stop=False, **options)
     naive = explore(main, strategy="naive", stop=False, **options)
@@ -52,7 +52,7 @@ def test_they_agree_with_an_interrupt_at_any_point():
         assert disagreement(program, interrupts=INTERRUPTS) == (set(), False), program
 
 
-def test_they_agree_where_nobody_waits_for_the_tasks_to_end():
+def test_they_agree_where_no_task_waits_for_the_others_to_end():
     rng = random.Random(3)
     for _ in range(PER_SEED):
         program = random_program(rng, rng.choice(SIZES))

@@ -10,7 +10,7 @@ from memcg.verify import errors, explore, replay, seam
 
 
 def found(program, **options):
-    """The exception that exploring `program` finds."""
+    """Return the exception that exploring `program` finds."""
     failure = explore(program, **options).failure
     assert failure is not None
     assert type(replay(program, failure.replay, **options).exception) is type(failure.exception)
@@ -240,7 +240,7 @@ def test_a_race_with_a_task_that_ended_and_was_not_joined_is_found(last):
 
 
 def results_of(look, write):
-    """The results of `look` while `write` works on the slots of the same list."""
+    """Return the results of `look` while `write` works on the slots of the same list."""
 
     def program():
         slots, seen = seam.Published([0, 0]), []
@@ -377,7 +377,7 @@ def test_a_fork_without_forks_is_refused():
 
 
 def linked(guarded):
-    """A program of two stores that belong together, with or without protection from interrupts."""
+    """Make a program of two stores that belong together, with or without protection."""
 
     def program():
         first, second = seam.Published(0), seam.Published(0)
