@@ -93,8 +93,3 @@ def test_knowledge_of_cpythons_version_and_private_layout_is_found():
     assert private("if (tstate->async_exc)\n") == {"tstate->"}
     assert private("_PyErr_StackItem *item;\n") == {"_PyErr_StackItem"}
     assert private("/* as _PyErr_StackItem is */ PyErr_Clear();\n") == set()
-
-
-@pytest.mark.parametrize("path", sources(".c", ".h", ".pxd"), ids=lambda path: path.name)
-def test_no_file_is_longer_than_a_reader_holds_in_mind(path):
-    assert len(path.read_text().splitlines()) <= 600
