@@ -8,7 +8,6 @@ from litmus.memory_model import (
     Result,
     Thread,
     add,
-    cas,
     exchange,
     explore,
     join,
@@ -18,21 +17,14 @@ from litmus.memory_model import (
     wait,
     write,
 )
-from litmus.protocols import Orders, Protocol, Site
+from litmus.protocols import Orders, Protocol, Site, put_first
 
 
 def event_post(o: Orders, node: str, event: str) -> Thread:
     if (yield exchange(f"{node}.posted", 1, o["claim"])):
         return False
     yield write(f"{node}.event", event)
-    first = yield load("posted")
-    while True:
-        yield write(f"{node}.next", first)
-        seen = yield cas("posted", first, node, o["link"])
-        if seen == first:
-            break
-        first = seen
-    if first is None:
+    if (yield from put_first("posted", node, f"{node}.next", o["link"])) is None:
         yield add("wakes", 1, RELEASE)  # the call of the waker
     return True
 

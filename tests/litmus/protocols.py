@@ -222,24 +222,22 @@ REMOTE = {
 }
 
 
+def put_first(head: str, node: str, link: str, order: str) -> Thread:
+    """Put a node at the head of a list, and return the node that was first."""
+    first = yield load(head)
+    while True:
+        yield write(link, first)
+        seen = yield cas(head, first, node, order)
+        if seen == first:
+            return first
+        first = seen
+
+
 def push(o: Orders, slab: str, thing: str, owner: str) -> Thread:
     """Free an object that another thread owns, as slab_free() does."""
-    first = yield load(f"{slab}.remote")
-    while True:
-        yield write(f"{thing}.next", first)
-        seen = yield cas(f"{slab}.remote", first, thing, o["push"])
-        if seen == first:
-            break
-        first = seen
-    if first is not None:
-        return
-    head = yield load(f"{owner}.remote_slabs")
-    while True:
-        yield write(f"{slab}.next_remote", head)
-        seen = yield cas(f"{owner}.remote_slabs", head, slab, o["list"])
-        if seen == head:
-            return
-        head = seen
+    first = yield from put_first(f"{slab}.remote", thing, f"{thing}.next", o["push"])
+    if first is None:
+        yield from put_first(f"{owner}.remote_slabs", slab, f"{slab}.next_remote", o["list"])
 
 
 def slab_collect(o: Orders, owner: str) -> Thread:
