@@ -36,6 +36,19 @@ def test_s12_below_the_threshold_no_child_is_asked_for(scheme):
         scheme.frames.free(address)
 
 
+def test_s12_a_refused_allocation_asks_for_no_child(scheme):
+    memcg = scheme.make()
+    scheme.core.mem_cgroup_set_limit(memcg, "max", 0)
+    with pytest.raises(scheme.errors.MemcgOOM):
+        scheme.frames.alloc(memcg)
+    assert scheme.core.next_event() is None
+    scheme.core.mem_cgroup_set_limit(memcg, "max", 1 << 30)
+    address = scheme.frames.alloc(memcg)
+    scheme.work()
+    assert scheme.child(scheme.frames, memcg) is not None
+    scheme.frames.free(address)
+
+
 def test_s13_a_second_item_for_a_taken_slot_builds_nothing(scheme, child_of):
     memcg = scheme.make()
     child, address = child_of(memcg)

@@ -533,9 +533,12 @@ class Cache:
         assert memcg is not None
         with read_side:
             while True:
-                cachep = _memcg_kmem_get_cache(self, memcg)
-                address = cachep._alloc(_charged_group(memcg))
+                payer = _charged_group(memcg)
+                cachep = _memcg_kmem_get_cache(self, payer)
+                address = cachep._alloc(payer)
                 if address is not None:
+                    if cachep is self:
+                        _promote(self, payer)
                     return address
 
     def _alloc(self, memcg: Memcg) -> int | None:
@@ -601,8 +604,9 @@ class Cache:
             if owner is not None:
                 memcg = owner.memcg.load()
                 memcg_uncharge(memcg, self.size)
-                if memcg.serial in self._shared_bytes:
-                    self._shared_bytes[memcg.serial] -= self.size
+                left = self._shared_bytes.get(memcg.serial, 0) - self.size
+                if left >= 0:  # below: it was allocated by a group that is closed
+                    self._shared_bytes[memcg.serial] = left
             if self._dead and not slab.live:
                 self._drop(slab)
             emptied = self._dead and not self._slabs
@@ -712,25 +716,28 @@ def _charged_group(memcg: Memcg) -> Memcg:
 
 
 def _memcg_kmem_get_cache(root: Cache, memcg: Memcg) -> Cache:
-    """Return the child for `memcg`, or the root. Ask for a child if the group uses the root much.
+    """Return the child for `memcg`, or the root.
 
-    Context: inside a read-side section. Kernel: ``__memcg_kmem_get_cache``.
+    Context: inside a read-side section. Kernel: ``__memcg_kmem_get_cache``, which asks for the
+    child too. Here `_promote` does so after the allocation, and a refused one asks for none.
     """
-    memcg = _charged_group(memcg)
-    if memcg.parent is None or memcg._kmemcg_id < 0:
-        return root
-    child = root.from_memcg_idx(memcg._kmemcg_id)
-    if child is not None and not child.frozen:
-        return child
-    if root._shared_bytes.get(memcg.serial, 0) >= _promote_bytes and not root.dying:
+    child = root.from_memcg_idx(memcg._kmemcg_id)  # None for the root group, which has no id
+    return root if child is None or child.frozen else child
+
+
+def _promote(root: Cache, memcg: Memcg) -> None:
+    """Ask for a child if `memcg` holds enough of the root's shared slabs."""
+    if root._shared_bytes.get(memcg.serial, 0) > _promote_bytes and not root.dying:
         _memcg_schedule_create(root, memcg)
-    return root
 
 
 def _memcg_schedule_create(root: Cache, memcg: Memcg) -> None:
-    """Post a ``create`` event for the pair, with a css reference, unless one is posted already."""
+    """Post a ``create`` event for the pair, with a css reference, unless one is posted already.
+
+    A group without an id, which is not active yet, asks for none.
+    """
     with root.cache_lock:
-        if memcg.serial in root._pending or not css_tryget(memcg):
+        if memcg._kmemcg_id < 0 or memcg.serial in root._pending or not css_tryget(memcg):
             return
         root._pending.add(memcg.serial)
     try:
