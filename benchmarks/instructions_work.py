@@ -12,6 +12,7 @@ count.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -67,17 +68,28 @@ def loads_in_group(turns: int) -> None:
 
 
 def past_max(turns: int) -> None:
-    """Charge each list of a chain past max. The alarm waits for the end of the shield."""
-    g = memcg.group("full", max="1MiB", reserve="1GiB", overdraft="1GiB")
+    """Charge each list of a chain past max. The alarm waits for the end of the shield.
+
+    The group is new each time, so that it has no caches: their slabs would be charged instead of
+    the lists. No garbage is collected: the collector is off, the group has no ``high``, and it is
+    filled from outside, so that writing its max reclaims nothing. A collection for a group at its
+    limit takes two million instructions, and whether one is due depends on the clock.
+    """
+    g = memcg.group("full", max="1MiB", high="max", reserve="1GiB", overdraft="1GiB")
     chain: list[object] = []
+    core.memcg_charge(g, g.max)
+    gc.disable()
     try:
         with g, memcg.shield():
-            g.max = g.current
             for _ in range(turns):
                 chain = [chain]
             del chain
     except memcg.MemcgOOM:
         pass
+    finally:
+        gc.enable()
+    core.memcg_uncharge(g, g.max)
+    g.close()
 
 
 WORKS = {
