@@ -91,22 +91,21 @@ collect = Protocol(
 
 
 def _site(function: str, access: str) -> Site:
-    """Make a site. `access` is a call of a builtin without its last argument, the order."""
-    return Site("worker.c", function, f"__atomic_{access}, __ATOMIC_{{1}})", "SEQ_CST")
+    return Site("worker.c", function, access, "SEQ_CST")
 
 
 HOLD = {
-    "count": _site("worker_begins", "add_fetch(&nr_workers[kind], 1"),
-    "see_hold": _site("worker_begins", "load_n(&nr_holds"),
-    "miss": _site("worker_begins", "store_n(&missed[kind], 1"),
-    "hold_ended": _site("worker_begins", "load_n(&nr_holds"),
-    "take_back": _site("worker_begins", "exchange_n(&missed[kind], 0"),
-    "gone": _site("worker_ended", "sub_fetch(&nr_workers[kind], 1"),
-    "hold": _site("worker_hold", "add_fetch(&nr_holds, 1"),
-    "see_worker": _site("at_work", "load_n(&nr_workers[WORKER_EVENTS]"),
-    "release": _site("worker_release", "sub_fetch(&nr_holds, 1"),
-    "any_missed": _site("any_missed", "load_n(&missed[kind]"),
-    "take_missed": _site("start_missed", "exchange_n(&missed[kind], 0"),
+    "count": _site("worker_begins", "add_{0}(&nr_workers[kind], 1)"),
+    "see_hold": _site("worker_begins", "load_{0}(&nr_holds)"),
+    "miss": _site("worker_begins", "store_{0}(&missed[kind], 1)"),
+    "hold_ended": _site("worker_begins", "load_{0}(&nr_holds)"),
+    "take_back": _site("worker_begins", "exchange_{0}(&missed[kind], 0)"),
+    "gone": _site("worker_ended", "sub_{0}(&nr_workers[kind], 1)"),
+    "hold": _site("worker_hold", "add_{0}(&nr_holds, 1)"),
+    "see_worker": _site("at_work", "load_{0}(&nr_workers[WORKER_EVENTS])"),
+    "release": _site("worker_release", "sub_{0}(&nr_holds, 1)"),
+    "any_missed": _site("any_missed", "load_{0}(&missed[kind])"),
+    "take_missed": _site("start_missed", "exchange_{0}(&missed[kind], 0)"),
 }
 
 

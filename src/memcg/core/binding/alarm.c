@@ -31,16 +31,15 @@ static struct alarm alarms[NR_ALARMS]; /* alarm_lock */
 static pthread_mutex_t alarm_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t nr_posts, nr_deliveries; /* alarm_lock */
 int alarm_nr, alarm_nr_parked;           /* written under alarm_lock, read without it */
-static uint64_t nr_changes;              /* atomic: changes of any entry; written under
-                                          * alarm_lock */
-int alarm_stopped;
+static atomic_u64_t nr_changes;          /* changes of any entry; written under alarm_lock */
+atomic_int_t alarm_stopped;
 
 static void set_state(struct alarm *alarm, enum alarm_state state)
 {
     alarm_nr += (state != ALARM_FREE) - (alarm->state != ALARM_FREE);
     alarm_nr_parked += (state == ALARM_PARKED) - (alarm->state == ALARM_PARKED);
     alarm->state = state;
-    __atomic_store_n(&nr_changes, nr_changes + 1, __ATOMIC_RELEASE);
+    store_release(&nr_changes, load_plain(&nr_changes) + 1);
     if (state == ALARM_POSTED)
         alarm->attempts = 0;
 }
@@ -120,8 +119,8 @@ static __thread struct {
 
 static bool is_like_last_post(struct mem_cgroup *memcg, PyObject *context, int64_t usage)
 {
-    return last_post.changes == __atomic_load_n(&nr_changes, __ATOMIC_ACQUIRE) &&
-           last_post.memcg == memcg && last_post.context == context && usage < last_post.due_at &&
+    return last_post.changes == load_acquire(&nr_changes) && last_post.memcg == memcg &&
+           last_post.context == context && usage < last_post.due_at &&
            (last_post.is_posted || last_post.is_shielded ||
             mem_cgroup_alarmed(memcg) == MEMCG_ALARMED);
 }
@@ -134,7 +133,7 @@ static bool has_grown(const struct alarm *alarm, int64_t usage)
 
 static void remember_post(struct mem_cgroup *memcg, PyObject *context, const struct alarm *alarm)
 {
-    last_post.changes = nr_changes;
+    last_post.changes = load_plain(&nr_changes);
     last_post.memcg = memcg;
     last_post.context = context;
     last_post.is_posted = alarm && alarm->state == ALARM_POSTED;
@@ -332,7 +331,7 @@ void alarm_forget(struct mem_cgroup *memcg)
     pthread_mutex_unlock(&alarm_lock);
 }
 
-void alarm_stop(void) { __atomic_store_n(&alarm_stopped, 1, __ATOMIC_RELAXED); }
+void alarm_stop(void) { store_relaxed(&alarm_stopped, 1); }
 
 void alarm_after_fork(void)
 {

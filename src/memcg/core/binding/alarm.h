@@ -73,11 +73,8 @@ bool alarm_last(struct memcg_failure *failure);
 void alarm_forget(struct mem_cgroup *memcg); /* before memcg is freed */
 /* Before the interpreter ends: from now on no alarm is posted or delivered. */
 void alarm_stop(void);
-extern int alarm_stopped MEMCG_HIDDEN; /* atomic */
-static inline bool alarm_is_stopped(void)
-{
-    return __atomic_load_n(&alarm_stopped, __ATOMIC_RELAXED);
-}
+extern atomic_int_t alarm_stopped MEMCG_HIDDEN;
+static inline bool alarm_is_stopped(void) { return load_relaxed(&alarm_stopped); }
 void alarm_after_fork(void);
 
 #endif

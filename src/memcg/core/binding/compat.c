@@ -22,21 +22,21 @@
 /* ---- thread states ----------------------------------------------------------- */
 
 #if PY_VERSION_HEX < 0x030c0000 /* later it is in a thread-local that we cannot read */
-static PyThreadState *no_tstate;
-PyThreadState **py_tstate_now = &no_tstate;
+static atomic_tstate_t no_tstate;
+atomic_tstate_t *py_tstate_now = &no_tstate;
 
 /* A direct read saves a call in each hook.  It is tried out first, because the place is known from
  * this CPython's headers only. */
 static void find_tstate(void)
 {
-    PyThreadState **now = (PyThreadState **)&_PyRuntime.gilstate.tstate_current._value;
+    atomic_tstate_t *now = (atomic_tstate_t *)&_PyRuntime.gilstate.tstate_current._value;
     PyThreadState *tstate = PyThreadState_Get();
-    bool found = *now == tstate;
+    bool found = load_plain(now) == tstate;
 
     PyThreadState_Swap(NULL);
-    found = found && !*now;
+    found = found && !load_plain(now);
     PyThreadState_Swap(tstate);
-    if (found && *now == tstate)
+    if (found && load_plain(now) == tstate)
         py_tstate_now = now;
 }
 #else

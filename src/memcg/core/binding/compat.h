@@ -14,6 +14,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "atomic.h"
 #include "base.h"
 
 /* Looks up once what only a running interpreter shows; the GIL is held.  Until then, and if CPython
@@ -42,7 +43,8 @@ static inline PyThreadState *py_tstate(void)
 
 /* Where CPython keeps it; if that is not known, a NULL. */
 #if PY_VERSION_HEX < 0x030c0000
-extern PyThreadState **py_tstate_now MEMCG_HIDDEN;
+typedef ATOMIC(PyThreadState *) atomic_tstate_t;
+extern atomic_tstate_t *py_tstate_now MEMCG_HIDDEN;
 #endif
 
 /* py_tstate(), without a call if CPython's place for it is known.  NULL may also mean "not
@@ -50,7 +52,7 @@ extern PyThreadState **py_tstate_now MEMCG_HIDDEN;
 static inline PyThreadState *py_tstate_quick(void)
 {
 #if PY_VERSION_HEX < 0x030c0000
-    return __atomic_load_n(py_tstate_now, __ATOMIC_RELAXED);
+    return load_relaxed(py_tstate_now);
 #else
     return py_tstate();
 #endif

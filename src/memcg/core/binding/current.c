@@ -62,11 +62,10 @@ PyObject *current_init(PyObject *var, PyTypeObject *type)
  */
 static void make_unique(uint64_t *context_ver)
 {
-    static uint32_t nr_numbers; /* atomic: interpreters may have a GIL each */
+    static atomic_u32_t nr_numbers; /* interpreters may have a GIL each */
 
     if (unlikely(*context_ver >> 63 == 0 || (uint32_t)*context_ver > INT32_MAX))
-        *context_ver = (uint64_t)__atomic_add_fetch(&nr_numbers, 1, __ATOMIC_RELAXED) << 32 |
-                       (uint64_t)1 << 63;
+        *context_ver = (uint64_t)add_relaxed(&nr_numbers, 1) << 32 | (uint64_t)1 << 63;
 }
 
 /* The variable belongs to the main interpreter, and its cache is written with that interpreter's

@@ -30,8 +30,8 @@
 
 #define LEAVING_WAITS 100 /* ms to wait for a collection in another thread */
 
-static int pending_call;     /* atomic: 1 while a pending call of the main thread is queued */
-static int pending_anywhere; /* atomic: 1 while a pending call of any thread is queued */
+static atomic_int_t pending_call;     /* 1 while a pending call of the main thread is queued */
+static atomic_int_t pending_anywhere; /* 1 while a pending call of any thread is queued */
 static unsigned long main_thread;
 static PyObject *oom_class;
 
@@ -50,18 +50,16 @@ static int deliver_anywhere(void *unused);
  */
 static void ask_all_threads(void)
 {
-    if (PY_CALLS_ANY_THREAD && !__atomic_load_n(&pending_anywhere, __ATOMIC_RELAXED) &&
-        !__atomic_exchange_n(&pending_anywhere, 1, __ATOMIC_SEQ_CST) &&
-        !py_call_any_thread(deliver_anywhere))
-        __atomic_store_n(&pending_anywhere, 0, __ATOMIC_SEQ_CST);
+    if (PY_CALLS_ANY_THREAD && !load_relaxed(&pending_anywhere) &&
+        !exchange_seq_cst(&pending_anywhere, 1) && !py_call_any_thread(deliver_anywhere))
+        store_seq_cst(&pending_anywhere, 0);
 }
 
 static void call_for_delivery(unsigned long thread_id)
 {
     if (thread_id != main_thread)
         ask_all_threads();
-    else if (!__atomic_exchange_n(&pending_call, 1, __ATOMIC_SEQ_CST) &&
-             Py_AddPendingCall(deliver_here, NULL) == 0)
+    else if (!exchange_seq_cst(&pending_call, 1) && Py_AddPendingCall(deliver_here, NULL) == 0)
         return;
     worker_wake(WORKER_ALARM);
 }
@@ -123,7 +121,7 @@ void delivery_resume(PyObject *context)
  * written with the GIL held.
  */
 static struct {
-    unsigned long thread_id; /* atomic; 0: no thread */
+    ATOMIC(unsigned long) thread_id; /* 0: no thread */
     PyThreadState *tstate;
     void *frame; /* for comparison only */
     struct mem_cgroup *memcg;
@@ -134,7 +132,7 @@ static enum verdict refuse_next(const struct alarm *alarm, PyThreadState *tstate
     to_refuse.tstate = tstate;
     to_refuse.frame = frame_innermost(tstate);
     to_refuse.memcg = alarm->failure.memcg;
-    __atomic_store_n(&to_refuse.thread_id, alarm->thread_id, __ATOMIC_RELEASE);
+    store_release(&to_refuse.thread_id, alarm->thread_id);
     return VERDICT_RETRY;
 }
 
@@ -142,10 +140,9 @@ static enum verdict refuse_next(const struct alarm *alarm, PyThreadState *tstate
  * memory too. */
 static bool refuses_at_jump(struct mem_cgroup *memcg)
 {
-    if (__atomic_load_n(&to_refuse.thread_id, __ATOMIC_ACQUIRE) != py_this_thread() ||
-        to_refuse.tstate != py_tstate())
+    if (load_acquire(&to_refuse.thread_id) != py_this_thread() || to_refuse.tstate != py_tstate())
         return false;
-    __atomic_store_n(&to_refuse.thread_id, 0, __ATOMIC_RELAXED);
+    store_relaxed(&to_refuse.thread_id, 0);
     return to_refuse.memcg == memcg && to_refuse.frame == frame_innermost(to_refuse.tstate);
 }
 
@@ -189,8 +186,8 @@ static enum verdict reclaim_or_judge(const struct alarm *alarm, PyThreadState *t
 {
     enum verdict verdict = verdict_of(alarm, tstate, self);
 
-    if (to_refuse.thread_id == alarm->thread_id)
-        __atomic_store_n(&to_refuse.thread_id, 0, __ATOMIC_RELAXED);
+    if (load_relaxed(&to_refuse.thread_id) == alarm->thread_id)
+        store_relaxed(&to_refuse.thread_id, 0);
     if (verdict == VERDICT_DELIVER || verdict == VERDICT_REFUSE)
         verdict = verdict_of_reclaim(alarm);
     if (verdict != VERDICT_DELIVER)
@@ -292,7 +289,7 @@ static int deliver_here(void *unused)
     int verdict;
 
     (void)unused;
-    __atomic_store_n(&pending_call, 0, __ATOMIC_SEQ_CST);
+    store_seq_cst(&pending_call, 0);
     verdict = look_at_mine();
     if (verdict < 0)
         call_for_delivery(main_thread);
@@ -312,7 +309,7 @@ static int deliver_anywhere(void *unused)
         PyErr_SetNone(oom_class);
     /* Not earlier, because we may have given up the GIL.  If another call were added while this one
      * runs, the end of 3.13's interpreter, which holds the GIL, would wait for ever. */
-    __atomic_store_n(&pending_anywhere, 0, __ATOMIC_SEQ_CST);
+    store_seq_cst(&pending_anywhere, 0);
     if (verdict < 0)
         ask_all_threads();
     return verdict > 0 ? -1 : 0;
@@ -335,7 +332,7 @@ static enum verdict judge_for(const struct alarm *alarm, PyThreadState *tstate)
 /* Skips the main thread's alarms while a pending call of it is queued. */
 static bool next_for_worker(struct alarm **alarm, struct alarm *copy)
 {
-    unsigned long but = __atomic_load_n(&pending_call, __ATOMIC_SEQ_CST) ? main_thread : 0;
+    unsigned long but = load_seq_cst(&pending_call) ? main_thread : 0;
 
     return alarm_next_posted(alarm, copy, 0, but);
 }
@@ -452,8 +449,9 @@ void delivery_after_fork(void)
 {
     throttle_after_fork();
     alarm_after_fork();
-    pending_call = pending_anywhere = 0;
-    to_refuse.thread_id = 0;
+    store_plain(&pending_call, 0);
+    store_plain(&pending_anywhere, 0);
+    store_plain(&to_refuse.thread_id, 0);
     main_thread = py_this_thread();
 }
 

@@ -18,7 +18,8 @@
 
 static PyMemAllocatorEx previous_raw, previous_mem, previous_obj;
 static PyObjectArenaAllocator previous_arena;
-static int installed, exiting;                      /* exiting: atomic */
+static int installed;
+static atomic_int_t exiting;
 static void *(*visible_raw_malloc)(void *, size_t); /* ours, or the debug hooks' above it */
 
 /* On failure a foreign block stays valid: NULL is returned and p is unchanged. */
@@ -27,7 +28,7 @@ static void *foreign_realloc(const PyMemAllocatorEx *previous, void *p, size_t s
     void *q, *ours;
 
     q = previous->realloc(previous->ctx, p, size);
-    if (!q || size <= FOREIGN_KEEP || __atomic_load_n(&exiting, __ATOMIC_RELAXED))
+    if (!q || size <= FOREIGN_KEEP || load_relaxed(&exiting))
         return q;
     ours = memcg_malloc(size);
     if (!ours)
@@ -104,14 +105,14 @@ static void *hook_realloc(void *ctx, void *p, size_t size)
 
 static void *raw_malloc(void *ctx, size_t size)
 {
-    if (unlikely(__atomic_load_n(&exiting, __ATOMIC_RELAXED)))
+    if (unlikely(load_relaxed(&exiting)))
         return previous_raw.malloc(ctx, size);
     return memcg_malloc_fast(size);
 }
 
 static void *raw_calloc(void *ctx, size_t nelem, size_t elsize)
 {
-    if (unlikely(__atomic_load_n(&exiting, __ATOMIC_RELAXED)))
+    if (unlikely(load_relaxed(&exiting)))
         return previous_raw.calloc(ctx, nelem, elsize);
     return zero_malloc(nelem, elsize);
 }
@@ -259,4 +260,4 @@ int hooks_install(void)
     return 0;
 }
 
-void hooks_exiting(void) { __atomic_store_n(&exiting, 1, __ATOMIC_RELAXED); }
+void hooks_exiting(void) { store_relaxed(&exiting, 1); }

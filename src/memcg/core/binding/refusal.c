@@ -47,14 +47,14 @@ static const struct fragile_name {
 #define NR_FRAGILE 16 /* bottleneck has four */
 #define NR_C_FRAMES 64
 struct library {
-    uintptr_t start, end; /* atomic; start 0: unused.  Written once */
+    ATOMIC(uintptr_t) start; /* 0: unused.  Written once, after the others */
+    uintptr_t end;
     bool checks_own;
 };
 static struct library fragile[NR_FRAGILE];
 static uintptr_t own_start, own_end; /* of this library's code */
-static int nr_fragile;               /* atomic; number of entries that are taken */
-static unsigned long long nr_seen;   /* atomic: the value of dlpi_adds at the last look at all
-                                      * objects */
+static atomic_int_t nr_fragile;      /* number of entries that are taken */
+static atomic_u64_t nr_seen;         /* the value of dlpi_adds at the last look at all objects */
 
 static const struct fragile_name *find_name(const char *path)
 {
@@ -71,7 +71,7 @@ static const struct fragile_name *find_name(const char *path)
 static struct library *find_fragile(uintptr_t address)
 {
     for (int i = 0; i < NR_FRAGILE; i++) {
-        uintptr_t start = __atomic_load_n(&fragile[i].start, __ATOMIC_ACQUIRE);
+        uintptr_t start = load_acquire(&fragile[i].start);
 
         if (start && address >= start && address < fragile[i].end)
             return &fragile[i];
@@ -101,12 +101,12 @@ static void add_fragile(const struct fragile_name *name, uintptr_t start, uintpt
 
     if (find_fragile(start))
         return;
-    i = __atomic_fetch_add(&nr_fragile, 1, __ATOMIC_RELAXED);
+    i = add_relaxed(&nr_fragile, 1) - 1;
     if (i >= NR_FRAGILE)
         return;
     fragile[i].end = end;
     fragile[i].checks_own = name->checks_own;
-    __atomic_store_n(&fragile[i].start, start, __ATOMIC_RELEASE);
+    store_release(&fragile[i].start, start);
 }
 
 static int look_at_object(struct dl_phdr_info *object, size_t size, void *arg)
@@ -116,7 +116,7 @@ static int look_at_object(struct dl_phdr_info *object, size_t size, void *arg)
     uintptr_t start, end, here = (uintptr_t)look_at_object;
 
     (void)size;
-    if (object->dlpi_adds == __atomic_load_n(&nr_seen, __ATOMIC_ACQUIRE))
+    if (object->dlpi_adds == load_acquire(&nr_seen))
         return 1; /* nothing was loaded since the last look */
     *nr_adds = object->dlpi_adds;
     find_code(object, &start, &end);
@@ -135,8 +135,8 @@ static bool fragile_loaded(void)
     unsigned long long nr_adds = 0;
 
     if (!dl_iterate_phdr(look_at_object, &nr_adds))
-        __atomic_store_n(&nr_seen, nr_adds, __ATOMIC_RELEASE);
-    return __atomic_load_n(&nr_fragile, __ATOMIC_RELAXED) > 0;
+        store_release(&nr_seen, nr_adds);
+    return load_relaxed(&nr_fragile) > 0;
 }
 
 struct search {

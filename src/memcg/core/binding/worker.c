@@ -20,13 +20,12 @@
 
 static PyObject *work, *thread_main;
 static PyMemAllocatorEx first_raw; /* the RAW allocator before tracemalloc was started; or zero */
-static int starting[NR_WORKERS];   /* atomic: 1 while a thread is being started and has not begun */
-static int nr_workers[NR_WORKERS]; /* atomic: threads that were started and have not ended */
-static int ending;                 /* atomic: the interpreter is ending; it does not wait for
-                                    * alarms */
-/* atomic: forks, and the interpreter's end, during which no worker starts */
-static int nr_holds;
-static int missed[NR_WORKERS]; /* atomic: a worker was to start during a hold */
+static atomic_int_t starting[NR_WORKERS]; /* 1 while a thread is being started and has not begun */
+static atomic_int_t nr_workers[NR_WORKERS]; /* threads that were started and have not ended */
+static atomic_int_t ending;                 /* the interpreter is ending; it waits for no alarm */
+/* forks, and the interpreter's end, during which no worker starts */
+static atomic_int_t nr_holds;
+static atomic_int_t missed[NR_WORKERS]; /* a worker was to start during a hold */
 static __thread int my_holds;
 static __thread int is_worker; /* this thread is a worker and does not wait for itself */
 
@@ -62,34 +61,30 @@ void worker_run(enum worker_kind kind)
     is_worker = 1;
     memcg_stop_kmem_account(); /* nothing that we do is refused or raises an alarm */
     /* before the work, so that no wake is lost */
-    __atomic_store_n(&starting[kind], 0, __ATOMIC_SEQ_CST);
+    store_seq_cst(&starting[kind], 0);
     registered[kind]();
 }
 
-void worker_ended(enum worker_kind kind)
-{
-    __atomic_sub_fetch(&nr_workers[kind], 1, __ATOMIC_SEQ_CST);
-}
+void worker_ended(enum worker_kind kind) { sub_seq_cst(&nr_workers[kind], 1); }
 
 /* Counts a worker that is about to start.  False: workers are held, and the end of the last hold
  * starts it. */
 static bool worker_begins(enum worker_kind kind)
 {
     do {
-        __atomic_add_fetch(&nr_workers[kind], 1, __ATOMIC_SEQ_CST);
-        if (!__atomic_load_n(&nr_holds, __ATOMIC_SEQ_CST))
+        add_seq_cst(&nr_workers[kind], 1);
+        if (!load_seq_cst(&nr_holds))
             return true;
-        __atomic_store_n(&missed[kind], 1, __ATOMIC_SEQ_CST);
+        store_seq_cst(&missed[kind], 1);
         worker_ended(kind);
-    } while (!__atomic_load_n(&nr_holds, __ATOMIC_SEQ_CST) &&
-             __atomic_exchange_n(&missed[kind], 0, __ATOMIC_SEQ_CST));
+    } while (!load_seq_cst(&nr_holds) && exchange_seq_cst(&missed[kind], 0));
     return false;
 }
 
 /* The next event, or the next charge past a limit, tries again. */
 static void not_started(enum worker_kind kind)
 {
-    __atomic_store_n(&starting[kind], 0, __ATOMIC_SEQ_CST);
+    store_seq_cst(&starting[kind], 0);
     if (kind == WORKER_EVENTS)
         memcg_not_woken();
 }
@@ -173,7 +168,7 @@ void worker_wake(enum worker_kind kind)
     pthread_attr_t attributes;
     sigset_t all, before;
 
-    if (!work || __atomic_exchange_n(&starting[kind], 1, __ATOMIC_SEQ_CST))
+    if (!work || exchange_seq_cst(&starting[kind], 1))
         return;
     if (raw_is_covered()) {
         ask_main_thread(kind);
@@ -193,20 +188,16 @@ void worker_wake(enum worker_kind kind)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-bool worker_is_starting(enum worker_kind kind)
-{
-    return __atomic_load_n(&starting[kind], __ATOMIC_SEQ_CST);
-}
+bool worker_is_starting(enum worker_kind kind) { return load_seq_cst(&starting[kind]); }
 
-bool worker_is_held(void) { return __atomic_load_n(&nr_holds, __ATOMIC_SEQ_CST); }
+bool worker_is_held(void) { return load_seq_cst(&nr_holds); }
 
 /* The alarm worker holds no lock of the control plane, so the interpreter's end need not wait for
  * it. */
 static bool at_work(void)
 {
-    return __atomic_load_n(&nr_workers[WORKER_EVENTS], __ATOMIC_SEQ_CST) ||
-           (__atomic_load_n(&nr_workers[WORKER_ALARM], __ATOMIC_SEQ_CST) &&
-            !__atomic_load_n(&ending, __ATOMIC_SEQ_CST));
+    return load_seq_cst(&nr_workers[WORKER_EVENTS]) ||
+           (load_seq_cst(&nr_workers[WORKER_ALARM]) && !load_seq_cst(&ending));
 }
 
 /* Waits for `seconds`, or for ever if below 0. */
@@ -215,7 +206,7 @@ bool worker_wait(double seconds)
     struct timespec begin, now;
     bool late = false;
 
-    if (is_worker || (__atomic_load_n(&ending, __ATOMIC_SEQ_CST) && !at_work()))
+    if (is_worker || (load_seq_cst(&ending) && !at_work()))
         return true; /* not before a fork: a worker that has just ended still needs time to exit */
     Py_BEGIN_ALLOW_THREADS clock_gettime(CLOCK_MONOTONIC, &begin);
     while (at_work() && !late) {
@@ -231,7 +222,7 @@ bool worker_wait(double seconds)
 void worker_hold(void)
 {
     my_holds++;
-    __atomic_add_fetch(&nr_holds, 1, __ATOMIC_SEQ_CST);
+    add_seq_cst(&nr_holds, 1);
 }
 
 static bool any_missed(void)
@@ -239,7 +230,7 @@ static bool any_missed(void)
     enum worker_kind kind;
 
     for (kind = 0; kind < NR_WORKERS; kind++)
-        if (__atomic_load_n(&missed[kind], __ATOMIC_SEQ_CST))
+        if (load_seq_cst(&missed[kind]))
             return true;
     return false;
 }
@@ -249,8 +240,8 @@ static void start_missed(void)
     enum worker_kind kind;
 
     for (kind = 0; kind < NR_WORKERS; kind++)
-        if (__atomic_exchange_n(&missed[kind], 0, __ATOMIC_SEQ_CST)) {
-            __atomic_store_n(&starting[kind], 0, __ATOMIC_SEQ_CST);
+        if (exchange_seq_cst(&missed[kind], 0)) {
+            store_seq_cst(&starting[kind], 0);
             worker_wake(kind);
         }
 }
@@ -319,7 +310,7 @@ void worker_release(void)
     struct forker *forker;
 
     my_holds--;
-    if (__atomic_sub_fetch(&nr_holds, 1, __ATOMIC_SEQ_CST))
+    if (sub_seq_cst(&nr_holds, 1))
         return;
     if (!any_missed())
         return;
@@ -335,7 +326,7 @@ void worker_release(void)
 void worker_stop(void)
 {
     worker_hold();
-    __atomic_store_n(&ending, 1, __ATOMIC_SEQ_CST);
+    store_seq_cst(&ending, 1);
     worker_wait(-1);
 }
 
@@ -344,5 +335,5 @@ void worker_after_fork(void)
     memset(starting, 0, sizeof(starting));
     memset(missed, 0, sizeof(missed)); /* the next post wakes a worker */
     memset(nr_workers, 0, sizeof(nr_workers));
-    nr_holds = my_holds;
+    store_plain(&nr_holds, my_holds);
 }
