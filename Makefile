@@ -4,7 +4,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := build/venv-$(VERSION)
 STAMP := $(VENV)/.installed
 EXTENSION := build/extension-$(VERSION)
-SOURCES := $(wildcard native/*.[ch] src/memcg/core/binding/*) meson.build
+SOURCES := $(wildcard native/*.[ch] src/memcg/core/*.pyx src/memcg/core/*.pxd src/memcg/core/binding/*) meson.build
 
 .PHONY: help demo test test-long test-all verify mutants docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
 help: ## list the targets
@@ -18,10 +18,13 @@ $(STAMP): pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/requirements.txt
 	touch $@
 
+# Run a tool of the environment; what it prints is shown if it fails.
+quietly = PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(1) >$(EXTENSION).log || { cat $(EXTENSION).log >&2; exit 1; }
+
 # The extension beside the sources, where PYTHONPATH=src finds it.
 $(EXTENSION)/.built: $(STAMP) $(SOURCES)
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" meson setup $(EXTENSION) $(if $(wildcard $(EXTENSION)/build.ninja),--reconfigure) >/dev/null
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" meson compile -C $(EXTENSION) >/dev/null
+	$(call quietly,meson setup $(EXTENSION) $(if $(wildcard $(EXTENSION)/build.ninja),--reconfigure))
+	$(call quietly,meson compile -C $(EXTENSION))
 	install $(EXTENSION)/_core*.so src/memcg/core/
 	touch $@
 

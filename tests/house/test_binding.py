@@ -11,9 +11,10 @@ import pytest
 import memcg
 
 BINDING = next(Path(memcg.__file__).parent.rglob("compat.h")).parent
+CYTHON = BINDING.parent  # the .pyx files lie where Python finds their modules
 FLOORS = [  # bottom to top; a file includes its own header, and headers of the floors below
     {"compat"},
-    {"blocks", "collection", "current", "frame", "map", "mutex", "opened", "sealed"},
+    {"blocks", "collection", "constructor", "current", "frame", "map", "mutex", "opened", "sealed"},
     {"handler", "hooks", "refusal"},
     {"alarm", "numpy", "worker"},
     {"referrers", "throttle", "verdict"},
@@ -45,7 +46,8 @@ def private(text: str) -> set[str]:
 
 
 def sources(*suffixes: str) -> list[Path]:
-    return sorted(path for path in BINDING.iterdir() if path.suffix in suffixes)
+    found = [*BINDING.iterdir(), *CYTHON.iterdir()]
+    return sorted(path for path in found if path.suffix in suffixes)
 
 
 def test_every_file_has_a_floor_and_a_header():

@@ -37,7 +37,10 @@ LAYERS = [  # bottom to top; the modules of one row may import each other
 # The layers inside the folders that have an order.
 INSIDE = {
     "locking": [{"lockdep", "lockless", "__init__"}],
-    "core": [{"dataplane", "fault_attr"}, {"model", "_core"}, {"__init__"}],
+    "core": [
+        {"dataplane", "fault_attr"}, {"_errors", "_faults", "model"}, {"_groups"},
+        {"_bound", "_caches"}, {"_core"}, {"__init__"},
+    ],
     "control": [
         {"workqueue"}, {"memcontrol", "slab_common"}, {"cgroup"}, {"vmscan", "fork"}, {"__init__"},
     ],
@@ -47,17 +50,20 @@ DOORS = {"locking", "verify", "cli"}  # `cli` shows what a program's threads rai
 PRIMITIVES = {"threading", "_thread", "queue", "multiprocessing", "concurrent", "asyncio"}
 FILES = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts): path
-    for path in sorted(SOURCE.rglob("*.py"))
-} | {"core._core": SOURCE / "core" / "binding" / "_core.pyx"}
+    for path in sorted([*SOURCE.rglob("*.py"), *SOURCE.rglob("*.pyx")])
+}
 
 
 def source(module: str) -> str:
     """Return a module's text, or of a Cython file, which is not Python, its imports of siblings."""
     text = FILES[module].read_text()
-    if FILES[module].suffix == ".pyx":
-        text = "\n".join(re.findall(r"^ *(from \.+.*)$", text, re.M))
-        assert text
-    return text
+    return python_imports(text) if FILES[module].suffix == ".pyx" else text
+
+
+def python_imports(cython: str) -> str:
+    """Return a Cython text's imports of modules of memcg, as Python would write them."""
+    found = re.findall(r"^ *(from (?:\.|memcg\.)\S+) c?import (\((?:.|\n)*?\)|.*)$", cython, re.M)
+    return "\n".join(f"{module} import {names}" for module, names in found)
 
 
 def imports(module: str, text: str) -> set[str]:
@@ -142,6 +148,18 @@ def test_an_upward_import_is_found(module, text, found):
     assert upward(module, f"if TYPE_CHECKING:\n    {text}") == set()
 
 
+@pytest.mark.parametrize("text", [
+    "from memcg.core._groups cimport Memcg\n",
+    "from ._groups import (\n    Memcg, enter,\n)\n",
+    "cdef f():\n    from ._groups import enter\n",
+])  # fmt: skip
+def test_an_upward_import_of_cython_is_found(text):
+    assert upward("core._errors", python_imports("from native cimport *\n" + text)) == {
+        "core._groups"
+    }
+    assert upward("core._bound", python_imports(text)) == set()
+
+
 ENGINE = [m for m in FILES if m.startswith("verify.") and not m.startswith("verify.scheme")]
 
 
@@ -205,7 +223,7 @@ def chains(page):
 def chain(cls):
     """Return our classes from which `cls` derives, the base first, by the page's names."""
     names = [f"{c.__module__}.{c.__qualname__}".removeprefix("memcg.") for c in cls.__mro__[:-1]]
-    return [re.sub(r"core\.(_core|model)\.", "core.", name) for name in reversed(names)]
+    return [re.sub(r"core\.(_\w+|model)\.", "core.", name) for name in reversed(names)]
 
 
 def test_the_figure_in_the_design_has_the_layers():

@@ -3,7 +3,7 @@
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t
-from memcg cimport kmem_cache, mem_cgroup, memcg_failure
+from native cimport kmem_cache, mem_cgroup, memcg_failure
 
 cdef extern from "kmem_cache.h":
     void *kmem_cache_alloc_fast(kmem_cache *s)
@@ -57,6 +57,11 @@ cdef extern from "refusal.h":
 
 cdef extern from "sealed.h":
     void sealed_type(PyTypeObject *type)
+
+cdef extern from "constructor.h":
+    bint constructor_has_run(const void *object)
+    int constructor_run(void *object, size_t size, size_t pad,
+                        int (*construct)(void *arg, char *p) except -1, void *arg) except -1
 
 cdef extern from "blocks.h":
     struct live_block:

@@ -9,7 +9,7 @@
 #include "memcg.h"
 #include "section.h"
 
-/* An entry into a group; its class is Entry in _core.pyx. */
+/* An entry into a group; its class is Entry in _groups.pyx. */
 struct entry {
     PyObject_HEAD PyObject *memcg; /* the group */
     PyObject *previous;            /* the entry before it, or None */

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The data plane's interface, as declared in native/memcg.h.
+# The data plane's interface, which native/memcg.h declares.
 from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "memcg.h" nogil:
@@ -28,7 +28,7 @@ cdef extern from "memcg.h" nogil:
     void mem_cgroup_set_path(mem_cgroup *memcg, const char *path)
     bint mem_cgroup_online(const mem_cgroup *memcg)
     size_t MEMCG_GROUP_BYTES
-    # c_NAME: the Python function of the same work is NAME
+    # c_NAME is NAME of C, where a Python function that calls it has that name too.
     bint c_css_tryget "css_tryget"(mem_cgroup *memcg)
     void c_css_get "css_get"(mem_cgroup *memcg)
     void c_css_put "css_put"(mem_cgroup *memcg)
@@ -45,9 +45,6 @@ cdef extern from "memcg.h" nogil:
     void c_mem_cgroup_set_limit "mem_cgroup_set_limit"(mem_cgroup *memcg, mem_cgroup_limit which, int64_t bytes)
     int64_t c_mem_cgroup_get_limit "mem_cgroup_get_limit"(const mem_cgroup *memcg, mem_cgroup_limit which)
 
-    enum mem_cgroup_event_item:
-        MEMCG_EV_OOM_KILL
-        MEMCG_NR_EVENTS
     struct mem_cgroup_stat:
         int64_t usage, current, watermark
         int64_t slab_private, slab_shared, page_runs, external, overdraft
@@ -56,7 +53,6 @@ cdef extern from "memcg.h" nogil:
     void mem_cgroup_collect(mem_cgroup *memcg)
     void mem_cgroup_read_stat(mem_cgroup *memcg, mem_cgroup_stat *stat)
     void mem_cgroup_reset_watermark(mem_cgroup *memcg)
-    void mem_cgroup_count_event(mem_cgroup *memcg, mem_cgroup_event_item item)
     int64_t mem_cgroup_usage(const mem_cgroup *memcg)
     void c_mem_cgroup_high_done "mem_cgroup_high_done"(mem_cgroup *memcg)
     int mem_cgroup_try_charge(mem_cgroup *memcg, size_t bytes)
@@ -89,7 +85,6 @@ cdef extern from "memcg.h" nogil:
     int kmalloc_nr_caches()
     kmem_cache *kmalloc_cache(int index)
     unsigned KMEM_CACHE_ZERO
-    void *kmem_cache_slab_of(const void *p, size_t *objects)
     kmem_cache *kmem_cache_create_root(size_t object_size, size_t align, unsigned flags)
     kmem_cache *kmem_cache_create_child(mem_cgroup *memcg, kmem_cache *root)
     void kmem_cache_set_owner(kmem_cache *s, void *owner)
@@ -111,10 +106,6 @@ cdef extern from "memcg.h" nogil:
     void memcg_cache_publish(kmem_cache *root, int id, kmem_cache *child)
     kmem_cache *cache_from_memcg_idx(const kmem_cache *root, int id)
     void memcg_create_done(kmem_cache *root, mem_cgroup *memcg)
-
-    void mem_cgroup_for_each_block(mem_cgroup *memcg,
-                                   int (*fn)(void *, void *, size_t, kmem_cache *) noexcept nogil,
-                                   void *arg)
 
     enum memcg_event_kind:
         MEMCG_EVENT_NONE
