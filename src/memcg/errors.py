@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exceptions that memcg raises. A text has rule, values, owner and cure on one line."""
+"""The exceptions that memcg raises.
+
+A text has subject, rule, values, owner and cure on one line.
+"""
 
 from __future__ import annotations
 

@@ -311,7 +311,7 @@ def test_more_charged_than_resident_is_explained():
     account = {
         "charged": 20, "charged_peak": 20, "rss": 10, "rss_peak": 10, "groups": [], "caches": [],
     }  # fmt: skip
-    assert "charged 20 B, resident 10 B (pages not touched" in report.render(account)
+    assert "charged 20 B, resident 10 B (pages that are not touched" in report.render(account)
 
 
 def test_an_alarm_held_back_while_the_account_is_printed_is_dropped(monkeypatch):
