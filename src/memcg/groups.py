@@ -19,10 +19,8 @@ from .control.cgroup import (
 from .control.vmscan import try_to_free
 from .core import (
     ancestry,
-    mem_cgroup_events_local,
     mem_cgroup_get_limit,
     mem_cgroup_last_oom,
-    mem_cgroup_reset_peak,
     mem_cgroup_set_limit,
 )  # fmt: skip
 from .errors import GroupBusy, MemcgError
@@ -32,6 +30,7 @@ from .sizes import PAGE_COUNTER_MAX, format_size, parse_size
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
+    from types import ModuleType
     from typing import ParamSpec, TypeVar, overload
 
     from .oom import Oom
@@ -42,16 +41,6 @@ if TYPE_CHECKING:
 Size = int | str | None
 
 LIMITS = ("max", "high", "reserve", "overdraft")
-READABLE = (
-    "memory.current", "memory.peak", "memory.max", "memory.high", "memory.reserve",
-    "memory.overdraft", "memory.oom.group", "memory.events", "memory.events.local",
-    "memory.stat", "memory.kmem.slabinfo", "cgroup.stat", "cgroup.max.descendants",
-    "cgroup.max.depth",
-)  # fmt: skip
-WRITABLE = (
-    "memory.max", "memory.high", "memory.reserve", "memory.overdraft", "memory.oom.group",
-    "memory.reclaim", "memory.peak", "cgroup.max.descendants", "cgroup.max.depth",
-)  # fmt: skip
 
 
 def _limit(which: str) -> str:
@@ -60,18 +49,14 @@ def _limit(which: str) -> str:
     return which
 
 
-def _count(file: str, value: Size) -> int | None:
-    """Return a number of groups or levels; None means that any number is allowed."""
-    if value is None or (isinstance(value, str) and value.strip() == "max"):
-        return None
+def _files() -> ModuleType:
+    core.stop_account()  # the group that imports it first must not pay for the module
     try:
-        if isinstance(value, bool) or not isinstance(value, (int, str)):
-            raise ValueError
-        if (n := int(value)) >= 0:
-            return n
-    except ValueError:
-        pass
-    raise ValueError(f"{file} takes a number that is at least 0, or 'max', not {value!r}")
+        from . import files
+
+        return files
+    finally:
+        core.resume_account()
 
 
 def _wrap(fn: Callable[P, R], place: Callable[[], Group | scope]) -> Callable[P, R]:
@@ -302,34 +287,8 @@ class Group(cgroup):
         KeyError
             There is no such file; the text names those that there are.
         """
-        match file:
-            case "memory.current":
-                return self.current
-            case "memory.peak":
-                return self.peak
-            case "memory.max" | "memory.high" | "memory.reserve" | "memory.overdraft":
-                return mem_cgroup_get_limit(self, file.removeprefix("memory."))
-            case "memory.oom.group":
-                return int(self.oom_group)
-            case "memory.events":
-                return self.events
-            case "memory.events.local":
-                return mem_cgroup_events_local(self)
-            case "memory.stat":
-                return self.stat
-            case "memory.kmem.slabinfo":
-                refuse_nested(self.path)
-                return memcontrol.mem_cgroup_slabinfo_read(self)
-            case "cgroup.stat":
-                return {
-                    "nr_descendants": len(subtree(self)) - 1,
-                    "nr_dying_descendants": self.nr_dying,
-                }
-            case "cgroup.max.descendants":
-                return "max" if self._max_descendants is None else self._max_descendants
-            case "cgroup.max.depth":
-                return "max" if self._max_depth is None else self._max_depth
-        raise KeyError(f"a group has no file {file!r}; it has {', '.join(READABLE)}")
+        found: int | str | dict[str, int] = _files().read(self, file)
+        return found
 
     def __setitem__(self, file: str, size: Size) -> None:
         """Write a file of the group; a bare ``512M`` is binary here, as in the kernel.
@@ -341,22 +300,7 @@ class Group(cgroup):
         ValueError
             The file does not take this value; nothing is changed.
         """
-        if file not in WRITABLE:
-            raise MemcgError(f"{file!r} cannot be written; one can write {', '.join(WRITABLE)}")
-        if file == "memory.peak":
-            mem_cgroup_reset_peak(self)
-        elif file == "memory.oom.group":
-            if size not in (0, 1, "0", "1"):
-                raise ValueError(f"memory.oom.group is 0 or 1, not {size!r}")
-            self.oom_group = bool(int(size))
-        elif file == "cgroup.max.descendants":
-            self._max_descendants = _count(file, size)
-        elif file == "cgroup.max.depth":
-            self._max_depth = _count(file, size)
-        elif file == "memory.reclaim":
-            try_to_free(self, parse_size(size, bare_is_binary=True))
-        else:
-            self._write_limit(file.removeprefix("memory."), size, bare_is_binary=True)
+        _files().write(self, file, size)
 
     @property
     def last_oom(self) -> Oom | None:

@@ -24,7 +24,7 @@ LAYERS = [  # bottom to top; the modules of one row may import each other
     {"core"},
     {"faults", "oom"},
     {"control"},
-    {"report"},
+    {"report", "files"},
     {"groups"},
     {"cache"},
     {"integrations"},
