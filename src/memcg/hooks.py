@@ -44,6 +44,20 @@ def why_not() -> str | None:
     return None
 
 
+def trouble_with(version: tuple[object, ...]) -> str | None:
+    """Tell what a release of CPython does wrong by itself when it is refused memory, or None.
+
+    3.15.0: ``list.append`` gives its argument away and leaves it on the stack too.
+    """
+    if (3, 15) <= version < (3, 15, 2):
+        release = ".".join(map(str, version[:3]))
+        return (
+            f"CPython {release} can crash when list.append is refused memory, with and without "
+            "memcg; update to 3.15.2"
+        )
+    return None
+
+
 def install(*, inherit: bool = True) -> None:
     """Charge what CPython and NumPy allocate to the current group. A second call does nothing.
 
@@ -57,6 +71,11 @@ def install(*, inherit: bool = True) -> None:
     ------
     MemcgError
         The hooks cannot be installed in this process; the text says why.
+
+    Warns
+    -----
+    RuntimeWarning
+        This release of CPython can crash when it is refused memory.
 
     Notes
     -----
@@ -75,6 +94,10 @@ def install(*, inherit: bool = True) -> None:
 
         frames = _tracemalloc.get_traceback_limit()
         _tracemalloc.stop()
+    if (trouble := trouble_with(sys.version_info)) is not None:
+        import warnings
+
+        warnings.warn(f"memcg.install(): {trouble}", RuntimeWarning, stacklevel=2)
     tell_alarms_by(core.last_alarm)
     core.install()
     _installed = True

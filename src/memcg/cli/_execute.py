@@ -13,7 +13,7 @@ hook back and calls it with the program's part of the traceback.
 ``main`` calls for them. Its frames belong in those tracebacks.
 
 Counterpart: Modules/main.c (``pymain_run_python``), Python/pythonrun.c
-(``_PyRun_SimpleFileObject``), CPython 3.11 to 3.13.
+(``_PyRun_SimpleFileObject``), CPython 3.11 to 3.15.
 Where we differ: `sys.orig_argv` names memcg; ``sys.modules`` has memcg and what it imports; the
 frames of memcg lie below the program's. So recursion ends four calls earlier, and code that walks
 the stack to its end (``inspect.stack()[-1]``, a warning with too high a stacklevel, faulthandler)

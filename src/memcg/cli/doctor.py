@@ -12,6 +12,7 @@ import sysconfig
 from typing import TYPE_CHECKING, Any
 
 import memcg
+from memcg import core, hooks
 from memcg.sizes import format_size
 
 from . import _system
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SUPPORTED = {"x86_64", "aarch64"}
-TESTED = ((3, 11), (3, 13))  # first and last CPython the hooks are tested on
 ARENA_WISH = 64 << 30  # bytes; native/arena.c halves its request until it gets them
 ARENA_MIN = 64 << 20
 ARRAY_BYTES = 8_000_000  # more than any size class, so it is a page run
@@ -85,8 +85,11 @@ def python() -> str:
         about.append("free-threaded: no hooks")
     if sysconfig.get_config_var("Py_DEBUG"):
         about.append("debug build")
-    if not TESTED[0] <= sys.version_info[:2] <= TESTED[1]:
-        about.append("not among the tested 3.11 to 3.13")
+    first, last = core.PYTHONS
+    if not first <= sys.version_info[:2] <= last:
+        about.append("not among the tested {}.{} to {}.{}".format(*first, *last))
+    if (trouble := hooks.trouble_with(sys.version_info)) is not None:
+        about.append(trouble)
     return f"{sys.implementation.name} {version} ({'; '.join(about)})"
 
 

@@ -18,6 +18,7 @@ from .dataplane import CacheInfo as CacheInfo
 from .dataplane import DataPlane, NativePlane, names
 from .dataplane import Event as Event
 
+PYTHONS = ((3, 11), (3, 15))  # first and last CPython that binding/compat.c knows; meson.build too
 why_not_native = ""
 
 
@@ -26,9 +27,13 @@ def _why_not_built() -> str:
     machine = os.uname().machine
     if sys.platform != "linux" or machine not in ("x86_64", "aarch64"):
         return f"memcg charges on Linux on x86-64 and aarch64, not on {sys.platform} on {machine}"
-    if "free-threading" in sys.version or sys.version_info >= (3, 14):
-        version = sys.version.split(" (")[0]
-        return f"memcg charges on CPython 3.11 to 3.13 with a GIL, not on {version}"
+    first, last = (f"{major}.{minor}" for major, minor in PYTHONS)
+    charges = f"memcg charges on CPython {first} to {last} with a GIL, not on "
+    if "free-threading" in sys.version:
+        return f"{charges}{sys.version.split(' (')[0]}; run the program on a build with a GIL"
+    if sys.version_info[:2] > PYTHONS[1]:
+        version = ".".join(map(str, sys.version_info[:3]))
+        return f"{charges}{version}; install a newer memcg, or run the program on {last}"
     return "memcg was installed without a C compiler; install one and memcg again"
 
 

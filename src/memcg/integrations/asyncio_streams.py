@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """If memory for a stream's data is refused, the stream ends with that error in the reading task.
 
-asyncio's pipes catch only ``OSError`` (`asyncio.unix_events`, 3.11 to 3.14), so the loop would call
+asyncio's pipes catch only ``OSError`` (`asyncio.unix_events`, 3.11 to 3.15), so the loop would call
 the reader again at once, and for ever. uvloop logs an exception of a protocol and goes on without
 the data. asyncio's sockets end with the error already.
 """

@@ -10,6 +10,10 @@
 #include <internal/pycore_context.h>
 #include <internal/pycore_dict.h>
 #include <internal/pycore_frame.h>
+#if PY_VERSION_HEX >= 0x030e0000
+#include <internal/pycore_interpframe.h>
+#include <internal/pycore_stackref.h>
+#endif
 #include <internal/pycore_object.h>
 #include <opcode.h>
 
@@ -178,7 +182,7 @@ int py_copy_context_var(struct py_context_var *copy, PyObject *var)
 
 size_t py_map_offset;
 
-/* Where CPython 3.11 to 3.13 keeps the map: behind the head and the pointer to the context that
+/* Where CPython 3.11 to 3.15 keeps the map: behind the head and the pointer to the context that
  * runs it. */
 static size_t find_map(void)
 {
@@ -219,13 +223,19 @@ void py_init(void)
 
 /* ---- frames -------------------------------------------------------------------- */
 
+#if PY_VERSION_HEX >= 0x030e0000
+#define FRAME_OF_C FRAME_OWNED_BY_INTERPRETER
+#elif PY_VERSION_HEX >= 0x030c0000
+#define FRAME_OF_C FRAME_OWNED_BY_CSTACK
+#endif
+
 /* The innermost frame that has begun to run, from `frame` outward.  It skips the frames that
  * CPython puts below each run of its interpreter. */
 static py_frame *complete(py_frame *frame)
 {
     for (; frame; frame = frame->previous) {
 #if PY_VERSION_HEX >= 0x030c0000
-        if (frame->owner == FRAME_OWNED_BY_CSTACK)
+        if (frame->owner == FRAME_OF_C)
             continue;
 #endif
         if (!_PyFrame_IsIncomplete(frame))
@@ -261,10 +271,15 @@ int py_frame_lasti(py_frame *frame)
     return _PyInterpreterFrame_LASTI(frame) * (int)sizeof(_Py_CODEUNIT);
 }
 
-PyObject **py_frame_locals(py_frame *frame, int *n)
+int py_frame_nr_locals(py_frame *frame) { return py_frame_code(frame)->co_nlocalsplus; }
+
+PyObject *py_frame_local(py_frame *frame, int i)
 {
-    *n = py_frame_code(frame)->co_nlocalsplus;
-    return frame->localsplus;
+#if PY_VERSION_HEX >= 0x030e0000 /* the lowest bit tells whether the frame owns the reference */
+    return PyStackRef_AsPyObjectBorrow(frame->localsplus[i]);
+#else
+    return frame->localsplus[i];
+#endif
 }
 
 size_t py_frame_object_bytes(py_frame *frame)
@@ -282,7 +297,7 @@ py_frame *py_frame_of(PyObject *op)
 
     if (PyFrame_Check(op))
         return ((PyFrameObject *)op)->f_frame;
-    return generator->gi_frame_state < FRAME_CLEARED ? (py_frame *)generator->gi_iframe : NULL;
+    return generator->gi_frame_state < FRAME_CLEARED ? (py_frame *)&generator->gi_iframe : NULL;
 }
 
 uintptr_t py_c_stack(PyThreadState *tstate)
@@ -290,9 +305,14 @@ uintptr_t py_c_stack(PyThreadState *tstate)
 #if PY_VERSION_HEX >= 0x030d0000
     py_frame *frame = tstate->current_frame;
 
-    for (int i = 0; frame && i < NR_LOOKED_AT; i++, frame = frame->previous)
-        if (frame->owner == FRAME_OWNED_BY_CSTACK)
+    for (int i = 0; frame && i < NR_LOOKED_AT; i++, frame = frame->previous) {
+#if PY_VERSION_HEX >= 0x030f0000
+        if (frame == tstate->base_frame) /* not on the stack: no Python code runs */
+            break;
+#endif
+        if (frame->owner == FRAME_OF_C)
             return (uintptr_t)frame;
+    }
     return UINTPTR_MAX;
 #else
     return (uintptr_t)tstate->cframe;
@@ -392,7 +412,7 @@ PyObject *py_managed_dict(PyObject *owner)
 {
     if (!PyType_HasFeature(Py_TYPE(owner), Py_TPFLAGS_MANAGED_DICT))
         return NULL;
-    return ((PyObject **)owner)[-3]; /* 3.11 to 3.13 keep it at the same place */
+    return ((PyObject **)owner)[-3]; /* 3.11 to 3.15 keep it at the same place */
 }
 
 bool py_words_before(PyObject *op, const uintptr_t **from, const uintptr_t **to)
@@ -411,7 +431,7 @@ bool py_words_before(PyObject *op, const uintptr_t **from, const uintptr_t **to)
 /* ---- allocators -------------------------------------------------------------------- */
 
 /* The debug hooks of a domain have a letter and the allocator below them; three such structures lie
- * in a row (Objects/obmalloc.c, debug_alloc_api_t, 3.6 to 3.13). */
+ * in a row (Objects/obmalloc.c, debug_alloc_api_t, 3.6 to 3.15). */
 struct debug_api {
     char letter;
     PyMemAllocatorEx below;

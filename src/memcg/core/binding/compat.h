@@ -6,13 +6,17 @@
  * structures.  To port to the next version, read these two files.  All names that they offer begin
  * with py_ or PY_.
  *
- * Versions: 3.11 to 3.13, with the GIL.
+ * Versions: 3.11 to 3.15, with the GIL.  core/__init__.py and meson.build name them too.
  */
 #ifndef MEMCG_COMPAT_H
 #define MEMCG_COMPAT_H
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+
+#if PY_VERSION_HEX < 0x030b0000 || PY_VERSION_HEX >= 0x03100000
+#error "memcg charges on CPython 3.11 to 3.15; nobody has read the internals of this one yet"
+#endif
 
 #include "atomic.h"
 #include "base.h"
@@ -137,9 +141,10 @@ py_frame *py_frame_before(py_frame *frame);        /* its caller; NULL: none */
 PyCodeObject *py_frame_code(py_frame *frame);      /* borrowed */
 PyObject *py_frame_globals(py_frame *frame);       /* borrowed */
 int py_frame_lasti(py_frame *frame);               /* as a traceback's tb_lasti */
-/* In the order of co_localsplusnames; NULL: unset. */
-PyObject **py_frame_locals(py_frame *frame, int *n);
-size_t py_frame_object_bytes(py_frame *frame); /* bytes that its frame object would take */
+/* Locals are in the order of co_localsplusnames. */
+int py_frame_nr_locals(py_frame *frame);
+PyObject *py_frame_local(py_frame *frame, int i); /* borrowed; NULL: unset */
+size_t py_frame_object_bytes(py_frame *frame);    /* bytes that its frame object would take */
 /* The frame of a frame object, a generator or a coroutine; NULL: it has ended. */
 py_frame *py_frame_of(PyObject *op);
 /* An address in the C frame that runs the thread's Python code.  The highest address: not known. */

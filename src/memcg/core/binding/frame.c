@@ -84,14 +84,16 @@ void frame_visit_all(visitproc visit, void *arg, void (*enter)(py_frame *frame, 
 
     for (; tstate; tstate = PyThreadState_Next(tstate))
         for (py_frame *frame = py_running_frame(tstate); frame; frame = py_frame_before(frame)) {
-            int n;
-            PyObject **locals = py_frame_locals(frame, &n);
+            int n = py_frame_nr_locals(frame);
 
             if (enter)
                 enter(frame, arg);
-            for (int i = 0; i < n; i++)
-                if (locals[i])
-                    visit(locals[i], arg);
+            for (int i = 0; i < n; i++) {
+                PyObject *local = py_frame_local(frame, i);
+
+                if (local)
+                    visit(local, arg);
+            }
         }
 }
 

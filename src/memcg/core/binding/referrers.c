@@ -216,11 +216,10 @@ static void find_referrers(struct search *s, const struct objects *tracked,
 
 static PyObject *local_name(py_frame *frame, PyObject *op)
 {
-    int n;
-    PyObject **locals = py_frame_locals(frame, &n);
+    int n = py_frame_nr_locals(frame);
 
     for (int i = 0; i < n; i++)
-        if (locals[i] == op)
+        if (py_frame_local(frame, i) == op)
             return PyTuple_GET_ITEM(py_frame_code(frame)->co_localsplusnames, i);
     return Py_None;
 }
