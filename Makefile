@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 EXTENSION := build/extension-$(VERSION)
 SOURCES := $(wildcard native/*.[ch] src/memcg/core/*.pyx src/memcg/core/*.pxd src/memcg/core/binding/*) meson.build
 
-.PHONY: help demo test test-long test-all verify mutants docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
+.PHONY: help demo test test-long pythons test-all verify mutants docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -42,8 +42,15 @@ test: $(EXTENSION)/.built ## set everything up and run the tests, JOBS=2 at a ti
 test-long: $(EXTENSION)/.built ## run the longer forms of some tests: more rounds, schedules and sizes
 	$(VENV)/bin/python -m pytest -n $(JOBS) -x -m long
 
-test-all: ## run the tests on 3.11, 3.12 and 3.13
-	for v in 3.11 3.12 3.13; do $(MAKE) test PYTHON=python$$v || exit 1; done
+# STRICT=1: a version that cannot be had is an error.
+pythons: $(STAMP) ## get CPython 3.14 and 3.15 below build/pythons where the machine has none
+	$(VENV)/bin/python tools/pythons.py $(if $(STRICT),--strict) 3.14 3.15
+
+test-all: pythons ## run the tests on 3.11 to 3.15; name those that are not here; STRICT=1: fail for them
+	missing=; for v in 3.11 3.12 3.13 3.14 3.15; do \
+	  if python=$$($(VENV)/bin/python tools/pythons.py --where $$v); then $(MAKE) test PYTHON="$$python" || exit 1; \
+	  else missing="$$missing $$v"; fi; \
+	done; [ -z "$$missing" ] || { echo "not tested, for they are not on this machine:$$missing"; [ -z "$(STRICT)" ]; }
 
 verify: $(EXTENSION)/.built ## explore the scheme under every schedule; show the old scheme's and the patch's flaws
 	PYTHONPATH=src $(VENV)/bin/python -m memcg verify --long
