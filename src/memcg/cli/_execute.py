@@ -108,6 +108,8 @@ def execute(
         else:
             exec(_load(target, main), main.__dict__)
     except BaseException as error:
+        if sys.version_info >= (3, 14):  # before it shows the error
+            _retire(main, target)
         if isinstance(error, SystemExit) and not sys.flags.inspect:
             raise  # the interpreter shows only its message
         quiet = quiet or nullcontext()
@@ -180,10 +182,10 @@ def _load(target: Target, main: ModuleType) -> CodeType:
     if target.kind == "command":
         return _compile_command(target.name)
     if target.kind == "stdin":
-        names["__file__"], names["__cached__"] = "<stdin>", None
+        _set_file(names, "<stdin>")
         return _compile_file(sys.stdin.buffer.read() if sys.stdin else b"", "<stdin>")
     path = _absolute(target.name)
-    names["__file__"], names["__cached__"] = path, None
+    _set_file(names, path)
     with open(path, "rb") as file:
         source = file.read()
     loaders: Any = sys.modules["_frozen_importlib_external"]
@@ -194,7 +196,15 @@ def _load(target: Target, main: ModuleType) -> CodeType:
     return _compile_file(source, path)
 
 
+def _set_file(names: dict[str, Any], path: str) -> None:
+    names["__file__"] = path
+    if sys.version_info < (3, 15):
+        names["__cached__"] = None
+
+
 def _compile_command(source: str) -> CodeType:
+    if sys.version_info >= (3, 14):
+        source = _dedent(source)
     code = compile(source + "\n", "<string>", "exec", dont_inherit=True)
     if sys.version_info >= (3, 13):  # -c shows source lines in tracebacks
         import linecache
@@ -202,6 +212,18 @@ def _compile_command(source: str) -> CodeType:
         key = code if hasattr(linecache, "_interactive_cache") else "<string>"
         linecache._register_code(key, source, "<string>")  # type: ignore[attr-defined]
     return code
+
+
+def _dedent(source: str) -> str:
+    """Do what `textwrap.dedent` does, which would import `re` into the program."""
+    lines = source.split("\n")
+    indents = [line[: -len(line.lstrip(" \t"))] for line in lines if line.strip(" \t")]
+    first, last = min(indents, default=""), max(indents, default="")
+    while not last.startswith(first):
+        first = first[:-1]
+    if not (indent := len(first)):
+        return source
+    return "\n".join(line[indent:] if line.strip(" \t") else "" for line in lines)
 
 
 def _load_pyc(data: bytes, magic: bytes) -> CodeType:
@@ -224,6 +246,14 @@ def _compile_file(source: bytes, path: str) -> CodeType:
         if (null := source.find(b"\0")) >= 0:
             line = source.count(b"\n", 0, null) + 1
             error = SyntaxError("source code cannot contain null bytes", (path, line, None, ""))
+        elif sys.version_info >= (3, 14):
+            # compile() says what the interpreter does but for the file's name.
+            message, *place = compile_error.args
+            undecodable = str(message).startswith("Non-UTF-8 code starting with ")
+            if not undecodable or place[0][0] is not None:
+                raise compile_error from None
+            message = message.replace(" on line ", f" in file {path} on line ", 1)
+            error = SyntaxError(message, (path, *place[0][1:]))
         elif str(compile_error.args[0]).startswith(unknown := "unknown encoding: "):
             error = SyntaxError("encoding problem: " + compile_error.args[0][len(unknown) :])
         elif bad := _undecodable(source, path):
