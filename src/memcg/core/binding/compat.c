@@ -15,6 +15,9 @@
 #include <internal/pycore_stackref.h>
 #endif
 #include <internal/pycore_object.h>
+#if PY_VERSION_HEX >= 0x030d0000
+#include <internal/pycore_tstate.h>
+#endif
 #include <opcode.h>
 
 #if PY_VERSION_HEX < 0x030c0000
@@ -467,6 +470,36 @@ void py_set_allocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator)
         debug_apis[domain].below = *allocator;
     else
         PyMem_SetAllocator(domain, allocator);
+}
+
+#if PY_VERSION_HEX >= 0x030d0000
+#define TSTATE_BYTES sizeof(_PyThreadStateImpl)
+#else
+#define TSTATE_BYTES sizeof(PyThreadState)
+#endif
+#if PY_VERSION_HEX >= 0x030e0000
+#define FILE_BUFFER_BYTES (128 << 10) /* io.DEFAULT_BUFFER_SIZE; 8 KiB before */
+#else
+#define FILE_BUFFER_BYTES 0
+#endif
+#ifdef Py_DEBUG
+#define DEBUG_BYTES (4 * sizeof(size_t)) /* PYMEM_DEBUG_EXTRA_BYTES */
+#else
+#define DEBUG_BYTES (3 * sizeof(size_t))
+#endif
+
+/* The data plane rounds a request up to 16 bytes before it asks. */
+static bool is_request(size_t bytes, size_t made)
+{
+    made += debug_apis ? DEBUG_BYTES : 0;
+    return bytes == (made + 15) / 16 * 16;
+}
+
+bool py_makes_tstate(size_t bytes) { return is_request(bytes, TSTATE_BYTES); }
+
+bool py_makes_file_buffer(size_t bytes)
+{
+    return FILE_BUFFER_BYTES && is_request(bytes, FILE_BUFFER_BYTES);
 }
 
 int py_debug_header(void) { return debug_apis ? 2 * (int)sizeof(size_t) : 0; }

@@ -188,5 +188,9 @@ void py_get_allocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator);
 void py_set_allocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator);
 /* Bytes that the debug hooks put before a block; 0: there are no hooks. */
 int py_debug_header(void);
+/* Whether a request is for a thread state, or for a file's buffer (open()'s, where it is more than 64 KiB).
+ * Its size tells, as the hooks see it; another request of that size is taken for the same. */
+bool py_makes_tstate(size_t bytes);
+bool py_makes_file_buffer(size_t bytes);
 
 #endif

@@ -151,17 +151,24 @@ static bool refuses_at_jump(struct mem_cgroup *memcg)
  * growing list say.  So does a trace or profile function, because CPython removes it if it fails.
  * At the ceiling only a thread that has the GIL is refused: without the GIL CPython starts threads,
  * say.
+ *
+ * A thread state counts as small, although 3.15's is larger than 1 KiB; otherwise no thread could start
+ * past the reserve.  open()'s buffer goes into the reserve; otherwise a full group could open no file
+ * and import nothing.
  */
 static bool refuses(struct mem_cgroup *memcg, size_t bytes, enum memcg_bound bound)
 {
     PyThreadState *tstate = current_holds_gil() ? py_tstate() : NULL;
+    bool small = bytes <= MEMCG_SMALL_SIZE || py_makes_tstate(bytes);
 
-    if (tstate && bound != MEMCG_AT_MAX &&
-        (bound == MEMCG_AT_CEILING || bytes > MEMCG_SMALL_SIZE) && handler_needs_frame(bytes))
+    if (bound == MEMCG_AT_MAX && py_makes_file_buffer(bytes))
+        return false;
+    if (tstate && bound != MEMCG_AT_MAX && (bound == MEMCG_AT_CEILING || !small) &&
+        handler_needs_frame(bytes))
         return false;
     if (bound == MEMCG_AT_CEILING)
         return tstate;
-    if (bytes > MEMCG_SMALL_SIZE)
+    if (!small)
         return !tstate || !(py_is_tracing(tstate) || handler_runs(tstate));
     return refuses_at_jump(memcg);
 }
