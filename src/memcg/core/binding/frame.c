@@ -141,6 +141,23 @@ static enum place place_of(PyCodeObject *code, const unsigned char *units, int n
     }
 }
 
+bool frame_begins(PyFrameObject *frame)
+{
+    PyCodeObject *code = PyFrame_GetCode(frame);
+    PyObject *bytes = PyCode_GetCode(code);
+    int unit = PyFrame_GetLasti(frame) / 2;
+    bool begins = false;
+
+    if (bytes && unit >= 0 && unit < PyBytes_GET_SIZE(bytes) / 2) {
+        const unsigned char *units = (const unsigned char *)PyBytes_AS_STRING(bytes);
+
+        begins = py_instruction(units[2 * unit]) == PY_RESUME && (units[2 * unit + 1] & 3) == 0;
+    }
+    Py_XDECREF(bytes);
+    Py_DECREF(code);
+    return begins;
+}
+
 enum place frame_place(PyFrameObject *frame, bool at_check)
 {
     PyCodeObject *code = PyFrame_GetCode(frame);

@@ -26,6 +26,7 @@ struct code_line frame_line(PyThreadState *tstate); /* of the innermost frame */
 /* PLACE_JUMP: an exception must not be raised here, but may be in the loop's body. at_check:
  * CPython is checking at this moment. */
 enum place { PLACE_NO, PLACE_JUMP, PLACE_OK };
+bool frame_begins(PyFrameObject *frame); /* its function has just been entered */
 enum place frame_place(PyFrameObject *frame, bool at_check);
 
 /* Calls visit for each object that a running frame of any thread holds. Before each frame it calls

@@ -70,10 +70,34 @@ static bool has_frame(PyThreadState *tstate)
     return frame != NULL;
 }
 
+/*
+ * The entry of what a thread or a pool runs, before its first `try`: an exception there would be shown
+ * as the thread's end, and the target would not have run at all.
+ */
+static bool is_entry_of_target(PyFrameObject *frame)
+{
+    PyFrameObject *back = frame_begins(frame) ? PyFrame_GetBack(frame) : NULL;
+    bool entry = false;
+
+    if (back) {
+        PyCodeObject *code = PyFrame_GetCode(back);
+
+        entry = (PyUnicode_CompareWithASCIIString(code->co_name, "run") == 0 ||
+                 PyUnicode_CompareWithASCIIString(code->co_name, "__call__") == 0) &&
+                is_guarded(back, true);
+        Py_DECREF(code);
+        Py_DECREF(back);
+    }
+    return entry;
+}
+
 static enum place place_now(PyThreadState *tstate, bool self)
 {
     PyFrameObject *frame = PyThreadState_GetFrame(tstate);
     enum place place = frame ? frame_place(frame, self) : PLACE_NO;
+
+    if (place && is_entry_of_target(frame))
+        place = PLACE_NO;
 
     for (int i = 0; frame && i < NEAR_FRAMES; i++) {
         PyFrameObject *back;
