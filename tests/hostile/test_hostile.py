@@ -327,7 +327,7 @@ KINDS = {
     (3, 11): {"": "create()"},
     (3, 12): {"legacy": "create(isolated=False)", "own GIL": "create(isolated=True)"},
     (3, 13): {"legacy": "create('legacy')", "own GIL": "create('isolated')"},
-}[sys.version_info[:2]]
+}[min(sys.version_info[:2], (3, 13))]
 INSIDE = {
     "allocates": "rows = [str(i) for i in range(10_000)]",
     "imports memcg": """
