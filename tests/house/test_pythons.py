@@ -51,12 +51,12 @@ def test_each_file_that_names_versions_of_cpython_names_those_of_the_core():
 @pytest.mark.parametrize(
     "version", [(3, 15, 0, "final", 0), (3, 15, 0, "candidate", 1), (3, 15, 1)]
 )
-def test_a_release_that_crashes_by_itself_is_told(version):
+def test_a_release_that_crashes_by_itself_is_named(version):
     assert "update to 3.15.2" in hooks.trouble_with(version)
 
 
 @pytest.mark.parametrize("version", [(3, 11, 7), (3, 14, 10), (3, 15, 2), (3, 16, 0)])
-def test_a_release_that_bears_a_refusal_is_not(version):
+def test_a_release_that_bears_a_refusal_is_not_named(version):
     assert hooks.trouble_with(version) is None
 
 
