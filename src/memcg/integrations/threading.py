@@ -162,6 +162,9 @@ def _starter(start: Callable[..., Any]) -> Callable[..., Any]:
             return start(core.Started(entry, function), *args, **kwargs)
         function = core.Started(None, function)
         if entry is None:
+            context = getattr(thread, "_context", None)
+            if context is not None and not len(context):  # since 3.14 `run` has one of its own
+                context.run(core.Started(None, int))
             return start(function, *args, **kwargs)
         run = _Run(entry, thread)
         try:
