@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from textwrap import dedent
 import pytest
 from environment import environment
 
-TIMEOUT_S = 100 if "FORKS" not in os.environ else 3600
+TIMEOUT_S = 100
 PRELUDE = """\
 import memcg; memcg.install()
 import hostile, os, signal, sys, threading, time

@@ -8,6 +8,7 @@ import re
 import sys
 
 import pytest
+from hostile.conftest import TIMEOUT_S
 
 ALL = "FZPUH"
 FORKS = pytest.mark.parametrize(
@@ -247,6 +248,11 @@ def test_native_threads_allocate_and_free_while_the_interpreter_ends(survives):
     assert shown == f"{ENDS} 0\n"
 
 
+def fork_timeout(forks):
+    """Return seconds: one for each fork, far more than a fork beside busy threads takes."""
+    return max(TIMEOUT_S, forks)
+
+
 @FORKS
 def test_forks_work_while_native_threads_hold_the_locks(survives, forks):
     shown = survives(
@@ -255,7 +261,8 @@ def test_forks_work_while_native_threads_hold_the_locks(survives, forks):
     with memcg.group("a"):
         statuses = [hostile.fork() for _ in range({forks})]
     print(sum(map(bool, statuses)), *hostile.stop_churn())
-    """
+    """,
+        timeout=fork_timeout(forks),
     )
     assert shown.split()[0] == "0"
     assert shown.split()[2] == "0"
@@ -291,6 +298,7 @@ def test_forks_work_while_threads_allocate_and_workers_start_and_end(survives, c
     for t in threads: t.join()
     """,
         "-Wignore::DeprecationWarning",  # since 3.12 every fork under threads gives one
+        timeout=fork_timeout(forks),
     )
 
 
