@@ -41,6 +41,7 @@ static int open_groups[GROUPS]; /* indices into accounts; 0: no group */
 static pthread_mutex_t groups_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct kmem_cache *users[USERS];
 static atomic_u64_t total_ops, refused;
+static atomic_int_t closes_begun, closes_ended; /* by group_shut() */
 
 struct worker {
     uint64_t random;
@@ -89,9 +90,20 @@ static size_t random_size(struct worker *w)
     return (size_t)(r >> 20) % (r % 20 == 0 ? 20000 : 600) + 1;
 }
 
+/* A request was refused for a limit.  The thread has the account of it, unless the group that it
+ * names was freed since: then a close has begun that had not ended when the request began. */
+static void count_refused(int ended_before)
+{
+    struct memcg_failure failure;
+
+    CHECK(memcg_last_failure(&failure) || load_acquire(&closes_begun) != ended_before);
+    add_relaxed(&refused, 1);
+}
+
 static void slot_alloc(struct worker *w, struct slot *slot)
 {
     uint64_t r = next_random(w);
+    int ended_before = load_acquire(&closes_ended);
 
     slot->user = r % 16 == 0 ? users[(r >> 8) % USERS] : NULL;
     slot->size = slot->user ? kmem_cache_object_size(slot->user) : random_size(w);
@@ -99,10 +111,7 @@ static void slot_alloc(struct worker *w, struct slot *slot)
               : r & 1    ? memcg_malloc_fast(slot->size)
                          : memcg_calloc(slot->size);
     if (!slot->p) {
-        struct memcg_failure failure;
-
-        CHECK(memcg_last_failure(&failure)); /* refused for a limit; small ones at a ceiling only */
-        add_relaxed(&refused, 1);
+        count_refused(ended_before); /* small ones at a ceiling only */
         return;
     }
     if (!slot->user && !(r & 1))
@@ -131,17 +140,17 @@ static void slot_resize(struct worker *w, struct slot *slot)
     size_t size = slot->size <= KMALLOC_MAX_CACHE_SIZE
                       ? random_size(w)
                       : slot->size / 2 + next_random(w) % slot->size;
+    int ended_before;
     bool moves;
     unsigned char *p;
 
     if (slot->user)
         return;
+    ended_before = load_acquire(&closes_ended);
     p = memcg_realloc(slot->p, size);
     if (!p) {
-        struct memcg_failure failure;
-
-        CHECK(size > slot->size && memcg_last_failure(&failure));
-        add_relaxed(&refused, 1);
+        CHECK(size > slot->size);
+        count_refused(ended_before);
         return;
     }
     moves = p != slot->p;
@@ -232,7 +241,9 @@ static void group_shut(int i)
     open_groups[i] = 0;
     accounts[account].memcg = NULL;
     pthread_mutex_unlock(&groups_mutex);
+    add_release(&closes_begun, 1);
     group_close(memcg);
+    add_release(&closes_ended, 1);
 }
 
 static void fork_once(void)
