@@ -3,20 +3,22 @@ PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV := build/venv-$(VERSION)
 STAMP := $(VENV)/.installed
+HOSTS := build/hosts-$(VERSION)
 EXTENSION := build/extension-$(VERSION)
 SOURCES := $(wildcard native/*.[ch] src/memcg/core/*.pyx src/memcg/core/*.pxd src/memcg/core/binding/*) meson.build
 
-.PHONY: help demo test test-long pythons test-all verify mutants docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
+.PHONY: help demo test test-long test-hosts pythons test-all verify mutants docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 # The extras of pyproject.toml that a checkout needs.
-REQUIREMENTS = 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print("\n".join(extras["build"] + extras["test"] + extras["lint"]))'
-$(STAMP): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -c $(REQUIREMENTS) >$(VENV)/requirements.txt
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/requirements.txt
+EXTRAS := build test lint
+$(STAMP) $(HOSTS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -c 'import sys, tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*(line for name in sys.argv[1:] for line in extras[name]), sep="\n")' $(EXTRAS) >$(@D)/requirements.txt
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $(@D)/requirements.txt
 	touch $@
+$(HOSTS)/.installed: EXTRAS := test hosts
 
 # Run a tool of the environment; what it prints is shown if it fails.
 quietly = PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(1) >$(EXTENSION).log || { cat $(EXTENSION).log >&2; exit 1; }
@@ -41,6 +43,9 @@ test: $(EXTENSION)/.built ## set everything up and run the tests, JOBS=2 at a ti
 
 test-long: $(EXTENSION)/.built ## run the longer forms of some tests: more rounds, schedules and sizes
 	$(VENV)/bin/python -m pytest -n $(JOBS) -x -m long
+
+test-hosts: $(EXTENSION)/.built $(HOSTS)/.installed ## run memcg in web servers, notebooks, clusters, ..., which it installs; TESTS="..."
+	$(HOSTS)/bin/python -m pytest -n $(JOBS) -m hosts $(or $(TESTS),tests/hosts)
 
 # STRICT=1: a version that cannot be had is an error.
 pythons: $(STAMP) ## get CPython 3.14 and 3.15 below build/pythons where the machine has none

@@ -11,6 +11,7 @@ hostile/    an extension in C that breaks the rules
 litmus/     the lock-free protocols under every execution of the memory model
 verify/     the explorer, its scenarios and the mutants
 house/      the rules of the tree: layers, documents, examples, installation, tools
+hosts/      memcg in web servers, test runners, notebooks and clusters, apart from ``make test``
 long/       the soak, which runs for an hour, apart from ``make test``
 
 The marker ``alone`` is for tests that measure time: no other worker of pytest-xdist runs a test

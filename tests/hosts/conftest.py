@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each test here starts the real program in a process of its own, which `make test-hosts` installs."""
+
+import pathlib
+
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    here = pathlib.Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.hosts)
