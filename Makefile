@@ -85,10 +85,10 @@ foreign-limits: $(EXTENSION)/.built ## run the same suites in groups that are to
 	for s in $(LIMITS); do PYTHONPATH=src $(VENV)/bin/python tools/foreign.py $${s%:*} --limit $${s#*:} --timeout 3600 || failed=1; done; exit $$failed
 
 BENCH := build/bench
-bench bench-quick: $(EXTENSION)/.built ## run memcg beside its peers, then write docs/benchmarks.md; quick: five minutes
+bench bench-quick: $(EXTENSION)/.built ## run memcg beside its peers and write docs/benchmarks.md; quick: a summary in some minutes
 	sh benchmarks/peers.sh $(BENCH) $(PYTHON) $(if $(filter bench-quick,$@),--quick)
 	$(BENCH)/venv/bin/python benchmarks/run.py $(if $(filter bench-quick,$@),--quick)
-	$(BENCH)/venv/bin/python benchmarks/run.py --page
+	$(if $(filter bench,$@),$(BENCH)/venv/bin/python benchmarks/run.py --page)
 
 bench-instructions: $(EXTENSION)/.built ## count the instructions of the fast paths and of a group's life; UPDATE=1, BUDGET=file
 	$(VENV)/bin/python benchmarks/instructions.py $(if $(UPDATE),--update) $(if $(BUDGET),--budget "$(BUDGET)")

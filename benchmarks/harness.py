@@ -256,3 +256,13 @@ def show(result: Iterable[Row]) -> None:
         target = "" if r.target is None else f"{'>=' if r.at_least else '<='} {r.target:g}"
         print(f"  {r.work:38} {r.against:18} {figures:24} {target:9} {verdict:7} {r.note}")
     sys.stdout.flush()
+
+
+def summary(result: list[Row]) -> str:
+    """Say how many rows with a target met it, and name those that did not, the furthest first."""
+    targets = [r for r in result if r.met is not None]
+    missed = [r for r in targets if not r.met]
+    missed.sort(key=lambda r: -abs(r.ratio / r.target - 1))  # type: ignore[operator]
+    lines = [f"{len(targets) - len(missed)} of {len(targets)} rows met their target"]
+    lines += [f"  missed: {r.work}, {r.against}: {r.ratio:.3f} for {r.target:g}" for r in missed]
+    return "\n".join(lines)

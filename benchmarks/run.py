@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help=", ".join(QUESTIONS))
     args = parser.parse_args()
     results = harness.results(args.quick)
-    failed = 0
+    failed, answered = 0, []
     for name in args.names or ([] if args.page else QUESTIONS):
         start = time.monotonic()
         module = importlib.import_module(name)
@@ -38,7 +38,10 @@ def main() -> int:
             continue
         harness.show(rows)
         harness.write(name, rows, results)
+        answered += rows
         print(f"  {time.monotonic() - start:.0f} s", flush=True)
+    if answered:
+        print(harness.summary(answered), flush=True)
     if args.page:
         import page
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each test here starts the real program in a process of its own, which `make test-hosts` installs."""
+"""A test here starts the real program, which `make test-hosts` installs, in a process of its own."""
 
 import pathlib
 

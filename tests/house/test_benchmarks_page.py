@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,34 @@ def test_a_page_of_other_words_is_noticed():
     source = (BENCHMARKS / "page.py").read_text()
     assert not head_is_in(PAGE.replace("A ratio is", "A ratio was", 1), source)
     assert section(QUESTIONS[0]) not in PAGE.replace(section(QUESTIONS[0]).split("\n")[3], "x")
+
+
+def test_a_summary_counts_the_rows_and_names_what_was_missed_the_furthest_first():
+    program = """
+import harness
+
+def row(work, ratio, at_least=False):
+    return harness.Row(work, "glibc", 1.0, ratio, at_least=at_least)
+
+rows = [row("near", 1.1), row("met", 1.0), row("far", 0.5, True), harness.Row("none", "x", None, 9)]
+print(harness.summary(rows))
+print(harness.summary(rows[1:2]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=BENCHMARKS, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "1 of 3 rows met their target",
+        "  missed: far, glibc: 0.500 for 1",
+        "  missed: near, glibc: 1.100 for 1",
+        "1 of 1 rows met their target",
+    ]
+
+
+def test_only_a_full_run_writes_the_page():
+    for target, pages in {"bench": 1, "bench-quick": 0}.items():
+        done = subprocess.run(
+            ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert len(re.findall(r"benchmarks/run\.py (.*)--page", done.stdout)) == pages
+        assert len(re.findall(r"benchmarks/run\.py (--quick)?\s*$", done.stdout, re.M)) == 1
