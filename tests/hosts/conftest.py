@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A test here starts the real program, which `make test-hosts` installs, in a process of its own."""
+"""A test here starts the real program, which `make test-hosts` installs, in its own process."""
 
 import pathlib
 
