@@ -44,8 +44,10 @@ test: $(EXTENSION)/.built ## set everything up and run the tests, JOBS=2 at a ti
 test-long: $(EXTENSION)/.built ## run the longer forms of some tests: more rounds, schedules and sizes
 	$(VENV)/bin/python -m pytest -n $(JOBS) -x -m long
 
+# Debian's packages that the hosts' tests start.
 test-hosts: $(EXTENSION)/.built $(HOSTS)/.installed ## run memcg in web servers, notebooks, clusters, ..., which it installs; TESTS="..."
-	$(HOSTS)/bin/python -m pytest -n $(JOBS) -m hosts $(or $(TESTS),tests/hosts)
+	sh tools/debs.sh prometheus
+	$(HOSTS)/bin/python -m pytest -n $(JOBS) -m hosts $(or $(TESTS),tests/hosts src/memcg/integrations)
 
 # STRICT=1: a version that cannot be had is an error.
 pythons: $(STAMP) ## get CPython 3.14 and 3.15 below build/pythons where the machine has none
