@@ -28,7 +28,7 @@
 
 /* ---- thread states ----------------------------------------------------------- */
 
-#if PY_VERSION_HEX < 0x030c0000 /* later it is in a thread-local that we cannot read */
+#if PY_VERSION_HEX < 0x030c0000
 static atomic_tstate_t no_tstate;
 atomic_tstate_t *py_tstate_now = &no_tstate;
 
@@ -47,7 +47,35 @@ static void find_tstate(void)
         py_tstate_now = now;
 }
 #else
-static void find_tstate(void) {}
+intptr_t py_tstate_offset;
+#define NR_ALIKE 8
+
+/*
+ * A direct read saves a call in each hook.  CPython's variable is hidden, but it is one of the
+ * thread-locals of the file that has CPython's functions.  It is the only word there that is this
+ * thread's state while the thread has the GIL, and NULL while it has not.  (Another word keeps the
+ * state for PyGILState_Ensure().)
+ */
+static void find_tstate(void)
+{
+    PyThreadState *tstate = PyThreadState_Get(), **alike[NR_ALIKE], **word;
+    int nr_alike = 0, nr_left = 0;
+    struct tls_block block;
+
+    if (!tls_find((const void *)(uintptr_t)PyThreadState_Get, &block))
+        return;
+    word = (PyThreadState **)block.start;
+    for (size_t i = 0; i < block.bytes / sizeof(*word) && nr_alike < NR_ALIKE; i++)
+        if (word[i] == tstate)
+            alike[nr_alike++] = &word[i];
+    PyEval_SaveThread();
+    for (int i = 0; i < nr_alike; i++)
+        if (!*alike[i])
+            alike[nr_left++] = alike[i];
+    PyEval_RestoreThread(tstate);
+    if (nr_left == 1 && *alike[0] == tstate && tls_is_fixed(&block))
+        py_tstate_offset = (char *)alike[0] - tls_pointer();
+}
 #endif
 
 bool py_is_handling(PyThreadState *tstate, bool (*matches)(PyObject *error))

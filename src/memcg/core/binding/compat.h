@@ -20,6 +20,7 @@
 
 #include "atomic.h"
 #include "base.h"
+#include "tls.h"
 
 /* Looks up once what only a running interpreter shows; the GIL is held.  Until then, and if CPython
  * is not as expected, slower ways are used. */
@@ -45,20 +46,32 @@ static inline PyThreadState *py_tstate(void)
 #endif
 }
 
-/* Where CPython keeps it; if that is not known, a NULL. */
+/* Where CPython keeps it, and until that is known a place that has no thread state. */
 #if PY_VERSION_HEX < 0x030c0000
 typedef ATOMIC(PyThreadState *) atomic_tstate_t;
 extern atomic_tstate_t *py_tstate_now MEMCG_HIDDEN;
+#else
+extern intptr_t py_tstate_offset MEMCG_HIDDEN; /* 0: the C library's own word */
 #endif
 
-/* py_tstate(), without a call if CPython's place for it is known.  NULL may also mean "not
- * known". */
+/* py_tstate(), without a call if CPython's place for it is known.  If not, it is no thread
+ * state. */
 static inline PyThreadState *py_tstate_quick(void)
 {
 #if PY_VERSION_HEX < 0x030c0000
     return load_relaxed(py_tstate_now);
 #else
-    return py_tstate();
+    return tls_read(py_tstate_offset);
+#endif
+}
+
+/* True if that place is not known, so that only a call returns the state. */
+static inline bool py_tstate_is_hidden(void)
+{
+#if PY_VERSION_HEX < 0x030c0000
+    return false;
+#else
+    return unlikely(!py_tstate_offset);
 #endif
 }
 

@@ -136,7 +136,7 @@ void current_reload(PyThreadState *tstate)
     bool is_unset = !entry_var.loaded_ver;
     PyObject *value;
 
-    if (!interpreter || !tstate)
+    if (!interpreter || !tstate || (py_tstate_is_hidden() && current_is_fresh_for(tstate)))
         return;
     value = py_interpreter(tstate) == interpreter ? get_value(tstate) : NULL;
     set_key(tstate, entry_of(value));

@@ -68,13 +68,13 @@ static inline PyObject *current_context(void)
 } /* borrowed */
 
 /* GIL held. Addresses of thread states are used again, but their versions are not: current.c. */
-static inline bool current_is_fresh(void)
+static inline bool current_is_fresh_for(PyThreadState *tstate)
 {
-    PyThreadState *tstate = py_tstate_quick();
-
     return likely(tstate == current_key.tstate) &&
            likely(*py_context_ver(tstate) == entry_var.loaded_ver);
 }
+
+static inline bool current_is_fresh(void) { return current_is_fresh_for(py_tstate_quick()); }
 
 static inline void current_refresh(void)
 {

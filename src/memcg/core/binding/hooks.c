@@ -56,11 +56,36 @@ static HOT void *hook_malloc(void *ctx, size_t size)
     return likely(current_is_fresh()) ? memcg_malloc_fast(size) : malloc_afresh(size);
 }
 
-static void *hook_calloc(void *ctx, size_t nelem, size_t elsize)
+static __attribute__((noinline)) void *calloc_afresh(size_t nelem, size_t elsize)
 {
-    (void)ctx;
     current_refresh();
     return zero_malloc(nelem, elsize);
+}
+
+/* A list's table is small, and clearing it here is cheaper than a call of memset: an object of a
+ * size class has room up to the next multiple of 16. */
+#define SMALL_TABLE 64
+
+static HOT void *hook_calloc(void *ctx, size_t nelem, size_t elsize)
+{
+    size_t size;
+    char *p, *q, *end;
+
+    (void)ctx;
+    if (unlikely(!current_is_fresh()) || unlikely(__builtin_mul_overflow(nelem, elsize, &size)) ||
+        size - 1 >= SMALL_TABLE)
+        return calloc_afresh(nelem, elsize);
+    p = memcg_malloc_quick(size);
+    if (unlikely(!p))
+        return calloc_afresh(nelem, elsize);
+    q = p;
+    end = p + size;
+    do {
+        __builtin_memset(q, 0, 16);
+        q += 16;
+        __asm__("" : "+r"(q)); /* or the loop is made a call of memset */
+    } while (q < end);
+    return p;
 }
 
 static HOT void hook_free(void *ctx, void *p)
