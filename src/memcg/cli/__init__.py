@@ -19,6 +19,7 @@ EXAMPLES = """\
 examples:
   memcg run --max 512MiB script.py args      limit an unmodified program
   memcg run --max 1GiB --report -m pytest    limit a module, with an account at the end
+  memcg attach --max 2GiB 4711               limit a process that runs already (CPython 3.14)
   memcg doctor                               tell whether memcg can run here, and what it charges
   memcg verify                               explore the locking under every schedule
   python -m memcg ...                        run the same command with this Python

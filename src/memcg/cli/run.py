@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable
 
-__all__ = ["EXIT_CANNOT", "EXIT_OOM", "Options", "UsageError", "execute", "parse", "start"]
+__all__ = [
+    "EXIT_CANNOT",
+    "EXIT_OOM",
+    "Options",
+    "UsageError",
+    "execute",
+    "parse",
+    "read_size",
+    "start",
+]
 
 EXIT_OOM = 137  # the exit status of a container that was killed for its memory
 EXIT_CANNOT = 125  # memcg itself failed; env(1) and timeout(1) use the same status
@@ -147,12 +156,19 @@ def parse(args: list[str]) -> Options:
     if options.target is None:
         raise UsageError("nothing to run: give a script, -m MODULE, -c COMMAND or -")
     options.args = rest
-    options.max = _size("--max", sizes.get("--max"), None)
-    options.high = _size("--high", sizes.get("--high"), options.max)
+    options.max = read_size("--max", sizes.get("--max"), None)
+    options.high = read_size("--high", sizes.get("--high"), options.max)
     return options
 
 
-def _size(name: str, text: str | None, of: int | None) -> int | None:
+def read_size(name: str, text: str | None, of: int | None) -> int | None:
+    """Return the bytes that the option `name` asks for; None if it was not given.
+
+    Raises
+    ------
+    UsageError
+        It is no size, or a share of an `of` that was not given.
+    """
     if text is None:
         return None
     if "%" in text and of is None:

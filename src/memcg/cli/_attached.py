@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of ``memcg attach`` that runs in the process to which it attaches.
+
+Context: the main thread, between two instructions of any Python code.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import memcg
+from memcg import hooks
+
+from . import _system
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+def install(max: int | None, high: int | None, oom_group: bool) -> dict[str, str]:
+    """Install memcg and write the root's limits in bytes, as ``memcg run`` does.
+
+    Returns
+    -------
+    dict
+        The version and folder of memcg and the version of CPython, or ``refused`` with the reason.
+    """
+    place = os.path.dirname(memcg.__file__)
+    if hooks.installed():
+        text = f"memcg {memcg.__version__} from {place} is installed there already"
+        return {"refused": f"{text}; let that program write its limits"}
+    system = _system.System()
+    try:
+        system.install()
+    except memcg.MemcgError as error:
+        return {"refused": str(error)}
+    atexit.register(system.lift_limits)
+    system.explain_in_threads()
+    _explain_uncaught(system)
+    system.set_limits(max, high, oom_group)
+    version = ".".join(map(str, sys.version_info[:3]))
+    return {"memcg": memcg.__version__, "place": place, "python": version}
+
+
+def _explain_uncaught(system: _system.System) -> None:
+    """Give an error that ends the program room to be shown, and its account."""
+    show = sys.excepthook
+
+    def excepthook(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None, /
+    ) -> None:
+        account = system.failure(error)  # before `show`: that may be refused memory itself
+        if account is None:
+            show(kind, error, traceback)
+            return
+        with system.room():
+            try:
+                show(kind, error, traceback)
+            finally:
+                _system.complain(f"memcg: {account}")
+
+    sys.excepthook = excepthook
