@@ -65,6 +65,7 @@ def test_without_a_compiler_the_whole_package_is_installed_on_the_model_core(tmp
     [
         ("platform", "darwin", "not on darwin"),
         ("version", "3.13.0 experimental free-threading build (main)", "free-threading build"),
+        ("version", "3.14.7 free-threading build (main)", "finds objects in the heaps of mimalloc"),
         ("version_info", (3, 16, 0), "a GIL, not on 3.16.0; install a newer memcg"),
         ("platform", "linux", "without a C compiler"),
     ],

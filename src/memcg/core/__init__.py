@@ -30,7 +30,10 @@ def _why_not_built() -> str:
     first, last = (f"{major}.{minor}" for major, minor in PYTHONS)
     charges = f"memcg charges on CPython {first} to {last} with a GIL, not on "
     if "free-threading" in sys.version:
-        return f"{charges}{sys.version.split(' (')[0]}; run the program on a build with a GIL"
+        return (
+            f"{charges}{sys.version.split(' (')[0]}, whose collector finds objects in the heaps of "
+            "mimalloc alone; run the program on a build with a GIL"
+        )
     if sys.version_info[:2] > PYTHONS[1]:
         version = ".".join(map(str, sys.version_info[:3]))
         return f"{charges}{version}; install a newer memcg, or run the program on {last}"
