@@ -7,7 +7,7 @@ HOSTS := build/hosts-$(VERSION)
 EXTENSION := build/extension-$(VERSION)
 SOURCES := $(wildcard native/*.[ch] src/memcg/core/*.pyx src/memcg/core/*.pxd src/memcg/core/binding/*) meson.build
 
-.PHONY: help demo test test-long test-hosts pythons test-all verify mutants docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
+.PHONY: help demo test test-long test-hosts pythons wheels test-all verify mutants docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -52,6 +52,10 @@ test-hosts: $(EXTENSION)/.built $(HOSTS)/.installed ## run memcg in web servers,
 # STRICT=1: a version that cannot be had is an error.
 pythons: $(STAMP) ## get CPython 3.14 and 3.15 below build/pythons where the machine has none
 	$(VENV)/bin/python tools/pythons.py $(if $(STRICT),--strict) 3.14 3.15
+
+# STRICT=1: the same.
+wheels: pythons ## build wheels for 3.11 to 3.15 in build/wheels, and try each in an empty environment
+	$(VENV)/bin/python tools/wheels.py $(if $(STRICT),--strict)
 
 test-all: pythons ## run the tests on 3.11 to 3.15; name those that are not here; STRICT=1: fail for them
 	missing=; for v in 3.11 3.12 3.13 3.14 3.15; do \
