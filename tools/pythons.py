@@ -34,13 +34,16 @@ class Unavailable(Exception):
 
 
 def where(version: str, folder: Path = FOLDER, path: str | None = None) -> Path | None:
-    """Return the interpreter of a version: the first on PATH that runs, else the one in `folder`.
+    """Return the interpreter of a version: the first on PATH that runs, one of pyenv, or ours.
 
-    A pyenv shim is on PATH for versions that it does not run.
+    pyenv's shim is on PATH also for versions that it does not run; they are in its own folder.
     """
     places = (path if path is not None else os.environ.get("PATH", "")).split(os.pathsep)
-    for file in [Path(place) / f"python{version}" for place in places] + [
-        unpacked(version, folder)
+    pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    for file in [
+        *(Path(place) / f"python{version}" for place in places),
+        *sorted(pyenv.glob(f"{version}.*/bin/python{version}")),
+        unpacked(version, folder),
     ]:
         if os.access(file, os.X_OK) and file.is_file():
             shown = subprocess.run([file, "-c", SHOW_VERSION], capture_output=True, text=True)

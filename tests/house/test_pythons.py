@@ -84,6 +84,11 @@ def test_install_and_doctor_tell_it_and_go_on():
 # -- the tool
 
 
+@pytest.fixture(autouse=True)
+def no_pyenv(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "no pyenv"))
+
+
 def script(file: Path, body: str) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"#!/bin/sh\n{body}\n")
@@ -102,6 +107,13 @@ def test_the_first_interpreter_that_runs_is_taken(tmp_path):
     assert pythons.where("3.15", tmp_path, "") is None
     ours = script(pythons.unpacked("3.15", tmp_path), "echo 3.15")
     assert pythons.where("3.15", tmp_path, "") == ours
+
+
+def test_one_of_pyenvs_that_its_shim_does_not_run_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    script(tmp_path / "shims" / "python3.15", "exit 127")
+    right = script(tmp_path / "versions" / "3.15.2" / "bin" / "python3.15", "echo 3.15")
+    assert pythons.where("3.15", tmp_path, str(tmp_path / "shims")) == right
 
 
 def test_an_interpreter_of_the_machine_is_not_fetched(tmp_path, capsys, monkeypatch):
