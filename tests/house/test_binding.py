@@ -14,7 +14,18 @@ BINDING = next(Path(memcg.__file__).parent.rglob("compat.h")).parent
 CYTHON = BINDING.parent  # the .pyx files lie where Python finds their modules
 FLOORS = [  # bottom to top; a file includes its own header, and headers of the floors below
     {"compat"},
-    {"blocks", "collection", "constructor", "current", "frame", "map", "mutex", "opened", "sealed"},
+    {
+        "blocks",
+        "collection",
+        "constructor",
+        "current",
+        "frame",
+        "map",
+        "mutex",
+        "opened",
+        "sealed",
+        "threads",
+    },
     {"handler", "hooks", "refusal"},
     {"alarm", "numpy", "worker"},
     {"referrers", "throttle", "verdict"},
