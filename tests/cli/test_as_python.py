@@ -128,7 +128,6 @@ script("an indentation error", "if 1:\nx = 2\n")
 script("a syntax error at the end of the file", "def f(:\n")
 if sys.version_info >= (3, 11, 4):  # earlier versions read on behind it, which compile() never did
     script("a null byte", b"x = 1\n\0y\n")
-# 3.14 says line 1 of line 2, if line 1 is code.
 script("bytes that are not UTF-8", b"# a comment\ny = '\xe9'\n")
 script("bytes that are not UTF-8, further on", b"x = 1\nx = 2\ny = '\xe9'\n")
 script("a declared encoding", "# coding: latin-1\nprint('é', len('é'))\n".encode("latin-1"))
@@ -305,6 +304,15 @@ def test_a_broken_compiled_file_is_refused_in_the_same_words(cli):
     cli.write({"prog.pyc": b"x" * 40})
     shown, expected = cli.bare("prog.pyc"), cli.python("prog.pyc")
     assert shown == expected
+
+
+def test_bytes_that_are_not_utf8_are_on_their_line(cli):
+    """CPython 3.14 says line 1 of line 2, if a statement ends on line 1."""
+    cli.write({"prog.py": b"x = 1\ny = '\xe9'\n"})
+    shown = cli.bare("prog.py")
+    assert "prog.py on line 2, but no encoding declared" in str(shown)
+    if sys.version_info < (3, 14):
+        assert shown == cli.python("prog.py")
 
 
 def test_a_link_to_a_script_finds_the_neighbours_of_what_it_links_to(cli):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -232,11 +233,14 @@ assert (a.nr_inside, b.nr_inside) == (0, 0)
 # place. subprocess starts them on Windows only.
 STARTERS = {
     "asyncio/__main__.py", "asyncio/base_events.py", "asyncio/unix_events.py",
-    "concurrent/futures/process.py", "concurrent/futures/thread.py", "logging/config.py",
-    "logging/handlers.py", "multiprocessing/dummy/__init__.py", "multiprocessing/managers.py",
-    "multiprocessing/pool.py", "multiprocessing/queues.py", "multiprocessing/resource_sharer.py",
-    "pydoc.py", "socketserver.py", "subprocess.py", "telnetlib.py", "threading.py",
+    "concurrent/futures/process.py", "concurrent/futures/thread.py",
+    "concurrent/interpreters/__init__.py", "logging/config.py", "logging/handlers.py",
+    "multiprocessing/dummy/__init__.py", "multiprocessing/managers.py", "multiprocessing/pool.py",
+    "multiprocessing/queues.py", "multiprocessing/resource_sharer.py", "pdb.py",
+    "profiling/sampling/_child_monitor.py", "profiling/sampling/gecko_collector.py", "pydoc.py",
+    "socketserver.py", "subprocess.py", "telnetlib.py", "threading.py",
 }  # fmt: skip
+OLDER = {"pdb.py"} if sys.version_info < (3, 14) else set()  # modules that start none yet
 NOT_IMPORTED = {"test", "tests", "site-packages", "idlelib", "turtledemo", "lib2to3"}
 NAMES = {
     "Thread", "start_new_thread", "_start_new_thread", "_start_joinable_thread",
@@ -263,7 +267,7 @@ def test_every_module_of_the_standard_library_that_starts_threads_is_judged():
         and ("Thread" in (text := path.read_text(errors="replace")) or "_thread" in text)
         and starts_threads(text)
     }
-    missing = {name for name in STARTERS - found if (library / name).exists()}
+    missing = {name for name in STARTERS - found if (library / name).exists()} - OLDER
     assert (found - STARTERS, missing) == (set(), set())
 
 
@@ -277,10 +281,21 @@ def test_what_starts_threads_is_seen(source, starts):
     assert starts_threads(source) is starts
 
 
+# Services of other versions of CPython than this.
+OTHERS = (
+    {"ThreadedChildWatcher._do_waitpid"}
+    if sys.version_info >= (3, 14)
+    else {
+        "_ThreadedChildWatcher._do_waitpid",
+        "_PdbServer._start_signal_listener.<locals>.listener",
+    }
+)
+
+
 def test_the_names_of_services_are_those_of_the_installed_library():
     for module, names in _SERVICES.items():
         found = importlib.import_module(module)
-        for name in names:
+        for name in names - OTHERS:
             outer, _, inner = name.partition(".<locals>.")
             thing = found
             for part in outer.split("."):

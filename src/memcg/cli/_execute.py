@@ -17,7 +17,8 @@ Counterpart: Modules/main.c (``pymain_run_python``), Python/pythonrun.c
 Where we differ: `sys.orig_argv` names memcg; ``sys.modules`` has memcg and what it imports; the
 frames of memcg lie below the program's. So recursion ends four calls earlier, and code that walks
 the stack to its end (``inspect.stack()[-1]``, a warning with too high a stacklevel, faulthandler)
-meets these frames.
+meets these frames. The error for a byte of line 2 that is not UTF-8 names line 2. CPython 3.14
+names line 1 if a statement ends there.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from __future__ import annotations
 from .. import core
 from ..core import css_put, mem_cgroup_offline
 from ..errors import CacheBusy, GroupBusy
-from ..locking import Mutex, assert_held, freed, shared
+from ..locking import Mutex, assert_held, ended_threads, freed, name_of, shared
 from . import slab_common, workqueue
 
 TYPE_CHECKING = False
@@ -220,10 +220,23 @@ def mem_cgroup_css_offline(memcg: mem_cgroup) -> None:
         Something is inside the group; nothing is changed.
     """
     if not mem_cgroup_offline(memcg):
-        raise GroupBusy(
-            f"group {memcg.path!r} is entered {memcg.nr_inside} times; "
-            "leave it first or close(wait=seconds)"
-        )
+        raise GroupBusy(__who_is_inside(memcg))
+
+
+def __who_is_inside(memcg: mem_cgroup) -> str:
+    """Return the text of the error for a group that something is inside."""
+    threads = [name_of(task) for task in core.threads_inside(memcg)]
+    ended = []
+    if core.name == "native":  # the model lists them too
+        ended = [name for name, context in ended_threads() if core.is_entered_in(memcg, context)]
+    text = f"group {memcg.path!r} is entered {memcg.nr_inside} times"
+    for what, names in ("thread", threads), ("ended thread", ended):
+        if names:
+            text += f", by {what}{'s' * (len(names) > 1)} {', '.join(names[:5])}"
+    cures = [] if ended and not threads else ["leave it first or close(wait=seconds)"]
+    if ended:
+        cures.append("drop the Thread object of a thread that has ended")
+    return f"{text}; {', and '.join(cures)}"
 
 
 def mem_cgroup_destroy_all_caches(memcg: mem_cgroup) -> None:

@@ -106,10 +106,11 @@ from ._caches import KMALLOC_SIZES, Cache, view
 from ._errors import explain, find_memory_error, last_alarm, last_failure
 from ._groups import (
     Memcg, Shield, ancestry, collect_garbage, css_get, css_put, css_refs, css_tryget, current,
-    current_entry, enter, enter_root_where_outside, leave, live_blocks, mem_cgroup_collect_garbage,
-    mem_cgroup_drain, mem_cgroup_events_local, mem_cgroup_get_limit, mem_cgroup_high_done,
-    mem_cgroup_last_oom, mem_cgroup_offline, mem_cgroup_reset_peak, mem_cgroup_set_limit,
-    memcg_charge, memcg_try_charge, memcg_uncharge, scan,
+    current_entry, enter, enter_root_where_outside, is_entered_in, leave, leave_for_ended_threads,
+    live_blocks, mem_cgroup_collect_garbage, mem_cgroup_drain, mem_cgroup_events_local,
+    mem_cgroup_get_limit, mem_cgroup_high_done, mem_cgroup_last_oom, mem_cgroup_offline,
+    mem_cgroup_reset_peak, mem_cgroup_set_limit, memcg_charge, memcg_try_charge, memcg_uncharge,
+    scan, threads_inside,
 )
 
 
@@ -296,7 +297,8 @@ def forget_alarms():
 
 
 def after_fork_in_child():
-    """Forget the workers of the parent, and the threads that wait there for a mutex."""
+    """Forget the workers of the parent, the threads that wait there, and what others entered."""
     worker_after_fork()
     delivery_after_fork()
     mutex_after_fork()
+    leave_for_ended_threads()

@@ -349,6 +349,7 @@ cdef class Entry:
 
 
 sealed_type(<PyTypeObject *>Entry)
+threads_init()
 cdef object entry_var = current_init(
     PyContextVar_New("memcg_current", <PyObject *>None), <PyTypeObject *>Entry
 )
@@ -484,7 +485,7 @@ cpdef leave(Memcg memcg, error=None):
         current_leave()
     else:
         set_entry(without(memcg, top), ENTER_NOT)
-    memcg.nr_inside -= 1
+    memcg.nr_inside -= memcg.nr_inside > 0  # a fork may have left it for a thread that it ended
     if memcg.nr_inside > 0:
         opened_remove(&memcg.opened, current_context())
     else:
@@ -500,6 +501,48 @@ cpdef leave(Memcg memcg, error=None):
         raise MemcgOOM(describe(&refused)) from error
     if error is not None:
         explain(error)
+
+
+# -- which thread is inside
+
+
+def threads_inside(Memcg memcg not None):
+    """List the ids of the threads that run a context in which the group was entered."""
+    cdef size_t n = 0
+    cdef running *found = threads_running(&n)
+    cdef list threads = []
+    try:
+        for i in range(n):
+            if opened_has(&memcg.opened, found[i].context) and found[i].thread not in threads:
+                threads.append(found[i].thread)
+        return threads
+    finally:
+        libc_free(found)
+
+
+def is_entered_in(Memcg memcg not None, context):
+    """Tell whether the group was entered in `context` and not left."""
+    return opened_has(&memcg.opened, <PyObject *>context)
+
+
+def leave_for_ended_threads():
+    """Leave, in the child of a fork, the groups that the threads were in that it does not have.
+
+    No code of theirs will do it. What a suspended task or generator has entered stays entered,
+    because the child may go on with it. A group that was entered where the context does not name
+    it any more stays entered too.
+    """
+    cdef Entry entry
+    cdef object context
+    cdef long n
+    while (context := threads_next_ended()) is not None:
+        entry = <Entry>current_entry_in(<PyObject *>context)
+        while entry is not None:
+            n = opened_drop(&entry.memcg.opened, <PyObject *>context)
+            if n:  # an entry may be noted that was left elsewhere: what others have noted counts
+                entry.memcg.nr_inside = max(entry.memcg.nr_inside - n,
+                                            opened_total(&entry.memcg.opened))
+            entry = entry.previous
 
 
 @cython.no_gc

@@ -25,7 +25,7 @@ import mmap
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Self
@@ -156,6 +156,7 @@ class Memcg:
     parent: Memcg | None = None
     _kmemcg_id = -1  # the control plane stores it
     _last_oom: tuple[Any, ...] | None = None  # the last refusal here or below; one store writes it
+    nr_inside = property(lambda self: len(threads_inside(self)))  # entries that were not left
 
     def __init__(self, parent: Memcg | None) -> None:
         global _root
@@ -172,8 +173,6 @@ class Memcg:
         self._refs = Atomic(1)
         self._online = Published(True)
         self._high_posted = Atomic(0)
-        self._entry_lock = _entry_lock  # a thread enters the group before it is offline, or fails
-        self.nr_inside = 0
         self.objcg = ObjCgroup(self)
         self._objcgs = [self.objcg]  # stubs that point here; cgroup_mutex protects the list
         if parent is not None:
@@ -261,7 +260,7 @@ def mem_cgroup_offline(memcg: Memcg) -> bool:
     """
     if memcg.parent is None:
         raise MemcgError("the root group cannot go offline")
-    with memcg._entry_lock:
+    with _entry_lock:  # a thread enters the group before it is offline, or fails
         if memcg.nr_inside:
             return False
         memcg._online.store(False)
@@ -535,8 +534,7 @@ class Cache:
             while True:
                 payer = _charged_group(memcg)
                 cachep = _memcg_kmem_get_cache(self, payer)
-                address = cachep._alloc(payer)
-                if address is not None:
+                if (address := cachep._alloc(payer)) is not None:
                     if cachep is self:
                         _promote(self, payer)
                     return address
@@ -700,8 +698,7 @@ def _try_charge_or_raise(memcg: Memcg, n: int) -> None:
     if _skip_account.get(current_task()):
         memcg_charge(memcg, n)
         return
-    limited = memcg_try_charge(memcg, n)
-    if limited is not None:
+    if (limited := memcg_try_charge(memcg, n)) is not None:
         limited.events["oom"] += 1
         current, limit = limited.usage.get(), limited._limits["max"]
         raise MemcgOOM(oom_text(memcg.path, n, current, limit, limited.path))
@@ -787,12 +784,14 @@ class _Entry(NamedTuple):
 
 
 _entry: ContextVar[_Entry | None] = ContextVar("memcg_current", default=None)
+# A pair for each entry that was not left, with the task that made it. Under `entry_lock` one call
+# appends or removes it, so a fork at any point leaves the child a consistent list.
+_entered: list[tuple[Memcg, Hashable]] = []
 
 
 def current() -> Memcg | None:
     """Return the group of the running context, or None for the root."""
-    entry = _entry.get()
-    return entry.memcg if entry else None
+    return entry.memcg if (entry := _entry.get()) else None
 
 
 def enter(memcg: Memcg) -> None:
@@ -803,10 +802,10 @@ def enter(memcg: Memcg) -> None:
     OfflineError
         The group is closed.
     """
-    with memcg._entry_lock:
+    with _entry_lock:
         if not memcg.online:
             raise OfflineError(f"group {memcg.path!r} is closed; memcg.group() makes a new one")
-        memcg.nr_inside += 1
+        _entered.append((memcg, current_task()))
     _entry.set(_Entry(memcg, _entry.get()))
 
 
@@ -822,8 +821,9 @@ def leave(memcg: Memcg, error: BaseException | None = None) -> None:
     if entry is None or entry.memcg is not memcg:
         raise MemcgError(f"group {memcg.path!r} is left, but is not the innermost of this context")
     _entry.set(entry.previous)
-    with memcg._entry_lock:
-        memcg.nr_inside -= 1
+    with _entry_lock:
+        # another task may have entered it, and handed the generator with the `with` over
+        _entered.remove((memcg, max(threads_inside(memcg), key=current_task().__eq__)))
 
 
 def current_entry() -> object | None:
@@ -831,16 +831,20 @@ def current_entry() -> object | None:
     return _entry.get()
 
 
+def threads_inside(memcg: Memcg) -> list[Any]:
+    """List the tasks that entered the group and did not leave it."""
+    return [task for group, task in _entered if group is memcg]
+
+
 class Shield(nullcontext[None]):
     """See `memcg.shield`. It does nothing here, because the model core delivers no alarms."""
 
 
-class Bound:
+class Bound(NamedTuple):
     """A callable that calls `fn` in the group that `entry` stands for."""
 
-    def __init__(self, entry: Any, fn: Callable[..., Any]) -> None:
-        self.entry = entry
-        self.fn = fn
+    entry: Any
+    fn: Callable[..., Any]
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         before = _entry.get()
@@ -865,5 +869,6 @@ def release_workers() -> None:
 
 
 def after_fork_in_child() -> None:
-    """Forget the read-side sections of threads that the fork has ended."""
+    """Forget the read-side sections and entries of threads that the fork has ended."""
     read_side.after_fork_in_child()
+    _entered[:] = [entry for entry in _entered if entry[1] == current_task()]

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 # By module: targets, and classes, of threads and processes that serve every caller.
 _SERVICES = {
     "asyncio.base_events": {"BaseEventLoop._do_shutdown"},
-    "asyncio.unix_events": {"ThreadedChildWatcher._do_waitpid"},
+    "asyncio.unix_events": {
+        "ThreadedChildWatcher._do_waitpid", "_ThreadedChildWatcher._do_waitpid",  # since 3.14
+    },
     "concurrent.futures.process": {"_ExecutorManagerThread", "_process_worker"},
     "concurrent.futures.thread": {"_worker"},
     "logging.config": {"listen.<locals>.Server"},
@@ -36,6 +38,7 @@ _SERVICES = {
     },
     "multiprocessing.queues": {"Queue._feed"},
     "multiprocessing.resource_sharer": {"_ResourceSharer._serve"},
+    "pdb": {"_PdbServer._start_signal_listener.<locals>.listener"},
     "pydoc": {"_start_server.<locals>.ServerThread"},
 }  # fmt: skip
 # By module: the class of the pool, and the position at which its methods take the function to call.
@@ -186,12 +189,20 @@ def _hook_pool(module: ModuleType) -> None:
         setattr(pool, method, _job_taker(getattr(pool, method), at))
 
 
+def _is_elsewhere(pool: object) -> bool:
+    """Tell whether a pool's jobs run in other interpreters, whose memory is the root's."""
+    names = [(c.__module__, c.__qualname__) for c in type(pool).__mro__]
+    return ("concurrent.futures.interpreter", "InterpreterPoolExecutor") in names
+
+
 def _job_taker(method: Callable[..., Any], at: int) -> Callable[..., Any]:
     import functools
 
     @functools.wraps(method)
     def take_bound(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         entry = core.current_entry()
+        if entry is not None and _is_elsewhere(self):
+            entry = None
         if entry is not None and len(args) > at:
             args = (*args[:at], core.Bound(entry, args[at]), *args[at + 1 :])
         elif entry is not None and "func" in kwargs:

@@ -28,6 +28,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
+    from contextvars import Context
     from typing import TypeVar
 
     from .lockless import Atomic, Published, ReadSide
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Atomic", "Event", "Mutex", "Published", "ReadSide", "assert_held", "at_exit", "at_fork",
-    "begin", "choose", "current_task", "freed", "report_exception", "shared", "spawn",
+    "begin", "choose", "current_task", "ended_threads", "freed", "name_of", "report_exception",
+    "shared", "spawn",
 ]  # fmt: skip
 
 
@@ -197,6 +199,32 @@ def freed(obj: object) -> None:
 def current_task() -> Hashable:
     """Return an identifier of the running thread."""
     return _thread.get_ident()
+
+
+def name_of(task: Hashable) -> str:
+    """Return the name of a thread that `current_task` has identified, as an error text has it."""
+    threading = sys.modules.get("threading")
+    thread = getattr(threading, "_active", {}).get(task)  # `enumerate` would take a lock
+    return repr(vars(thread)["_name"]) if thread is not None else str(task)
+
+
+def ended_threads() -> list[tuple[str, Context]]:
+    """List the names and contexts of threads that have ended and whose ``Thread`` objects live.
+
+    Before CPython 3.14 such an object keeps no context, and the list is empty.
+    """
+    threading = sys.modules.get("threading")
+    if threading is None:
+        return []
+    known = getattr(getattr(threading, "_dangling", None), "data", ())  # all that were made
+    found = []
+    for thread in [reference() for reference in tuple(known)]:
+        names = vars(thread) if thread is not None else {}
+        context = names.get("_context")
+        if context is None or names["_ident"] is None or threading.Thread.is_alive(thread):
+            continue
+        found.append((repr(names["_name"]), context))
+    return found
 
 
 def choose(n: int) -> int:

@@ -20,8 +20,9 @@ from .task import Task
 
 __all__ = [
     "Array", "Atomic", "Event", "GuardedDict", "Mutex", "Published", "Queue", "ReadSide", "Table",
-    "assert_held", "at_exit", "at_fork", "begin", "choose", "current_task", "fork", "freed",
-    "module", "parallel", "quietly", "report_exception", "settle", "shared", "spawn",
+    "assert_held", "at_exit", "at_fork", "begin", "choose", "current_task", "ended_threads", "fork",
+    "freed", "module", "name_of", "parallel", "quietly", "report_exception", "settle", "shared",
+    "spawn",
 ]  # fmt: skip
 
 _outside = itertools.count(-1, -1)
@@ -81,6 +82,16 @@ def choose(n: int) -> int:
     """Branch: the explorer tries 0 to `n` - 1. Outside an exploration the result is 0."""
     run = runtime.active
     return 0 if run is None else run.choose(n)
+
+
+def name_of(task: Hashable) -> str:
+    """Return a text for a task."""
+    return str(task)
+
+
+def ended_threads() -> list[tuple[str, Any]]:
+    """Return an empty list, because no object outlives its task."""
+    return []
 
 
 def begin(native: type | None) -> None:

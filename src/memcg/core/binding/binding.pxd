@@ -30,6 +30,7 @@ cdef extern from "current.h":
     PyObject *current_context()
     PyObject *current_foreign_value()
     entry *current_entry_now()
+    object current_entry_in(PyObject *context)
     bint current_enter_again(PyObject *memcg)
     enum entering:
         ENTER_NOT
@@ -46,7 +47,17 @@ cdef extern from "opened.h":
     void opened_add(opened_table *table, PyObject *context)
     void opened_remove(opened_table *table, PyObject *context)
     bint opened_has(const opened_table *table, PyObject *context)
+    long opened_drop(opened_table *table, const PyObject *context)
+    long opened_total(const opened_table *table)
     void opened_clear(opened_table *table)
+
+cdef extern from "threads.h":
+    struct running:
+        unsigned long thread
+        PyObject *context
+    void threads_init()
+    running *threads_running(size_t *n)
+    object threads_next_ended()
 
 cdef extern from "refusal.h":
     void refusal_init()

@@ -86,6 +86,13 @@ bool py_is_handling(PyThreadState *tstate, bool (*matches)(PyObject *error))
     return false;
 }
 
+bool py_holds_gil(void)
+{
+    PyThreadState *tstate = py_tstate();
+
+    return tstate && (PY_TSTATE_IS_OWN || tstate == PyGILState_GetThisThreadState());
+}
+
 extern int _PyOS_IsMainThread(void);
 
 bool py_is_main_thread(void) { return _PyOS_IsMainThread(); }

@@ -97,6 +97,9 @@ static inline PyObject *py_async_exc(const PyThreadState *tstate) { return tstat
  * `except`, a `finally` or an __exit__ of it runs. */
 bool py_is_handling(PyThreadState *tstate, bool (*matches)(PyObject *error));
 
+/* True if this thread holds its interpreter's GIL.  PyGILState_Check() is always true once there was
+ * another interpreter. */
+bool py_holds_gil(void);
 bool py_is_main_thread(void); /* GIL held */
 bool py_is_finalizing(void);  /* the interpreter is ending: daemon threads get the GIL no more */
 

@@ -162,6 +162,20 @@ struct entry *current_entry_now(void)
     return current_key.entry;
 }
 
+PyObject *current_entry_in(PyObject *context)
+{
+    PyObject *value = NULL;
+
+    if (PySequence_Contains(context, VAR) == 1)
+        value = PyObject_GetItem(context, VAR);
+    if (!value && PyErr_Occurred())
+        return NULL;
+    if (entry_of(value))
+        return value;
+    Py_XDECREF(value);
+    Py_RETURN_NONE;
+}
+
 /* Gives the context the map `to`.  The variables' caches in this thread become void. */
 static void exchange(PyThreadState *tstate, PyObject **map, PyObject *to, struct entry *entry)
 {

@@ -48,6 +48,8 @@ void current_reload(PyThreadState *tstate);
 PyObject *current_foreign_value(void);
 /* This context's entry; borrowed; NULL: none. */
 struct entry *current_entry_now(void);
+/* The entry that a context has by itself, or None: a new reference. Runs no Python code. */
+PyObject *current_entry_in(PyObject *context);
 /* Enters memcg again if it was entered from this very context map before. 0: not known. */
 int current_enter_again(PyObject *memcg);
 /* Makes entry (or NULL) the context's. -1: an exception; ENTER_BOUND returns the index for

@@ -67,7 +67,7 @@ void frame_caller(char *text, size_t n)
     PyCodeObject *code;
     size_t at;
 
-    if (!PyGILState_Check() || !(frame = py_running_frame(py_tstate())))
+    if (!py_holds_gil() || !(frame = py_running_frame(py_tstate())))
         return;
     code = py_frame_code(frame);
     at = put(text, n - 1, 0, code->co_filename);

@@ -64,7 +64,7 @@ void opened_add(struct opened_table *table, PyObject *context)
     place->n++;
 }
 
-static struct opened *find_open(const struct opened_table *table, PyObject *context)
+static struct opened *find_open(const struct opened_table *table, const PyObject *context)
 {
     struct opened *place = (struct opened *)&table->first;
 
@@ -79,6 +79,27 @@ void opened_remove(struct opened_table *table, PyObject *context)
 
     if (place)
         place->n--;
+}
+
+long opened_drop(struct opened_table *table, const PyObject *context)
+{
+    struct opened *place;
+    long n = 0;
+
+    while ((place = find_open(table, context))) { /* it may be in both parts of the table */
+        n += place->n;
+        place->n = 0;
+    }
+    return n;
+}
+
+long opened_total(const struct opened_table *table)
+{
+    long n = table->first.n;
+
+    for (unsigned int i = 0; i < table->size; i++)
+        n += table->more[i].n;
+    return n;
 }
 
 bool opened_has(const struct opened_table *table, PyObject *context)

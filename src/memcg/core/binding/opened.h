@@ -20,6 +20,9 @@ struct opened_table {
 };
 void opened_add(struct opened_table *table, PyObject *context);
 void opened_remove(struct opened_table *table, PyObject *context); /* if it is there */
+/* Forgets a context; returns how often the group was entered there. */
+long opened_drop(struct opened_table *table, const PyObject *context);
+long opened_total(const struct opened_table *table); /* how often it was entered, in all contexts */
 bool opened_has(const struct opened_table *table, PyObject *context);
 void opened_clear(struct opened_table *table);
 

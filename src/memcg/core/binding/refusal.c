@@ -250,7 +250,7 @@ bool refusal_is_unheard(void)
     PyObject *globals;
 
     /* a RAW request without the GIL: another thread may change its frame's module */
-    if (!PyGILState_Check())
+    if (!py_holds_gil())
         return false;
     globals = frame_globals(py_tstate());
     return globals && refusal_is_guarded(globals);
@@ -299,7 +299,7 @@ bool refusal_note(const struct memcg_failure *failure, struct code_line *before)
     bool again, is_next = last.is_next;
 
     last.is_next = false;
-    if (!is_next || !PyGILState_Check())
+    if (!is_next || !py_holds_gil())
         return false;
     tstate = py_tstate();
     again = is_last_of(py_context(tstate), failure->memcg) && doubt() == REFUSAL_SILENT;

@@ -38,7 +38,7 @@ _OBSERVED: dict[str, dict[str, str | None]] = {
         "_pending": None,  # a set that is changed only under cache_lock
         "_shared_bytes": None,  # read racily: it is only a hint that the group needs a child
     },
-    "Memcg": {"_kmemcg_id": "published", "nr_inside": None, "peak": None, "_objcgs": None},
+    "Memcg": {"_kmemcg_id": "published", "peak": None, "_objcgs": None},
 }
 
 

@@ -85,6 +85,43 @@ def fork_destroy() -> None:
     seam.parallel(destroy, fork)
 
 
+@scenario("a thread forks at every point of another's entry and exit; the child closes the group",
+          forks=True)  # fmt: skip
+def fork_inside() -> None:
+    s = System()
+
+    def be_inside() -> None:
+        s.core.enter(s.a)
+        s.core.leave(s.a)
+
+    def in_child() -> None:
+        s.rmdir(s.a)  # no thread of the child is inside
+        s.finish()
+
+    seam.parallel(be_inside, lambda: _fork(s, in_child))
+
+
+@scenario("a fork that does not wait x an entry and an exit: the child, which is inside, stays so",
+          forks=True)  # fmt: skip
+def fork_impatient_inside() -> None:
+    s = System()
+
+    def be_inside() -> None:
+        s.core.enter(s.a)
+        s.core.leave(s.a)
+
+    def in_child() -> None:
+        assert s.a.nr_inside == 1
+        s.core.leave(s.a)
+        s.rmdir(s.a)
+
+    def fork() -> None:
+        s.core.enter(s.a)
+        _fork_at_once(s, in_child)
+
+    seam.parallel(be_inside, fork)
+
+
 @scenario("a thread forks while the arrays grow; the child makes a group", forks=True)
 def fork_growth() -> None:
     s = System()
