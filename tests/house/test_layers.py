@@ -30,7 +30,7 @@ LAYERS = [  # bottom to top; the modules of one row may import each other
     {"integrations"},
     {"hooks"},
     {"__init__"},
-    {"otel", "prometheus"},
+    {"asgi", "django", "flask", "gunicorn", "otel", "prometheus", "wsgi"},
     {"verify"},  # only `verify/scheme` needs the rows below
     {"cli"},
     {"__main__"},

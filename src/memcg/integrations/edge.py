@@ -32,6 +32,7 @@ from ..names import NAME_MAX, escape
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
     from ..groups import Group, Size
 
@@ -66,6 +67,10 @@ class inside:
         self.group = group
         self._again = again
 
+    def anew(self) -> inside:
+        """Return an object to enter the same group again."""
+        return inside(self.group, self._again)
+
     def __enter__(self) -> Group:
         self._since = time.time()
         while True:
@@ -85,9 +90,7 @@ class inside:
                 raise oom from error
 
 
-def find_oom(
-    error: BaseException, group: Group | None = None, since: float = 0
-) -> MemcgOOM | None:
+def find_oom(error: BaseException, group: Group | None = None, since: float = 0) -> MemcgOOM | None:
     """Return the `MemcgOOM` that a host shows for an error that has left its group, or None.
 
     It is the error itself, or a new one with the account of a plain MemoryError, or of the first
@@ -166,12 +169,19 @@ class answering:
 
 
 def let_go(error: BaseException) -> None:
-    """Clear the frames of the traceback of an error, of its causes and of its members."""
+    """Clear the frames of the traceback of an error, of its causes and of its members.
+
+    The frames that called them are cleared too, up to one that still runs. A frame that has
+    returned is kept with its locals while another that it called is kept.
+    """
     for found in chain(error):
         traceback = found.__traceback__
         while traceback is not None:
+            frame: FrameType | None = traceback.tb_frame
             with contextlib.suppress(RuntimeError):  # the frame still runs
-                traceback.tb_frame.clear()
+                while frame is not None:
+                    frame.clear()
+                    frame = frame.f_back
             traceback = traceback.tb_next
 
 
