@@ -64,18 +64,21 @@ def ask(connection, path, tenant=None, *, method="GET", body=None, headers=None)
 
 
 @contextlib.contextmanager
-def serving(log: Path, *command: str, path: str = "/ok", **more: str) -> Iterator[Server]:
+def serving(
+    log: Path, *command: str, path: str = "/ok", folder: Path = APPS, **more: str
+) -> Iterator[Server]:
     """Start ``python -m command``; ``{fd}`` in it stands for the listening socket.
 
-    The server has started when it answers `path`. It gets SIGTERM at the end, then SIGKILL.
+    `folder` has the application. The server has started when it answers `path`. It gets SIGTERM at
+    the end, then SIGKILL.
     """
-    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener, open(log, "wb") as out:
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener, log.open("wb") as out:
         fd, port = listener.fileno(), listener.getsockname()[1]
         process = subprocess.Popen(
             [sys.executable, "-m", *(part.format(fd=fd) for part in command)],
-            env=environment(APPS, without=(*OURS, "MEMCG"), PYTHONUNBUFFERED="1", **more),
+            env=environment(folder, without=(*OURS, "MEMCG"), PYTHONUNBUFFERED="1", **more),
             stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, pass_fds=[fd],
-            start_new_session=True, cwd=APPS,
+            start_new_session=True, cwd=folder,
         )  # fmt: skip
     try:
         server = Server(port, process, log)
