@@ -143,8 +143,10 @@ assert status(ask(MemcgMiddleware(wrong, max="8MiB"))) == 500
 
 def test_after_the_answer_has_begun_the_error_is_raised(run_program):
     asgi(run_program, """
+START = {"type": "http.response.start", "status": 200, "headers": []}
 async def late(scope, receive, send):
-    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send(START)
+    await send({"type": "http.response.body", "body": b"x", "more_body": True})
     grab()
 try:
     ask(MemcgMiddleware(late, max="8MiB"))
@@ -153,6 +155,17 @@ except memcg.MemcgOOM as error:
 else:
     raise SystemExit("no error")
 assert logged == []
+async def early(scope, receive, send):
+    await send(START)
+    grab()
+assert status(ask(MemcgMiddleware(early, max="8MiB"))) == 507
+async def alone(scope, receive, send):
+    await send(START)
+assert ask(MemcgMiddleware(alone)) == [START]  # the server says what is missing
+async def twice(scope, receive, send):
+    await send(START)
+    await send(START)
+assert ask(MemcgMiddleware(twice)) == [START, START]
 """)  # fmt: skip
 
 
@@ -253,6 +266,28 @@ def app(environ, start):
 app = MemcgMiddleware(app, max="8MiB")
 [(status, headers)], body = ask(app)
 assert status == "507 Insufficient Storage" and dict(headers)["content-length"] == str(len(body))
+assert Steps.closed == "tenants/a"
+import itertools
+class Kept:
+    def __init__(self):
+        self.steps, self.kept = itertools.tee(map(bytes, itertools.repeat(1000)))
+    def __iter__(self):
+        return self.steps  # no code of Python runs in a step, so the error is raised between two
+    def close(self):
+        for _ in range(10):
+            str()
+        self.steps = self.kept = None
+        closed.append(memcg.current().path)
+closed = []
+def kept(environ, start):
+    start("200 OK", [("Content-Type", "text/plain")])
+    return Kept()
+try:
+    ask(MemcgMiddleware(kept, max="8MiB"))
+except memcg.MemcgOOM:
+    assert closed == ["tenants/a"] and memcg.group("tenants/a").current < MIB
+else:
+    raise SystemExit("no error")
 try:
     ask(app, PATH_INFO="/late")
 except memcg.MemcgOOM:

@@ -165,6 +165,7 @@ class MemcgMiddleware:
                 else:
                     with groups.scope(f"{place.group.path}/request"):
                         await self.app(scope, call.receive, call.send)
+            await call.end()
         except MemcgOOM as oom:
             with edge.answering(oom):
                 if call.begun:
@@ -208,12 +209,16 @@ class _Call:
     async def send(self, message: Message) -> None:
         raise NotImplementedError
 
+    async def end(self) -> None:
+        """Send what was kept back. Context: outside the group; the application has returned."""
+
     async def answer(self, scope: Scope, status: int, headers: Headers, body: bytes) -> None:
         """Send the answer of the middleware. Context: outside the group."""
         raise NotImplementedError
 
 
 class _Http(_Call):
+    _start: Message | None = None
     _body: bool | None = None  # whether there is more of the request's body; None: nothing was read
 
     async def receive(self) -> Message:
@@ -228,12 +233,23 @@ class _Http(_Call):
         self._body = message["type"] == "http.request" and message.get("more_body", False)
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
+        start = self._start
+        if message["type"] == "http.response.start" and start is None and not self.begun:
             if message["status"] in _MADE_OF_ERRORS:
                 _raise_what_is_handled()
-            self.begun = True
+            self._start = message  # until there is a piece of the body, another answer may be sent
+            return
+        self._start = None
+        self.begun = self.begun or start is not None
         with self._outer:
+            if start is not None:
+                await self._send(start)
             await self._send(message)
+
+    async def end(self) -> None:
+        """Send a beginning that nothing followed. Context: outside the group."""
+        if self._start is not None:
+            await self._send(self._start)
 
     async def answer(self, scope: Scope, status: int, headers: Headers, body: bytes) -> None:
         length = (b"content-length", str(len(body)).encode())

@@ -252,13 +252,19 @@ class _Answer:
                 call.begin()
             return
         except MemcgOOM as oom:
+            self.close()  # a suspended generator holds what filled the group
             answer = call.fail(oom, self._place.group)
         yield from answer
 
     def close(self) -> None:
-        if hasattr(self._pieces, "close"):
-            with self._place.anew():
-                self._pieces.close()
+        """Close the application's iterable. A second call does nothing.
+
+        No alarm is raised in it: the group may still be over its limit, and this is what frees it.
+        """
+        pieces, self._pieces = self._pieces, ()
+        if hasattr(pieces, "close"):
+            with self._place.anew(), core.Shield():
+                pieces.close()
 
 
 class _Input:
