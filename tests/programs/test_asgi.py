@@ -202,6 +202,46 @@ assert not memcg.group("tenants/a").children
 """)  # fmt: skip
 
 
+def test_while_there_is_no_place_for_another_tenant_the_answer_is_503(run_program):
+    asgi(run_program, """
+app = MemcgMiddleware(fine)
+app._rules._tenants._most = 1
+with app._rules._tenants("busy"):
+    sent = ask(app)
+    assert status(sent) == 503 and (b"retry-after", b"1") in sent[0]["headers"], sent
+    assert ask(app, tenant="busy")[1]["body"] == b"tenants/busy"
+assert ask(app)[1]["body"] == b"tenants/a" and [*memcg.group("tenants").children] == ["a"]
+""")  # fmt: skip
+
+
+def test_a_websocket_is_closed_with_1011_or_denied_before_it_is_accepted(run_program):
+    asgi(run_program, """
+async def socket(scope, receive, send):
+    assert await receive() == {"type": "http.request", "body": b"", "more_body": False}
+    if scope["path"] != "/early":
+        await send({"type": "websocket.accept"})
+    if scope["path"] == "/closed":
+        await send({"type": "websocket.close"})
+    grab()
+app = MemcgMiddleware(socket, max="8MiB")
+ACCEPT, CLOSE = {"type": "websocket.accept"}, {"type": "websocket.close"}
+sent = ask(app, kind="websocket")
+assert sent[0] == ACCEPT and sent[1]["type"] == "websocket.close" and sent[1]["code"] == 1011, sent
+sent = ask(app, kind="websocket", path="/early")
+assert [message["code"] for message in sent] == [1011], sent
+denials = {"websocket.http.response": {}}
+sent = ask(app, kind="websocket", path="/early", extensions=denials)
+assert [message["type"] for message in sent] == [f"{[*denials][0]}.start", f"{[*denials][0]}.body"]
+assert sent[0]["status"] == 507
+try:
+    ask(app, kind="websocket", path="/closed")
+except memcg.MemcgOOM:
+    pass
+else:
+    raise SystemExit("the error after the close is the server's")
+""")  # fmt: skip
+
+
 WSGI = """
 import io, logging
 logging.getLogger("memcg").addHandler(logging.NullHandler())
