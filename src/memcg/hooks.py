@@ -121,6 +121,7 @@ def _hook_libraries(inherit: bool) -> None:
     files |= dict.fromkeys(_UVICORN, "uvicorn")
     files |= {
         "asyncio.streams": "asyncio_streams",
+        "fastapi.concurrency": "fastapi",
         "multiprocessing.process": "multiprocessing",
         "resource": "resource",
     }

@@ -30,7 +30,7 @@ LAYERS = [  # bottom to top; the modules of one row may import each other
     {"integrations"},
     {"hooks"},
     {"__init__"},
-    {"otel", "prometheus"},
+    {"asgi", "django", "flask", "gunicorn", "otel", "prometheus", "wsgi"},
     {"verify"},  # only `verify/scheme` needs the rows below
     {"cli"},
     {"__main__"},
@@ -210,7 +210,7 @@ DESIGN = (SOURCE.parent.parent / "docs" / "design.md").read_text()
 def figure(page):
     """Return the module names in each row of the figure, top to bottom."""
     block = page.split("## Layers", 1)[1].split("```\n")[1]
-    heads = [line[:33].rstrip() for line in block.splitlines()]
+    heads = [re.split(" {4,}", line)[0] for line in block.splitlines()]
     rows = [re.findall(r"(\w+)(?:\.py|/)(?= |$)", head) for head in heads]
     return [set(row) for row in rows if row]
 

@@ -6,6 +6,13 @@ from __future__ import annotations
 import pytest
 
 FINDER = """
+import types
+for name in "fastapi", "fastapi.concurrency":  # modules of that name stand in, if it is not there
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].run_in_threadpool = None
 def finders():
     return [f for f in sys.meta_path if type(f).__name__ == "ModuleFinder"]
 def import_all_but(*names):
