@@ -15,6 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from memcg import Group
+    from memcg.integrations.pytest import Accounts
 
 _accounts = pytest.StashKey["Accounts"]()
 _MARKER = (
@@ -104,4 +105,5 @@ def memcg_group(request: pytest.FixtureRequest) -> Group:
     """Return the group that the test runs in, with its limit."""
     if _accounts not in request.config.stash:
         pytest.skip("memcg cannot account here: see the warning")
-    return request.config.stash[_accounts].group(request.node)
+    accounts: Accounts = request.config.stash[_accounts]
+    return accounts.group(request.node)

@@ -169,7 +169,7 @@ def sdist(tmp_path_factory):
         folder = tmp_path_factory.mktemp("sdist")
         subprocess.run(
             [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check",
-             "--no-deps", "--no-binary=:all:", "--no-build-isolation", "-d", folder, requirement],
+             "--no-deps", "--no-binary=:all:", "-d", folder, requirement],
             check=True, timeout=300,
         )  # fmt: skip
         (file,) = folder.glob("*.tar.gz")

@@ -31,7 +31,7 @@ LAYERS = [  # bottom to top; the modules of one row may import each other
     {"hooks"},
     {"__init__"},
     {"otel", "prometheus"},
-    {"pytest_plugin"},
+    {"marimo", "pytest_plugin"},
     {"verify"},  # only `verify/scheme` needs the rows below
     {"cli"},
     {"__main__"},

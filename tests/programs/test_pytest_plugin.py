@@ -306,11 +306,11 @@ def test_outside(rows):
 def test_inside(rows):
     pass
 @pytest.mark.memcg(max="8MiB", fixtures=True)
-def test_of_the_module(module_rows):
+def test_with_the_modules(module_rows):
     pass
 """)
     assert shown.outcomes() == {
-        "test_outside": "passed", "test_inside": "error", "test_of_the_module": "passed",
+        "test_outside": "passed", "test_inside": "error", "test_with_the_modules": "passed",
     }, shown.text  # fmt: skip
 
 
