@@ -11,7 +11,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from environment import environment
+from environment import SOURCE, environment
 
 TIMEOUT_S = 60  # a cell takes a few seconds on a busy machine
 GROW = """
@@ -200,6 +200,31 @@ def test_a_cell_with_a_limit_of_its_own_may_await(loaded):
     assert loaded.ask("[g.path for g in memcg.walk('notebook')]") == "['notebook']"
 
 
+def test_a_cell_with_a_limit_may_have_another_magic_and_keeps_its_line_numbers(loaded):
+    shown = loaded.run("%%memcg 64MiB\n%%capture caught\nprint('in', 1 + 1)")
+    assert shown.error is None
+    assert loaded.run("print(caught.stdout)").text.strip() == "in 2"
+    shown = loaded.run("%%memcg 64MiB\n\n1/0")
+    assert "----> 3 1/0" in re.sub(r"\x1b\[[\d;]*m", "", "".join(shown.error["traceback"]))
+
+
+def test_a_terminal_without_a_kernel_has_it_too_with_the_limit_of_its_configuration(tmp_path):
+    (tmp_path / "config.py").write_text("c = get_config()\nc.MemcgExtension.max = '32MiB'\n")
+    (tmp_path / "cells.ipy").write_text(
+        "import memcg\nassert memcg.current().path == 'notebook'\n"
+        "assert memcg.current().max == 32 << 20\nprint('here')\n"
+        "rows = [bytes(1000) for _ in range(100_000)]\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "IPython", "--config=config.py", "--ext=memcg", "--colors=NoColor",
+         "-c", (tmp_path / "cells.ipy").read_text()],
+        cwd=tmp_path, env=environment(IPYTHONDIR=str(tmp_path)), capture_output=True, text=True,
+        check=False, timeout=TIMEOUT_S,
+    )  # fmt: skip
+    assert "here" in done.stdout, done.stdout + done.stderr
+    assert "MemcgOOM: group 'notebook'" in done.stdout + done.stderr
+
+
 def test_a_cell_whose_limit_is_not_a_size_does_not_run(loaded):
     shown = loaded.run("%%memcg lots\nran = True")
     assert shown.error["ename"] == "ValueError"
@@ -288,3 +313,26 @@ def test_nbclient_runs_a_notebook_with_a_bomb_in_it(tmp_path):
     assert [error.ename for error in errors] == ["MemcgOOM"]
     results = [output for output in after if output.output_type == "execute_result"]
     assert results[0].data["text/plain"] == "2"
+
+
+def test_the_how_to_runs_as_written(kernel, tmp_path):
+    page = (SOURCE.parent / "docs/howto/notebooks.md").read_text()
+    first, cell, marimo, apps = re.findall(r"```python\n(.*?)```", page, re.S)
+    one = kernel()
+    for code in (first, cell):
+        shown = one.run(code)
+        assert shown.error is None, shown.error
+        assert re.search(r"[\d.]+ (.iB|B) left", shown.text)
+    for verb in re.findall(r"^\| `(%memcg [a-z0-9GiB ]+)`", page, re.M):
+        assert one.run(verb).error is None
+        assert "limit SIZE" not in one.run(verb).text, verb
+    # as any framework calls it
+    assert one.run(apps).error is None
+    bomb = "limited('a/b', lambda: [bytes(1000) for _ in range(10**6)], max='16MiB')"
+    assert one.run(f"x = {bomb}\nprint(x)").text.startswith("group 'apps/a%2Fb'")
+    assert one.ask("limited('a/b', len, 'abc')") == "3"
+    assert one.ask("memcg.group('apps').current < 1 << 20") == "True"
+    (tmp_path / "report.py").write_text("import marimo\napp = marimo.App()\n")
+    done = subprocess.run([sys.executable, "-c", marimo], cwd=tmp_path, env=environment(),
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr

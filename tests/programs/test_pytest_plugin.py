@@ -447,3 +447,16 @@ def test_the_plugins_door_imports_nothing_that_pytest_has_not():
     )
     assert done.stdout.split() == ["pytest_memcg"]
     assert Path(memcg.__file__).parent.with_name("pytest_memcg.py").exists()
+
+
+def test_the_how_to_runs_as_written(run):
+    page = (Path(__file__).parents[2] / "docs/howto/pytest.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    shown = run(code)
+    assert set(shown.outcomes().values()) == {"passed"}, shown.text
+    assert len(shown.outcomes()) == 6
+    shown = run(code.replace("assert sum(", "KEPT.append(grow(1_000)); assert sum("))
+    assert shown.outcomes()["test_keeps_nothing"] == "error"
+    options = re.findall(r"`(--memcg[a-z-]*)", page)
+    assert len(options) > 4
+    assert [option for option in options if option not in run("", "--help").text] == []

@@ -85,9 +85,7 @@ class inside:
                 raise oom from error
 
 
-def find_oom(
-    error: BaseException, group: Group | None = None, since: float = 0
-) -> MemcgOOM | None:
+def find_oom(error: BaseException, group: Group | None = None, since: float = 0) -> MemcgOOM | None:
     """Return the `MemcgOOM` that a host shows for an error that has left its group, or None.
 
     It is the error itself, or a new one with the account of a plain MemoryError, or of the first

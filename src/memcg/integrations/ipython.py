@@ -149,8 +149,8 @@ class Cells:
                 limit = parse_size(size)
                 self.number += 1
                 path = f"{self.group.path}/cell-{self.number}"
-                cell.group = cgroup_mkdir(groups.root, path, exclusive=True)  # type: ignore[assignment]
-                cell.group.max = limit  # type: ignore[union-attr]
+                cell.group = cgroup_mkdir(groups.root, path, exclusive=True)
+                cell.group.max = limit
             except (MemcgError, ValueError) as error:
                 cell.problem = error
 
@@ -338,7 +338,10 @@ def without_first_line(lines: list[str]) -> list[str]:
     """Blank the line ``%%memcg SIZE``, so that the rest runs as any cell: with ``await`` too."""
     for at, line in enumerate(lines):
         if line.strip():
-            return [*lines[:at], "\n", *lines[at + 1 :]] if first_line(line) is not None else lines
+            if first_line(line) is None:
+                return lines
+            rest = lines[at + 1 :]
+            return rest if rest and rest[0].startswith("%%") else [*lines[:at], "\n", *rest]
     return lines
 
 
