@@ -209,19 +209,22 @@ def test_a_cell_with_a_limit_may_have_another_magic_and_keeps_its_line_numbers(l
 
 
 def test_a_terminal_without_a_kernel_has_it_too_with_the_limit_of_its_configuration(tmp_path):
-    (tmp_path / "config.py").write_text("c = get_config()\nc.MemcgExtension.max = '32MiB'\n")
+    profile = tmp_path / "profile_default"
+    profile.mkdir()
+    config = "c = get_config()\nc.MemcgExtension.max = '32MiB'\n"
+    (profile / "ipython_config.py").write_text(config)
     (tmp_path / "cells.ipy").write_text(
         "import memcg\nassert memcg.current().path == 'notebook'\n"
-        "assert memcg.current().max == 32 << 20\nprint('here')\n"
+        "assert memcg.current().max == 32 << 20\nprint('a', 'b', sep='-')\n"
         "rows = [bytes(1000) for _ in range(100_000)]\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "IPython", "--config=config.py", "--ext=memcg", "--colors=NoColor",
+        [sys.executable, "-m", "IPython", "--ext=memcg", "--colors=NoColor",
          "-c", (tmp_path / "cells.ipy").read_text()],
         cwd=tmp_path, env=environment(IPYTHONDIR=str(tmp_path)), capture_output=True, text=True,
         check=False, timeout=TIMEOUT_S,
     )  # fmt: skip
-    assert "here" in done.stdout, done.stdout + done.stderr
+    assert "a-b" in done.stdout, done.stdout + done.stderr
     assert "MemcgOOM: group 'notebook'" in done.stdout + done.stderr
 
 
