@@ -25,7 +25,7 @@ def grow(n):
 """
 
 
-def run(directory: Path, *args: str, python: str = sys.executable, env=None, timeout=300):
+def run(directory: Path, *args: str, python: str = sys.executable, env=None, timeout=900):
     """Run pytest; return the outcome of each test, its figures, the status and what it showed."""
     junit = directory / "junit.xml"
     junit.unlink(missing_ok=True)
@@ -169,8 +169,9 @@ def sdist(tmp_path_factory):
         folder = tmp_path_factory.mktemp("sdist")
         subprocess.run(
             [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check",
-             "--no-deps", "--no-binary=:all:", "-d", folder, requirement],
+             "--no-deps", "--no-binary=:all:", "--no-build-isolation", "-d", folder, requirement],
             check=True, timeout=300,
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         )  # fmt: skip
         (file,) = folder.glob("*.tar.gz")
         with tarfile.open(file) as tar:

@@ -48,7 +48,7 @@ class Run:
             env=environment(),
             text=True,
             capture_output=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         self.status = done.returncode
