@@ -81,4 +81,25 @@ if not TYPE_CHECKING:
     _finders[__path__[-1]] = type(_implementation)(find_spec=_find_spec)
 
 
+def load_ipython_extension(ip: object) -> None:
+    """Do what ``%load_ext memcg`` asks for: cells run in the group ``notebook``.
+
+    Raises
+    ------
+    MemcgError
+        The hooks cannot be installed in this process, or the root group has a limit.
+    """
+    install()
+    from .integrations import ipython
+
+    ipython.load(ip)
+
+
+def unload_ipython_extension(ip: object) -> None:
+    """Do what ``%unload_ext memcg`` asks for."""
+    from .integrations import ipython
+
+    ipython.unload(ip)
+
+
 _create_kmalloc_caches()

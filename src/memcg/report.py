@@ -180,6 +180,11 @@ def _described(o: Any) -> tuple[str, str]:
     return name, ""
 
 
+def describe(o: Any) -> str:
+    """Return what an object is, such as ``list of 3``, without running code of its class."""
+    return _described(o)[0]
+
+
 def _array_class(cls: type) -> Any:
     """Return NumPy's ndarray if `cls` is or derives from it."""
     for c in _mro(cls):

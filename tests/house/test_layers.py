@@ -30,7 +30,10 @@ LAYERS = [  # bottom to top; the modules of one row may import each other
     {"integrations"},
     {"hooks"},
     {"__init__"},
-    {"asgi", "django", "flask", "gunicorn", "otel", "prometheus", "wsgi"},
+    {
+        "asgi", "django", "flask", "gunicorn", "marimo", "otel", "prometheus", "pytest_plugin",
+        "wsgi",
+    },  # fmt: skip
     {"verify"},  # only `verify/scheme` needs the rows below
     {"cli"},
     {"__main__"},
