@@ -41,9 +41,10 @@ print(oom)
         "lambda: np.ones(20 * MIB, 'u1')",  # has a text of its own, so the account is a note
         "lambda: asyncio.run(grabs())",  # the error is in an exception group
         "in_pool",
+        "in_worker",  # a thread that took the job by itself, as anyio's do
     ],
 )
-def test_the_account_is_found_in_a_note_in_an_exception_group_and_from_a_pool(run_program, fn):
+def test_the_account_is_found_in_a_note_in_an_exception_group_and_from_a_thread(run_program, fn):
     out = run_program(
         EDGE
         + f"""
@@ -58,6 +59,18 @@ async def grabs():
 pool = ThreadPoolExecutor(1)
 def in_pool():
     pool.submit(grab).result()
+jobs, errors = queue.Queue(), queue.Queue()
+def work():
+    context = jobs.get()
+    try:
+        context.run(grab)
+    except BaseException as error:
+        errors.put(error)
+threading.Thread(target=work, daemon=True).start()
+def in_worker():
+    import contextvars
+    jobs.put(contextvars.copy_context())
+    raise errors.get()
 oom = error_of({fn})
 assert type(oom) is memcg.MemcgOOM, oom
 assert oom.__cause__ is not None and oom.__cause__ is not oom
@@ -91,6 +104,8 @@ def test_an_error_that_is_not_of_a_limit_stays_as_it_is(run_program, error):
 error = {error}
 def own():
     raise error
+with contextlib.suppress(MemoryError), a:
+    grab()  # an error of before does not count
 assert error_of(own) is error
 assert edge.find_oom(error) is None
 assert edge.find_oom(ExceptionGroup("", [error])) is None

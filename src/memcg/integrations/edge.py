@@ -20,6 +20,7 @@ that the traceback's frames hold are let go afterwards.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import OrderedDict
 from weakref import WeakSet
 
@@ -59,13 +60,14 @@ class inside:
         The group is closed.
     """
 
-    __slots__ = ("_again", "group")
+    __slots__ = ("_again", "_since", "group")
 
     def __init__(self, group: Group, again: Callable[[], Group] | None = None) -> None:
         self.group = group
         self._again = again
 
     def __enter__(self) -> Group:
+        self._since = time.time()
         while True:
             try:
                 core.enter(self.group)
@@ -77,22 +79,36 @@ class inside:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         core.leave(self.group, error)
-        if error is not None and (oom := find_oom(error)) is not None and oom is not error:
-            raise oom from error
+        if error is not None:
+            oom = find_oom(error, self.group, self._since)
+            if oom is not None and oom is not error:
+                raise oom from error
 
 
-def find_oom(error: BaseException) -> MemcgOOM | None:
+def find_oom(
+    error: BaseException, group: Group | None = None, since: float = 0
+) -> MemcgOOM | None:
     """Return the `MemcgOOM` that a host shows for an error that has left its group, or None.
 
     It is the error itself, or a new one with the account of a plain MemoryError, or of the first
     MemoryError in an exception group. None means that no limit of memcg's caused the error: the
     program raised a MemoryError of its own, or the system has no memory.
+
+    Parameters
+    ----------
+    error : BaseException
+    group : Group, optional
+        The group that the error has left. A MemoryError of a thread that a library runs jobs in
+        has no account. It gets that of the last time that a request of `group` or of one below met
+        a limit.
+    since : float
+        That time is not before this one, in seconds since the epoch.
     """
     if isinstance(error, MemcgOOM):
         return error
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
-            if (oom := find_oom(inner)) is not None:
+            if (oom := find_oom(inner, group, since)) is not None:
                 return MemcgOOM(*oom.args)  # `inner` as the cause of its group would be a circle
         return None
     if not isinstance(error, MemoryError):
@@ -100,7 +116,18 @@ def find_oom(error: BaseException) -> MemcgOOM | None:
     for text in (*error.args, *getattr(error, "__notes__", ())):
         if isinstance(text, str) and _CURE in text:
             return MemcgOOM(text)
-    return None
+    return None if group is None else _last_oom(group, since)
+
+
+def _last_oom(group: Group, since: float) -> MemcgOOM | None:
+    """Return an error with the last account of `group`, if it is not older than `since`."""
+    last = None
+    for above in core.ancestry(group):
+        oom = above.last_oom  # type: ignore[attr-defined]  # the newest of its limit and those below
+        is_ours = oom is not None and f"{oom.group}/".startswith(f"{group.path}/")
+        if is_ours and oom.time >= since and (last is None or oom.time > last.time):
+            last = oom
+    return None if last is None else MemcgOOM(str(last))
 
 
 def is_from_above(oom: MemcgOOM, group: Group) -> bool:
@@ -140,7 +167,7 @@ class answering:
 
 def let_go(error: BaseException) -> None:
     """Clear the frames of the traceback of an error, of its causes and of its members."""
-    for found in _chain(error):
+    for found in chain(error):
         traceback = found.__traceback__
         while traceback is not None:
             with contextlib.suppress(RuntimeError):  # the frame still runs
@@ -148,7 +175,8 @@ def let_go(error: BaseException) -> None:
             traceback = traceback.tb_next
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, its causes, what was handled when it was raised, and members, each once."""
     seen: dict[int, BaseException] = {}
     found = [error]
     while found:
