@@ -31,6 +31,7 @@ LAYERS = [  # bottom to top; the modules of one row may import each other
     {"hooks"},
     {"__init__"},
     {"otel", "prometheus"},
+    {"celery", "dask", "futures"},
     {"verify"},  # only `verify/scheme` needs the rows below
     {"cli"},
     {"__main__"},
