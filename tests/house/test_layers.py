@@ -31,9 +31,9 @@ LAYERS = [  # bottom to top; the modules of one row may import each other
     {"hooks"},
     {"__init__"},
     {
-        "asgi", "django", "flask", "gunicorn", "marimo", "otel", "prometheus", "pytest_plugin",
-        "wsgi",
-    },  # fmt: skip
+        "asgi", "celery", "dask", "django", "flask", "futures", "gunicorn", "marimo", "otel",
+        "prometheus", "pytest_plugin", "wsgi",
+    },
     {"verify"},  # only `verify/scheme` needs the rows below
     {"cli"},
     {"__main__"},

@@ -8,10 +8,20 @@ has all of them by name. In a title, ``x`` stands between operations that run at
 
 from __future__ import annotations
 
-from . import charging, creation, crowds, destruction, faults, forking, interruption, working
+from . import (
+    charging,
+    creation,
+    crowds,
+    destruction,
+    faults,
+    forking,
+    interruption,
+    shares,
+    working,
+)  # fmt: skip
 from .system import SCENARIOS, Scenario, System, scenario
 
 __all__ = [
     "SCENARIOS", "Scenario", "System", "charging", "creation", "crowds", "destruction", "faults",
-    "forking", "interruption", "scenario", "working",
+    "forking", "interruption", "scenario", "shares", "working",
 ]  # fmt: skip
