@@ -87,6 +87,8 @@ class Result:
         How many executions were spent on learning which objects are shared.
     exhausted : bool
         Whether every schedule is covered. If it is false, the exploration has not passed.
+    why : str
+        Why it is not exhausted though no bound ended it.
     failure : Failure or None
         The failing schedule; None if none failed or `stop` was false.
     failures : list
@@ -99,6 +101,7 @@ class Result:
     redundant: int = 0
     warmup: int = 0
     exhausted: bool = False
+    why: str = ""
     failure: Failure | None = None
     failures: list[BaseException] = field(default_factory=list)
     states: Counter[Hashable] = field(default_factory=Counter)
@@ -116,7 +119,8 @@ class Result:
         if self.failure is not None:
             raise AssertionError(str(self.failure)) from self.failure.exception
         if not self.passed:
-            raise AssertionError(f"not exhausted after {self.schedules} schedules")
+            why = f": {self.why}" if self.why else ""
+            raise AssertionError(f"not exhausted after {self.schedules} schedules{why}")
         return self
 
 
@@ -188,10 +192,11 @@ class Explorer:
                     result.failures.append(run.failure)
                     if stop:
                         return run
+                    result.why = result.why or run.hides_others()
                 else:
                     result.states[run.value] += 1
             if not strategy.end(run):
-                result.exhausted = True
+                result.exhausted = not result.why
                 return None
 
 
@@ -306,7 +311,8 @@ def explore(
     }
     if strategy in ("pct", "random") and max_schedules is None:
         max_schedules = 100
-    options = Options(max_steps, tuple(interrupts), forks=forks)
+    options = Options(max_steps, tuple(interrupts), forks=forks,
+                      announce=not stop and strategy != "naive")  # fmt: skip
     explorer = Explorer(program, options, everything=strategy == "naive")
     result = Result()
     try:

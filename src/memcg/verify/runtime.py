@@ -19,9 +19,10 @@ from __future__ import annotations
 import _thread
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .errors import Abandoned, Deadlock, Livelock, VerifyError
+from .errors import Abandoned, DataRace, Deadlock, Livelock, UseAfterFree, VerifyError
 from .task import Operation, Task
 from .trace import ACQUIRE, BLOCK, ENABLE, READ, WRITE, Line, Step, covers, join
 from .workers import Pool
@@ -58,6 +59,7 @@ class Options(NamedTuple):
     max_steps: int = 20_000
     interrupts: tuple[tuple[str, type[BaseException]], ...] = ()
     forks: bool = False
+    announce: bool = False  # a failure is a step of its own, before which other tasks may run
 
 
 class Run:
@@ -94,6 +96,7 @@ class Run:
         self.quiet = False  # a checker looks, so there is no scheduling and no guard
         self.abandoned = False
         self.redundant = False
+        self.failed_quietly = False
         self.failure: BaseException | None = None
         self.value: Any = None
         self.fork_written: list[int] | None = None
@@ -164,8 +167,8 @@ class Run:
         except BaseException as problem:
             injected = any(type(problem) is e for n, e in self.options.interrupts if n == task.name)
             if not self.abandoned and not injected:
-                self.failure = problem
-                self.abandoned = True
+                with suppress(Abandoned):
+                    self.fail(problem)
         task.done = True
         self.alive -= not task.vanished
         assert task.worker is not None
@@ -418,10 +421,29 @@ class Run:
 
     def fail(self, problem: BaseException) -> None:
         """End the execution with a finding. It does not return."""
+        if self.options.announce and not isinstance(problem, (Deadlock, Livelock)):
+            self.current.interrupts = []
+            self.step("fail", None, 0)
         if self.failure is None:
             self.failure = problem
         self.abandoned = True
         raise Abandoned
+
+    def hides_others(self) -> str:
+        """Return why schedules are not seen for this failure, or the empty string.
+
+        After other failures the other tasks go on in an execution of their own.
+        """
+        kind = type(self.failure).__name__
+        if isinstance(self.failure, Livelock):
+            return f"{kind}: what is after so many operations is not seen"
+        if isinstance(self.failure, (DataRace, UseAfterFree)):
+            return f"{kind}: what is after the first of two unordered uses is not seen"
+        if self.failed_quietly:
+            return (
+                f"{kind}: what a quiet check reads is not known, so it was not tried at each step"
+            )
+        return ""
 
     def label(self, key: str, obj: Sync | None = None) -> str:
         """Return a short name of an object. The second object of a name is ``name#2``."""
