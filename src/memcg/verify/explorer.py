@@ -18,10 +18,10 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from .dpor import Dpor
-from .errors import DataRace, NondeterminismError, UseAfterFree
+from .errors import DataRace, NondeterminismError, Stalled, UseAfterFree
 from .runtime import Options, Run, Strategy
 from .strategies import Exhaustive, Follow, Pct, Random, is_preemption
 from .trace import Line, Schedule, fine, format_schedule, parse_schedule, timeline
@@ -176,7 +176,16 @@ class Explorer:
         while True:
             if max_schedules is not None and result.schedules >= max_schedules:
                 return None
-            run = self.run(strategy, self.shared)
+            try:
+                run = self.run(strategy, self.shared)
+            except KeyboardInterrupt:
+                result.why = "interrupted"
+                return None
+            if run.stalled is not None:
+                result.schedules += 1
+                result.failures.append(cast(Stalled, run.failure))
+                result.why = run.hides_others()
+                return run
             if self.learns(run) and not (stop and _is_certain(run)):
                 result.warmup += result.schedules + result.redundant + 1
                 result.schedules = result.redundant = 0
@@ -251,7 +260,7 @@ def explore(
     program: Program, *, strategy: str = "dpor", max_schedules: int | None = None,
     preemption_bound: int | None = None, depth: int = 3, seed: int = 0, max_steps: int = 20_000,
     interrupts: Iterable[tuple[str, type[BaseException]]] = (), forks: bool = False,
-    stop: bool = True, minimise: int = 2_000,
+    stop: bool = True, minimise: int = 2_000, patience_s: float = 10.0,
 ) -> Result:  # fmt: skip
     """Run `program` under every schedule, or as many as the strategy and the bounds allow.
 
@@ -283,11 +292,14 @@ def explore(
         Whether the exploration ends at the first failure.
     minimise : int
         How many executions may be spent on making a failing schedule smaller.
+    patience_s : float
+        A task that does no operation of the seam for so many seconds is reported, with its stack.
 
     Returns
     -------
     Result
-        Its `passed` is true if every schedule was covered and none failed.
+        Its `passed` is true if every schedule was covered and none failed. Ctrl-C ends the
+        exploration; the result then has what was found so far.
 
     Raises
     ------
@@ -311,7 +323,7 @@ def explore(
     }
     if strategy in ("pct", "random") and max_schedules is None:
         max_schedules = 100
-    options = Options(max_steps, tuple(interrupts), forks=forks,
+    options = Options(max_steps, tuple(interrupts), forks=forks, patience_s=patience_s,
                       announce=not stop and strategy != "naive")  # fmt: skip
     explorer = Explorer(program, options, everything=strategy == "naive")
     result = Result()
@@ -319,7 +331,8 @@ def explore(
         with _quiet_process():
             failing = explorer.all(makers[strategy], max_schedules, result, stop=stop)
             if failing is not None:
-                result.failure = _minimise(explorer, failing, minimise)
+                budget = minimise if failing.stalled is None else 0
+                result.failure = _minimise(explorer, failing, budget)
     finally:
         explorer.pool.close()
     if strategy == "bounded":

@@ -22,7 +22,16 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .errors import Abandoned, DataRace, Deadlock, Livelock, UseAfterFree, VerifyError
+from . import watchdog
+from .errors import (
+    Abandoned,
+    DataRace,
+    Deadlock,
+    Livelock,
+    Stalled,
+    UseAfterFree,
+    VerifyError,
+)
 from .task import Operation, Task
 from .trace import ACQUIRE, BLOCK, ENABLE, READ, WRITE, Line, Step, covers, join
 from .workers import Pool
@@ -31,6 +40,8 @@ if TYPE_CHECKING:
     from .objects import Sync
 
 STUCK = -1000  # the alternative that no interrupt is raised, and no task can go on
+_LOOK_S = 0.05  # how often the controller looks, if it may have missed a wake-up
+_GRACE_S = 1.0  # how long a task that stalled is waited for when it is ended
 active: Run | None = None  # the execution that runs; the turn protects it
 # Files that the explored program stands on and that are not explored themselves. No interrupt is
 # raised there, and a place in one is shown with its caller. The loader of such a file adds it.
@@ -59,6 +70,7 @@ class Options(NamedTuple):
     max_steps: int = 20_000
     interrupts: tuple[tuple[str, type[BaseException]], ...] = ()
     forks: bool = False
+    patience_s: float = 10.0
     announce: bool = False  # a failure is a step of its own, before which other tasks may run
 
 
@@ -103,6 +115,10 @@ class Run:
         self.pick = 0
         self.unfinished: list[Task] = []
         self.waiting: list[Task] = []  # tasks whose announced operation was never done
+        self.stalled: Task | None = None
+        self._stalled_over = _thread.allocate_lock()
+        self._stalled_over.acquire()
+        self.over = False
         self._over = _thread.allocate_lock()
         self._over.acquire()
         self.current = self.new_task(program, "main")
@@ -116,17 +132,56 @@ class Run:
         active = self
         try:
             self._next(None)
-            self._over.acquire()
-            self.unfinished = [t for t in self.tasks if t.started and not t.done]
+            try:
+                self._watch()
+            finally:
+                self._unwind()
+        finally:
+            active = None
+
+    def _watch(self) -> None:
+        """Wait until the execution ends, or until the task that has the turn does not come back.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            The wait was interrupted. The task that had the turn has ended.
+        """
+        seen, used_s = (-1, -1), 0.0
+        try:
+            while not self._over.acquire(timeout=self.options.patience_s):
+                task, at = self.current, (self.nr_operations, len(self.steps))
+                used_before_s, used_s = used_s, watchdog.processor_s(task)
+                if at == seen:
+                    patience_s = self.options.patience_s
+                    text = watchdog.describe(task, patience_s, used_s - used_before_s)
+                    self.stalled, self.failure = task, Stalled(text)
+                    assert task.worker is not None
+                    task.worker.lost = True
+                    return
+                seen = at
+        except KeyboardInterrupt:
             self.abandoned = True
-            self.waiting += self.unfinished
-            for task in self.unfinished:
+            while not self.over:  # the interrupt may be raised after the lock was taken
+                self._over.acquire(timeout=_LOOK_S)
+            raise
+
+    def _unwind(self) -> None:
+        """End the tasks that have not ended."""
+        self.unfinished = [t for t in self.tasks if t.started and not t.done]
+        self.abandoned = True
+        self.waiting += self.unfinished
+        for task in self.unfinished:
+            if task is not self.stalled:
                 self.current = task
                 assert task.worker is not None
                 task.worker.turn.release()
-                self._over.acquire()
-        finally:
-            active = None
+                while not task.done:
+                    self._over.acquire(timeout=_LOOK_S)
+        if self.stalled is not None:  # others may have let go of what it waits for
+            self.current = self.stalled
+            watchdog.end(self.stalled)
+            self._stalled_over.acquire(timeout=_GRACE_S)  # else its thread is left where it is
 
     def contended(self) -> set[str]:
         """Return the keys outside `shared` that the execution showed to be shared after all."""
@@ -172,11 +227,20 @@ class Run:
         task.done = True
         self.alive -= not task.vanished
         assert task.worker is not None
-        self.pool.put(task.worker)
-        if self.abandoned:
-            self._over.release()
+        if not task.worker.lost:
+            self.pool.put(task.worker)
+        if task is self.stalled:
+            self._stalled_over.release()
+        elif self.abandoned:
+            self._end()
         else:
             self._next(None)
+
+    def _end(self) -> None:
+        """Wake the controller. It may have been woken already, by an interrupt."""
+        self.over = True
+        with suppress(RuntimeError):
+            self._over.release()
 
     # -- the turn
 
@@ -186,7 +250,7 @@ class Run:
         if task is here and task is not None:
             return
         if task is None:
-            self._over.release()
+            self._end()
         else:
             self.current = task
             if task.started:
