@@ -202,6 +202,49 @@ class GuardedDict(dict[Any, Any]):
         return super().pop(*args)
 
 
+class GuardedList(list[Any]):
+    """A module's list that a mutex guards: a use without the mutex is reported, as `GuardedDict`.
+
+    The uses that are checked are looking up, storing, deleting, appending, popping, iterating and
+    asking for the length.
+    """
+
+    def __init__(self, name: str, mutex: Mutex, values: list[Any]) -> None:
+        super().__init__(values)
+        self._name = name
+        self._mutex = mutex
+
+    _check = GuardedDict._check
+
+    def __len__(self) -> int:
+        self._check()
+        return super().__len__()
+
+    def __getitem__(self, i: Any) -> Any:
+        self._check()
+        return super().__getitem__(i)
+
+    def __setitem__(self, i: Any, value: Any) -> None:
+        self._check()
+        super().__setitem__(i, value)
+
+    def __delitem__(self, i: Any) -> None:
+        self._check()
+        super().__delitem__(i)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._check()
+        return super().__iter__()
+
+    def append(self, value: Any) -> None:
+        self._check()
+        super().append(value)
+
+    def pop(self, *args: Any) -> Any:
+        self._check()
+        return super().pop(*args)
+
+
 class Queue:
     """A queue that many tasks append to and take from.
 

@@ -100,6 +100,11 @@ class System(World):
         with self.slab_common.slab_mutex:
             return cache in self.slab_common.slab_caches
 
+    def array_size(self) -> int:
+        """Return how many slots every root's array has at least."""
+        with self.slab_common.slab_mutex:
+            return int(self.memcontrol.memcg_limited_groups.array_size)
+
     def is_idle(self) -> bool:
         with self.workqueue.wq_lock:
             return bool(self.workqueue.is_idle())
