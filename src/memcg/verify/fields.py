@@ -175,8 +175,9 @@ def _setattr(self: Any, name: str, value: Any) -> None:
 def shared(**guards: str | None) -> Callable[[C], C]:
     """Declare what guards which field: a mutex's name, ``published`` or ``atomic``.
 
-    ``a | b`` are mutexes that a writer holds together; a reader holds one of them. None says that races on the field are intended. If the object itself has a mutex under the name,
-    that mutex must be held.
+    ``a | b`` are mutexes that a writer holds together; a reader holds one of them. None says that
+    races on the field are intended. If the object itself has a mutex under the name, that mutex
+    must be held.
     """
 
     def declare(cls: C) -> C:

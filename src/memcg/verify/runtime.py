@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from . import watchdog
+from . import plain, watchdog
 from .errors import (
     Abandoned,
     DataRace,
@@ -38,6 +38,7 @@ from .workers import Pool
 
 if TYPE_CHECKING:
     from .objects import Sync
+    from .plain import Audit
 
 STUCK = -1000  # the alternative that no interrupt is raised, and no task can go on
 _LOOK_S = 0.05  # how often the controller looks, if it may have missed a wake-up
@@ -71,6 +72,7 @@ class Options(NamedTuple):
     interrupts: tuple[tuple[str, type[BaseException]], ...] = ()
     forks: bool = False
     patience_s: float = 10.0
+    audit: bool = False
     announce: bool = False  # a failure is a step of its own, before which other tasks may run
 
 
@@ -84,14 +86,20 @@ class Run:
     known : set of str or None
         If it is not None, keep lines for a timeline in which these are the shared objects. An empty
         set stands for all.
+    audit : Audit or None
+        It looks for plain objects that tasks share.
     """
 
     def __init__(
         self, program: Callable[[], Any], strategy: Strategy, options: Options, pool: Pool,
         shared: set[str] | None = None, *, known: set[str] | None = None,
+        audit: Audit | None = None,
     ) -> None:  # fmt: skip
         self.strategy = strategy
         self.options = options
+        self.audit = audit
+        if audit is not None:
+            audit.begin(self)
         self.pool = pool
         self.shared = shared
         self.lines: list[Line] | None = None if known is None else []
@@ -214,7 +222,11 @@ class Run:
     def _body(self, task: Task) -> None:
         try:
             self._begin(task)
-            value = task.context.run(task.fn)
+            plain.start(self.audit)
+            try:
+                value = task.context.run(task.fn)
+            finally:
+                plain.stop(self.audit)
             if task.id == 0:
                 self.value = value
         except Abandoned:

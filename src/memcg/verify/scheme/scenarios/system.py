@@ -34,7 +34,7 @@ def scenario(
     """Return a decorator that puts a program into `SCENARIOS` under its name."""
 
     def enter(program: Callable[[], None]) -> Callable[[], None]:
-        SCENARIOS[program.__name__] = Scenario(title, program, options, long)
+        SCENARIOS[program.__name__] = Scenario(title, program, {"audit": False, **options}, long)
         return program
 
     return enter
