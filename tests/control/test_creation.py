@@ -132,10 +132,16 @@ def test_s17_a_failed_name_returns_nothing_and_releases_slab_mutex(scheme, monke
     assert not scheme.slab_common.slab_mutex.held()
 
 
+def leave_as_it_is(view):
+    pass
+
+
 def test_s20_s21_s22_the_child_inherits_from_its_root_and_is_on_slab_caches(scheme, child_of):
     memcg = scheme.make("t/x")
+    root = scheme.frames = scheme.slab_common.kmem_cache_create("frames", 1000, 256, leave_as_it_is)
     child, address = child_of(memcg)
-    root = scheme.frames
+    assert (root.align, root.ctor) == (256, leave_as_it_is)  # and not what is there by default
+    assert address % 256 == 0
     assert (child.object_size, child.size, child.align, child.ctor) == (
         root.object_size, root.size, root.align, root.ctor,
     )  # fmt: skip

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from typing import ClassVar
 
 import pytest
 
@@ -19,7 +20,7 @@ table: dict[str, int] = {}
 
 class Plain:
     n = 0
-    shared_by_class: list[int] = []
+    shared_by_class: ClassVar[list[int]] = []
 
     def __init__(self):
         self.n = 0
@@ -256,7 +257,7 @@ def in_order(kind):
                 n += 1
                 it.n += 1
                 found.append(1)
-                it.items[n] = found  # noqa: E702, E701
+                it.items[n] = found
             results[i] = n if i == 2 else i
 
         def first():

@@ -153,6 +153,18 @@ class Table(dict[str, Any]):
         super().__getitem__(key).store(value)
 
 
+def _check_mutex(name: str, mutex: Mutex) -> None:
+    run = runtime.active
+    if run is None or run.quiet or run.abandoned or run.alone(run.current):
+        return
+    if not mutex.held():
+        run.fail(
+            GuardViolation(
+                f"{name} is used by {run.current.name} at {runtime.where()} without {mutex.name}"
+            )
+        )
+
+
 class GuardedDict(dict[Any, Any]):
     """A module's dictionary that a mutex guards.
 
@@ -166,16 +178,7 @@ class GuardedDict(dict[Any, Any]):
         self._mutex = mutex
 
     def _check(self) -> None:
-        run = runtime.active
-        if run is None or run.quiet or run.abandoned or run.alone(run.current):
-            return
-        if not self._mutex.held():
-            run.fail(
-                GuardViolation(
-                    f"{self._name} is used by {run.current.name} at {runtime.where()} without "
-                    f"{self._mutex.name}"
-                )
-            )
+        _check_mutex(self._name, self._mutex)
 
     def __contains__(self, key: object) -> bool:
         self._check()
@@ -214,7 +217,8 @@ class GuardedList(list[Any]):
         self._name = name
         self._mutex = mutex
 
-    _check = GuardedDict._check
+    def _check(self) -> None:
+        _check_mutex(self._name, self._mutex)
 
     def __len__(self) -> int:
         self._check()

@@ -23,8 +23,8 @@ from typing import Any, cast
 
 from .dpor import Dpor
 from .errors import DataRace, NondeterminismError, Stalled, UseAfterFree
-from .runtime import Options, Run, Strategy
 from .plain import Audit
+from .runtime import Options, Run, Strategy
 from .strategies import Exhaustive, Follow, Pct, Random, is_preemption
 from .trace import Line, Schedule, fine, format_schedule, parse_schedule, timeline
 from .workers import Pool, one_processor

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plain objects that two tasks use, and that the explorer therefore does not explore.
 
-Globals, closures, attributes of undeclared classes, lists, dicts and sets are not on the seam: a use
-of one is no step. If two tasks use the same one, nothing orders the two uses, and one of them
+Globals, closures, attributes of undeclared classes, lists, dicts and sets are not on the seam: a
+use of one is no step. If two tasks use the same one, nothing orders the two uses, and one of them
 writes, then schedules that differ in it were not run. The same is true of a lock of `threading`.
 `Audit` traces the instructions of the program and notes such uses in vector clocks, as `fields.py`
 does for declared classes.
@@ -92,10 +92,11 @@ class Audit:
         if event == "opcode":
             uses = self._tables[frame.f_code].get(frame.f_lasti)
             run = runtime.active
-            if uses and run is self._run and run is not None and not run.quiet:
-                if not run.abandoned and not run.alone(run.current):
-                    for use in uses:
-                        self._use(run, frame, use)
+            if not uses or run is None or run is not self._run or run.quiet or run.abandoned:
+                return self._instruction
+            if not run.alone(run.current):
+                for use in uses:
+                    self._use(run, frame, use)
         return self._instruction
 
     # -- what an instruction uses

@@ -19,9 +19,10 @@ from .objects import Event, Mutex, ReadSide, check_quietly
 from .task import Task
 
 __all__ = [
-    "Array", "Atomic", "Event", "GuardedDict", "GuardedList", "Mutex", "Published", "Queue", "ReadSide",
-    "Table", "assert_held", "at_exit", "at_fork", "begin", "choose", "current_task", "fork", "freed",
-    "module", "parallel", "quietly", "report_exception", "settle", "shared", "spawn",
+    "Array", "Atomic", "Event", "GuardedDict", "GuardedList", "Mutex", "Published", "Queue",
+    "ReadSide", "Table", "assert_held", "at_exit", "at_fork", "begin", "choose", "current_task",
+    "fork", "freed", "module", "parallel", "quietly", "report_exception", "settle", "shared",
+    "spawn",
 ]  # fmt: skip
 
 _outside = itertools.count(-1, -1)
