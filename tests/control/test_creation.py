@@ -170,6 +170,38 @@ def test_s23_s24_s25_a_child_is_complete_and_listed_before_it_is_published(schem
     scheme.frames.free(address)
 
 
+@on_the_model  # natively the list is written by C
+def test_s23_when_a_child_is_listed_its_slot_is_still_empty(scheme):
+    memcg, seen = scheme.make(), []
+
+    class Listed(dict):
+        def __setitem__(self, child, value):
+            seen.append(scheme.child(scheme.frames, memcg))
+            super().__setitem__(child, value)
+
+    memcg.memcg_slab_caches = Listed()
+    address = scheme.frames.alloc(memcg)
+    scheme.work()
+    assert seen == [None]
+    assert scheme.child(scheme.frames, memcg) in memcg.memcg_slab_caches
+    scheme.frames.free(address)
+
+
+def test_s26_the_item_drops_its_reference_if_the_creation_raises(scheme, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("injected")
+
+    memcg = scheme.make()
+    monkeypatch.setattr(scheme.slab_common, "kmem_cache_create_memcg", fail)
+    refs = scheme.core.css_refs(memcg)
+    address = scheme.frames.alloc(memcg)
+    item = scheme.core.next_event()
+    with pytest.raises(RuntimeError, match="injected"):
+        scheme.memcontrol.memcg_create_cache_work_func(item)
+    assert scheme.core.css_refs(memcg) == refs
+    scheme.frames.free(address)
+
+
 @pytest.mark.parametrize("works", [True, False])
 def test_s26_the_item_drops_its_reference_whether_or_not_creation_worked(
     scheme, monkeypatch, works
