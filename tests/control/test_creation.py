@@ -202,6 +202,33 @@ def test_s26_the_item_drops_its_reference_if_the_creation_raises(scheme, monkeyp
     scheme.frames.free(address)
 
 
+def test_a_group_asks_for_no_second_child_while_the_first_is_made(scheme, monkeypatch):
+    memcg, seen = scheme.make(), []
+    make = scheme.slab_common.kmem_cache_create_memcg
+
+    def allocate_meanwhile(*args):
+        scheme.frames.free(scheme.frames.alloc(memcg))
+        seen.append(scheme.core.next_event())
+        return make(*args)
+
+    scheme.frames.free(scheme.frames.alloc(memcg))
+    item = scheme.core.next_event()
+    monkeypatch.setattr(scheme.slab_common, "kmem_cache_create_memcg", allocate_meanwhile)
+    scheme.memcontrol.memcg_create_cache_work_func(item)
+    assert seen == [None]
+
+
+def test_a_root_is_listed_only_when_it_has_its_array(scheme, monkeypatch):
+    def fail(self, n):
+        raise MemoryError("injected")
+
+    before = list(scheme.slab_common.slab_caches)
+    monkeypatch.setattr(scheme.slab_common.kmem_cache, "update_array", fail)
+    with pytest.raises(MemoryError, match="injected"):
+        scheme.slab_common.kmem_cache_create("late", 64)
+    assert list(scheme.slab_common.slab_caches) == before
+
+
 @pytest.mark.parametrize("works", [True, False])
 def test_s26_the_item_drops_its_reference_whether_or_not_creation_worked(
     scheme, monkeypatch, works

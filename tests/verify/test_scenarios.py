@@ -103,6 +103,11 @@ MUTANTS = [  # scenario, module, text, what the text becomes
     ("root_destruction_root_creation", "slab_common", "    with slab_mutex:\n        if s not in",
      "    if True:\n        if s not in"),
     ("two_offlines_root_destruction", "memcontrol", "failed = 0\n    with memcg_slab_mutex:", "failed = 0\n    if True:"),
+    ("two_posters_without_threads", "workqueue",
+     "    while not _be_worker(stopped_too=True):\n        _idle.wait()",
+     "    if not _be_worker(stopped_too=True):\n        _idle.wait()"),
+    ("two_posters", "workqueue", "        with wq_lock:\n            event = __next_event()\n",
+     "        event = __next_event()\n        with wq_lock:\n"),
     ("root_creation_growth", "slab_common",  # the array size is read outside slab_mutex
      "    with slab_mutex:\n        return do_kmem_cache_create(name, size, max(align, 16), ctor, None, None)",
      "    n = memcontrol.memcg_limited_groups.array_size\n    with slab_mutex:\n"
