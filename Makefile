@@ -7,7 +7,7 @@ HOSTS := build/hosts-$(VERSION)
 EXTENSION := build/extension-$(VERSION)
 SOURCES := $(wildcard native/*.[ch] src/memcg/core/*.pyx src/memcg/core/*.pxd src/memcg/core/binding/*) meson.build
 
-.PHONY: help demo test test-long test-hosts pythons wheels test-all verify mutants docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
+.PHONY: help demo test test-long test-hosts pythons wheels test-all verify mutants statements docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -68,6 +68,9 @@ verify: $(EXTENSION)/.built ## explore the scheme under every schedule; show the
 
 mutants: $(EXTENSION)/.built ## take out every lock, check, reference and wake-up in turn: a test must notice
 	$(VENV)/bin/python tools/mutants.py
+
+statements: $(EXTENSION)/.built ## break each statement in turn: a test or scenario with its number must notice
+	$(VENV)/bin/python tools/statements.py
 
 docs: $(STAMP) ## write what is generated in docs/locking.md and docs/statements.md
 	PYTHONPATH=src $(VENV)/bin/python tools/locking_doc.py

@@ -96,7 +96,7 @@ def _is_global(target: ast.expr) -> bool:
     name = target.id if isinstance(target, ast.Name) else "__"
     if name.startswith("__"):
         return False  # __slots__
-    return name.startswith("_") or name in ("memcg_limited_groups_array_size", "failed")
+    return name.startswith("_") or name == "failed"
 
 
 def operators(node: ast.stmt, before: ast.stmt | None, function: str) -> Iterator[str]:

@@ -48,6 +48,17 @@ def test_s75_slabinfo_has_a_header_and_one_line_per_cache_of_the_group(scheme, c
     scheme.frames.free(address)
 
 
+def test_s75_slabinfo_has_a_line_for_each_cache_of_the_group_and_no_other(scheme, child_of):
+    memcg, other = scheme.make(), scheme.make("b")
+    roots = [scheme.slab_common.kmem_cache_create(f"r{i}", 64 * (i + 1)) for i in range(3)]
+    for group, used in ((memcg, roots), (other, [scheme.frames])):
+        for root in used:
+            root.free(root.alloc(group))
+    scheme.work()
+    lines = scheme.memcontrol.mem_cgroup_slabinfo_read(memcg).splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["r0", "r1", "r2"]
+
+
 def test_s76_slabinfo_of_an_inactive_group_is_a_header_alone(scheme):
     inactive = scheme.memcontrol.mem_cgroup("x", scheme.root)
     assert len(scheme.memcontrol.mem_cgroup_slabinfo_read(inactive).splitlines()) == 2

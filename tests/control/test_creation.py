@@ -132,10 +132,16 @@ def test_s17_a_failed_name_returns_nothing_and_releases_slab_mutex(scheme, monke
     assert not scheme.slab_common.slab_mutex.held()
 
 
+def leave_as_it_is(view):
+    pass
+
+
 def test_s20_s21_s22_the_child_inherits_from_its_root_and_is_on_slab_caches(scheme, child_of):
     memcg = scheme.make("t/x")
+    root = scheme.frames = scheme.slab_common.kmem_cache_create("frames", 1000, 256, leave_as_it_is)
     child, address = child_of(memcg)
-    root = scheme.frames
+    assert (root.align, root.ctor) == (256, leave_as_it_is)  # and not what is there by default
+    assert address % 256 == 0
     assert (child.object_size, child.size, child.align, child.ctor) == (
         root.object_size, root.size, root.align, root.ctor,
     )  # fmt: skip
@@ -162,6 +168,65 @@ def test_s23_s24_s25_a_child_is_complete_and_listed_before_it_is_published(schem
     assert seen == [(True, 1), None]
     assert list(memcg.memcg_slab_caches) == [scheme.child(scheme.frames, memcg)]
     scheme.frames.free(address)
+
+
+@on_the_model  # natively the list is written by C
+def test_s23_when_a_child_is_listed_its_slot_is_still_empty(scheme):
+    memcg, seen = scheme.make(), []
+
+    class Listed(dict):
+        def __setitem__(self, child, value):
+            seen.append(scheme.child(scheme.frames, memcg))
+            super().__setitem__(child, value)
+
+    memcg.memcg_slab_caches = Listed()
+    address = scheme.frames.alloc(memcg)
+    scheme.work()
+    assert seen == [None]
+    assert scheme.child(scheme.frames, memcg) in memcg.memcg_slab_caches
+    scheme.frames.free(address)
+
+
+def test_s26_the_item_drops_its_reference_if_the_creation_raises(scheme, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("injected")
+
+    memcg = scheme.make()
+    monkeypatch.setattr(scheme.slab_common, "kmem_cache_create_memcg", fail)
+    refs = scheme.core.css_refs(memcg)
+    address = scheme.frames.alloc(memcg)
+    item = scheme.core.next_event()
+    with pytest.raises(RuntimeError, match="injected"):
+        scheme.memcontrol.memcg_create_cache_work_func(item)
+    assert scheme.core.css_refs(memcg) == refs
+    scheme.frames.free(address)
+
+
+def test_a_group_asks_for_no_second_child_while_the_first_is_made(scheme, monkeypatch):
+    memcg, seen = scheme.make(), []
+    make = scheme.slab_common.kmem_cache_create_memcg
+
+    def allocate_meanwhile(*args):
+        scheme.frames.free(scheme.frames.alloc(memcg))
+        seen.append(scheme.core.next_event())
+        return make(*args)
+
+    scheme.frames.free(scheme.frames.alloc(memcg))
+    item = scheme.core.next_event()
+    monkeypatch.setattr(scheme.slab_common, "kmem_cache_create_memcg", allocate_meanwhile)
+    scheme.memcontrol.memcg_create_cache_work_func(item)
+    assert seen == [None]
+
+
+def test_a_root_is_listed_only_when_it_has_its_array(scheme, monkeypatch):
+    def fail(self, n):
+        raise MemoryError("injected")
+
+    before = list(scheme.slab_common.slab_caches)
+    monkeypatch.setattr(scheme.slab_common.kmem_cache, "update_array", fail)
+    with pytest.raises(MemoryError, match="injected"):
+        scheme.slab_common.kmem_cache_create("late", 64)
+    assert list(scheme.slab_common.slab_caches) == before
 
 
 @pytest.mark.parametrize("works", [True, False])

@@ -221,6 +221,25 @@ def test_s61_s63_s64_s67_d3_a_root_with_a_busy_child_is_refused_with_the_count_a
     assert scheme.frames not in scheme.slab_common.slab_caches
 
 
+def test_s61_the_children_in_every_slot_are_destroyed_or_counted(scheme, child_of):
+    groups = [scheme.make(f"g{i}") for i in range(scheme.memcontrol.MEMCG_CACHES_MIN_SIZE)]
+    assert [g._kmemcg_id for g in groups] == [*range(scheme.frames.array_size)]
+    made = [child_of(g) for g in groups]
+    busy = (0, 2)  # the last slot's child is empty, and so is one between two busy ones
+    for i, (_, address) in enumerate(made):
+        if i not in busy:
+            scheme.frames.free(address)
+    with pytest.raises(scheme.errors.CacheBusy, match="2 child caches"):
+        scheme.slab_common.kmem_cache_destroy(scheme.frames)
+    left = [scheme.child(scheme.frames, g) is not None for g in groups]
+    assert left == [i in busy for i in range(len(groups))]
+    scheme.frames.free(made[0][1])
+    with pytest.raises(scheme.errors.CacheBusy, match="1 child caches"):
+        scheme.slab_common.kmem_cache_destroy(scheme.frames)
+    scheme.frames.free(made[2][1])
+    scheme.slab_common.kmem_cache_destroy(scheme.frames)
+
+
 def test_s66_a_root_with_objects_of_its_own_is_refused_and_stays(scheme):
     address = scheme.frames.alloc(scheme.root)
     with pytest.raises(scheme.errors.CacheBusy, match="1 objects"):
@@ -311,6 +330,16 @@ def test_r11_an_id_is_reused_only_when_nothing_refers_to_the_old_group(scheme, c
     scheme.frames.free(address)
     scheme.work()
     assert scheme.make("newer")._kmemcg_id == old._kmemcg_id
+
+
+def test_ids_that_are_free_are_given_out_once_each(scheme):
+    groups = [scheme.make(f"g{i}") for i in range(4)]
+    for group in (groups[0], groups[2], groups[1]):
+        scheme.cgroup.cgroup_rmdir(group)
+        scheme.work()
+    alive = [groups[3], *(scheme.make(f"new{i}") for i in range(3))]
+    assert {g._kmemcg_id for g in alive} == {0, 1, 2, 3}
+    assert not scheme.memcontrol._freed_ids
 
 
 def test_an_id_that_is_used_and_returned_again_and_again_is_kept_once(scheme):

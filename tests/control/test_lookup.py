@@ -94,12 +94,12 @@ def test_s41_s43_a_failed_relocation_leaves_the_group_inactive_and_the_rest_work
             raise MemoryError("injected")
         update(s, n)
 
-    size = scheme.memcontrol.memcg_limited_groups_array_size
+    size = scheme.memcontrol.memcg_limited_groups.array_size
     ids = dict(scheme.memcontrol._used_ids)
     monkeypatch.setattr(scheme.memcontrol, "memcg_update_cache_size", fail_on_the_second_root)
     with pytest.raises(MemoryError):
         scheme.make("fails")
-    assert scheme.memcontrol.memcg_limited_groups_array_size == size
+    assert scheme.memcontrol.memcg_limited_groups.array_size == size
     assert scheme.memcontrol._used_ids == ids
     assert "fails" not in scheme.root.children
     monkeypatch.undo()

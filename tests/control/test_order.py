@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 
 import pytest
@@ -85,11 +86,28 @@ def test_s1_a_wrong_order_is_found():
 
 def test_s2_the_memcg_side_never_names_slab_mutex(scheme):
     code = scheme.memcontrol.__loader__.get_source(scheme.memcontrol.__name__)
-    statements = [line for line in code.splitlines() if line.strip().startswith("with ")]
-    assert statements
-    assert not any(
-        "with slab_mutex" in line or "slab_common.slab_mutex" in line for line in statements
-    )
+    nodes = [*ast.walk(ast.parse(code))]
+    named = {node.id for node in nodes if isinstance(node, ast.Name)}
+    named |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    assert "memcg_slab_mutex" in named
+    assert "slab_mutex" not in named
+
+
+def test_s10_a_group_goes_offline_under_cgroup_mutex(recorded, monkeypatch):
+    held = []
+    for name in ("mem_cgroup_offline_bare", "mem_cgroup_css_offline"):
+        offline = getattr(recorded.cgroup, name)
+
+        def spy(group, offline=offline):
+            held.append([*recorded.cgroup.cgroup_mutex.held_names])
+            return offline(group)
+
+        monkeypatch.setattr(recorded.cgroup, name, spy)
+    memcg = recorded.make()
+    recorded.frames.free(recorded.frames.alloc(memcg))
+    recorded.work()
+    recorded.cgroup.cgroup_rmdir(memcg)  # it has a cache, so both are called
+    assert held == [["cgroup_mutex"], ["cgroup_mutex"]]
 
 
 def test_s3_s7_creating_and_destroying_a_child_under_memcg_slab_mutex_does_not_retake_it(recorded):

@@ -22,17 +22,31 @@ PALETTES = [
     ("choose", "write", "read", "slot"),
     ("spawn", "write", "read", "wait", "set"),
 ]
+# A task with "expect" fails by an assertion; what it has seen decides whether.
+FAILING = [
+    ("expect", "expect", "write", "write"),
+    ("expect", "write", "read", "add"),
+    ("expect", "lock", "unlock", "write"),
+    ("expect", "lock", "write", "write"),
+    ("expect", "set", "wait", "write"),
+    ("expect", "enter", "leave", "synchronize", "write"),
+    ("expect", "choose", "write", "slot"),
+    ("expect", "refuse", "write", "write"),
+    ("expect", "cas", "spawn", "write"),
+]
 COSTLY = {"spawn": 3, "choose": 9, "slot": 5}  # once, and only in programs of at most this length
 Program = list[list[tuple[str, int]]]
 
 
-def random_program(rng: random.Random, sizes: list[int]) -> Program:
+def random_program(
+    rng: random.Random, sizes: list[int], palettes: list[tuple[str, ...]] = PALETTES
+) -> Program:
     """Draw one list of (operation, object 0 or 1) for each task.
 
     A program draws from a few operations only, mostly on object 0, so that its tasks meet.
     It unlocks and leaves only what it holds, and synchronizes outside sections.
     """
-    palette = rng.choice(PALETTES)
+    palette = rng.choice(palettes)
     program, used = [], set()
     for size in sizes:
         task, held, inside = [], [], False
@@ -132,6 +146,12 @@ class State:
             case "slot":
                 slots = self.array.load()
                 slots[i] = slots[0] + token
+            case "expect":
+                seen = self.cells[i].load()
+                assert seen == 0, f"t{token // 10 - 1}: cell {i} is {seen}, and before it {log}"
+                log.append(seen)
+            case "refuse":
+                assert not seam.choose(2), f"t{token // 10 - 1} is refused after {log}"
             case "spawn":
                 seam.spawn(lambda: self.cells[i].store(token), "spawned")
 

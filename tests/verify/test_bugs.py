@@ -125,24 +125,24 @@ def aba(tagged):
     """A stack's pop compares only the top, while another task pops two and pushes one back."""
 
     def program():
-        following = {0: 0, 1: 2, 2: 0}
+        following = {node: seam.Published(after) for node, after in {0: 0, 1: 2, 2: 0}.items()}
         top = seam.Atomic(1)
         tags = 100 if tagged else 0
-        free = []
+        free = seam.Published(None)
 
         def pop():
             old = top.get()
-            after = following[old % 100]
+            after = following[old % 100].load()
             if top.compare_exchange(old, after + tags * (old // 100 + 1)):
-                assert after not in free, "the top is a node that was freed"
+                assert after != free.load(), "the top is a node that was freed"
 
         def churn():
             old = top.get()
             if old == 1 and top.compare_exchange(old, 2 + tags):
                 two = top.get()
                 if two % 100 == 2 and top.compare_exchange(two, 0 + 2 * tags):
-                    free.append(2)
-                    following[1] = 0
+                    free.store(2)
+                    following[1].store(0)
                     top.compare_exchange(2 * tags, 1 + 3 * tags)
 
         seam.parallel(pop, churn)

@@ -6,9 +6,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from verify.programs import random_program, runnable
+from verify.programs import FAILING, random_program, runnable
 
-from memcg.verify import dpor, explore
+from memcg.verify import dpor, explore, seam
 
 SIZES = ([1, 1, 1], [1, 2], [2, 2], [3, 2], [3, 3], [2, 4], [4, 2])
 INTERRUPTS = [("t0", KeyboardInterrupt)]
@@ -16,18 +16,26 @@ PER_SEED = 100
 
 
 def outcomes(result):
-    """Return the final states. A deadlock is one, and says which task waits where."""
+    """Return the final states. A failure is one: it says which task waits where, or saw what."""
     assert result.exhausted
     return set(result.states) | {str(failure) for failure in result.failures}
 
 
 def disagreement(program, *, joined=True, **options):
-    """Return the states that only one of the two finds, and whether reduction ran more."""
+    """Return the states that only one of the two finds, and whether reduction ran more.
+
+    If executions fail, naive enumeration sees less than a bound that nothing reaches: it makes no
+    step of the failure, so nothing runs between a release and the failure that follows it.
+    """
     main = runnable(program, joined=joined)
     reduced = explore(main, stop=False, **options)
-    naive = explore(main, strategy="naive", stop=False, **options)
+    naive, missed = explore(main, strategy="naive", stop=False, **options), set()
+    if any(isinstance(failure, AssertionError) for failure in naive.failures):
+        missed = outcomes(naive) - outcomes(reduced)
+        naive = explore(main, strategy="bounded", preemption_bound=99, stop=False, **options)
+        naive.exhausted = True
     more = reduced.schedules + reduced.redundant > naive.schedules
-    return outcomes(reduced) ^ outcomes(naive), more
+    return missed | outcomes(reduced) ^ outcomes(naive), more
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -84,6 +92,91 @@ def test_programs_that_once_disagreed_agree(program):
 def test_a_fork_is_tried_before_and_after_a_task_that_then_waits_for_a_lock_of_the_forking_one():
     program = [[("write", 0), ("lock", 1), ("fork", 0)], [("lock", 1), ("write", 0)]]
     assert disagreement(program, forks=True) == (set(), False)
+
+
+def test_what_other_tasks_do_after_a_failure_is_explored_too():
+    def program():
+        x, y = seam.Published(0), seam.Published(0)
+
+        def reader():
+            if x.load() != 1:
+                raise AssertionError("x")
+            if y.load() != 2:
+                raise AssertionError("y")
+
+        def writer():
+            y.store(1)
+            x.store(1)
+
+        seam.parallel(reader, writer)
+
+    naive = explore(program, strategy="naive", stop=False)
+    assert naive.schedules == 10
+    assert outcomes(naive) == {"x", "y"}
+    assert outcomes(explore(program, stop=False)) == {"x", "y"}
+
+
+@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize("seed", range(2))
+def test_the_failures_of_naive_enumeration_are_found_where_executions_end_early(seed, joined):
+    rng, failed = random.Random(100 + seed), 0
+    for _ in range(PER_SEED):
+        program = random_program(rng, rng.choice(SIZES), FAILING)
+        assert disagreement(program, joined=joined) == (set(), False), (seed, program)
+        failed += any("expect" in kinds for kinds in (dict(task) for task in program))
+    assert failed > PER_SEED / 2
+
+
+def test_failures_are_found_beside_an_interrupt_at_any_point():
+    rng = random.Random(17)
+    for _ in range(40):
+        program = random_program(rng, rng.choice(([2, 1], [2, 2], [3, 2], [1, 2])), FAILING)
+        assert disagreement(program, interrupts=INTERRUPTS) == (set(), False), program
+
+
+def test_failures_are_found_beside_a_fork_at_any_point():
+    rng = random.Random(15)
+    for _ in range(PER_SEED):
+        program = random_program(rng, rng.choice(([1, 1], [2, 1], [1, 2], [2, 2])), FAILING)
+        task = rng.choice(program)
+        task.insert(rng.randrange(len(task) + 1), ("fork", 0))
+        assert disagreement(program, forks=True) == (set(), False), program
+
+
+def test_a_reduction_that_stops_where_an_execution_fails_is_caught(monkeypatch):
+    monkeypatch.setattr(dpor.Dpor, "_go_on_without", lambda self, node, task: None)
+    rng = random.Random(100)
+    programs = (random_program(rng, [2, 2], FAILING) for _ in range(PER_SEED))
+    assert any(disagreement(program) != (set(), False) for program in programs)
+
+
+@pytest.mark.parametrize("kind", ["livelock", "race", "quiet"])
+def test_an_exploration_whose_failures_hide_others_is_not_exhausted_and_says_why(kind):
+    @seam.shared()
+    class Thing:
+        n = 0
+
+    def program():
+        cell, thing = seam.Published(0), Thing()
+
+        def one():
+            while kind == "livelock" and not cell.load():
+                pass
+            thing.n = 1
+            if kind == "quiet":
+                seam.quietly(lambda: 1 // 0)
+
+        def two():
+            if kind == "race":
+                thing.n = 2
+            cell.load()
+
+        seam.parallel(one, two)
+
+    result = explore(program, stop=False, max_steps=200)
+    assert result.failures
+    assert not result.exhausted
+    assert type(result.failures[0]).__name__ in result.why
 
 
 def blind_to(key_part, monkeypatch):

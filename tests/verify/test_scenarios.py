@@ -103,6 +103,22 @@ MUTANTS = [  # scenario, module, text, what the text becomes
     ("root_destruction_root_creation", "slab_common", "    with slab_mutex:\n        if s not in",
      "    if True:\n        if s not in"),
     ("two_offlines_root_destruction", "memcontrol", "failed = 0\n    with memcg_slab_mutex:", "failed = 0\n    if True:"),
+    ("two_posters_without_threads", "workqueue",
+     "    while not _be_worker(stopped_too=True):\n        _idle.wait()",
+     "    if not _be_worker(stopped_too=True):\n        _idle.wait()"),
+    ("two_posters", "workqueue", "        with wq_lock:\n            event = __next_event()\n",
+     "        event = __next_event()\n        with wq_lock:\n"),
+    ("root_creation_growth", "slab_common",  # the array size is read outside slab_mutex
+     "    with slab_mutex:\n        return do_kmem_cache_create(name, size, max(align, 16), ctor, None, None)",
+     "    n = memcontrol.memcg_limited_groups.array_size\n    with slab_mutex:\n"
+     "        s = do_kmem_cache_create(name, size, max(align, 16), ctor, None, None)\n"
+     "        s.update_array(n)\n        return s"),
+    ("concurrent_activations", "memcontrol",  # the free id is read outside activate_kmem_mutex
+     "    with activate_kmem_mutex:\n        if memcg_kmem_is_active(memcg):\n            return\n"
+     "        memcg_id = _freed_ids[-1] if _freed_ids else len(_used_ids)",
+     "    memcg_id = _freed_ids[-1] if _freed_ids else 0\n    with activate_kmem_mutex:\n"
+     "        if memcg_kmem_is_active(memcg):\n            return\n"
+     "        memcg_id = memcg_id or len(_used_ids)"),
     ("shrink_allocation", "model", "        with read_side, self.cache_lock:\n            empty",
      "        with read_side:\n            empty"),
 ]  # fmt: skip

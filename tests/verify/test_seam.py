@@ -277,18 +277,18 @@ def test_a_published_list_does_nothing_that_is_not_explored():
 @pytest.mark.parametrize("look_first", [True, False])
 def test_a_queue_gives_each_item_to_one_taker_and_a_taker_may_find_none(look_first):
     def program():
-        queue, taken = seam.Queue("queue"), []
+        queue, taken = seam.Queue("queue"), [None, None]
 
-        def take():
+        def take(i):
             if look_first:
-                taken.append(queue.popleft() if queue else None)
+                taken[i] = queue.popleft() if queue else None
                 return
             try:
-                taken.append(queue.popleft())
+                taken[i] = queue.popleft()
             except IndexError:
-                taken.append(None)
+                taken[i] = None
 
-        seam.parallel(lambda: queue.append(1), take, take)
+        seam.parallel(lambda: queue.append(1), lambda: take(0), lambda: take(1))
         return tuple(sorted(taken, key=str))
 
     assert set(explore(program).check().states) == {(1, None), (None, None)}

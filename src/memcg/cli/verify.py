@@ -23,7 +23,8 @@ DESCRIPTION = """\
 Explore the scenarios of the control plane under every schedule. Compare its scheme with the old
 one and with the patch as written, whose flaws are found. TARGET is the name of a scenario or of a
 flaw, or FILE.py:function, which is a program of your own that uses memcg.verify.seam.
-The exit status is 0 if what was asked for holds, and 1 if it is violated or not exhausted.
+The exit status is 0 if what was asked for holds, 1 if it is violated or not exhausted, and 3 if
+nothing is violated but tasks share plain objects, which are not explored.
 """
 EXAMPLES = """\
 examples:
@@ -43,6 +44,7 @@ WORDS = {
     "GuardViolation": "lock not held",
     "Livelock": "livelock",
     "LockError": "lock misused",
+    "Stalled": "livelock",
     "UseAfterFree": "use after free",
 }
 
@@ -135,7 +137,7 @@ def flaws() -> Iterator[Item]:
     from memcg.verify.scheme.schemes import FLAWS
 
     for name, f in FLAWS.items():
-        yield Item(name, f.scheme, f.title, f.program, f.options, flawed=True)
+        yield Item(name, f.scheme, f.title, f.program, {"audit": False, **f.options}, flawed=True)
 
 
 def _all(args: argparse.Namespace) -> list[Item]:
@@ -245,8 +247,14 @@ def outcome(result: Result) -> str:
     if result.failure is not None:
         return f"violated at run {result.executions}: {in_words(result.failure.exception)}"
     if not result.exhausted:
-        return f"no violation in {result.schedules} schedules, but NOT exhausted"
+        return f"no violation in {result.schedules} schedules, but NOT exhausted{_why(result)}"
     return "holds, exhausted"
+
+
+def _why(result: Result) -> str:
+    if result.unseen:
+        return ": tasks share what is not on the seam"
+    return f": {result.why}" if result.why else ""
 
 
 def in_words(problem: BaseException) -> str:
@@ -263,7 +271,7 @@ def show(items: list[Item], args: argparse.Namespace) -> int:
     """Explore or replay each item and print what it shows. Return 0 if all hold, 1 if not."""
     from memcg.verify import NondeterminismError, explore, replay
 
-    bad = False
+    bad = blind = False
     for item in items:
         print(f"{item.name} {item.scheme} {item.title}".rstrip())
         try:
@@ -278,10 +286,12 @@ def show(items: list[Item], args: argparse.Namespace) -> int:
         print(f"{outcome(result)}; {result.schedules} schedules, {result.executions} runs")
         if result.passed and result.schedules == 1:
             print("one schedule: no two tasks used an object of the seam at the same time")
-        bad |= not result.passed
+        print(*result.unseen, sep="\n", end="\n" if result.unseen else "")
+        blind |= bool(result.unseen) and not result.failures
+        bad |= not result.passed and not (result.unseen and not result.failures)
         if result.failure is not None:
             _print_failure(result.failure)
-    return 1 if bad else 0
+    return 1 if bad else 3 if blind else 0
 
 
 def _print_failure(failure: Failure) -> None:

@@ -45,9 +45,24 @@ memcg_slab_mutex = Mutex("memcg_slab_mutex")
 MEMCG_CACHES_MIN_SIZE = 4
 MEMCG_CACHES_MAX_SIZE = 1 << 20
 
-# How many slots every root's array has at least. A writer holds activate_kmem_mutex,
-# memcg_slab_mutex and slab_mutex. activate_kmem_mutex protects the three below.
-memcg_limited_groups_array_size = 0
+
+@shared(array_size="activate_kmem_mutex | memcg_slab_mutex | slab_mutex")
+class _LimitedGroups:
+    """The arrays of all roots.
+
+    Attributes
+    ----------
+    array_size : int
+        How many slots every array has at least. A writer holds all three mutexes, and a reader one
+        of them. Kernel: ``memcg_limited_groups_array_size``.
+    """
+
+    def __init__(self) -> None:
+        self.array_size = 0
+
+
+memcg_limited_groups = _LimitedGroups()
+# activate_kmem_mutex protects these three.
 _used_ids: dict[int, None] = {}  # the kernel's IDA
 _freed_ids: list[int] = []  # ids that were used and are free again
 dying: dict[mem_cgroup, None] = {}  # groups that are offline and still referenced
@@ -96,15 +111,14 @@ def memcg_caches_array_size(num_groups: int) -> int:
 
 def memcg_update_array_size(num: int) -> None:
     """Record the size once every root has it. Context: ``slab_mutex`` held."""
-    global memcg_limited_groups_array_size
-    if num > memcg_limited_groups_array_size:
-        memcg_limited_groups_array_size = memcg_caches_array_size(num)
+    if num > memcg_limited_groups.array_size:
+        memcg_limited_groups.array_size = memcg_caches_array_size(num)
 
 
 def memcg_update_cache_size(s: kmem_cache, num_groups: int) -> None:
     """Grow one root's array and retire the old one. Context: ``memcg_slab_mutex`` held."""
     assert_held(memcg_slab_mutex)
-    if num_groups > memcg_limited_groups_array_size:
+    if num_groups > memcg_limited_groups.array_size:
         s.update_array(memcg_caches_array_size(num_groups))
 
 
@@ -132,7 +146,7 @@ def memcg_activate_kmem(memcg: mem_cgroup) -> None:
                 f"group {memcg.path!r}: all {MEMCG_CACHES_MAX_SIZE} kmemcg_ids are in use; "
                 "close groups"
             )
-        if memcg_id >= memcg_limited_groups_array_size:  # no root need have a slot for it yet
+        if memcg_id >= memcg_limited_groups.array_size:  # no root need have a slot for it yet
             with memcg_slab_mutex:
                 slab_common.memcg_update_all_caches(memcg_id + 1)
         # There is no call between these stores, so no asynchronous exception can part them.

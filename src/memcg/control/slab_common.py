@@ -90,7 +90,7 @@ def do_kmem_cache_create(
         raise MemoryError(f"cache {name!r}: no memory for its structure")
     s = kmem_cache(name, object_size, align, ctor, memcg, root_cache, kmalloc)
     if memcg is None:
-        s.update_array(memcontrol.memcg_limited_groups_array_size)
+        s.update_array(memcontrol.memcg_limited_groups.array_size)
     s.refcount = 1
     slab_caches[s] = None
     return s

@@ -153,6 +153,18 @@ class Table(dict[str, Any]):
         super().__getitem__(key).store(value)
 
 
+def _check_mutex(name: str, mutex: Mutex) -> None:
+    run = runtime.active
+    if run is None or run.quiet or run.abandoned or run.alone(run.current):
+        return
+    if not mutex.held():
+        run.fail(
+            GuardViolation(
+                f"{name} is used by {run.current.name} at {runtime.where()} without {mutex.name}"
+            )
+        )
+
+
 class GuardedDict(dict[Any, Any]):
     """A module's dictionary that a mutex guards.
 
@@ -166,16 +178,7 @@ class GuardedDict(dict[Any, Any]):
         self._mutex = mutex
 
     def _check(self) -> None:
-        run = runtime.active
-        if run is None or run.quiet or run.abandoned or run.alone(run.current):
-            return
-        if not self._mutex.held():
-            run.fail(
-                GuardViolation(
-                    f"{self._name} is used by {run.current.name} at {runtime.where()} without "
-                    f"{self._mutex.name}"
-                )
-            )
+        _check_mutex(self._name, self._mutex)
 
     def __contains__(self, key: object) -> bool:
         self._check()
@@ -196,6 +199,50 @@ class GuardedDict(dict[Any, Any]):
     def __iter__(self) -> Iterator[Any]:
         self._check()
         return super().__iter__()
+
+    def pop(self, *args: Any) -> Any:
+        self._check()
+        return super().pop(*args)
+
+
+class GuardedList(list[Any]):
+    """A module's list that a mutex guards: a use without the mutex is reported, as `GuardedDict`.
+
+    The uses that are checked are looking up, storing, deleting, appending, popping, iterating and
+    asking for the length.
+    """
+
+    def __init__(self, name: str, mutex: Mutex, values: list[Any]) -> None:
+        super().__init__(values)
+        self._name = name
+        self._mutex = mutex
+
+    def _check(self) -> None:
+        _check_mutex(self._name, self._mutex)
+
+    def __len__(self) -> int:
+        self._check()
+        return super().__len__()
+
+    def __getitem__(self, i: Any) -> Any:
+        self._check()
+        return super().__getitem__(i)
+
+    def __setitem__(self, i: Any, value: Any) -> None:
+        self._check()
+        super().__setitem__(i, value)
+
+    def __delitem__(self, i: Any) -> None:
+        self._check()
+        super().__delitem__(i)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._check()
+        return super().__iter__()
+
+    def append(self, value: Any) -> None:
+        self._check()
+        super().append(value)
 
     def pop(self, *args: Any) -> Any:
         self._check()

@@ -105,6 +105,8 @@ class Dpor:
             for key, use in step.footprint.items():
                 node.footprint[key] = node.footprint.get(key, 0) | use
         self._add_races(run)
+        if steps and self.stack[-1].enabled[steps[-1].task].kind == "fail":
+            self._go_on_without(self.stack[-1], steps[-1].task)
         while self.stack:
             node = self.stack[-1]
             self.fresh = len(self.stack) - 1
@@ -118,6 +120,17 @@ class Dpor:
                 return True
             self.stack.pop()
         return False
+
+    @staticmethod
+    def _go_on_without(node: Node, task: int) -> None:
+        """Plan an execution in which the other tasks go on, and not the one that failed.
+
+        The step that fails ends the execution, so it conflicts with all that others would have done
+        next. It uses no object, so its task sleeps while they do it.
+        """
+        others = [t for t, o in node.enabled.items() if t != task and o.picks[0] >= 0]
+        if node.backtrack.isdisjoint(others):
+            node.backtrack.update([t for t in others if t not in node.sleep][:1])
 
     # -- races
 

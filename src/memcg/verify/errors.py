@@ -16,6 +16,10 @@ class Livelock(VerifyError):
     """An execution passed the bound on its operations."""
 
 
+class Stalled(Livelock):
+    """A task went on for too long without an operation of the seam, or waits for something else."""
+
+
 class LockError(VerifyError):
     """A mutex was taken twice by one task, or released by a task that does not hold it."""
 

@@ -14,14 +14,16 @@ References: Godefroid, *Model checking for programming languages using VeriSoft*
 from __future__ import annotations
 
 import gc
+import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from .dpor import Dpor
-from .errors import DataRace, NondeterminismError, UseAfterFree
+from .errors import DataRace, NondeterminismError, Stalled, UseAfterFree
+from .plain import Audit
 from .runtime import Options, Run, Strategy
 from .strategies import Exhaustive, Follow, Pct, Random, is_preemption
 from .trace import Line, Schedule, fine, format_schedule, parse_schedule, timeline
@@ -29,6 +31,8 @@ from .workers import Pool, one_processor
 
 Program = Callable[[], Hashable]
 STRATEGIES = ("dpor", "naive", "bounded", "pct", "random")
+_AUDITED = 200  # so many executions are looked through for plain objects that tasks share,
+_AUDIT_EVERY = 16  # and then every so many
 _COLLECT_EVERY = 200  # in executions; no garbage collection runs inside one
 
 
@@ -87,6 +91,11 @@ class Result:
         How many executions were spent on learning which objects are shared.
     exhausted : bool
         Whether every schedule is covered. If it is false, the exploration has not passed.
+    why : str
+        Why it is not exhausted though no bound ended it.
+    unseen : list of str
+        Plain objects that two tasks use at the same time, and where. They are not on the seam, so
+        schedules that differ in them were not run.
     failure : Failure or None
         The failing schedule; None if none failed or `stop` was false.
     failures : list
@@ -99,6 +108,8 @@ class Result:
     redundant: int = 0
     warmup: int = 0
     exhausted: bool = False
+    why: str = ""
+    unseen: list[str] = field(default_factory=list)
     failure: Failure | None = None
     failures: list[BaseException] = field(default_factory=list)
     states: Counter[Hashable] = field(default_factory=Counter)
@@ -116,7 +127,8 @@ class Result:
         if self.failure is not None:
             raise AssertionError(str(self.failure)) from self.failure.exception
         if not self.passed:
-            raise AssertionError(f"not exhausted after {self.schedules} schedules")
+            why = f": {self.why}" if self.why else ""
+            raise AssertionError(f"not exhausted after {self.schedules} schedules{why}")
         return self
 
 
@@ -145,10 +157,14 @@ class Explorer:
         self.pool = Pool()
         self.shared: set[str] | None = None if everything else set()
         self.executions = 0
+        self.audit = Audit() if options.audit else None
 
     def run(self, strategy: Strategy, shared: set[str] | None, *, record: bool = False) -> Run:
         known = (self.shared or set()) if record else None
-        run = Run(self.program, strategy, self.options, self.pool, shared, known=known)
+        looks = self.executions < _AUDITED or self.executions % _AUDIT_EVERY == 0
+        audit = self.audit if looks and not record else None
+        run = Run(self.program, strategy, self.options, self.pool, shared, known=known,
+                  audit=audit)  # fmt: skip
         run.execute()
         self.executions += 1
         if self.executions % _COLLECT_EVERY == 0:
@@ -162,7 +178,16 @@ class Explorer:
         new = run.contended()
         if new and self.shared is not None:
             self.shared |= new
+            if self.audit is not None:
+                self.audit.found.clear()  # the order that these objects make was not known
         return bool(new)
+
+    def primes(self) -> bool:
+        """Tell whether an execution was only there to switch the tracing of instructions on.
+
+        Since 3.12 CPython sees that a function is to be traced when it is called the next time.
+        """
+        return self.audit is not None and self.executions == 1 and sys.version_info >= (3, 12)
 
     def all(
         self, make: Callable[[], Strategy], max_schedules: int | None, result: Result, *, stop: bool
@@ -172,7 +197,19 @@ class Explorer:
         while True:
             if max_schedules is not None and result.schedules >= max_schedules:
                 return None
-            run = self.run(strategy, self.shared)
+            try:
+                run = self.run(strategy, self.shared)
+            except KeyboardInterrupt:
+                result.why = "interrupted"
+                return None
+            if self.primes() and run.stalled is None:
+                strategy = make()
+                continue
+            if run.stalled is not None:
+                result.schedules += 1
+                result.failures.append(cast(Stalled, run.failure))
+                result.why = run.hides_others()
+                return run
             if self.learns(run) and not (stop and _is_certain(run)):
                 result.warmup += result.schedules + result.redundant + 1
                 result.schedules = result.redundant = 0
@@ -188,10 +225,11 @@ class Explorer:
                     result.failures.append(run.failure)
                     if stop:
                         return run
+                    result.why = result.why or run.hides_others()
                 else:
                     result.states[run.value] += 1
             if not strategy.end(run):
-                result.exhausted = True
+                result.exhausted = not result.why
                 return None
 
 
@@ -246,7 +284,8 @@ def explore(
     program: Program, *, strategy: str = "dpor", max_schedules: int | None = None,
     preemption_bound: int | None = None, depth: int = 3, seed: int = 0, max_steps: int = 20_000,
     interrupts: Iterable[tuple[str, type[BaseException]]] = (), forks: bool = False,
-    stop: bool = True, minimise: int = 2_000,
+    stop: bool = True, minimise: int = 2_000, patience_s: float = 10.0,
+    audit: bool = True,
 ) -> Result:  # fmt: skip
     """Run `program` under every schedule, or as many as the strategy and the bounds allow.
 
@@ -278,11 +317,17 @@ def explore(
         Whether the exploration ends at the first failure.
     minimise : int
         How many executions may be spent on making a failing schedule smaller.
+    patience_s : float
+        A task that does no operation of the seam for so many seconds is reported, with its stack.
+    audit : bool
+        Look for plain objects that tasks share, which are not explored (see `plain.py`): in the
+        first 200 executions and in each 16th after them.
 
     Returns
     -------
     Result
-        Its `passed` is true if every schedule was covered and none failed.
+        Its `passed` is true if every schedule was covered and none failed. Ctrl-C ends the
+        exploration; the result then has what was found so far.
 
     Raises
     ------
@@ -306,16 +351,22 @@ def explore(
     }
     if strategy in ("pct", "random") and max_schedules is None:
         max_schedules = 100
-    options = Options(max_steps, tuple(interrupts), forks=forks)
+    options = Options(max_steps, tuple(interrupts), forks=forks, patience_s=patience_s, audit=audit,
+                      announce=not stop and strategy != "naive")  # fmt: skip
     explorer = Explorer(program, options, everything=strategy == "naive")
     result = Result()
     try:
         with _quiet_process():
             failing = explorer.all(makers[strategy], max_schedules, result, stop=stop)
             if failing is not None:
-                result.failure = _minimise(explorer, failing, minimise)
+                budget = minimise if failing.stalled is None else 0
+                result.failure = _minimise(explorer, failing, budget)
     finally:
         explorer.pool.close()
+    if explorer.audit is not None and explorer.audit.found:
+        result.unseen = [*explorer.audit.found.values()]
+        result.exhausted = False  # schedules that differ in these only were not run
+        result.why = result.why or result.unseen[0]
     if strategy == "bounded":
         result.exhausted = False  # schedules with more preemptions were not run
     return result
@@ -324,10 +375,11 @@ def explore(
 def replay(
     program: Program, schedule: str, *, max_steps: int = 20_000,
     interrupts: Iterable[tuple[str, type[BaseException]]] = (), forks: bool = False,
+    audit: bool = False,
 ) -> Failure:  # fmt: skip
     """Run the schedule of a replay string, which `Failure.replay` contains.
 
-    `max_steps`, `interrupts` and `forks` must be those of the exploration.
+    `audit` is ignored. `max_steps`, `interrupts` and `forks` must be those of the exploration.
 
     Raises
     ------

@@ -77,7 +77,7 @@ def _touch(run: Run, obj: object, name: str, use: int) -> None:
         if record.freed:  # another task freed it while this one waited for its turn
             run.fail(UseAfterFree(f"{_name(obj)}.{name} is used at {_place()}; {record.freed}"))
     elif guard:
-        _check_guard(run, obj, name, guard)
+        _check_guard(run, obj, name, guard, use)
     task = run.current
     if run.alone(task):
         return
@@ -88,7 +88,21 @@ def _touch(run: Run, obj: object, name: str, use: int) -> None:
         _check_race(run, record, name, use, now, place)
 
 
-def _check_guard(run: Run, obj: object, name: str, guard: str) -> None:
+def _check_guard(run: Run, obj: object, name: str, guard: str, use: int) -> None:
+    if "|" in guard:
+        names = {m.name for m in run.current.held}
+        wanted = set(guard.split(" | "))
+        ok = wanted <= names if use == WRITE else not wanted.isdisjoint(names)
+        if not ok:
+            how = "written" if use == WRITE else "used"
+            without = "all of" if use == WRITE else "one of"
+            run.fail(
+                GuardViolation(
+                    f"{_name(obj)}.{name} is {how} by {run.current.name} at {_place()} without "
+                    f"{without} {guard.replace(' |', ',')}"
+                )
+            )
+        return
     own = object.__getattribute__(obj, "__dict__").get(guard)
     if isinstance(own, Mutex):
         ok = own in run.current.held
@@ -161,8 +175,9 @@ def _setattr(self: Any, name: str, value: Any) -> None:
 def shared(**guards: str | None) -> Callable[[C], C]:
     """Declare what guards which field: a mutex's name, ``published`` or ``atomic``.
 
-    None says that races on the field are intended. If the object itself has a mutex under the name,
-    that mutex must be held.
+    ``a | b`` are mutexes that a writer holds together; a reader holds one of them. None says that
+    races on the field are intended. If the object itself has a mutex under the name, that mutex
+    must be held.
     """
 
     def declare(cls: C) -> C:

@@ -170,6 +170,7 @@ def check_quietly(run: Run, check: Callable[[], object]) -> None:
     finally:
         run.quiet = False
     if problem is not None:
+        run.failed_quietly = True
         run.fail(problem)
 
 

@@ -19,17 +19,30 @@ from __future__ import annotations
 import _thread
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .errors import Abandoned, Deadlock, Livelock, VerifyError
+from . import plain, watchdog
+from .errors import (
+    Abandoned,
+    DataRace,
+    Deadlock,
+    Livelock,
+    Stalled,
+    UseAfterFree,
+    VerifyError,
+)
 from .task import Operation, Task
 from .trace import ACQUIRE, BLOCK, ENABLE, READ, WRITE, Line, Step, covers, join
 from .workers import Pool
 
 if TYPE_CHECKING:
     from .objects import Sync
+    from .plain import Audit
 
 STUCK = -1000  # the alternative that no interrupt is raised, and no task can go on
+_LOOK_S = 0.05  # how often the controller looks, if it may have missed a wake-up
+_GRACE_S = 1.0  # how long a task that stalled is waited for when it is ended
 active: Run | None = None  # the execution that runs; the turn protects it
 # Files that the explored program stands on and that are not explored themselves. No interrupt is
 # raised there, and a place in one is shown with its caller. The loader of such a file adds it.
@@ -58,6 +71,9 @@ class Options(NamedTuple):
     max_steps: int = 20_000
     interrupts: tuple[tuple[str, type[BaseException]], ...] = ()
     forks: bool = False
+    patience_s: float = 10.0
+    audit: bool = False
+    announce: bool = False  # a failure is a step of its own, before which other tasks may run
 
 
 class Run:
@@ -70,14 +86,20 @@ class Run:
     known : set of str or None
         If it is not None, keep lines for a timeline in which these are the shared objects. An empty
         set stands for all.
+    audit : Audit or None
+        It looks for plain objects that tasks share.
     """
 
     def __init__(
         self, program: Callable[[], Any], strategy: Strategy, options: Options, pool: Pool,
         shared: set[str] | None = None, *, known: set[str] | None = None,
+        audit: Audit | None = None,
     ) -> None:  # fmt: skip
         self.strategy = strategy
         self.options = options
+        self.audit = audit
+        if audit is not None:
+            audit.begin(self)
         self.pool = pool
         self.shared = shared
         self.lines: list[Line] | None = None if known is None else []
@@ -94,12 +116,17 @@ class Run:
         self.quiet = False  # a checker looks, so there is no scheduling and no guard
         self.abandoned = False
         self.redundant = False
+        self.failed_quietly = False
         self.failure: BaseException | None = None
         self.value: Any = None
         self.fork_written: list[int] | None = None
         self.pick = 0
         self.unfinished: list[Task] = []
         self.waiting: list[Task] = []  # tasks whose announced operation was never done
+        self.stalled: Task | None = None
+        self._stalled_over = _thread.allocate_lock()
+        self._stalled_over.acquire()
+        self.over = False
         self._over = _thread.allocate_lock()
         self._over.acquire()
         self.current = self.new_task(program, "main")
@@ -113,17 +140,56 @@ class Run:
         active = self
         try:
             self._next(None)
-            self._over.acquire()
-            self.unfinished = [t for t in self.tasks if t.started and not t.done]
+            try:
+                self._watch()
+            finally:
+                self._unwind()
+        finally:
+            active = None
+
+    def _watch(self) -> None:
+        """Wait until the execution ends, or until the task that has the turn does not come back.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            The wait was interrupted. The task that had the turn has ended.
+        """
+        seen, used_s = (-1, -1), 0.0
+        try:
+            while not self._over.acquire(timeout=self.options.patience_s):
+                task, at = self.current, (self.nr_operations, len(self.steps))
+                used_before_s, used_s = used_s, watchdog.processor_s(task)
+                if at == seen:
+                    patience_s = self.options.patience_s
+                    text = watchdog.describe(task, patience_s, used_s - used_before_s)
+                    self.stalled, self.failure = task, Stalled(text)
+                    assert task.worker is not None
+                    task.worker.lost = True
+                    return
+                seen = at
+        except KeyboardInterrupt:
             self.abandoned = True
-            self.waiting += self.unfinished
-            for task in self.unfinished:
+            while not self.over:  # the interrupt may be raised after the lock was taken
+                self._over.acquire(timeout=_LOOK_S)
+            raise
+
+    def _unwind(self) -> None:
+        """End the tasks that have not ended."""
+        self.unfinished = [t for t in self.tasks if t.started and not t.done]
+        self.abandoned = True
+        self.waiting += self.unfinished
+        for task in self.unfinished:
+            if task is not self.stalled:
                 self.current = task
                 assert task.worker is not None
                 task.worker.turn.release()
-                self._over.acquire()
-        finally:
-            active = None
+                while not task.done:
+                    self._over.acquire(timeout=_LOOK_S)
+        if self.stalled is not None:  # others may have let go of what it waits for
+            self.current = self.stalled
+            watchdog.end(self.stalled)
+            self._stalled_over.acquire(timeout=_GRACE_S)  # else its thread is left where it is
 
     def contended(self) -> set[str]:
         """Return the keys outside `shared` that the execution showed to be shared after all."""
@@ -156,7 +222,11 @@ class Run:
     def _body(self, task: Task) -> None:
         try:
             self._begin(task)
-            value = task.context.run(task.fn)
+            plain.start(self.audit)
+            try:
+                value = task.context.run(task.fn)
+            finally:
+                plain.stop(self.audit)
             if task.id == 0:
                 self.value = value
         except Abandoned:
@@ -164,16 +234,25 @@ class Run:
         except BaseException as problem:
             injected = any(type(problem) is e for n, e in self.options.interrupts if n == task.name)
             if not self.abandoned and not injected:
-                self.failure = problem
-                self.abandoned = True
+                with suppress(Abandoned):
+                    self.fail(problem)
         task.done = True
         self.alive -= not task.vanished
         assert task.worker is not None
-        self.pool.put(task.worker)
-        if self.abandoned:
-            self._over.release()
+        if not task.worker.lost:
+            self.pool.put(task.worker)
+        if task is self.stalled:
+            self._stalled_over.release()
+        elif self.abandoned:
+            self._end()
         else:
             self._next(None)
+
+    def _end(self) -> None:
+        """Wake the controller. It may have been woken already, by an interrupt."""
+        self.over = True
+        with suppress(RuntimeError):
+            self._over.release()
 
     # -- the turn
 
@@ -183,7 +262,7 @@ class Run:
         if task is here and task is not None:
             return
         if task is None:
-            self._over.release()
+            self._end()
         else:
             self.current = task
             if task.started:
@@ -418,10 +497,29 @@ class Run:
 
     def fail(self, problem: BaseException) -> None:
         """End the execution with a finding. It does not return."""
+        if self.options.announce and not isinstance(problem, (Deadlock, Livelock)):
+            self.current.interrupts = []
+            self.step("fail", None, 0)
         if self.failure is None:
             self.failure = problem
         self.abandoned = True
         raise Abandoned
+
+    def hides_others(self) -> str:
+        """Return why schedules are not seen for this failure, or the empty string.
+
+        After other failures the other tasks go on in an execution of their own.
+        """
+        kind = type(self.failure).__name__
+        if isinstance(self.failure, Livelock):
+            return f"{kind}: what is after so many operations is not seen"
+        if isinstance(self.failure, (DataRace, UseAfterFree)):
+            return f"{kind}: what is after the first of two unordered uses is not seen"
+        if self.failed_quietly:
+            return (
+                f"{kind}: what a quiet check reads is not known, so it was not tried at each step"
+            )
+        return ""
 
     def label(self, key: str, obj: Sync | None = None) -> str:
         """Return a short name of an object. The second object of a name is ``name#2``."""

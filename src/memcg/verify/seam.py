@@ -12,16 +12,17 @@ from types import ModuleType
 from typing import Any
 
 from . import runtime
-from .cells import Array, Atomic, GuardedDict, Published, Queue, Table
+from .cells import Array, Atomic, GuardedDict, GuardedList, Published, Queue, Table
 from .errors import Abandoned
 from .fields import freed, shared
 from .objects import Event, Mutex, ReadSide, check_quietly
 from .task import Task
 
 __all__ = [
-    "Array", "Atomic", "Event", "GuardedDict", "Mutex", "Published", "Queue", "ReadSide", "Table",
-    "assert_held", "at_exit", "at_fork", "begin", "choose", "current_task", "ended_threads", "fork",
-    "freed", "module", "name_of", "parallel", "quietly", "report_exception", "settle", "shared",
+    "Array", "Atomic", "Event", "GuardedDict", "GuardedList", "Mutex", "Published", "Queue",
+    "ReadSide", "Table", "assert_held", "at_exit", "at_fork", "begin", "choose", "current_task",
+    "ended_threads", "fork", "freed", "module", "name_of", "parallel", "quietly",
+    "report_exception", "settle", "shared",
     "spawn",
 ]  # fmt: skip
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import _thread
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from .errors import Abandoned
 
 
 def _processor() -> set[int]:
@@ -33,22 +35,26 @@ def one_processor() -> Iterator[None]:
 
 
 class Worker:
-    """A thread that runs one job after the other."""
+    """A thread that runs one job after the other. One that is `lost` ends after its job."""
 
-    __slots__ = ("job", "turn")
+    __slots__ = ("ident", "job", "lost", "turn")
 
     def __init__(self) -> None:
         self.turn = _thread.allocate_lock()
         self.turn.acquire()
         self.job: Callable[[], None] | None = None
+        self.ident = 0
+        self.lost = False
         _thread.start_new_thread(self._loop, ())
 
     def _loop(self) -> None:
-        while True:
-            self.turn.acquire()
-            if self.job is None:
-                return
-            self.job()
+        self.ident = _thread.get_ident()
+        with suppress(Abandoned):  # it may be raised late in a thread whose task has stalled
+            while not self.lost:
+                self.turn.acquire()
+                if self.job is None:
+                    return
+                self.job()
 
     def start(self, job: Callable[[], None]) -> None:
         self.job = job

@@ -227,7 +227,7 @@ class Flaw:
     options: dict[str, Any] = field(default_factory=dict)
 
     def explore(self, **options: Any) -> Result:
-        return explore(self.program, **{**self.options, **options})
+        return explore(self.program, **{"audit": False, **self.options, **options})
 
 
 def _f1() -> None:

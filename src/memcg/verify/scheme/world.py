@@ -74,9 +74,9 @@ def load_alone(noun: str) -> ModuleType:
 runtime.beneath.add(str(path("model")))
 
 
-# Dictionaries of modules and the mutexes that guard them.
+# Dictionaries and lists of modules and the mutexes that guard them.
 _GUARDED: dict[str, dict[str, str]] = {
-    "memcontrol": {"_used_ids": "activate_kmem_mutex", "dying": "activate_kmem_mutex"},
+    "memcontrol": dict.fromkeys(("_used_ids", "_freed_ids", "dying"), "activate_kmem_mutex"),
     "slab_common": {"slab_caches": "slab_mutex"},
 }
 # Functions of the control plane and the model core that can fail for want of memory.
@@ -135,7 +135,8 @@ class World:
                 self._observe(module)
             for name, mutex in _GUARDED.get(noun, {}).items():
                 values = scope[name]
-                scope[name] = seam.GuardedDict(f"{noun}.{name}", scope[mutex], values)
+                guarded = seam.GuardedDict if isinstance(values, dict) else seam.GuardedList
+                scope[name] = guarded(f"{noun}.{name}", scope[mutex], values)
             for name, answer in _MAY_FAIL.get(noun, {}).items():
                 self._let_fail(module, name, answer)
         return module

@@ -42,7 +42,7 @@ def failing_growth_creation() -> None:
     s.use()
     for name in "bcd":
         s.mkdir(name)  # the arrays of four are full
-    size = s.memcontrol.memcg_limited_groups_array_size
+    size = s.array_size()
     s.faults = True
 
     def make() -> None:
@@ -51,7 +51,7 @@ def failing_growth_creation() -> None:
 
     seam.parallel(make, s.work)
     s.faults = False
-    grown = s.memcontrol.memcg_limited_groups_array_size
+    grown = s.array_size()
     assert grown == size or "e" in s.children(), "the size of the arrays ran ahead"
     assert all(root.array_size >= grown for root in s.slab_common.slab_caches
                if root.memcg_params.is_root_cache)  # fmt: skip

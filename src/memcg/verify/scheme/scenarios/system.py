@@ -34,7 +34,7 @@ def scenario(
     """Return a decorator that puts a program into `SCENARIOS` under its name."""
 
     def enter(program: Callable[[], None]) -> Callable[[], None]:
-        SCENARIOS[program.__name__] = Scenario(title, program, options, long)
+        SCENARIOS[program.__name__] = Scenario(title, program, {"audit": False, **options}, long)
         return program
 
     return enter
@@ -99,6 +99,11 @@ class System(World):
         """Tell whether a cache is registered."""
         with self.slab_common.slab_mutex:
             return cache in self.slab_common.slab_caches
+
+    def array_size(self) -> int:
+        """Return how many slots every root's array has at least."""
+        with self.slab_common.slab_mutex:
+            return int(self.memcontrol.memcg_limited_groups.array_size)
 
     def is_idle(self) -> bool:
         with self.workqueue.wq_lock:

@@ -46,6 +46,25 @@ def two_posters() -> None:
 
     seam.parallel(first, second)
     seam.settle()
+    assert not s.model._events, "an event is left that no worker handles"
+    s.finish()
+
+
+@scenario("two threads post work and wait for it, and a thread that cannot be started is tried")
+def two_posters_without_threads() -> None:
+    s = System()
+    post = _one_at_a_time(s)
+    s.start_worker()
+    s.spawn_faults = True
+
+    def first() -> None:
+        post()
+
+    def second() -> None:
+        post()
+
+    seam.parallel(first, second)
+    seam.settle()
     s.finish()
 
 
