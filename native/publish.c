@@ -241,13 +241,11 @@ static void tick(void)
     store_release(&header->updated_ns, now);
 }
 
-void publish_usage(struct mem_cgroup *memcg)
+void __publish_usage(struct mem_cgroup *memcg)
 {
     int64_t now;
     struct publish_slot *slot;
 
-    if (!load_relaxed(&publish_on))
-        return;
     if ((slot = load_acquire(&memcg->slot)))
         put_stat(slot, memcg);
     for (; memcg; memcg = memcg->parent)
@@ -271,24 +269,22 @@ void __publish_stat(struct mem_cgroup *memcg)
         put_stat(slot, memcg);
 }
 
-void publish_figures(struct mem_cgroup *memcg)
+void __publish_figures(struct mem_cgroup *memcg)
 {
     struct publish_slot *slot = load_acquire(&memcg->slot);
 
-    if (slot && load_relaxed(&publish_on))
+    if (slot)
         put_figures(slot, memcg);
 }
 
-void publish_event(struct mem_cgroup *memcg, struct mem_cgroup *from,
-                   enum mem_cgroup_event_item item, size_t bytes)
+void __publish_event(struct mem_cgroup *memcg, struct mem_cgroup *from,
+                     enum mem_cgroup_event_item item, size_t bytes)
 {
     struct publish_slot *slot, *asked;
     struct publish_event *event;
     int64_t now;
     uint64_t head;
 
-    if (!load_relaxed(&publish_on))
-        return;
     for (struct mem_cgroup *m = memcg; m; m = m->parent)
         if ((slot = load_acquire(&m->slot)))
             store_release(&slot->record->events[item], load_relaxed(&m->events[item]));
@@ -322,7 +318,7 @@ void mem_cgroup_set_inside(struct mem_cgroup *memcg, long nr)
 {
     struct publish_slot *slot = load_acquire(&memcg->slot);
 
-    if (slot && load_relaxed(&publish_on))
+    if (slot && is_publishing())
         store_release(&slot->record->inside, (uint32_t)nr);
 }
 

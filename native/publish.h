@@ -98,24 +98,50 @@ void publish_add(struct mem_cgroup *memcg);
 struct publish_slot *publish_drop(struct mem_cgroup *memcg);
 void publish_put(struct publish_slot *slot); /* NULL: there was none.  In a section */
 
-/* After a change of a group's usage, for it and its ancestors.  In a section, or by a walker. */
-void publish_usage(struct mem_cgroup *memcg);
-void publish_figures(struct mem_cgroup *memcg); /* after a change of anything else of its own */
-void publish_event(struct mem_cgroup *memcg, struct mem_cgroup *from,
-                   enum mem_cgroup_event_item item, size_t bytes);
+/* ---- the mirror ----
+ *
+ * The functions below ask for a page first.  So they cost a load and a branch where there is none.
+ */
 
+void __publish_usage(struct mem_cgroup *memcg);
 void __publish_stat(struct mem_cgroup *memcg);
+void __publish_figures(struct mem_cgroup *memcg);
+void __publish_event(struct mem_cgroup *memcg, struct mem_cgroup *from,
+                     enum mem_cgroup_event_item item, size_t bytes);
+
+static inline bool is_publishing(void) { return unlikely(load_relaxed(&publish_on)); }
+
+/* After a change of a group's usage, for it and its ancestors.  In a section, or by a walker. */
+static inline void publish_usage(struct mem_cgroup *memcg)
+{
+    if (is_publishing())
+        __publish_usage(memcg);
+}
 
 /* After a change of memcg->stat. */
 static inline void publish_stat(struct mem_cgroup *memcg)
 {
-    if (unlikely(load_relaxed(&publish_on)))
+    if (is_publishing())
         __publish_stat(memcg);
+}
+
+/* After a change of anything else of the group's own. */
+static inline void publish_figures(struct mem_cgroup *memcg)
+{
+    if (is_publishing())
+        __publish_figures(memcg);
+}
+
+static inline void publish_event(struct mem_cgroup *memcg, struct mem_cgroup *from,
+                                 enum mem_cgroup_event_item item, size_t bytes)
+{
+    if (is_publishing())
+        __publish_event(memcg, from, item, bytes);
 }
 
 static inline void publish_inside(struct mem_cgroup *memcg, long nr)
 {
-    if (unlikely(load_relaxed(&publish_on)))
+    if (is_publishing())
         mem_cgroup_set_inside(memcg, nr);
 }
 

@@ -225,9 +225,9 @@ class Page:
             assert raw is not None
             if raw[:8] != after[at : at + 8] or raw[0] & 1:
                 raw = self._record(self._records_at + at)
-            if raw is not None and (figures := _figures(raw)) is not None:
-                if figures.state != "gone" or gone:
-                    found.append(figures)
+            figures = None if raw is None else _figures(raw)
+            if figures is not None and (figures.state != "gone" or gone):
+                found.append(figures)
         return sorted(found, key=lambda g: (g.path.split("/") if g.path else [], g.id))
 
     def _record(self, at: int) -> bytes | None:

@@ -25,6 +25,9 @@ _SHM = "/dev/shm"
 
 def _candidates() -> Iterator[str]:
     """Yield the folders in which pages may lie, the preferred one first."""
+    if only := os.environ.get("MEMCG_RUNTIME_DIR"):
+        yield only
+        return
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         yield os.path.join(runtime, "memcg")
     name = f"memcg-{os.geteuid()}"
@@ -75,7 +78,7 @@ def make_folder() -> str:
             return path
         reasons.append(f"{path}: {why or 'it cannot be written'}")
     raise MemcgError(
-        f"no folder for a page: {'; '.join(reasons)}; set XDG_RUNTIME_DIR to a folder of yours"
+        f"no folder for a page: {'; '.join(reasons)}; set MEMCG_RUNTIME_DIR to a folder of yours"
     )
 
 

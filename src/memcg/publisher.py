@@ -105,7 +105,7 @@ def _make(groups: int, events: int, samples: int) -> str:
         _remove(new)
         raise MemcgError(
             f"memcg.publish() cannot make {path!r}: {error.strerror}; make room there, publish "
-            "fewer groups and samples, or set XDG_RUNTIME_DIR to another folder of yours"
+            "fewer groups and samples, or set MEMCG_RUNTIME_DIR to another folder of yours"
         ) from None
     return path
 

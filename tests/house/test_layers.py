@@ -27,7 +27,7 @@ LAYERS = [  # bottom to top; the modules of one row may import each other
     {"control"},
     {"report", "files"},
     {"groups"},
-    {"cache", "publisher"},
+    {"cache", "publisher", "server"},
     {"integrations"},
     {"hooks"},
     {"__init__"},

@@ -23,7 +23,7 @@ PATIENCE_S = 30  # a process that answers takes some 0.3 s to start
 def runtime(tmp_path, monkeypatch):
     """A folder of its own, in which this process looks for pages and its children put theirs."""
     tmp_path.chmod(0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("MEMCG_RUNTIME_DIR", str(tmp_path / "memcg"))
     return tmp_path / "memcg"
 
 
@@ -254,13 +254,11 @@ print("runs")
         source,
         prelude="import memcg\n",
         MEMCG_PUBLISH="1",
-        expects=("RuntimeWarning: MEMCG_PUBLISH: no folder for a page: ", "set XDG_RUNTIME_DIR"),
+        expects=("RuntimeWarning: MEMCG_PUBLISH: no folder for a page: ", "set MEMCG_RUNTIME_DIR"),
     )
 
 
 def test_a_folder_that_others_may_use_is_refused(native, runtime, monkeypatch, tmp_path):
-    monkeypatch.setattr(pages, "_SHM", "/nowhere")
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
     runtime.mkdir(mode=0o700)
     assert pages.make_folder() == str(runtime)
     runtime.chmod(0o750)
@@ -271,6 +269,28 @@ def test_a_folder_that_others_may_use_is_refused(native, runtime, monkeypatch, t
     runtime.symlink_to(tmp_path)
     with pytest.raises(pages.MemcgError, match="it is not a folder"):
         pages.make_folder()
+
+
+def test_pages_lie_in_the_users_runtime_folder_or_in_memory_or_in_the_temporary_one(
+    native, monkeypatch, tmp_path
+):
+    monkeypatch.delenv("MEMCG_RUNTIME_DIR", raising=False)
+    for name in ("run", "shm", "tmp"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(pages, "_SHM", str(tmp_path / "shm"))
+    mine = f"memcg-{os.geteuid()}"
+    wanted = [tmp_path / "run" / "memcg", tmp_path / "shm" / mine, tmp_path / "tmp" / mine]
+    for folder in wanted:
+        assert pages.make_folder() == str(folder)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        folder.parent.chmod(0o500)
+        folder.chmod(0o770)  # others may use it, so the next one is used
+    assert pages.folders() == []
+    for folder in wanted:
+        folder.chmod(0o700)
+    assert pages.folders() == [str(folder) for folder in wanted]
 
 
 def test_half_made_pages_are_removed_when_they_are_old(runtime):
