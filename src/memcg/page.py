@@ -111,7 +111,8 @@ class Ring(Generic[T]):
 def _shown(raw: bytes, length: int) -> str:
     """Return a path as text that cannot move a terminal's cursor."""
     text = raw[:length].decode("utf-8", "ignore" if length > len(raw) else "replace")
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return text + "\N{HORIZONTAL ELLIPSIS}" if length > len(raw) else text
 
 
@@ -128,6 +129,7 @@ class Page:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._known: dict[int, tuple[bytes, GroupFigures | None]] = {}  # by the record's place
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self._read_header()
@@ -225,10 +227,17 @@ class Page:
             assert raw is not None
             if raw[:8] != after[at : at + 8] or raw[0] & 1:
                 raw = self._record(self._records_at + at)
-            figures = None if raw is None else _figures(raw)
+            figures = None if raw is None else self._figures_of(at, raw)
             if figures is not None and (figures.state != "gone" or gone):
                 found.append(figures)
         return sorted(found, key=lambda g: (g.path.split("/") if g.path else [], g.id))
+
+    def _figures_of(self, at: int, raw: bytes) -> GroupFigures | None:
+        """Return the figures of a record, those of the last time if it has not changed since."""
+        known = self._known.get(at)
+        if known is None or known[0] != raw:
+            self._known[at] = known = (raw, _figures(raw))
+        return known[1]
 
     def _record(self, at: int) -> bytes | None:
         """Read a record that was being written; None: it is written all the time."""

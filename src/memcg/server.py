@@ -17,6 +17,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import time
 
 from . import core, files, page, publisher
@@ -279,10 +280,9 @@ class _Server:
             return _failed(id_, "EIO", f"{type(error).__name__}: {error}")
 
     def _hello(self, client: _Client, request: dict[str, Any]) -> dict[str, Any]:
-        from . import __version__
-
+        memcg = sys.modules[__package__ or ""]  # a layer above, so not imported
         return {
-            "pid": os.getpid(), "memcg": __version__, "protocol": PROTOCOL,
+            "pid": os.getpid(), "memcg": memcg.__version__, "protocol": PROTOCOL,
             "writable": self.writable, "page": self.page.path, "ops": list(_OPS),
         }  # fmt: skip
 

@@ -196,16 +196,16 @@ def test_a_forked_child_serves_a_socket_of_its_own(start):
         "sys.stdin.read(); os._exit(0)\n"
     )
     process.stdin.flush()
-    childs = process.stdout.readline().strip()
-    assert childs != process.first
+    other = process.stdout.readline().strip()
+    assert other != process.first
     try:
-        with Peer(childs) as child, Peer(process.first) as parent:
+        with Peer(other) as child, Peer(process.first) as parent:
             pid = child.ask("hello")["pid"]
             assert pid != process.pid
             assert parent.ask("hello")["pid"] == process.pid
             assert child.ask("read", path="tenants/a", file="memory.max")["value"] == 64 * MIB
     finally:
-        os.kill(int(Path(childs).name.partition("-")[0]), signal.SIGKILL)
+        os.kill(int(Path(other).name.partition("-")[0]), signal.SIGKILL)
 
 
 def test_a_request_that_never_ends_is_refused(start):

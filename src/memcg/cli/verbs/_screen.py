@@ -59,9 +59,9 @@ class Groups(ScrollView, can_focus=True):
             super().__init__()
             self.row = row
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, view: Watch) -> None:
         super().__init__()
-        self.watch = watch
+        self.view = view
         self.rows: list[Row] = []
         self.cursor = 0
         self._widths = [len(title) for title in TITLES]
@@ -86,14 +86,14 @@ class Groups(ScrollView, can_focus=True):
         """Make columns wide enough for what is seen. They never get narrower, so nothing jumps."""
         first = self.scroll_offset.y
         for row in self.rows[first : first + max(self.size.height, 1)]:
-            for i, cell in enumerate(self.watch.cells(row)):
+            for i, cell in enumerate(self.view.cells(row)):
                 self._widths[i] = max(self._widths[i], min(len(cell), NAME_MOST))
         return sum(self._widths) + 2 * len(self._widths) + SPARK_WIDTH
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width
         if y == 0:  # the titles stay
-            return self._strip(list(TITLES), TITLE, "", sorted_by=self.watch.sort).crop_extend(
+            return self._strip(list(TITLES), TITLE, "", sorted_by=self.view.sort).crop_extend(
                 0, width, PLAIN
             )
         at = y - 1 + self.scroll_offset.y
@@ -103,7 +103,7 @@ class Groups(ScrollView, can_focus=True):
         style = STYLES.get(level(row.group) or "", PLAIN)
         if at == self.cursor:
             style += CURSOR
-        strip = self._strip(self.watch.cells(row), style, spark(row.history))
+        strip = self._strip(self.view.cells(row), style, spark(row.history))
         return strip.crop_extend(0, width, style)
 
     def _strip(self, cells: list[str], style: Style, bars: str, sorted_by: str = "") -> Strip:
@@ -187,7 +187,7 @@ class Top(App[None]):
     ENABLE_COMMAND_PALETTE = False
     TITLE = "memcg top"
     CSS = """
-    #header { height: 2; }
+    #header { height: 2; text-wrap: nowrap; text-overflow: ellipsis; }
     Groups { height: 1fr; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -207,9 +207,9 @@ class Top(App[None]):
         Binding("P", "pause", "Pause"),
     ]
 
-    def __init__(self, watch: Watch, delay: float = 0.5, clock: str | None = None) -> None:
+    def __init__(self, view: Watch, delay: float = 0.5, clock: str | None = None) -> None:
         super().__init__()
-        self.watch = watch
+        self.view = view
         self.delay = delay
         self.clock = clock  # for tests: the time that is shown
         self.paused = False
@@ -217,7 +217,7 @@ class Top(App[None]):
 
     def compose(self) -> ComposeResult:
         yield Static(id="header", markup=False)
-        yield Groups(self.watch)
+        yield Groups(self.view)
         yield Footer()
 
     def on_mount(self) -> None:
@@ -232,7 +232,7 @@ class Top(App[None]):
 
     def look(self) -> None:
         """Read the page and show it."""
-        header = self.watch.read()
+        header = self.view.read()
         clock = self.clock or time.strftime("%H:%M:%S")
         self.query_one("#header", Static).update("\n".join(header_lines(header, clock)))
         self._show()
@@ -240,7 +240,7 @@ class Top(App[None]):
             self._timer.stop()
 
     def _show(self) -> None:
-        self.query_one(Groups).show(self.watch.rows())
+        self.query_one(Groups).show(self.view.rows())
 
     def _chosen(self) -> Row | None:
         return self.query_one(Groups).chosen()
@@ -249,23 +249,23 @@ class Top(App[None]):
 
     def action_column(self, by: int) -> None:
         names = list(SORTS)
-        self.action_sort(names[(names.index(self.watch.sort) + by) % len(names)])
+        self.action_sort(names[(names.index(self.view.sort) + by) % len(names)])
 
     def action_sort(self, name: str) -> None:
-        self.watch.sort = name
+        self.view.sort = name
         self._show()
 
     def action_fold(self) -> None:
-        if (row := self._chosen()) is not None and not self.watch.flat:
-            self.watch.folded ^= {row.group.id}
+        if (row := self._chosen()) is not None and not self.view.flat:
+            self.view.folded ^= {row.group.id}
             self._show()
 
     def action_flat(self) -> None:
-        self.watch.flat = not self.watch.flat
+        self.view.flat = not self.view.flat
         self._show()
 
     def action_percents(self) -> None:
-        self.watch.percents = not self.watch.percents
+        self.view.percents = not self.view.percents
         self._show()
 
     def action_pause(self) -> None:
@@ -282,10 +282,10 @@ class Top(App[None]):
     def action_filter(self) -> None:
         def found(text: str | None) -> None:
             if text is not None:
-                self.watch.filter = text
+                self.view.filter = text
                 self._show()
 
-        self.push_screen(Ask("show only groups whose paths have", self.watch.filter), found)
+        self.push_screen(Ask("show only groups whose paths have", self.view.filter), found)
 
     # -- what needs the socket
 
@@ -298,7 +298,7 @@ class Top(App[None]):
             if text:
                 self.ask("write", path=path, file="memory.max", value=text)
 
-        cells = self.watch.cells(row)
+        cells = self.view.cells(row)
         self.push_screen(Ask(f"memory.max of {path_of(row)!r}, now {cells[2]}:"), answered)
 
     def action_reclaim(self) -> None:
@@ -320,7 +320,7 @@ class Top(App[None]):
         self.call_from_thread(self.notify, f"{op}: {text}", markup=False)
 
     def _request(self, op: str, **fields: object) -> dict[str, Any]:
-        path = self.watch.page.path.removesuffix(pages.SUFFIX) + ".sock"
+        path = self.view.page.path.removesuffix(pages.SUFFIX) + ".sock"
         try:
             with Client(path) as client:
                 return client.request(op, **fields)
@@ -333,14 +333,14 @@ class Top(App[None]):
     def action_open(self) -> None:
         if (row := self._chosen()) is None:
             return
-        title = "  ".join(self.watch.cells(row))
+        title = "  ".join(self.view.cells(row))
         events_ = self._events(row)
         detail = Detail(title, f"{events_}\n\nasking the process ...")
         self.push_screen(detail)
         self._fill(detail, row.group.path, title, events_)
 
     def _events(self, row: Row) -> str:
-        found = [e for e in self.watch.page.events().entries if e.id == row.group.id]
+        found = [e for e in self.view.page.events().entries if e.id == row.group.id]
         lines = [
             f"{time.strftime('%H:%M:%S', time.localtime(e.time))}  {e.kind:<9} asked {e.bytes:,}, "
             f"usage {e.usage:,}, total {e.total}"
