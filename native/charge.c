@@ -22,6 +22,7 @@
 
 #include "event.h"
 #include "oom.h"
+#include "publish.h"
 
 #define CHARGE_LIMIT ((size_t)1 << 56) /* so that a sum of a few cannot pass INT64_MAX */
 /* Bytes; a larger request may be refused, so it always reclaims. */
@@ -54,8 +55,9 @@ void memcg_set_requester(memcg_requester_fn requester) { store_release(&requeste
 static int64_t usage_of(struct mem_cgroup *memcg) { return page_counter_read(&memcg->counter); }
 
 /* Posts HIGH once when usage passes high; it may be posted again once usage is an eighth below. */
-static void check_high(struct mem_cgroup *memcg)
+static void check_high(struct mem_cgroup *memcg, size_t bytes)
 {
+    struct mem_cgroup *from = memcg;
     called_fn called;
 
     for (; memcg; memcg = memcg->parent) {
@@ -64,7 +66,7 @@ static void check_high(struct mem_cgroup *memcg)
         if (high == PAGE_COUNTER_MAX || usage_of(memcg) <= high ||
             load_relaxed(&memcg->high_crossed) || exchange_relaxed(&memcg->high_crossed, 1))
             continue;
-        mem_cgroup_count_event(memcg, MEMCG_EV_HIGH);
+        mem_cgroup_note_event(memcg, from, MEMCG_EV_HIGH, bytes);
         if (!css_tryget(memcg))
             continue;
         store_release(&memcg->high_pending, 1);
@@ -100,7 +102,8 @@ bool memcg_charge_ahead(struct mem_cgroup *memcg, size_t bytes)
         mem_cgroup_set_alarmed(memcg, MEMCG_NOT_ALARMED);
         below_max(memcg);
     }
-    check_high(memcg);
+    check_high(memcg, bytes);
+    publish_usage(memcg);
     return true;
 }
 
@@ -138,8 +141,8 @@ static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t b
 {
     unsigned refusals = 0;
 
-    mem_cgroup_count_event(limited, MEMCG_EV_OOM);
-    mem_cgroup_count_event(limited, MEMCG_EV_FAIL);
+    mem_cgroup_note_event(limited, memcg, MEMCG_EV_OOM, bytes);
+    mem_cgroup_note_event(limited, memcg, MEMCG_EV_FAIL, bytes);
     mem_cgroup_note_oom(memcg, limited, bytes, true);
     set_failure(memcg, limited, bytes);
     if (outcome == MEMCG_REFUSED_AT_CEILING) {
@@ -267,8 +270,9 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
         while (over > highest && !cas_weak_relaxed(&limited->overdraft, &highest, over))
             ;
     }
-    mem_cgroup_count_event(limited, over > 0 ? MEMCG_EV_OVERDRAFT : MEMCG_EV_RESERVE);
-    mem_cgroup_count_event(limited, MEMCG_EV_OOM);
+    mem_cgroup_note_event(limited, memcg, over > 0 ? MEMCG_EV_OVERDRAFT : MEMCG_EV_RESERVE,
+                          req->bytes);
+    mem_cgroup_note_event(limited, memcg, MEMCG_EV_OOM, req->bytes);
     mem_cgroup_note_oom(memcg, limited, req->bytes, false);
     /* no alarm for a large one: if it still does not fit, its next request is refused */
     if (!large || spared)
@@ -310,7 +314,7 @@ int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req)
         } else {
             int skip = load_relaxed(&limited->reclaim_skip);
 
-            mem_cgroup_count_event(limited, MEMCG_EV_MAX);
+            mem_cgroup_note_event(limited, memcg, MEMCG_EV_MAX, req->bytes);
             if (req->bytes > RECLAIM_ALWAYS || req->kind == CHARGE_OBJECT || skip <= 0) {
                 req->want_reclaim = limited;
                 return -EAGAIN;
@@ -324,13 +328,15 @@ int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req)
             mem_cgroup_set_alarmed(memcg, MEMCG_NOT_ALARMED);
     }
     if (!error)
-        check_high(memcg);
+        check_high(memcg, req->bytes);
+    publish_usage(memcg); /* after a failure too: another thread may have copied what was undone */
     return error;
 }
 
 void memcg_uncharge(struct mem_cgroup *memcg, size_t bytes)
 {
     page_counter_uncharge(&memcg->counter, (int64_t)bytes);
+    publish_usage(memcg);
     for (; memcg; memcg = memcg->parent) {
         int64_t high;
 

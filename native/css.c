@@ -20,11 +20,19 @@ int mem_cgroup_id(const struct mem_cgroup *m) { return load_relaxed(&m->id); }
 struct mem_cgroup *mem_cgroup_parent(const struct mem_cgroup *memcg) { return memcg->parent; }
 void mem_cgroup_set_owner(struct mem_cgroup *memcg, void *owner) { memcg->owner = owner; }
 void *mem_cgroup_owner(const struct mem_cgroup *memcg) { return memcg->owner; }
-void mem_cgroup_set_path(struct mem_cgroup *memcg, const char *path) { memcg->path = path; }
 const char *mem_cgroup_path(const struct mem_cgroup *memcg) { return memcg->path; }
 bool mem_cgroup_online(const struct mem_cgroup *m) { return load_acquire(&m->online); }
 long css_refs(const struct mem_cgroup *memcg) { return load_relaxed(&memcg->refs); }
 void css_get(struct mem_cgroup *memcg) { add_relaxed(&memcg->refs, 1); }
+
+void mem_cgroup_set_path(struct mem_cgroup *memcg, const char *path)
+{
+    struct thread *self = thread_enter();
+
+    memcg->path = path;
+    publish_add(memcg);
+    thread_leave(self);
+}
 
 void mem_cgroup_set_id(struct mem_cgroup *memcg, int kmemcg_id)
 {
@@ -135,12 +143,18 @@ bool mem_cgroup_oom_group(const struct mem_cgroup *memcg)
     return load_relaxed(&memcg->oom_group);
 }
 
-void mem_cgroup_count_event(struct mem_cgroup *memcg, enum mem_cgroup_event_item item)
+void mem_cgroup_note_event(struct mem_cgroup *memcg, struct mem_cgroup *from,
+                           enum mem_cgroup_event_item item, size_t bytes)
 {
     add_relaxed(&memcg->events_local[item], 1);
-    do
-        add_relaxed(&memcg->events[item], 1);
-    while ((memcg = memcg->parent));
+    for (struct mem_cgroup *m = memcg; m; m = m->parent)
+        add_relaxed(&m->events[item], 1);
+    publish_event(memcg, from, item, bytes);
+}
+
+void mem_cgroup_count_event(struct mem_cgroup *memcg, enum mem_cgroup_event_item item)
+{
+    mem_cgroup_note_event(memcg, NULL, item, 0);
 }
 
 int64_t mem_cgroup_usage(const struct mem_cgroup *memcg)

@@ -5,7 +5,7 @@
 #ifndef MEMCG_CSS_H
 #define MEMCG_CSS_H
 
-#include "section.h"
+#include "publish.h"
 
 #define MEMCG_RESERVE_MIN ((int64_t)16 << 20)
 
@@ -22,10 +22,17 @@ bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg, const struct mem_c
 void mem_cgroup_link_heap(struct heap *heap);
 void mem_cgroup_unlink_heap(struct heap *heap); /* its thread is stolen */
 
+/* Counts an event at memcg's own limit. `from` asked for so many bytes; NULL: it is not known. */
+void mem_cgroup_note_event(struct mem_cgroup *memcg, struct mem_cgroup *from,
+                           enum mem_cgroup_event_item item, size_t bytes);
+
 static inline void memcg_stat_add(struct mem_cgroup *memcg, enum mem_cgroup_kind kind,
                                   int64_t bytes)
 {
     add_relaxed(&memcg->stat[kind], bytes);
+    if (kind !=
+        STAT_SHARED) /* that one is counted on a hot path, and copied with the next charge */
+        publish_stat(memcg);
 }
 
 /* groups_lock held.  The group after memcg in the tree below top, in which a parent precedes its

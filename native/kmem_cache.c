@@ -16,6 +16,7 @@
 #include "debug.h"
 #include "fault.h"
 #include "free.h"
+#include "publish.h"
 #include "reclaim.h"
 #include "shared.h"
 
@@ -153,8 +154,11 @@ struct kmem_cache *kmem_cache_create_child(struct mem_cgroup *memcg, struct kmem
         return NULL;
     self = thread_enter();
     s = cache_create(memcg, root, root->object_size, root->align, root->index);
-    if (s)
+    if (s) {
         s->flags = root->flags;
+        add_relaxed(&memcg->nr_caches, 1);
+        publish_figures(memcg);
+    }
     thread_leave(self);
     if (!s)
         css_put(memcg);
@@ -312,9 +316,11 @@ void kmem_cache_free_struct(struct kmem_cache *s)
     self = thread_enter();
     mutex_lock(&caches_lock);
     hlist_del(&s->all_node);
-    if (s->root != s)
+    if (s->root != s) {
         root_has_children(s->root, s->root->nr_children - 1);
-    else if (s->user)
+        sub_relaxed(&s->memcg->nr_caches, 1);
+        publish_figures(s->memcg);
+    } else if (s->user)
         index_used[s->index] = 0;
     mutex_unlock(&caches_lock);
     for (array = load_plain(&s->memcg_caches); array; array = retired) {

@@ -295,6 +295,17 @@ enum memcg_requester {
 typedef enum memcg_requester (*memcg_requester_fn)(void);
 void memcg_set_requester(memcg_requester_fn requester);
 
+/* ---- the page for other processes (publish.c) -------------------------- */
+struct memcg_publish_config {
+    int fd;                           /* an empty file; it may be closed afterwards */
+    uint32_t groups, events, samples; /* how many the page has room for */
+    uint64_t pid, start_ticks, pid_namespace;
+};
+int memcg_publish(const struct memcg_publish_config *config); /* -EBUSY: there is a page */
+void memcg_unpublish(void);                                   /* no longer writes the page */
+bool memcg_is_published(void);
+void mem_cgroup_set_inside(struct mem_cgroup *memcg, long nr); /* how often it is entered */
+
 /* ---- injected faults (fault.c) ---------------------------------------- */
 enum fault_point {
     FAULT_ALLOC,    /* a request for memory: the mallocs and kmem_cache_alloc */

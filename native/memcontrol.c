@@ -13,6 +13,7 @@
 
 #include "charge.h"
 #include "oom.h"
+#include "publish.h"
 #include "reclaim.h"
 #include "shared.h"
 
@@ -110,6 +111,8 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
         for (struct mem_cgroup *m = memcg; m != parent; m = m->parent)
             sub_relaxed(&m->counter.usage, bytes);
     }
+    publish_figures(memcg);
+    publish_usage(memcg);
     thread_release_all();
 }
 
@@ -117,14 +120,17 @@ void mem_cgroup_free(struct mem_cgroup *memcg)
 {
     struct thread *t;
     struct mem_cgroup *parent = memcg->parent;
+    struct publish_slot *slot;
     struct thread *self;
 
     mem_cgroup_offline(memcg); /* a group that was dropped before it was linked is still online */
-    thread_steal_all();        /* the grace period */
+    slot = publish_drop(memcg);
+    thread_steal_all(); /* the grace period */
     for_each_thread(t) if (t->failure.memcg == memcg || t->failure.limited == memcg)
         t->has_failure = false;
     thread_release_all();
     self = thread_enter();
+    publish_put(slot);
     mem_cgroup_leave_oom(memcg);
     mutex_lock(&groups_lock);
     hlist_del(&memcg->sibling);
@@ -156,6 +162,14 @@ int mem_cgroup_try_charge(struct mem_cgroup *memcg, size_t bytes)
 
 /* ---- limits and figures ---- */
 
+static void publish_own_figures(struct mem_cgroup *memcg)
+{
+    struct thread *self = thread_enter();
+
+    publish_figures(memcg);
+    thread_leave(self);
+}
+
 void mem_cgroup_set_limit(struct mem_cgroup *memcg, enum mem_cgroup_limit which, int64_t bytes)
 {
     if (which == MEMCG_MAX) {
@@ -171,6 +185,7 @@ void mem_cgroup_set_limit(struct mem_cgroup *memcg, enum mem_cgroup_limit which,
                                                : &memcg->overdraft_limit,
                       bytes);
     }
+    publish_own_figures(memcg);
 }
 
 /* The bytes that are charged and are not stock. */
@@ -211,6 +226,31 @@ void mem_cgroup_reset_watermark(struct mem_cgroup *memcg)
 {
     mem_cgroup_collect(memcg);
     store_relaxed(&memcg->counter.watermark, page_counter_read(&memcg->counter));
+    publish_own_figures(memcg);
+}
+
+/* ---- the page for other processes ---- */
+
+int memcg_publish(const struct memcg_publish_config *config)
+{
+    struct mem_cgroup *memcg = &root_mem_cgroup;
+    int error;
+
+    thread_steal_all();
+    error = publish_begin(config, memcg);
+    mutex_lock(&groups_lock);
+    while (!error && (memcg = next_descendant(memcg, &root_mem_cgroup)))
+        publish_add(memcg);
+    mutex_unlock(&groups_lock);
+    thread_release_all();
+    return error;
+}
+
+void memcg_unpublish(void)
+{
+    thread_steal_all();
+    publish_end();
+    thread_release_all();
 }
 
 /* ---- this thread ---- */

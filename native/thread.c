@@ -18,6 +18,7 @@
 #include "arena.h"
 #include "event.h"
 #include "fault.h"
+#include "publish.h"
 #include "shared.h"
 
 static struct thread thread_gone = { .stolen = { STOLEN_SLOW } };
@@ -114,10 +115,12 @@ static void fork_prepare(void)
     thread_steal_all();
     store_relaxed(&memcg_self->stolen, stolen_idle());
     thread_set_forking(true);
+    publish_pause();
 }
 
 static void fork_parent(void)
 {
+    publish_resume();
     thread_set_forking(false);
     thread_release_all();
 }
@@ -129,6 +132,7 @@ static void fork_child(void)
 
     section_fork_child();
     fault_fork_child();
+    publish_fork_child();
     hlist_for_each_entry_safe(t, next, &all_threads, node)
     {
         if (t == memcg_self || t->is_orphan)

@@ -276,8 +276,10 @@ struct mem_cgroup {
     atomic_u16_t high_crossed; /* HIGH was posted and usage has not fallen an eighth below it */
     atomic_u16_t high_pending; /* HIGH was posted and has not been handled */
     ATOMIC(enum mem_cgroup_alarmed) alarmed;
-    atomic_s64_t collect_after; /* ns of the collector's clock */
-    atomic_int_t vain;          /* consecutive collections that freed nothing */
+    atomic_u32_t nr_caches;             /* child caches */
+    ATOMIC(struct publish_slot *) slot; /* its record for other processes; NULL: none */
+    atomic_s64_t collect_after;         /* ns of the collector's clock */
+    atomic_int_t vain;                  /* consecutive collections that freed nothing */
     struct event_node high_event, release_event;
     struct last_oom last_oom; /* oom_lock */
     atomic_s64_t oom_tick;    /* the coarse clock when an alarm was last noted, in ns */

@@ -22,16 +22,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .cache import KmemCache
     from .names import escape, unescape
+    from .publisher import publish, unpublish
+    from .server import serve
 
 __version__ = "0.1.0"
 __all__ = [
     "CacheBusy", "Group", "GroupBusy", "KmemCache", "MemcgError", "MemcgOOM", "OfflineError",
-    "current", "escape", "group", "install", "root", "scope",
-    "service", "shield", "slabinfo", "unescape", "walk",
+    "current", "escape", "group", "install", "publish", "root", "scope",
+    "serve", "service", "shield", "slabinfo", "unescape", "unpublish", "walk",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:
-    _RARE = {"KmemCache": "cache", "escape": "names", "unescape": "names"}
+    _RARE = {"KmemCache": "cache", "escape": "names", "unescape": "names",
+             "publish": "publisher", "unpublish": "publisher", "serve": "server"}  # fmt: skip
     _MOVED = {  # modules that programs may know by the names that they had in version 0.1
         **dict.fromkeys(("cgroup", "memcontrol", "slab_common", "workqueue"), "control."),
         **dict.fromkeys(("dataplane", "fault_attr", "model"), "core."),

@@ -8,6 +8,7 @@ called at once if the library is imported already, or right after it is imported
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 
 from . import core
@@ -80,7 +81,8 @@ def install(*, inherit: bool = True) -> None:
     Notes
     -----
     A block that was allocated before stays uncharged until it grows past 1 KiB. The hooks cannot be
-    removed. They are those of PEP 445 and NEP 49.
+    removed. They are those of PEP 445 and NEP 49. With ``MEMCG_PUBLISH=1`` in the environment the
+    process is published too; see `memcg.publish`.
     """
     global _installed
     if _installed:
@@ -105,6 +107,23 @@ def install(*, inherit: bool = True) -> None:
         _tracemalloc.start(frames)
     atexit.register(core.exiting)
     _hook_libraries(inherit)
+    if os.environ.get("MEMCG_PUBLISH", "0") not in ("", "0"):
+        _publish()
+
+
+def _publish() -> None:
+    """Do what ``MEMCG_PUBLISH=1`` asks for. The program runs on if it cannot be done."""
+    core.stop_account()
+    try:
+        from .publisher import publish
+
+        publish()
+    except MemcgError as error:
+        import warnings
+
+        warnings.warn(f"MEMCG_PUBLISH: {error}", RuntimeWarning, stacklevel=3)
+    finally:
+        core.resume_account()
 
 
 def installed() -> bool:

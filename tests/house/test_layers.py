@@ -20,13 +20,14 @@ from memcg.control import slab_common
 SOURCE = Path(memcg.__file__).parent
 LAYERS = [  # bottom to top; the modules of one row may import each other
     {"errors", "sizes", "names"},
+    {"pages"},
     {"locking"},
     {"core"},
-    {"faults", "oom"},
+    {"faults", "oom", "page"},
     {"control"},
     {"report", "files"},
     {"groups"},
-    {"cache"},
+    {"cache", "publisher", "server"},
     {"integrations"},
     {"hooks"},
     {"__init__"},

@@ -2,8 +2,9 @@
 """The command line has a file for each verb.
 
 A verb is a module of this package with ``add_parser(subparsers)`` and ``main(args) -> int``, so a
-new file is a new verb. ``run`` is handled before argparse is imported, because the user's program
-finds in `sys.modules` whatever ``run`` imports.
+new file is a new verb. The verbs that look at other processes are in `verbs`. ``run`` is handled
+before argparse is imported, because the user's program finds in `sys.modules` whatever ``run``
+imports.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ examples:
   memcg run --max 512MiB script.py args      limit an unmodified program
   memcg run --max 1GiB --report -m pytest    limit a module, with an account at the end
   memcg attach --max 2GiB 4711               limit a process that runs already (CPython 3.14)
+  memcg ps; memcg top                        list what can be watched; watch it
+  memcg set tenants/a memory.max 512M        write a limit of a running process
   memcg doctor                               tell whether memcg can run here, and what it charges
   memcg verify                               explore the locking under every schedule
   python -m memcg ...                        run the same command with this Python
@@ -46,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from . import run
 
         return run.start(args[1:])
+    from . import verbs
+
+    if verbs.wanted(args):
+        return verbs.main(args)
     return _dispatch(args)
 
 
@@ -62,6 +69,10 @@ def _dispatch(args: list[str]) -> int:
             if hasattr(module, "add_parser"):
                 module.add_parser(subparsers)
                 verbs[name] = module
+    from .verbs import VERBS
+
+    for name, text in VERBS.items():
+        subparsers.add_parser(name, help=text)
     namespace = parser.parse_args(args)
     if namespace.verb is None:
         parser.print_help(sys.stderr)

@@ -73,6 +73,19 @@ class System:
         """
         memcg.install()
 
+    def publish(self, control: str | None) -> None:
+        """Publish the figures, and with `control` ("read" or "write") serve a socket.
+
+        Raises
+        ------
+        MemcgError
+            There is no folder for it; the text says what to do.
+        """
+        if control:
+            memcg.serve(writable=control == "write")
+        else:
+            memcg.publish()
+
     def set_limits(self, max: int | None, high: int | None, oom_group: bool = False) -> None:
         """Write the root's limits in bytes. None leaves a limit as it is."""
         root: Any = memcg.root

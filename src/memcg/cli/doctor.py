@@ -12,7 +12,7 @@ import sysconfig
 from typing import TYPE_CHECKING, Any
 
 import memcg
-from memcg import core, hooks
+from memcg import core, hooks, pages
 from memcg.sizes import format_size
 
 from . import _system
@@ -64,6 +64,7 @@ def examine(system: _system.System, tell: Callable[[str, str], None]) -> int:
         refused = str(error)
     tell("install", f"refused: {refused}" if refused else "works")
     tell("numpy", numpy(system, installed=refused is None))
+    tell("page", page())
     if refused is None:
         tell("objects", objects())
         rss, _ = _system.resident()
@@ -75,6 +76,14 @@ def examine(system: _system.System, tell: Callable[[str, str], None]) -> int:
         )
     tell("verdict", "memcg cannot run here" if refused else "memcg can run here")
     return 1 if refused else 0
+
+
+def page() -> str:
+    """Return where `memcg.publish` puts this user's pages, or why it cannot."""
+    try:
+        return f"memcg.publish() writes to {pages.make_folder()}"
+    except memcg.MemcgError as error:
+        return f"memcg.publish() does not work: {error}"
 
 
 def python() -> str:

@@ -37,6 +37,7 @@ EXIT_CANNOT = 125  # memcg itself failed; env(1) and timeout(1) use the same sta
 
 USAGE = """\
 usage: memcg run [--max SIZE] [--high SIZE] [--oom-group] [--report] [--json FILE]
+                 [--control[=write]] [--no-publish]
                  (SCRIPT | -m MODULE | -c COMMAND | -) [ARG ...]
 """
 HELP = f"""{USAGE}
@@ -55,6 +56,11 @@ account:
                 groups, current, peak, limits, events, biggest caches and objects,
                 and the share of the RSS that is charged
   --json FILE   write the same to FILE for machines, whole or not at all
+to be seen by other processes of this user (memcg ps, top, ls, events):
+  --no-publish  do not publish the groups' figures. By default they are on a page
+                in memory, if there is a folder for it (see memcg doctor).
+  --control     serve a socket too, for memcg cat, slabinfo and report; a thread
+                does so. --control=write also takes memcg set.
   -h, --help    show this and exit
 
 The program is given as to python: SCRIPT may be a directory or zip file with
@@ -95,6 +101,8 @@ class Options:
         self.oom_group = False
         self.report = False
         self.json: str | None = None
+        self.publish = True
+        self.control: str | None = None  # "read" or "write"
         self.help = False
         self.target: Target | None = None
         self.args: list[str] = []
@@ -127,6 +135,12 @@ def parse(args: list[str]) -> Options:
             options.report = True
         elif arg == "--oom-group":
             options.oom_group = True
+        elif arg == "--no-publish":
+            options.publish = False
+        elif name == "--control":
+            if equals and value not in ("read", "write"):
+                raise UsageError(f"argument --control: {value!r} is neither read nor write")
+            options.control = value or "read"
         elif name in ("--max", "--high", "--json"):
             if not equals:
                 if not rest:
@@ -155,6 +169,8 @@ def parse(args: list[str]) -> Options:
             break
     if options.target is None:
         raise UsageError("nothing to run: give a script, -m MODULE, -c COMMAND or -")
+    if options.control and not options.publish:
+        raise UsageError("argument --control: it needs the page that --no-publish forbids")
     options.args = rest
     options.max = read_size("--max", sizes.get("--max"), None)
     options.high = read_size("--high", sizes.get("--high"), options.max)
@@ -223,6 +239,14 @@ def start(args: list[str], system: _system.System | None = None) -> int:
     except MemcgError as error:
         sys.stderr.write(f"memcg run: cannot run here: {error}\n")
         return EXIT_CANNOT
+    if options.publish:
+        try:
+            system.publish(options.control)
+        except MemcgError as error:
+            if options.control:
+                sys.stderr.write(f"memcg run: {error}\n")
+                return EXIT_CANNOT
+            # Nobody has asked for the page. `memcg doctor` says why there is none.
     atexit.register(system.lift_limits)  # the first registered runs last
     if options.report or options.json is not None:
         from .report import at_exit

@@ -15,7 +15,7 @@ import sys
 
 from binding cimport *
 from cpython.ref cimport Py_DECREF
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from native cimport *
 
 from .dataplane import Event
@@ -110,7 +110,7 @@ from ._groups import (
     live_blocks, mem_cgroup_collect_garbage, mem_cgroup_drain, mem_cgroup_events_local,
     mem_cgroup_get_limit, mem_cgroup_high_done, mem_cgroup_last_oom, mem_cgroup_offline,
     mem_cgroup_reset_peak, mem_cgroup_set_limit, memcg_charge, memcg_try_charge, memcg_uncharge,
-    scan, threads_inside,
+    publish_inside_of, scan, threads_inside,
 )
 
 
@@ -203,6 +203,33 @@ def stop_account():
 def resume_account():
     """End the innermost `stop_account`."""
     memcg_resume_kmem_account()
+
+
+# -- the page for other processes
+
+
+def publish(int fd, uint32_t groups, uint32_t events, uint32_t samples, uint64_t pid,
+            uint64_t start_ticks, uint64_t pid_namespace):
+    """Write all groups' figures to the empty file `fd` from now on, with room for so many of each.
+
+    The file may be closed afterwards. `OSError` says why it cannot be done; EBUSY: it is done
+    already.
+    """
+    cdef memcg_publish_config config = memcg_publish_config(
+        fd, groups, events, samples, pid, start_ticks, pid_namespace)
+    error = memcg_publish(&config)
+    if error:
+        raise OSError(-error, os.strerror(-error))
+
+
+def unpublish():
+    """End `publish`. The file stays as it is."""
+    memcg_unpublish()
+
+
+def is_published():
+    """Tell whether `publish` was called in this process."""
+    return bool(memcg_is_published())
 
 
 # -- the whole

@@ -254,6 +254,11 @@ def mem_cgroup_collect_garbage(Memcg memcg not None):
     collection_ended(memcg.c, before - mem_cgroup_usage(memcg.c), time.monotonic_ns() - began)
 
 
+def publish_inside_of(Memcg memcg not None):
+    """Write to the page how often the group is entered, which native/ does not know."""
+    publish_inside(memcg.get(), memcg.nr_inside)
+
+
 def mem_cgroup_high_done(Memcg memcg not None):
     """Say that the receiver of ``high`` has reclaimed."""
     c_mem_cgroup_high_done(memcg.get())
@@ -424,6 +429,7 @@ cpdef enter(Memcg memcg):
     if not current_enter_again(<PyObject *>memcg):
         set_entry(new_entry(memcg, entry_now(), NO_SHIELD), ENTER_GROUP)
     memcg.nr_inside += 1
+    publish_inside(memcg.c, memcg.nr_inside)
     opened_add(&memcg.opened, current_context())
 
 
@@ -486,6 +492,7 @@ cpdef leave(Memcg memcg, error=None):
     else:
         set_entry(without(memcg, top), ENTER_NOT)
     memcg.nr_inside -= memcg.nr_inside > 0  # a fork may have left it for a thread that it ended
+    publish_inside(memcg.c, memcg.nr_inside)
     if memcg.nr_inside > 0:
         opened_remove(&memcg.opened, current_context())
     else:

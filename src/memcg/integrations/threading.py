@@ -32,6 +32,7 @@ _SERVICES = {
     "logging.config": {"listen.<locals>.Server"},
     "logging.handlers": {"QueueListener._monitor"},
     "memcg.control.workqueue": {"_worker", "uninterrupted.<locals>.run"},
+    "memcg.server": {"_Server.run"},
     "multiprocessing.managers": {"BaseManager._run_server"},
     "multiprocessing.pool": {
         "Pool._handle_results", "Pool._handle_tasks", "Pool._handle_workers", "worker",

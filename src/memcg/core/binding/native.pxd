@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # The data plane's interface, which native/memcg.h declares.
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from "memcg.h" nogil:
     struct mem_cgroup:
@@ -143,9 +143,20 @@ cdef extern from "memcg.h" nogil:
     void memcg_disarm_faults()
     fault_count memcg_fault_count()
 
+    struct memcg_publish_config:
+        int fd
+        uint32_t groups, events, samples
+        uint64_t pid, start_ticks, pid_namespace
+    int memcg_publish(const memcg_publish_config *config)
+    void memcg_unpublish()
+    bint memcg_is_published()
+
     struct memcg_global_stat:
         size_t reserved, committed, pages_in_use, pages_free_dirty, metadata
         size_t nr_threads, nr_slabs, slab_shared_bytes, slab_shared_used
     void memcg_read_global_stat(memcg_global_stat *stat)
     size_t memcg_trim()
     void memcg_fit(size_t space)
+
+cdef extern from "publish.h" nogil:
+    void publish_inside(mem_cgroup *memcg, long nr)

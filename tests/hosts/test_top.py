@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The screen of ``memcg top``: pictures of it, its keys, and a real terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from environment import environment
+
+from memcg import page
+
+HERE = Path(__file__).parent
+PICTURES = HERE / "top"  # UPDATE=1 writes them
+SIZE = (132, 18)
+PATIENCE_S = 30
+MIB = 1 << 20
+
+
+def made():
+    path = HERE.parent / "cli" / "pages_made.py"
+    spec = importlib.util.spec_from_file_location("pages_made", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def text_of(svg: str) -> str:
+    """Return the text of a picture, cell by cell."""
+    lines: dict[float, dict[int, str]] = {}
+    width = 12.2  # of a cell, as textual draws it
+    for x, y, text in re.findall(
+        r'<text[^>]*-r\d+" x="([\d.]+)" y="([\d.]+)"[^>]*>(.*?)</text>', svg
+    ):
+        lines.setdefault(float(y), {})[round(float(x) / width)] = html.unescape(text)
+    rows = []
+    for _, parts in sorted(lines.items()):
+        row = ""
+        for x, part in sorted(parts.items()):
+            row = row.ljust(x) + part.replace("\xa0", " ")
+        rows.append(row.rstrip())
+    return "\n".join(rows) + "\n"
+
+
+def screen(tmp_path, keys, *, size=SIZE, records=None) -> str:
+    """Press keys and return what the screen shows then."""
+    from memcg.cli.verbs import _watch
+    from memcg.cli.verbs._screen import Top
+
+    path = tmp_path / "p"
+    samples = [(i, n * MIB) for n in range(4, 80, 4) for i in (1, 2, 3, 4)]
+    made().write(path, records or made().tenants(), samples[-60:], pid=2**22 + 1)
+    with page.Page(str(path)) as of:
+        watch = _watch.Watch(of)
+        watch._command = "python -m memcg run server.py"
+        # The page is a file of ours, and no process writes it.
+        of.alive = lambda: True
+
+        async def run() -> str:
+            app = Top(watch, 3600, "12:00:00")
+            async with app.run_test(size=size) as pilot:
+                await pilot.pause()
+                for key in keys:
+                    await pilot.press(key)
+                await pilot.pause()
+                return text_of(app.export_screenshot())
+
+        return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("tree", []),
+        ("flat by oom", ["t", "o"]),
+        ("folded", ["down", "down", "space"]),
+        ("percent", ["percent_sign"]),
+        ("by the next column", ["greater_than_sign"]),
+        ("filtered", ["slash", "w", "e", "b", "enter"]),
+        ("asks for a limit", ["down", "down", "l"]),
+    ],
+)
+def test_the_screen_is_as_its_picture(tmp_path, name, keys):
+    shown = screen(tmp_path, keys)
+    picture = PICTURES / f"{name}.txt"
+    if os.environ.get("UPDATE"):
+        picture.parent.mkdir(exist_ok=True)
+        picture.write_text(shown)
+    assert shown == picture.read_text()
+
+
+def test_the_picture_changes_with_the_figures(tmp_path):
+    """A picture that is the same whatever happens would test nothing."""
+    assert screen(tmp_path, []) != screen(tmp_path, [], records=made().tenants(grown=MIB))
+    assert screen(tmp_path, []) != screen(tmp_path, ["t"])
+
+
+def test_a_group_of_markup_and_escapes_is_shown_as_it_is(tmp_path):
+    records = [made().record(1, "", MIB), made().record(2, "[red]<b>&[b]", MIB)]
+    assert "[red]<b>&[b]" in screen(tmp_path, [], records=records)
+    assert "memory.max of '[red]<b>&[b]'" in screen(tmp_path, ["down", "l"], records=records)
+
+
+def test_without_a_socket_a_limit_is_refused_with_what_to_do(tmp_path):
+    from memcg.cli.verbs import _watch
+    from memcg.cli.verbs._screen import Top
+
+    path = tmp_path / "p.page"
+    made().write(path, made().tenants())
+    with page.Page(str(path)) as of:
+        of.alive = lambda: True
+
+        async def run() -> list[str]:
+            app = Top(_watch.Watch(of), 3600, "12:00:00")
+            async with app.run_test(size=SIZE) as pilot:
+                await pilot.press("l", *"64M", "enter")
+                await pilot.pause()
+                await app.workers.wait_for_complete()
+                await pilot.pause()
+                return [note.message for note in app._notifications]
+
+        assert any("memcg run --control=write" in text for text in asyncio.run(run()))
+
+
+PROGRAM = """
+import memcg, sys
+memcg.install()
+{how}
+groups = [memcg.group(f"tenants/t{{i}}", max="64MiB") for i in range({groups})]
+with groups[0]:
+    keep = [bytearray(1 << 20) for _ in range(8)]
+    print("ready", flush=True)
+    for line in sys.stdin:
+        exec(line)
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    env = environment(MEMCG_RUNTIME_DIR=str(tmp_path / "run"), TERM="xterm-256color")
+    started = []
+
+    def start(how: str, groups: int = 3) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM.format(how=how, groups=groups)], env=env, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        started.append(process)
+        assert process.stdout.readline() == "ready\n"
+        process.env = env
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        with process:
+            pass
+
+
+class Terminal:
+    """A tmux of its own, in which ``memcg top`` runs."""
+
+    def __init__(self, directory: Path, env: dict[str, str], *args: str) -> None:
+        self.socket = str(directory / "tmux")
+        self.env = env
+        self.tmux("-f", "/dev/null", "new-session", "-d", "-x", "140", "-y", "30",
+                  sys.executable, "-m", "memcg", "top", *args)  # fmt: skip
+
+    def tmux(self, *args: str) -> str:
+        done = subprocess.run(
+            ["tmux", "-S", self.socket, *args], env=self.env, text=True, capture_output=True,
+            timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+        return done.stdout
+
+    def press(self, *keys: str) -> None:
+        self.tmux("send-keys", *keys)
+
+    def wait_for(self, pattern: str) -> str:
+        end = time.monotonic() + PATIENCE_S
+        shown = ""
+        while time.monotonic() < end:
+            shown = self.tmux("capture-pane", "-p")
+            if re.search(pattern, shown):
+                return shown
+            time.sleep(0.05)
+        raise AssertionError(f"not within {PATIENCE_S} s: {pattern!r} in\n{shown}")
+
+    def pane_pid(self) -> int:
+        return int(self.tmux("list-panes", "-F", "#{pane_pid}"))
+
+    def ended(self) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            if not self.tmux("list-sessions"):
+                return
+            time.sleep(0.05)
+        raise AssertionError("memcg top has not ended")
+
+
+@pytest.fixture
+def terminal(tmp_path):
+    if not shutil.which("tmux"):
+        pytest.skip("tmux is not installed")
+    opened = []
+
+    def terminal(env: dict[str, str], *args: str) -> Terminal:
+        opened.append(Terminal(tmp_path, env, *args))
+        return opened[-1]
+
+    yield terminal
+    for one in opened:
+        one.tmux("kill-server")
+
+
+def test_in_a_real_terminal_the_group_grows_folds_and_gets_a_limit(start, terminal):
+    process = start("memcg.serve(writable=True)")
+    top = terminal(process.env)
+    top.wait_for(r"t0 +8\.\d MiB +64\.0 MiB")
+    top.wait_for("groups: 5 online, 0 dying")  # tmux may give it 80 columns at first
+    process.stdin.write("keep += [bytearray(1 << 20) for _ in range(8)]\n")
+    process.stdin.flush()
+    top.wait_for(r"t0 +16\.\d MiB")
+    top.press("Down", "Space")
+    top.wait_for(r"tenants \+3")
+    top.press("Space")
+    top.wait_for(r"t0 +16\.\d MiB")
+    top.press("Down", "l")
+    top.wait_for(r"memory\.max of 'tenants/t0'")
+    top.press("512M", "Enter")
+    top.wait_for(r"t0 +16\.\d MiB +512\.0 MiB")
+    top.press("Enter")
+    top.wait_for("what holds its memory")
+    top.wait_for("bytearray")
+    top.press("Escape")
+    top.wait_for("GROUP")
+    top.press("q")
+    top.ended()
+
+
+def test_in_a_real_terminal_a_process_that_holds_the_gil_grows(start, terminal):
+    process = start("memcg.publish()")
+    process.stdin.write("groups[0].max = None; list(map(str, range(6_000_000)))\n")
+    process.stdin.flush()
+    top = terminal(process.env, "-d", "0.2")
+    seen = {top.wait_for(r"t0 +[\d.]+ MiB")}
+
+    def usage(shown: str) -> float:
+        return float(re.search(r"t0 +([\d.]+) MiB", shown)[1])
+
+    end = time.monotonic() + PATIENCE_S
+    while len({usage(shown) for shown in seen}) < 4 and time.monotonic() < end:
+        seen.add(top.wait_for(r"t0 +[\d.]+ MiB"))
+    assert len({usage(shown) for shown in seen}) >= 4
+    assert max(map(usage, seen)) > 20
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.alone
+def test_a_thousand_groups_twice_a_second_cost_the_viewer_a_little_and_the_process_nothing(
+    start, terminal, record_property
+):
+    process = start("memcg.publish()", groups=1000)
+    top = terminal(process.env, "-d", "0.5")
+    top.wait_for("groups: 1002 online")
+    viewer = top.pane_pid()
+    began, theirs, ours = time.monotonic(), cpu_seconds(viewer), cpu_seconds(process.pid)
+    while time.monotonic() - began < 6:  # a time is what is measured
+        time.sleep(0.5)
+    passed = time.monotonic() - began
+    share = (cpu_seconds(viewer) - theirs) / passed
+    record_property("viewer_share", share)
+    print(f"the viewer takes {100 * share:.1f} % of a core")
+    assert cpu_seconds(process.pid) - ours <= 1 / os.sysconf("SC_CLK_TCK")
+    assert share <= 0.10  # 5 % on a machine at rest; this one may be busy
