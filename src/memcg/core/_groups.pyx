@@ -195,6 +195,7 @@ def mem_cgroup_offline(Memcg memcg not None):
         if memcg.nr_entries:
             return False
         memcg.nr_inside = 0  # the contexts inside were destroyed before they left
+        publish_inside(memcg.c, 0)
         opened_clear(&memcg.opened)
     c_mem_cgroup_offline(memcg.get())
     current_forget(<PyObject *>memcg)
@@ -549,6 +550,7 @@ def leave_for_ended_threads():
             if n:  # an entry may be noted that was left elsewhere: what others have noted counts
                 entry.memcg.nr_inside = max(entry.memcg.nr_inside - n,
                                             opened_total(&entry.memcg.opened))
+                publish_inside(entry.memcg.c, entry.memcg.nr_inside)
             entry = entry.previous
 
 
