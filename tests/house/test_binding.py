@@ -15,7 +15,7 @@ CYTHON = BINDING.parent  # the .pyx files lie where Python finds their modules
 FLOORS = [  # bottom to top; a file includes its own header, and headers of the floors below
     {"compat"},
     {"blocks", "collection", "constructor", "current", "frame", "map", "mutex", "opened", "sealed"},
-    {"handler", "hooks", "refusal"},
+    {"handler", "hooks", "refusal", "survivor"},
     {"alarm", "numpy", "worker"},
     {"referrers", "throttle", "verdict"},
     {"delivery", "holders"},
