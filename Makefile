@@ -27,7 +27,7 @@ quietly = PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(1) >$(EXTENSION).log || { cat $(
 $(EXTENSION)/.built: $(STAMP) $(SOURCES)
 	$(call quietly,meson setup $(EXTENSION) $(if $(wildcard $(EXTENSION)/build.ninja),--reconfigure))
 	$(call quietly,meson compile -C $(EXTENSION))
-	install $(EXTENSION)/_core*.so src/memcg/core/
+	install $(EXTENSION)/_core*.so $(EXTENSION)/libmemcg*.so src/memcg/core/
 	touch $@
 
 demo: $(EXTENSION)/.built ## show tenants beside a hog, then the life of one child cache

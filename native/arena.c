@@ -28,6 +28,8 @@
 #define METADATA_CLASSES 23          /* bytes: 32, 48, 64, 96, ... 65536 */
 
 struct arena arena;
+static struct mutex copies_lock = MUTEX_INITIALIZER;
+static struct arena *copies[NR_ARENA_COPIES]; /* copies_lock */
 
 static void *map(size_t bytes, int prot)
 {
@@ -101,6 +103,22 @@ int arena_init(size_t wish)
     return -ENOMEM;
 }
 
+/* In a section, so that a fork finds copies_lock free. */
+void arena_copy(struct arena *copy)
+{
+    int i = 0;
+
+    assert_any_section();
+    mutex_lock(&copies_lock);
+    while (i < NR_ARENA_COPIES && copies[i] && copies[i] != copy)
+        i++;
+    MEMCG_ASSERT(i < NR_ARENA_COPIES);
+    copies[i] = copy;
+    *copy = (struct arena){ .base = arena.base, .page_slab = arena.page_slab };
+    store_release(&copy->bytes, arena_bytes());
+    mutex_unlock(&copies_lock);
+}
+
 /* Unmaps the whole pages of a table's unused end. */
 static void give_back_tail(void *table, size_t nr, size_t nr_before, size_t entry)
 {
@@ -122,6 +140,10 @@ void arena_fit(size_t space)
         return;
     /* first, because other mappings may lie there from then on */
     store_release(&arena.bytes, bytes);
+    mutex_lock(&copies_lock);
+    for (int i = 0; i < NR_ARENA_COPIES && copies[i]; i++)
+        store_release(&copies[i]->bytes, bytes);
+    mutex_unlock(&copies_lock);
     munmap(arena.base + bytes, before - bytes);
     give_back_tail(arena.page_slab, bytes >> PAGE_SHIFT, before >> PAGE_SHIFT,
                    sizeof(*arena.page_slab));

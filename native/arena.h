@@ -22,11 +22,16 @@ typedef ATOMIC(struct slab *) page_slab_t;
 struct arena {
     char *base;
     atomic_usize_t bytes;   /* reserved; arena_fit makes it smaller */
-    size_t nr_committed;    /* pages made readable, from the base up; pages_lock */
     page_slab_t *page_slab; /* page -> slab or page run; NULL: free */
-    uint32_t *page_tag;     /* page -> tag of its last owner; 0: the page reads as zero */
+    /* not in copies */
+    size_t nr_committed; /* pages made readable, from the base up; pages_lock */
+    uint32_t *page_tag;  /* page -> tag of its last owner; 0: the page reads as zero */
 };
+/* Hidden, so that the fast paths read it without a detour.  A shared object that is linked to
+ * libmemcg and inlines them defines one of its own. */
 extern struct arena arena MEMCG_HIDDEN;
+#define NR_ARENA_COPIES 4
+void arena_copy(struct arena *copy); /* memcg_copy_arena(), in a section */
 
 /* Reserves `wish` bytes; 0: 64 GiB, or twice the machine's memory.  Halved until it fits;
  * -ENOMEM. */

@@ -10,7 +10,9 @@
  * - past the reserve a request over 1 KiB is refused, and smaller ones are charged to the
  *   overdraft;
  * - past the overdraft, at the ceiling, a small request is refused too; then the thread is granted
- *   some bytes by force.
+ *   some bytes by force;
+ * - a request of malloc's callers is charged by force, unless it is for 1 MiB or more and its caller
+ *   is known to survive a refusal.
  *
  * Kernel: try_charge (mm/memcontrol.c).  Where we differ: it refuses a page or lets all pages pass,
  * and its killer ends a process; here most small requests pass, since CPython survives few
@@ -37,6 +39,7 @@ static ATOMIC(called_fn) collector_called;
 static ATOMIC(memcg_collector_fn) collector_fn;
 static ATOMIC(memcg_oom_group_fn) oom_group_fn;
 static ATOMIC(memcg_requester_fn) requester_fn;
+static ATOMIC(memcg_survivor_fn) survivor_fn;
 
 void memcg_set_alarm(memcg_alarm_fn alarm) { store_release(&alarm_fn, alarm); }
 
@@ -51,6 +54,8 @@ void memcg_set_collector(void (*called)(void), memcg_collector_fn can_run)
 void memcg_set_oom_group_fn(memcg_oom_group_fn end) { store_release(&oom_group_fn, end); }
 
 void memcg_set_requester(memcg_requester_fn requester) { store_release(&requester_fn, requester); }
+
+void memcg_set_survivor(memcg_survivor_fn survivor) { store_release(&survivor_fn, survivor); }
 
 static int64_t usage_of(struct mem_cgroup *memcg) { return page_counter_read(&memcg->counter); }
 
@@ -70,10 +75,14 @@ static void check_high(struct mem_cgroup *memcg, size_t bytes)
         if (!css_tryget(memcg))
             continue;
         store_release(&memcg->high_pending, 1);
-        if (!event_post(&memcg->high_event, MEMCG_EVENT_HIGH, memcg, NULL))
+        if (!event_post(&memcg->high_event, MEMCG_EVENT_HIGH, memcg, NULL)) {
             css_put(memcg);
-        else if ((called = load_acquire(&collector_called)))
+        } else if ((called = load_acquire(&collector_called))) {
+            struct thread *self = section_go_out();
+
             called();
+            section_come_back(self);
+        }
     }
 }
 
@@ -122,9 +131,11 @@ static void call_alarm(struct mem_cgroup *memcg, struct mem_cgroup *limited, siz
                        enum memcg_outcome outcome, unsigned refusals)
 {
     memcg_alarm_fn alarm = load_acquire(&alarm_fn);
+    struct thread *self = section_go_out();
 
     if (alarm)
         alarm(memcg, limited, bytes, outcome, refusals);
+    section_come_back(self);
 }
 
 /* True if memory.oom.group is set for the group that asked, for the one whose max was met, or for
@@ -150,9 +161,11 @@ static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t b
         refusals = add_relaxed(&limited->refusals, 1);
         if (refusals >= MEMCG_OOM_REFUSALS && ends_process(memcg, limited)) {
             memcg_oom_group_fn end = load_acquire(&oom_group_fn);
+            struct thread *self = section_go_out();
 
             if (end)
                 end(memcg, limited, refusals);
+            section_come_back(self);
         }
     }
     call_alarm(memcg, limited, bytes, outcome, refusals);
@@ -162,20 +175,28 @@ static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t b
 static bool may_refuse(struct mem_cgroup *memcg, const struct request *req, enum memcg_bound bound)
 {
     memcg_refusal_fn refusal = load_acquire(&refusal_fn);
+    struct thread *self;
+    bool may;
 
-    if (req->kind == CHARGE_STACK)
+    if (req->forced)
         return false;
-    if (refusal)
-        return refusal(memcg, req->bytes, bound);
-    return bound != MEMCG_AT_RESERVE || req->bytes > MEMCG_SMALL_SIZE;
+    if (!refusal)
+        return bound != MEMCG_AT_RESERVE || req->bytes > MEMCG_SMALL_SIZE;
+    self = section_go_out();
+    may = refusal(memcg, req->bytes, bound);
+    section_come_back(self);
+    return may;
 }
 
 /* What kind of code makes the request that is about to be refused. */
 static enum memcg_requester requester(void)
 {
     memcg_requester_fn requester = load_acquire(&requester_fn);
+    struct thread *self = section_go_out();
+    enum memcg_requester found = requester ? requester() : MEMCG_REQUESTER_ANY;
 
-    return requester ? requester() : MEMCG_REQUESTER_ANY;
+    section_come_back(self);
+    return found;
 }
 
 /* Looks at what `bytes` more, charged by force, would do.  Returns by how much the group that is
@@ -236,19 +257,46 @@ static bool refuses_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limi
 static bool collector_can_run(struct mem_cgroup *limited)
 {
     memcg_collector_fn can_run = load_acquire(&collector_fn);
+    struct thread *self;
+    bool can;
 
-    return mem_cgroup_high_pending(limited) && (!can_run || can_run());
+    if (!mem_cgroup_high_pending(limited))
+        return false;
+    self = section_go_out();
+    can = !can_run || can_run();
+    section_come_back(self);
+    return can;
+}
+
+/* True for what no caller survives without: a stack, and what malloc's callers ask for, unless it
+ * is large and its caller is known. */
+static bool is_forced(const struct request *req)
+{
+    memcg_survivor_fn survivor = load_acquire(&survivor_fn);
+    struct thread *self;
+    bool survives;
+
+    if (req->kind != CHARGE_C)
+        return req->kind == CHARGE_STACK;
+    if (req->bytes < MEMCG_C_REFUSE_SIZE || !survivor)
+        return true;
+    self = section_go_out();
+    survives = survivor(req->caller);
+    section_come_back(self);
+    return !survives;
 }
 
 static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
                            struct request *req)
 {
-    bool large = req->bytes >= MEMCG_REFUSE_SIZE && req->kind != CHARGE_STACK, spared = false;
     struct mem_cgroup *at_ceiling;
+    bool large, spared = false;
     int64_t over, highest;
 
     if (req->kind == CHARGE_OBJECT)
         return refuse(memcg, limited, req->bytes, MEMCG_REFUSED);
+    req->forced = is_forced(req);
+    large = req->bytes >= MEMCG_REFUSE_SIZE && !req->forced;
     /* Garbage may be what fills the group, so a large request goes into the reserve while that is
      * being collected. */
     if (large && !collector_can_run(limited) && may_refuse(memcg, req, MEMCG_AT_MAX)) {

@@ -17,7 +17,8 @@ struct obj_cgroup *objcg_alloc(struct mem_cgroup *memcg);
 void objcg_link(struct obj_cgroup *objcg, struct mem_cgroup *memcg); /* groups_lock held */
 void objcg_get(struct obj_cgroup *objcg);
 void objcg_put(struct obj_cgroup *objcg);
-bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg, const struct mem_cgroup *top);
+bool mem_cgroup_is_descendant(const struct mem_cgroup *memcg,
+                              const struct mem_cgroup *top) MEMCG_EXPORT;
 /* After it got slots; in a section, or walker_mutex held. */
 void mem_cgroup_link_heap(struct heap *heap);
 void mem_cgroup_unlink_heap(struct heap *heap); /* its thread is stolen */

@@ -13,11 +13,14 @@
 #define SLAB_POISON 4u             /* letter P */
 #define SLAB_STORE_USER 8u         /* letter U */
 #define SLAB_HARDENED 16u          /* letter H: objects are handed out in random order */
-extern unsigned slab_debug;        /* SLAB_ flags, fixed by memcg_init(); not 0: no fast path */
-extern uint64_t freelist_secret;   /* fixed likewise; 0: free pointers are not encoded */
+/* SLAB_ flags, fixed by memcg_init(); not 0: no fast path. */
+extern unsigned slab_debug MEMCG_EXPORT_AS(slab_debug);
+/* Fixed likewise; 0: free pointers are not encoded. */
+extern uint64_t freelist_secret MEMCG_EXPORT_AS(freelist_secret);
 void debug_init(unsigned flags);
 /* Reports and ends the process. slab is the object's; object may be an invalid address. */
-_Noreturn void slab_bug(const struct slab *slab, const void *object, const char *what);
+_Noreturn void slab_bug(const struct slab *slab, const void *object, const char *what)
+    MEMCG_EXPORT_AS(slab_bug);
 size_t debug_size(size_t object_size, size_t align); /* bytes from one object to the next */
 size_t debug_run_metadata(void);                     /* bytes of a page run's descriptor */
 size_t debug_run_bytes(size_t bytes);                /* bytes of a page run with its red zone */

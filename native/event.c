@@ -36,8 +36,12 @@ bool event_post(struct event_node *node, enum memcg_event_kind kind, struct mem_
         node->next = first;
     } while (!cas_weak_release(&posted, &first, node));
     waker = load_acquire(&event_waker);
-    if (waker && (!first || exchange_relaxed(&not_woken, 0)))
+    if (waker && (!first || exchange_relaxed(&not_woken, 0))) {
+        struct thread *self = section_go_out();
+
         waker();
+        section_come_back(self);
+    }
     return true;
 }
 

@@ -5,7 +5,7 @@
 #ifndef MEMCG_EVENT_H
 #define MEMCG_EVENT_H
 
-#include "types.h"
+#include "section.h"
 
 bool event_post(struct event_node *node, enum memcg_event_kind kind, struct mem_cgroup *memcg,
                 struct kmem_cache *cache); /* false: it is posted already */

@@ -122,13 +122,15 @@ bool __should_fail(enum fault_point point, const struct mem_cgroup *memcg,
     return fail;
 }
 
-/* A request that is charged by force must not fail (__GFP_NOFAIL).  A request that is too small to
+/* A request that is charged by force must not fail (__GFP_NOFAIL), and malloc's callers are not ours
+ * to test.  A request that is too small to
  * be refused fails only if attr.small is set, because CPython does not survive its failure
  * everywhere. */
 bool __should_fail_request(struct thread *self, struct kmem_cache *s, const struct request *req)
 {
     bool small = req->kind == CHARGE_SMALL && req->bytes <= MEMCG_SMALL_SIZE;
 
-    return req->kind != CHARGE_FORCE && !req->reclaimed && (!small || attr.small) &&
+    return req->kind != CHARGE_FORCE && req->kind != CHARGE_C && !req->reclaimed &&
+           (!small || attr.small) &&
            __should_fail(FAULT_ALLOC, load_plain(&self->heap)->memcg, s, req->bytes);
 }

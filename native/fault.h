@@ -7,10 +7,11 @@
 
 #include "section.h"
 
-extern atomic_uint_t faults_armed; /* bits of fault_point; written with all threads stolen */
+/* Bits of fault_point; written with all threads stolen. */
+extern atomic_uint_t faults_armed MEMCG_EXPORT_AS(faults_armed);
 /* memcg, s: the group and the cache of the request, or NULL. */
 bool __should_fail(enum fault_point point, const struct mem_cgroup *memcg,
-                   const struct kmem_cache *s, size_t bytes);
+                   const struct kmem_cache *s, size_t bytes) MEMCG_EXPORT_AS(should_fail);
 static inline bool should_fail(enum fault_point point, const struct mem_cgroup *memcg,
                                const struct kmem_cache *s, size_t bytes)
 {

@@ -20,39 +20,107 @@
 #include "page_run.h"
 #include "reclaim.h"
 
-static void *malloc_slow(size_t size, bool zero, bool grows, enum charge_kind kind)
+/* bytes may be 0, which is served as 1. */
+static void *request_memory(struct request *req)
 {
-    struct request req = { .bytes = size ? size : 1, .zero = zero, .grows = grows, .kind = kind };
+    size_t bytes = req->bytes;
     void *p;
 
-    if (size > PTRDIFF_MAX - PAGE_SIZE || unlikely(!arena.base))
+    if (bytes > PTRDIFF_MAX - PAGE_SIZE || unlikely(!arena.base))
         return NULL;
+    req->bytes += !bytes;
     do {
         struct thread *self = thread_enter();
 
         if (self->stop_depth)
-            req.kind = CHARGE_FORCE;
-        if (req.bytes <= KMALLOC_MAX_CACHE_SIZE) {
-            struct kmem_cache *s = kmalloc_caches[kmalloc_index(req.bytes)];
+            req->kind = CHARGE_FORCE;
+        if (req->bytes <= KMALLOC_MAX_CACHE_SIZE && likely(!req->align_pages)) {
+            struct kmem_cache *s = kmalloc_caches[kmalloc_index(req->bytes)];
 
-            p = should_fail_request(self, s, &req) ? NULL : cache_alloc(self, s, &req);
-        } else if (should_fail_request(self, NULL, &req)) {
+            p = should_fail_request(self, s, req) ? NULL : cache_alloc(self, s, req);
+        } else if (should_fail_request(self, NULL, req)) {
             p = NULL;
         } else {
-            struct page_run *run = run_alloc(self, &req);
+            struct page_run *run = run_alloc(self, req);
 
             p = run ? run->slab.base : NULL;
         }
         thread_leave(self);
-    } while (!p && request_retry(&req));
-    if (p && zero && req.bytes <= KMALLOC_MAX_CACHE_SIZE)
-        memset(p, 0, size);
+    } while (!p && request_retry(req));
+    if (p && req->zero && req->bytes <= KMALLOC_MAX_CACHE_SIZE)
+        memset(p, 0, bytes);
     return p;
 }
 
-void *memcg_malloc(size_t size) { return malloc_slow(size, false, false, CHARGE_SMALL); }
-void *memcg_calloc(size_t size) { return malloc_slow(size, true, false, CHARGE_SMALL); }
-void *memcg_malloc_stack(size_t size) { return malloc_slow(size, false, false, CHARGE_STACK); }
+void *memcg_malloc(size_t size)
+{
+    struct request req = { .bytes = size };
+
+    return request_memory(&req);
+}
+
+void *memcg_calloc(size_t size)
+{
+    struct request req = { .bytes = size, .zero = true };
+
+    return request_memory(&req);
+}
+
+void *memcg_malloc_stack(size_t size)
+{
+    struct request req = { .bytes = size, .kind = CHARGE_STACK };
+
+    return request_memory(&req);
+}
+
+/* ---- malloc's callers -------------------------------------------------------- */
+
+void *memcg_malloc_c(size_t size, const void *caller)
+{
+    struct request req = { .bytes = size, .kind = CHARGE_C, .caller = caller };
+
+    return request_memory(&req);
+}
+
+void *memcg_calloc_c(size_t size, const void *caller)
+{
+    struct request req = { .bytes = size, .zero = true, .kind = CHARGE_C, .caller = caller };
+
+    return request_memory(&req);
+}
+
+/* Returns the smallest size of a class of at least `size` bytes whose objects are so aligned.  0:
+ * none. Checked objects are aligned to 16 only. */
+static size_t aligned_class(size_t align, size_t size)
+{
+    if (slab_debug || align > PAGE_SIZE)
+        return 0;
+    if (align > 16 && size <= COLOUR_MAX_SIZE)
+        size = COLOUR_MAX_SIZE + 1; /* the objects of smaller classes begin 48 bytes into a page */
+    while (size && size <= KMALLOC_MAX_CACHE_SIZE) {
+        size_t class = kmalloc_size((int)kmalloc_index(size));
+
+        if (class % align == 0)
+            return class;
+        size = class + 1;
+    }
+    return 0;
+}
+
+void *memcg_memalign_c(size_t align, size_t size, const void *caller)
+{
+    struct request req = { .bytes = size + !size, .kind = CHARGE_C, .caller = caller };
+    size_t class;
+
+    if (align <= 16)
+        return memcg_malloc_c(size, caller);
+    class = aligned_class(align, req.bytes);
+    if (class)
+        req.bytes = class;
+    else
+        req.align_pages = align > PAGE_SIZE ? align >> PAGE_SHIFT : 1;
+    return request_memory(&req);
+}
 
 void *malloc_past_sheaf(size_t size, struct thread *self, const struct heap_slot *slot)
 {
@@ -60,6 +128,15 @@ void *malloc_past_sheaf(size_t size, struct thread *self, const struct heap_slot
 
     section_end(self);
     return likely(object != NULL) ? object : memcg_malloc(size);
+}
+
+void *malloc_past_sheaf_c(size_t size, struct thread *self, const struct heap_slot *slot,
+                          const void *caller)
+{
+    void *object = shared_pop(self, (unsigned)(slot - self->kmalloc));
+
+    section_end(self);
+    return likely(object != NULL) ? object : memcg_malloc_c(size, caller);
 }
 
 static _Noreturn void bad_free(const struct slab *slab, const void *p, int error)
@@ -85,7 +162,7 @@ static void teach_libc(size_t bytes)
     static atomic_usize_t largest = { 128 << 10 };
     void *volatile block; /* volatile, so that the compiler keeps the pair */
 
-    if (likely(bytes <= load_relaxed(&largest) || bytes > 32 << 20))
+    if (likely(bytes <= load_relaxed(&largest) || bytes > 32 << 20) || memcg_serves_c())
         return;
     store_relaxed(&largest, bytes);
     block = malloc(bytes);
@@ -150,9 +227,9 @@ static inline size_t usable_size(const struct slab *slab, const void *p)
 
 size_t memcg_usable_size(const void *p) { return usable_size(virt_to_slab(p), p); }
 
-static int run_grow_to(struct page_run *run, size_t size)
+static int run_grow_to(struct page_run *run, size_t size, const struct request *like)
 {
-    struct request req = { .bytes = size, .kind = CHARGE_SMALL };
+    struct request req = *like;
     int error;
 
     if (size > arena_bytes())
@@ -171,26 +248,25 @@ static int run_grow_to(struct page_run *run, size_t size)
 }
 
 /* -ENOSPC: the block must move. */
-static int run_resize(struct page_run *run, size_t size)
+static int run_resize(struct page_run *run, size_t size, const struct request *like)
 {
     size_t nr_pages = (size + PAGE_SIZE - 1) >> PAGE_SHIFT;
 
     if (nr_pages > run->nr_pages)
-        return run_grow_to(run, size);
+        return run_grow_to(run, size, like);
     if (nr_pages < run->nr_pages - run->nr_pages / 8)
         run_shrink(run, nr_pages);
     return 0;
 }
 
-void *memcg_realloc(void *p, size_t size)
+static void *resize_block(void *p, size_t size, enum charge_kind kind, const void *caller)
 {
+    struct request req = { .bytes = size + !size, .kind = kind, .caller = caller };
     struct slab *slab;
     size_t old;
     void *q;
     int error;
 
-    if (!p)
-        return memcg_malloc_fast(size);
     if (size > PTRDIFF_MAX - PAGE_SIZE)
         return NULL;
     size = size ? size : 1;
@@ -201,20 +277,30 @@ void *memcg_realloc(void *p, size_t size)
     if (unlikely(slab_debug) && debug_usable_size(slab, p))
         goto move; /* its red zone begins where its bytes end */
     if (!slab->cache && size > KMALLOC_MAX_CACHE_SIZE) {
-        error = run_resize(slab_to_run(slab), size);
+        error = run_resize(slab_to_run(slab), size, &req);
         if (error != -ENOSPC)
             return error ? NULL : p;
     } else if (resize_stays(old, size)) {
         return p;
     }
 move:
-    q = size > KMALLOC_MAX_CACHE_SIZE && size > old ? malloc_slow(size, false, true, CHARGE_SMALL)
-                                                    : memcg_malloc_fast(size);
+    req.grows = size > KMALLOC_MAX_CACHE_SIZE && size > old;
+    q = req.grows || kind == CHARGE_C ? request_memory(&req) : memcg_malloc_fast(size);
     if (!q)
         return size <= old ? p : NULL;
     memcpy(q, p, size < old ? size : old);
     memcg_free_fast(p);
     return q;
+}
+
+void *memcg_realloc(void *p, size_t size)
+{
+    return p ? resize_block(p, size, CHARGE_SMALL, NULL) : memcg_malloc_fast(size);
+}
+
+void *memcg_realloc_c(void *p, size_t size, const void *caller)
+{
+    return p ? resize_block(p, size, CHARGE_C, caller) : memcg_malloc_c(size, caller);
 }
 
 bool memcg_owns(const void *p) { return arena_contains(p); }

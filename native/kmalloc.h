@@ -13,10 +13,15 @@
 #include "shared.h"
 #include "sheaf.h"
 
-/* Where the fast path continues; both end its section.  The argument of the caller is the first
+/* Where the fast path continues; they end its section.  The argument of the caller is the first
  * here too, so that it stays in its register. */
-void *malloc_past_sheaf(size_t size, struct thread *self, const struct heap_slot *slot);
-void free_past_sheaf(void *object, struct thread *self, struct slab *slab); /* slab may be NULL */
+void *malloc_past_sheaf(size_t size, struct thread *self, const struct heap_slot *slot)
+    MEMCG_EXPORT_AS(malloc_past_sheaf);
+void *malloc_past_sheaf_c(size_t size, struct thread *self, const struct heap_slot *slot,
+                          const void *caller) MEMCG_EXPORT_AS(malloc_past_sheaf_c);
+/* slab may be NULL */
+void free_past_sheaf(void *object, struct thread *self, struct slab *slab)
+    MEMCG_EXPORT_AS(free_past_sheaf);
 
 static inline void *memcg_malloc_fast(size_t size)
 {

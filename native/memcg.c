@@ -40,6 +40,14 @@ int memcg_init(const struct memcg_config *config)
     return 0;
 }
 
+void memcg_copy_arena(struct arena *copy)
+{
+    struct thread *self = thread_enter();
+
+    arena_copy(copy);
+    thread_leave(self);
+}
+
 /* In a section, so that a fork finds pages_lock free. */
 void memcg_fit(size_t space)
 {

@@ -20,9 +20,17 @@
 #define PAGE_COUNTER_MAX INT64_MAX   /* "max": no limit */
 #define KMALLOC_MAX_CACHE_SIZE 32768 /* bytes; larger requests are page runs */
 
+/* A function or variable of libmemcg that others use.  The names of symbols begin with memcg_,
+ * mem_cgroup_ or kmem_cache_, because a preloaded library shares its names with the whole process.
+ * MEMCG_EXPORT_AS() gives a symbol such a name. */
+#define MEMCG_EXPORT __attribute__((visibility("default")))
+#define MEMCG_EXPORT_AS(name) __asm__("memcg_" #name) MEMCG_EXPORT
+
 struct mem_cgroup;
 struct kmem_cache;
 struct thread;
+
+#pragma GCC visibility push(default)
 
 /* ---- start ---------------------------------------------------------- */
 struct memcg_config {
@@ -48,7 +56,11 @@ const char *memcg_find_invalid(void);
 typedef void (*memcg_caller_fn)(char *text, size_t n);
 void memcg_set_caller(memcg_caller_fn caller);
 int memcg_init(const struct memcg_config *config); /* once; later calls return 0 */
-bool memcg_owns(const void *p);                    /* p lies in our range */
+/* Fills in the `arena` (arena.h) of a shared object that inlines the fast paths, and keeps it up to
+ * date.  After memcg_init(); the object is never unloaded. */
+struct arena;
+void memcg_copy_arena(struct arena *copy);
+bool memcg_owns(const void *p); /* p lies in our range */
 void memcg_set_promote_bytes(size_t bytes);
 
 /* ---- groups (css.c, memcontrol.c) -------------------------------------- */
@@ -73,10 +85,12 @@ void mem_cgroup_offline(struct mem_cgroup *memcg);
 void mem_cgroup_set_path(struct mem_cgroup *memcg, const char *path);
 const char *mem_cgroup_path(const struct mem_cgroup *memcg); /* NULL: none was set */
 bool mem_cgroup_online(const struct mem_cgroup *memcg);
-bool css_tryget(struct mem_cgroup *memcg); /* false once the group is offline */
-void css_get(struct mem_cgroup *memcg);
-void css_put(struct mem_cgroup *memcg); /* the last one posts MEMCG_EVENT_RELEASE */
-long css_refs(const struct mem_cgroup *memcg);
+bool css_tryget(struct mem_cgroup *memcg)
+    MEMCG_EXPORT_AS(css_tryget); /* false once the group is offline */
+void css_get(struct mem_cgroup *memcg) MEMCG_EXPORT_AS(css_get);
+void css_put(struct mem_cgroup *memcg)
+    MEMCG_EXPORT_AS(css_put); /* the last one posts MEMCG_EVENT_RELEASE */
+long css_refs(const struct mem_cgroup *memcg) MEMCG_EXPORT_AS(css_refs);
 /* Frees the structure, after RELEASE.  It waits for a grace period. */
 void mem_cgroup_free(struct mem_cgroup *memcg);
 
@@ -188,13 +202,39 @@ void *memcg_realloc(void *p, size_t size); /* p must be ours; shrinking never fa
 void memcg_free(void *p);                  /* p must be ours */
 size_t memcg_usable_size(const void *p);
 
+/* For malloc's callers in C, C++ and Rust: `caller` is an address in the code that asks.  Requests
+ * below MEMCG_C_REFUSE_SIZE are never refused for a limit: past max they are charged by force, and
+ * an alarm is posted.  So are larger ones, unless memcg_set_survivor()'s function knows that the
+ * caller survives a NULL.  No faults are injected. */
+#define MEMCG_C_REFUSE_SIZE ((size_t)1 << 20)
+void *memcg_malloc_c(size_t size, const void *caller);
+void *memcg_calloc_c(size_t size, const void *caller);
+void *memcg_realloc_c(void *p, size_t size, const void *caller);
+/* align: a power of two. */
+void *memcg_memalign_c(size_t align, size_t size, const void *caller);
+/* Says that malloc itself is served by these, or why libmemcg_malloc was preloaded and does not
+ * serve it.  The text is never freed. */
+void memcg_set_serves_c(const char *why_not);
+bool memcg_serves_c(void);
+const char *memcg_why_not_c(void); /* NULL: it serves, or was not preloaded */
+/* A tool that has replaced malloc in this process, so that nobody else may, in words; NULL: none.
+ * preloaded: the value of LD_PRELOAD, or NULL. */
+const char *memcg_malloc_is_replaced(const char *preloaded);
+/* True in code that the data plane has called: it must not be entered again. */
+bool memcg_is_outside(void);
+/* Called at the limit, inside the data plane.  True: the code at this address survives a refusal
+ * of a large request. */
+typedef bool (*memcg_survivor_fn)(const void *caller);
+void memcg_set_survivor(memcg_survivor_fn survivor);
+
 /* ---- slab caches (kmem_cache.c) ---------------------------------------- */
 struct kmem_cache_info { /* a line of slabinfo, with the kernel's columns */
     uint64_t active_objs, num_objs, objsize, objperslab, pagesperslab;
     uint64_t active_slabs, num_slabs, nr_pages;
 };
-int kmalloc_nr_caches(void);
-struct kmem_cache *kmalloc_cache(int index); /* the root caches of the size classes, ascending */
+int kmalloc_nr_caches(void) MEMCG_EXPORT_AS(kmalloc_nr_caches);
+struct kmem_cache *kmalloc_cache(int index)
+    MEMCG_EXPORT_AS(kmalloc_cache); /* the root caches of the size classes, ascending */
 /* Makes a root cache, or the child of root for memcg, which has the root's size, align and flags.
  * A child takes a css reference, and the code that destroys the child drops it. */
 #define KMEM_CACHE_ZERO 1u /* new slabs read as zero (so a constructor can mark its objects) */
@@ -232,7 +272,8 @@ void kmem_cache_read_info(struct kmem_cache *s, struct kmem_cache_info *info);
 int memcg_update_cache_size(struct kmem_cache *root, int nr_slots); /* grows; keeps the old one */
 int memcg_cache_array_size(const struct kmem_cache *root);
 void memcg_cache_publish(struct kmem_cache *root, int id, struct kmem_cache *child);
-struct kmem_cache *cache_from_memcg_idx(const struct kmem_cache *root, int id);
+struct kmem_cache *cache_from_memcg_idx(const struct kmem_cache *root, int id)
+    MEMCG_EXPORT_AS(cache_from_memcg_idx);
 /* Says that the CREATE event for (root, memcg) was handled: it may be posted again. */
 void memcg_create_done(struct kmem_cache *root, struct mem_cgroup *memcg);
 /* Calls fn for every live block that is charged to memcg itself, not below it.  For an offline
@@ -347,5 +388,7 @@ void memcg_read_global_stat(struct memcg_global_stat *stat);
  * beyond two thirds of that and was never made readable is unmapped. */
 void memcg_fit(size_t space);
 size_t memcg_trim(void); /* gives idle pages back to the system; returns their bytes */
+
+#pragma GCC visibility pop
 
 #endif

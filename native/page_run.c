@@ -40,7 +40,8 @@ struct page_run *run_alloc(struct thread *self, struct request *req)
     if (memcg_charge(memcg, bytes, req))
         return NULL;
     pages = req->grows ? alloc_pages_to_grow(nr_pages, GROWTH_ROOM * nr_pages, memcg->tag, &zeroed)
-                       : alloc_pages(nr_pages, 1, memcg->tag, &zeroed);
+                       : alloc_pages(nr_pages, req->align_pages ? req->align_pages : 1, memcg->tag,
+                                     &zeroed);
     if (pages)
         run = metadata_alloc(metadata_bytes);
     if (!run) {

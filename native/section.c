@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 struct thread thread_unborn = { .stolen = { STOLEN_SLOW } }; /* for ever: its first call is slow */
+struct thread thread_outside = { .stolen = { STOLEN_SLOW } };
 __thread struct thread *memcg_self MEMCG_TLS_MODEL = &thread_unborn;
 
 struct mutex walker_mutex = MUTEX_INITIALIZER;
@@ -107,6 +108,8 @@ void thread_release_all(void)
     for_each_thread(t) store_release(&t->stolen, stolen_idle());
     mutex_unlock(&walker_mutex);
 }
+
+bool memcg_is_outside(void) { return memcg_self == &thread_outside; }
 
 void memcg_synchronize(void)
 {

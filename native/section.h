@@ -21,8 +21,9 @@
 #define MEMCG_TLS_MODEL /* musl has no static TLS to spare for dlopen */
 #endif
 
-extern __thread struct thread *memcg_self MEMCG_TLS_MODEL;
+extern __thread struct thread *memcg_self MEMCG_TLS_MODEL MEMCG_EXPORT;
 extern struct thread thread_unborn;   /* memcg_self of a thread that has not entered yet */
+extern struct thread thread_outside;  /* memcg_self while a section or a walker calls out */
 extern struct mutex walker_mutex;     /* the right to steal; never taken inside a section */
 extern struct mutex orphan_lock;      /* the orphan's section; taken before it begins */
 extern struct hlist_head all_threads; /* walker_mutex */
@@ -52,6 +53,19 @@ bool thread_is_forking(void);
 void thread_set_forking(bool on);
 
 struct thread *thread_enter_slow(void); /* thread.c */
+
+/* Around each call of code that is not ours, from a section or by a walker.  That code may call
+ * malloc (pthread_create() does, say), and malloc may be ours: outside, it is glibc's. */
+static inline struct thread *section_go_out(void)
+{
+    struct thread *self = memcg_self;
+
+    memcg_self = &thread_outside;
+    return self;
+}
+
+static inline void section_come_back(struct thread *self) { memcg_self = self; }
+
 /* section_begin() that also works where a section needs a fence. */
 bool section_begin_slow(struct thread *self);
 
@@ -111,8 +125,9 @@ static inline bool section_is_held(const struct thread *t)
 
 static inline bool any_section_is_held(void)
 {
-    return hlist_empty(&all_threads) || load_relaxed(&memcg_self->busy) ||
-           mutex_is_held(&orphan_lock) || mutex_is_held(&walker_mutex);
+    return hlist_empty(&all_threads) || memcg_self == &thread_outside ||
+           load_relaxed(&memcg_self->busy) || mutex_is_held(&orphan_lock) ||
+           mutex_is_held(&walker_mutex);
 }
 #endif
 #define assert_section(t) MEMCG_ASSERT(section_is_held(t))

@@ -13,7 +13,8 @@
 #define NR_KMALLOC 44 /* 16 to 256, then 4 for each of the 7 doublings to 32768 */
 
 #define KMALLOC_TABLE_SIZE 1024
-extern const uint8_t kmalloc_table[KMALLOC_TABLE_SIZE / 16]; /* one entry for each 16 bytes */
+/* One entry for each 16 bytes. */
+extern const uint8_t kmalloc_table[KMALLOC_TABLE_SIZE / 16] MEMCG_EXPORT_AS(kmalloc_table);
 
 /* size: above 256, up to KMALLOC_MAX_CACHE_SIZE. */
 static inline unsigned kmalloc_index_above(size_t size)

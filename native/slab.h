@@ -13,7 +13,8 @@ struct slab *slab_new(struct heap *heap, struct kmem_cache *s, bool shared, stru
 bool slab_is_valid(const struct slab *slab); /* the owner's section, or cache->lock */
 void slab_destroy(struct slab *slab);        /* empty; on no list but the cache's */
 size_t slab_drop(struct slab *slab);         /* likewise; returns pages */
-void *slab_pop(struct slab *slab);           /* by its owner; NULL: full */
+/* By its owner.  NULL: full. */
+void *slab_pop(struct slab *slab) MEMCG_EXPORT_AS(slab_pop);
 /* slab_put() for a chain that ends with NULL */
 void slab_put_chain(struct slab *slab, void *first);
 void __slab_unlist(struct slab *slab); /* under cache->lock */
@@ -23,7 +24,7 @@ void slab_release(struct slab *slab, struct obj_cgroup *objcg);
 void slab_set_place(struct slab *slab, enum slab_place place);
 /* In the owner's section, if the active slab is full: another of the slot's becomes active.  NULL:
  * none has room. */
-struct slab *slab_next(struct heap_slot *slot);
+struct slab *slab_next(struct heap_slot *slot) MEMCG_EXPORT_AS(slab_next);
 /* In a section.  Returns an active slab with a free object.  NULL: no memory, or req->want_reclaim
  * is set. */
 struct slab *slab_active(struct thread *self, struct heap *heap, struct kmem_cache *s, bool shared,
@@ -33,7 +34,7 @@ void slab_collect(struct thread *self); /* section; takes in remote frees */
 
 /* After a free into a full slab, or one that emptied the slab: moves it to the list where it
  * belongs. */
-void slab_put_moved(struct slab *slab);
+void slab_put_moved(struct slab *slab) MEMCG_EXPORT_AS(slab_put_moved);
 
 /* In the section of the slab's owner, or under its cache's lock if it has no owner. */
 #define assert_slab(slab)                                                                     \

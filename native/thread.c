@@ -65,6 +65,7 @@ static struct thread *thread_create(void)
 {
     struct thread *t;
 
+    memcg_self = &thread_outside; /* pthread_setspecific() may call malloc */
     mutex_lock(&walker_mutex);
     t = hlist_first_entry(&free_threads, struct thread, node);
     if (t)
@@ -84,6 +85,8 @@ static struct thread *thread_create(void)
             memcg_self = t;
         }
     }
+    if (!t)
+        memcg_self = &thread_unborn;
     mutex_unlock(&walker_mutex);
     return t;
 }

@@ -301,8 +301,9 @@ _Static_assert(sizeof(struct mem_cgroup) <= MEMCG_STRUCT_BYTES, "a size of metad
 #define MEMCG_GROUP_BYTES                             \
     (MEMCG_STRUCT_BYTES + sizeof(struct obj_cgroup) + \
      2 * NR_KMALLOC * (sizeof(struct kmem_cache *) + 1))
-/* CHARGE_STACK is never refused; past max it posts an alarm. */
-enum charge_kind { CHARGE_SMALL, CHARGE_OBJECT, CHARGE_FORCE, CHARGE_STACK };
+/* CHARGE_STACK is never refused; past max it posts an alarm. CHARGE_C is a request of malloc's
+ * callers; few of them are ever refused. */
+enum charge_kind { CHARGE_SMALL, CHARGE_OBJECT, CHARGE_FORCE, CHARGE_STACK, CHARGE_C };
 
 /* One request for memory; it lives on the caller's stack. */
 struct request {
@@ -311,7 +312,10 @@ struct request {
     bool zero;                       /* a page run must read as zero */
     bool object;                     /* kmem_cache_alloc(): must not be served by a page run */
     bool grows;                      /* a page run gets free pages behind it, if there are some */
+    size_t align_pages;              /* of a page run; 0: one */
+    const void *caller;              /* CHARGE_C: an address in the code that asks */
     bool reclaimed;                  /* reclaim has run: this is the second try */
+    bool forced;                     /* past max it is charged by force, whatever its size */
     struct mem_cgroup *want_reclaim; /* the group whose subtree to reclaim; set with -EAGAIN */
 };
 

@@ -59,7 +59,20 @@ def trouble_with(version: tuple[object, ...]) -> str | None:
     return None
 
 
-def install(*, inherit: bool = True) -> None:
+def why_no_malloc() -> str | None:
+    """Return why malloc is not charged in this process, and what to do; None if it is charged."""
+    if core.name != "native" or core.malloc_served():
+        return why_not()
+    reason = core.why_malloc_not_served()
+    if reason is not None:
+        return reason
+    return (
+        "malloc can only be replaced when the process starts: start the program by `memcg run`, or "
+        f"with LD_PRELOAD={core.malloc_library()}"
+    )
+
+
+def install(*, inherit: bool = True, malloc: bool = False) -> None:
     """Charge what CPython and NumPy allocate to the current group. A second call does nothing.
 
     Parameters
@@ -67,11 +80,15 @@ def install(*, inherit: bool = True) -> None:
     inherit : bool
         New threads, and jobs of thread pools, are in the group that started or submitted them.
         `memcg.service` makes exceptions.
+    malloc : bool
+        Insist that what C, C++ and Rust code gets from malloc is charged too. It is charged if the
+        process was started with libmemcg_malloc preloaded, as ``memcg run`` does.
 
     Raises
     ------
     MemcgError
-        The hooks cannot be installed in this process; the text says why.
+        The hooks cannot be installed in this process, or malloc is to be charged and is not; the
+        text says why, and how to start the program.
 
     Warns
     -----
@@ -85,6 +102,8 @@ def install(*, inherit: bool = True) -> None:
     process is published too; see `memcg.publish`.
     """
     global _installed
+    if malloc and (reason := why_no_malloc()) is not None:
+        raise MemcgError(f"memcg.install(malloc=True) cannot work here: {reason}")
     if _installed:
         return
     reason = why_not()

@@ -27,7 +27,7 @@ FLOORS = [  # bottom to top; a file includes its own header, and headers of the 
         "sealed",
         "threads",
     },
-    {"handler", "hooks", "refusal"},
+    {"handler", "hooks", "refusal", "survivor"},
     {"alarm", "numpy", "worker"},
     {"referrers", "throttle", "verdict"},
     {"delivery", "holders"},

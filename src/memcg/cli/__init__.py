@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        The arguments without the program's name. The default is ``sys.argv[1:]``.
+        The arguments without the program's name. The default is ``sys.argv[1:]``. Only then may
+        ``run`` start the process again, so that malloc is served.
 
     Raises
     ------
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[:1] == ["run"]:
         from . import run
 
-        return run.start(args[1:])
+        return run.start(args[1:], may_restart=argv is None)
     from . import verbs
 
     if verbs.wanted(args):

@@ -16,6 +16,7 @@ from memcg.sizes import parse_size
 
 from . import _system
 from ._execute import Target, cannot_open, execute
+from ._restart import restart
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -36,13 +37,13 @@ EXIT_OOM = 137  # the exit status of a container that was killed for its memory
 EXIT_CANNOT = 125  # memcg itself failed; env(1) and timeout(1) use the same status
 
 USAGE = """\
-usage: memcg run [--max SIZE] [--high SIZE] [--oom-group] [--report] [--json FILE]
-                 [--control[=write]] [--no-publish]
+usage: memcg run [--max SIZE] [--high SIZE] [--oom-group] [--no-malloc]
+                 [--report] [--json FILE] [--control[=write]] [--no-publish]
                  (SCRIPT | -m MODULE | -c COMMAND | -) [ARG ...]
 """
 HELP = f"""{USAGE}
-Run an unmodified Python program in a limited process. What CPython and NumPy
-allocate is charged. Past the limit the program gets a MemoryError.
+Run an unmodified Python program in a limited process. What CPython, NumPy and
+C libraries allocate is charged. Past the limit the program gets a MemoryError.
 
 limits of the root group, which holds all others:
   --max SIZE    memory.max: 64MiB, 1GB, bytes, or max for no limit (the default)
@@ -51,6 +52,9 @@ limits of the root group, which holds all others:
   --oom-group   memory.oom.group: end the process with {EXIT_OOM} if it catches the
                 error again and again and stays at the limit. Without this option
                 such a process is slowed down.
+  --no-malloc   do not charge what C, C++ and Rust code gets from malloc. Without
+                this option the process starts itself again with a library of
+                memcg in LD_PRELOAD, which is taken out of the environment.
 account:
   --report      at the end, after atexit handlers, write the account to stderr: the
                 groups, current, peak, limits, events, biggest caches and objects,
@@ -99,6 +103,7 @@ class Options:
         self.max: int | None = None
         self.high: int | None = None
         self.oom_group = False
+        self.malloc = True
         self.report = False
         self.json: str | None = None
         self.publish = True
@@ -141,6 +146,8 @@ def parse(args: list[str]) -> Options:
             if equals and value not in ("read", "write"):
                 raise UsageError(f"argument --control: {value!r} is neither read nor write")
             options.control = value or "read"
+        elif arg == "--no-malloc":
+            options.malloc = False
         elif name in ("--max", "--high", "--json"):
             if not equals:
                 if not rest:
@@ -196,10 +203,13 @@ def read_size(name: str, text: str | None, of: int | None) -> int | None:
         raise UsageError(f"argument {name}: {error}") from None
 
 
-def start(args: list[str], system: _system.System | None = None) -> int:
+def start(
+    args: list[str], system: _system.System | None = None, *, may_restart: bool = False
+) -> int:
     """Run the program that `args` name. Return 0 if it reached its end.
 
     It returns 2 for wrong usage or a missing script, and `EXIT_CANNOT` if memcg cannot run here.
+    With `may_restart` the process may start itself again, so that malloc is served.
 
     Raises
     ------
@@ -234,6 +244,8 @@ def start(args: list[str], system: _system.System | None = None) -> int:
         return 2
     if system is None:
         system = _system.System()
+    if may_restart and options.malloc and (reason := restart()) is not None:
+        _system.complain(f"memcg: what C code allocates is not charged: {reason}")
     try:
         system.install()
     except MemcgError as error:

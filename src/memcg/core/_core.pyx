@@ -92,6 +92,7 @@ cdef start():
         environment_faults.__enter__()
     if memcg_init(&config):
         raise ImportError(f"memcg: no address space for the arena; {limits_met()}")
+    memcg_copy_arena(&this_arena)
     memcg_set_caller(frame_caller)
 
 
@@ -261,6 +262,7 @@ def install():
     Context: the main thread, where alarms are quickest.
     """
     refusal_init()
+    survivor_init()
     verdict_init(find_memory_error)
     collection_init(collect_garbage)
     delivery_init(MemcgOOM)
@@ -277,6 +279,33 @@ def foreign_hooks():
 def installed():
     """Tell whether the hooks are in."""
     return bool(hooks_installed())
+
+
+def malloc_served():
+    """Tell whether libmemcg_malloc was preloaded and serves malloc, so that C code is charged."""
+    return memcg_serves_c()
+
+
+def malloc_library():
+    """Return the file to put into LD_PRELOAD so that malloc is served; None: there is none."""
+    folder, name = os.path.split(__file__)
+    file = os.path.join(folder, name.replace("_core", "libmemcg_malloc", 1))
+    return file if os.path.exists(file) else None
+
+
+def why_malloc_not_served():
+    """Return why malloc is not served though it was to be, or why it cannot be; None: it can."""
+    preloaded = os.environ.get("LD_PRELOAD", "").encode()
+    cdef const char *reason = memcg_why_not_c()
+    if reason is NULL:
+        reason = memcg_malloc_is_replaced(preloaded)
+    if reason is not NULL:
+        return reason.decode()
+    if malloc_library() is None:
+        return "memcg was built on a system whose C library is not glibc"
+    if set(" :") & set(malloc_library()):
+        return f"LD_PRELOAD cannot name {malloc_library()!r}, which has a space or a colon in it"
+    return None
 
 
 cdef class ModuleFinder:

@@ -42,7 +42,7 @@ cdef bint passed(error, uintptr_t code, int lasti):
     """Tell whether `error` was raised at this instruction, or in what the instruction called."""
     traceback = error.__traceback__
     while traceback is not None:
-        if <uintptr_t><PyObject *>traceback.tb_frame.f_code == code and traceback.tb_lasti == lasti:
+        if <uintptr_t><PyObject *>traceback.tb_frame.f_code == code and lasti in (traceback.tb_lasti, -1):
             return True
         traceback = traceback.tb_next
     return False

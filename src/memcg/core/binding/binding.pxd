@@ -66,6 +66,9 @@ cdef extern from "refusal.h":
         REFUSAL_SILENT
     refusal_doubt refusal_take(mem_cgroup *memcg, memcg_failure *failure, code_line *line)
 
+cdef extern from "survivor.h":
+    void survivor_init()
+
 cdef extern from "sealed.h":
     void sealed_type(PyTypeObject *type)
 

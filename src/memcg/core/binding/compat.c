@@ -491,6 +491,8 @@ void py_find_debug_hooks(void)
         debug_apis = api[0];
 }
 
+bool py_has_debug_hooks(void) { return debug_apis; }
+
 void py_get_allocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator)
 {
     if (debug_apis)

@@ -200,6 +200,7 @@ bool py_words_before(PyObject *op, const uintptr_t **from, const uintptr_t **to)
  * those hooks.
  */
 void py_find_debug_hooks(void);
+bool py_has_debug_hooks(void); /* they were found */
 void py_get_allocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator);
 void py_set_allocator(PyMemAllocatorDomain domain, PyMemAllocatorEx *allocator);
 /* Bytes that the debug hooks put before a block; 0: there are no hooks. */

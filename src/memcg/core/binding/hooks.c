@@ -16,6 +16,7 @@
 
 #define FOREIGN_KEEP 1024 /* bytes up to which a foreign block grows in place */
 
+struct arena arena; /* of this shared object; memcg_copy_arena() */
 static PyMemAllocatorEx previous_raw, previous_mem, previous_obj;
 static PyObjectArenaAllocator previous_arena;
 static int installed;
@@ -126,6 +127,34 @@ static void *hook_realloc(void *ctx, void *p, size_t size)
     return q;
 }
 
+/*
+ * If malloc is ours too and CPython's debug hooks are on, a large block from before the hooks is one
+ * of ours behind the head that the debug hook of RAW has put before it.  It is freed and resized by
+ * the allocator that made it.
+ */
+static bool is_behind_debug_head(const void *p)
+{
+    const struct slab *slab = virt_to_slab(p);
+
+    return slab && (slab->cache ? !slab_is_object(slab, p) : slab->base != p);
+}
+
+static void hook_free_below_debug(void *ctx, void *p)
+{
+    const PyMemAllocatorEx *previous = ctx;
+
+    if (unlikely(is_behind_debug_head(p)))
+        previous->free(previous->ctx, p);
+    else
+        hook_free(ctx, p);
+}
+
+static void *hook_realloc_below_debug(void *ctx, void *p, size_t size)
+{
+    return unlikely(is_behind_debug_head(p)) ? foreign_realloc(ctx, p, size)
+                                             : hook_realloc(ctx, p, size);
+}
+
 /* ---- RAW: any thread, with or without the GIL; ctx is the previous one's -- */
 
 static void *raw_malloc(void *ctx, size_t size)
@@ -218,6 +247,10 @@ static void set_domain(PyMemAllocatorDomain domain, PyMemAllocatorEx *previous)
 {
     PyMemAllocatorEx hooked = { previous, hook_malloc, hook_calloc, hook_realloc, hook_free };
 
+    if (py_has_debug_hooks() && memcg_serves_c()) {
+        hooked.free = hook_free_below_debug;
+        hooked.realloc = hook_realloc_below_debug;
+    }
     py_get_allocator(domain, previous);
     py_set_allocator(domain, &hooked);
 }

@@ -2,7 +2,16 @@
 # The data plane's interface, which native/memcg.h declares.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+cdef extern from "arena.h" nogil:
+    struct arena:
+        pass
+    arena this_arena "arena"
+
 cdef extern from "memcg.h" nogil:
+    void memcg_copy_arena(arena *copy)
+    bint memcg_serves_c()
+    const char *memcg_why_not_c()
+    const char *memcg_malloc_is_replaced(const char *preloaded)
     struct mem_cgroup:
         pass
     struct kmem_cache:

@@ -56,13 +56,19 @@ static uintptr_t own_start, own_end; /* of this library's code */
 static atomic_int_t nr_fragile;      /* number of entries that are taken */
 static atomic_u64_t nr_seen;         /* the value of dlpi_adds at the last look at all objects */
 
+/* It crashes if the array is refused and its own malloc is not, so not where both are. */
+static bool is_whole(const struct fragile_name *name)
+{
+    return memcg_serves_c() && !strcmp(name->name, "/cv2.");
+}
+
 static const struct fragile_name *find_name(const char *path)
 {
     for (size_t i = 0; i < sizeof(fragile_names) / sizeof(*fragile_names); i++) {
         const struct fragile_name *name = &fragile_names[i];
 
         for (const char *at = path; (at = strstr(at, name->name)); at++)
-            if (!strchr(at + strlen(name->name), '/'))
+            if (!strchr(at + strlen(name->name), '/') && !is_whole(name))
                 return name;
     }
     return NULL;
@@ -295,19 +301,25 @@ static enum refusal_doubt doubt(void)
 
 bool refusal_note(const struct memcg_failure *failure, struct code_line *before)
 {
+    bool again, is_next = last.is_next, has_gil = py_holds_gil();
     PyThreadState *tstate;
-    bool again, is_next = last.is_next;
 
     last.is_next = false;
-    if (!is_next || !py_holds_gil())
+    if (!is_next)
         return false;
-    tstate = py_tstate();
+    /* Without the GIL, in a call by ctypes say, no other thread changes this one's frame or context.
+     * The two counts may be a moment old. */
+    tstate = has_gil ? py_tstate() : PyGILState_GetThisThreadState();
+    if (!tstate)
+        return false;
     again = is_last_of(py_context(tstate), failure->memcg) && doubt() == REFUSAL_SILENT;
     *before = last.line;
     last.context = py_context(tstate);
     last.nr_died = nr_died;
     last.nr_heard = nr_heard;
     last.line = frame_line(tstate);
+    if (!has_gil) /* ctypes returns a code, and an error is raised a few instructions later */
+        last.line.lasti = -1;
     last.failure = *failure;
     return again;
 }
