@@ -342,10 +342,12 @@ struct memcg_publish_config {
     uint32_t groups, events, samples; /* how many the page has room for */
     uint64_t pid, start_ticks, pid_namespace;
 };
-int memcg_publish(const struct memcg_publish_config *config); /* -EBUSY: there is a page */
-void memcg_unpublish(void);                                   /* no longer writes the page */
-bool memcg_is_published(void);
-void mem_cgroup_set_inside(struct mem_cgroup *memcg, long nr); /* how often it is entered */
+/* -EBUSY: there is a page. */
+int memcg_publish(const struct memcg_publish_config *config) MEMCG_EXPORT;
+void memcg_unpublish(void) MEMCG_EXPORT; /* no longer writes the page */
+bool memcg_is_published(void) MEMCG_EXPORT;
+/* How often it is entered. */
+void mem_cgroup_set_inside(struct mem_cgroup *memcg, long nr) MEMCG_EXPORT;
 
 /* ---- injected faults (fault.c) ---------------------------------------- */
 enum fault_point {

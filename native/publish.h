@@ -87,7 +87,8 @@ struct publish_slot {
     uint32_t next_free;                     /* publish_lock */
 };
 
-extern atomic_int_t publish_on MEMCG_HIDDEN; /* 1: there is a page, and this thread may write it */
+/* 1: there is a page, and this thread may write it. */
+extern atomic_int_t publish_on MEMCG_EXPORT_AS(publish_on);
 
 /* All threads stolen.  `memcg` is the root.  The file gets its size. */
 int publish_begin(const struct memcg_publish_config *config, struct mem_cgroup *memcg);
