@@ -37,7 +37,7 @@ def test_a_group_of_the_model_core_has_no_name_that_is_not_the_users():
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert set(shown) <= set(NAMES)
-    assert set(NAMES) - set(shown) == {"events", "nr_inside", "oom_group", "peak"}  # of instances
+    assert set(NAMES) - set(shown) == {"events", "oom_group", "peak"}  # of instances
 
 
 def test_group_is_one_thing_the_function():

@@ -91,6 +91,29 @@ NOT_MODELLED = {
     ("kmem_cache.c", "kmem_cache_shutdown"): "the same",
     ("kmem_cache.c", "kmem_cache_free_struct"): "ended, as above",
     ("kmem_cache.c", "memcg_cache_array_size"): "reads the array, as cache_from_memcg_idx",
+    (
+        "publish.c",
+        "put_path",
+    ): "fields of a record on the page, between the two stores of its `seq`",
+    ("publish.c", "put_state"): "the same",
+    ("publish.c", "put_usage"): "the same, and one location is read after it was written",
+    ("publish.c", "put_stat"): "the same; a figure alone needs no order to another",
+    ("publish.c", "put_figures"): "the same",
+    ("publish.c", "mem_cgroup_set_inside"): "the same",
+    ("publish.c", "put_sample"): "the entry, then the head; one thread has `ticking`",
+    ("publish.c", "__publish_event"): "the entry, then the head, under publish_lock",
+    ("publish.c", "tick"): "records appear under publish_lock, and a new one may wait for a tick",
+    ("publish.c", "take_slot"): "under publish_lock",
+    ("publish.c", "publish_add"): "under publish_lock; a slot's fields never move",
+    ("publish.c", "publish_drop"): "a grace period passes before the slot is used again",
+    ("publish.c", "__publish_usage"): "`slot` is dropped a grace period before its end; the flag "
+    "`ticking` is a lock that nobody waits for",
+    ("publish.c", "__publish_stat"): "`slot`, as above",
+    ("publish.c", "__publish_figures"): "`slot`, as above",
+    ("publish.c", "publish_begin"): "all threads are stolen, which orders",
+    ("publish.c", "publish_end"): "the same",
+    ("publish.c", "publish_pause"): "the same",
+    ("publish.c", "publish_resume"): "the same",
 }
 
 ORDERED = re.compile(

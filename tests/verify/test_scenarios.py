@@ -138,8 +138,14 @@ def test_the_scenarios_take_every_documented_lock_and_wait(order):
     for name in ("interrupted_close", "last_free_worker_root_destruction", "entry_close",
                  "concurrent_activations", "fork_parent"):  # fmt: skip
         SCENARIOS[name].explore(minimise=0)
-    assert order.seen == set(order.rank)
-    assert {pair for pair in order.edges if order.rank[pair[0]] > order.rank[pair[1]]} == set()
+    of_shares = {"shares_mutex", "share_answered", "loop"}  # explored by the same worker before
+    assert order.seen - of_shares == set(order.rank)
+    assert not [pair for pair in order.edges if len(of_shares.intersection(pair)) == 1]
+    assert {
+        pair
+        for pair in order.edges
+        if not of_shares.intersection(pair) and order.rank[pair[0]] > order.rank[pair[1]]
+    } == set()
 
 
 def test_an_order_that_is_not_the_documented_one_is_reported_though_nothing_deadlocks():
