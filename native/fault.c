@@ -20,7 +20,8 @@
 atomic_uint_t faults_armed;
 static struct mutex fault_lock = MUTEX_INITIALIZER;
 static struct fault_attr attr;
-static struct thread *armed_by; /* NULL: faults are for every thread */
+static __thread char this_thread MEMCG_TLS_MODEL; /* its address is the thread's own */
+static const char *armed_by;                      /* NULL: faults are for every thread */
 static struct fault_count count;
 
 /* Before memcg_init() there are no threads to steal. */
@@ -45,7 +46,7 @@ int memcg_arm_faults(const struct fault_attr *wanted)
     mutex_lock(&fault_lock);
     if (!attr.points) {
         attr = *wanted;
-        armed_by = wanted->this_thread ? memcg_self : NULL;
+        armed_by = wanted->this_thread ? &this_thread : NULL;
         count = (struct fault_count){ 0, 0 };
         error = 0;
     }
@@ -89,7 +90,7 @@ static bool is_eligible(enum fault_point point, const struct mem_cgroup *memcg,
                         const struct kmem_cache *s, size_t bytes)
 {
     assert_locked(&fault_lock);
-    return attr.points >> point & 1 && (!armed_by || armed_by == memcg_self) &&
+    return attr.points >> point & 1 && (!armed_by || armed_by == &this_thread) &&
            bytes >= attr.min_size && bytes <= attr.max_size &&
            (!attr.cache || (s && strncmp(s->root->name, attr.cache, CACHE_NAME_MAX - 1) == 0)) &&
            (!attr.group || is_below(memcg, attr.group));

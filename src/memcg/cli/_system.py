@@ -94,6 +94,10 @@ class System:
         if high is not None:
             root.high = high
         root.oom_group = oom_group
+        if root.current > root.max:
+            # The program may be so small that free slots of slabs serve it. This is larger than any
+            # size class, so pages are charged and the alarm is set.
+            bytearray(10 * PAGE_SIZE)
 
     def failure(self, error: BaseException) -> str | None:
         """Return the one-line account of an error that memcg caused; None for any other error.

@@ -52,9 +52,12 @@ struct library {
     bool checks_own;
 };
 static struct library fragile[NR_FRAGILE];
-static uintptr_t own_start, own_end; /* of this library's code */
-static atomic_int_t nr_fragile;      /* number of entries that are taken */
-static atomic_u64_t nr_seen;         /* the value of dlpi_adds at the last look at all objects */
+/* The code of this library, and of the data plane's. */
+static struct {
+    uintptr_t start, end;
+} own[2];
+static atomic_int_t nr_fragile; /* number of entries that are taken */
+static atomic_u64_t nr_seen;    /* the value of dlpi_adds at the last look at all objects */
 
 /* It crashes if the array is refused and its own malloc is not, so not where both are. */
 static bool is_whole(const struct fragile_name *name)
@@ -119,7 +122,8 @@ static int look_at_object(struct dl_phdr_info *object, size_t size, void *arg)
 {
     unsigned long long *nr_adds = arg;
     const struct fragile_name *name;
-    uintptr_t start, end, here = (uintptr_t)look_at_object;
+    const uintptr_t ours[] = { (uintptr_t)look_at_object, (uintptr_t)memcg_malloc };
+    uintptr_t start, end;
 
     (void)size;
     if (object->dlpi_adds == load_acquire(&nr_seen))
@@ -129,11 +133,18 @@ static int look_at_object(struct dl_phdr_info *object, size_t size, void *arg)
     name = find_name(object->dlpi_name);
     if (name && start < end)
         add_fragile(name, start, end);
-    if (here >= start && here < end) {
-        own_end = end;
-        own_start = start;
-    }
+    for (int i = 0; i < 2; i++)
+        if (ours[i] >= start && ours[i] < end) {
+            own[i].end = end;
+            own[i].start = start;
+        }
     return 0;
+}
+
+static bool is_own(uintptr_t address)
+{
+    return (address >= own[0].start && address < own[0].end) ||
+           (address >= own[1].start && address < own[1].end);
 }
 
 static bool fragile_loaded(void)
@@ -163,7 +174,7 @@ static _Unwind_Reason_Code look_at_frame(struct _Unwind_Context *frame, void *ar
         return _URC_END_OF_STACK;
     if (library && (search->indirect || !library->checks_own))
         search->found = true;
-    search->indirect |= !(address >= own_start && address < own_end) &&
+    search->indirect |= !is_own(address) &&
                         _Unwind_GetRegionStart(frame) != (uintptr_t)PyMem_Malloc &&
                         _Unwind_GetRegionStart(frame) != (uintptr_t)PyMem_Realloc;
     return library ? _URC_END_OF_STACK : _URC_NO_REASON;
