@@ -175,6 +175,7 @@ def test_signals_lose_no_wake_up_and_no_mutex():
         assert total[0] == 60_000 + mine
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # the fork is the test
 def test_the_child_of_a_fork_has_no_waiters():
     mutex = Mutex("m")
     threads = [threading.Thread(target=lambda: [mutex.acquire(), mutex.release()]) for _ in "123"]

@@ -320,7 +320,7 @@ with memcg.group("tenants/a", max="16MiB"):
         a = group_at("tenants/a", of)
         for event in events.entries:
             assert (event.group, event.id, event.asked) == ("tenants/a", a.id, a.id)
-            assert event.bytes == (64 << 20) + 1
+            assert event.bytes in ((64 << 20) + 1, (64 << 20) + 33)  # of a bytes object, since 3.15
             assert (event.max, event.total) == (16 * MIB, 1)
         assert a.events["oom"] == 1
         assert of.events(events.next).entries == []
