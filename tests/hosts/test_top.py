@@ -110,6 +110,10 @@ def test_a_group_of_markup_and_escapes_is_shown_as_it_is(tmp_path):
     assert "memory.max of '[red]<b>&[b]'" in screen(tmp_path, ["down", "l"], records=records)
 
 
+async def bounded(coroutine):
+    return await asyncio.wait_for(coroutine, 30)
+
+
 def test_without_a_socket_a_limit_is_refused_with_what_to_do(tmp_path):
     from memcg.cli.verbs import _watch
     from memcg.cli.verbs._screen import Top
@@ -122,13 +126,18 @@ def test_without_a_socket_a_limit_is_refused_with_what_to_do(tmp_path):
         async def run() -> list[str]:
             app = Top(_watch.Watch(of), 3600, "12:00:00")
             async with app.run_test(size=SIZE) as pilot:
-                await pilot.press("l", *"64M", "enter")
-                await pilot.pause()
-                await app.workers.wait_for_complete()
-                await pilot.pause()
+                while app._chosen() is None:  # the first rows come from a timer
+                    await pilot.pause(0.01)
+                top = app.screen
+                await pilot.press("l")
+                while app.screen is top:  # the dialog is put up by a task
+                    await pilot.pause(0.01)
+                await pilot.press(*"64M", "enter")
+                while not app._notifications:  # a thread answers
+                    await pilot.pause(0.01)
                 return [note.message for note in app._notifications]
 
-        assert any("memcg run --control=write" in text for text in asyncio.run(run()))
+        assert any("memcg run --control=write" in text for text in asyncio.run(bounded(run())))
 
 
 PROGRAM = """
