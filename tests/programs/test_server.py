@@ -240,7 +240,7 @@ def test_idle_clients_make_room_for_one_that_waits(start):
         began = time.monotonic()
         with Peer(process.first) as ninth:
             assert ninth.ask("hello")["ok"]
-        assert time.monotonic() - began > 3  # nobody who was active just now was closed
+        assert time.monotonic() - began > 3  # no client that was active just now was closed
         assert peers[0].answer() == {}  # the one that was idle for longest
         assert peers[7].ask("hello")["ok"]
     finally:

@@ -190,7 +190,7 @@ def _no_wait(path: str, flags: int) -> int:
 def _owner(pid: int) -> int:
     """Return the user of a process that sees the same files as this one."""
     try:
-        there, here = (os.stat(f"/proc/{who}/ns/mnt") for who in (pid, "self"))
+        there, here = (os.stat(f"/proc/{process}/ns/mnt") for process in (pid, "self"))
         owner = os.stat(f"/proc/{pid}").st_uid
     except PermissionError:
         raise Refused(CANNOT_TRACE.format(pid)) from None

@@ -85,7 +85,7 @@ cdef start():
     if memcg_parse_debug(debug.encode(), &config.debug):
         raise ImportError(
             f"MEMCG_DEBUG={debug!r}: letters of F (free lists are walked), Z (red zones), P (poison), "
-            "U (who allocated), H (hardened free lists); 1 is FZPU, 0 nothing"
+            "U (the place that allocated), H (hardened free lists); 1 is FZPU, 0 nothing"
         )
     if attr is not None:
         environment_faults = Faults(attr, False)
