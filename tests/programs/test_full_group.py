@@ -16,7 +16,7 @@ def test_a_thread_starts_past_the_reserve(run_program):
             while not g.events["overdraft"]:
                 kept.append(bytes(900))
             try:
-                kept.append(bytes(2000))
+                kept.append(bytes(100_000))  # no partial slab has room for it
             except MemoryError:
                 refused = 1
             for i in range(20):
