@@ -57,6 +57,14 @@ void memcg_set_requester(memcg_requester_fn requester) { store_release(&requeste
 
 void memcg_set_survivor(memcg_survivor_fn survivor) { store_release(&survivor_fn, survivor); }
 
+/* The bytes that this thread has charged to memcg and does not use. */
+static int64_t idle_of(const struct mem_cgroup *memcg)
+{
+    const struct heap *heap = load_plain(&memcg_self->heap); /* NULL: the orphan serves the caller */
+
+    return heap && heap->memcg == memcg ? heap->kept_bytes : 0;
+}
+
 static int64_t usage_of(struct mem_cgroup *memcg) { return page_counter_read(&memcg->counter); }
 
 /* Posts HIGH once when usage passes high; it may be posted again once usage is an eighth below. */
@@ -105,7 +113,7 @@ bool memcg_charge_ahead(struct mem_cgroup *memcg, size_t bytes)
             mem_cgroup_get_limit(m, MEMCG_HIGH) - usage < room)
             return false;
     }
-    if (!page_counter_try_charge(&memcg->counter, (int64_t)bytes, &fail))
+    if (!page_counter_try_charge(&memcg->counter, (int64_t)bytes, idle_of(memcg), &fail))
         return false;
     if (unlikely(mem_cgroup_alarmed(memcg))) {
         mem_cgroup_set_alarmed(memcg, MEMCG_NOT_ALARMED);
@@ -312,7 +320,7 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
     }
     if (at_ceiling && refuses_at_ceiling(memcg, at_ceiling, bytes, req))
         return refuse(memcg, at_ceiling, req->bytes, MEMCG_REFUSED_AT_CEILING);
-    page_counter_charge(&memcg->counter, (int64_t)bytes);
+    page_counter_charge(&memcg->counter, (int64_t)bytes, idle_of(memcg));
     if (over > 0) {
         highest = load_relaxed(&limited->overdraft);
         while (over > highest && !cas_weak_relaxed(&limited->overdraft, &highest, over))
@@ -352,8 +360,8 @@ int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req)
     if (bytes > CHARGE_LIMIT)
         return -ENOMEM;
     if (req->kind == CHARGE_FORCE) {
-        page_counter_charge(&memcg->counter, (int64_t)bytes);
-    } else if (!page_counter_try_charge(&memcg->counter, (int64_t)bytes, &fail)) {
+        page_counter_charge(&memcg->counter, (int64_t)bytes, idle_of(memcg));
+    } else if (!page_counter_try_charge(&memcg->counter, (int64_t)bytes, idle_of(memcg), &fail)) {
         for (limited = memcg; limited->parent && &limited->counter != fail;)
             limited = limited->parent;
         /* reclaim freed nothing, so the next RECLAIM_SKIP small requests do without */

@@ -18,6 +18,7 @@
 
 #include "arena.h"
 #include "charge.h"
+#include "page_run.h"
 #include "sheaf.h"
 
 void thread_set_heap(struct thread *thread, struct heap *heap)
@@ -106,7 +107,7 @@ size_t heap_drain_stock(struct heap *heap)
     heap->stock = 0;
     if (bytes)
         memcg_uncharge(heap->memcg, bytes);
-    return bytes;
+    return bytes + runs_drain(heap);
 }
 
 static void list_hand_over(struct hlist_head *list)
@@ -289,7 +290,7 @@ static bool slot_is_valid(const struct heap *heap, const struct heap_slot *slot,
 bool heap_is_valid(const struct heap *heap)
 {
     assert_section(heap->thread);
-    if (heap->stock < 0)
+    if (heap->stock < 0 || !runs_are_valid(heap))
         return false;
     for (int i = 0; heap->kmalloc != slots_none && i < NR_KMALLOC; i++)
         if (!slot_is_valid(heap, &heap->kmalloc[i], true))

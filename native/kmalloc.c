@@ -178,6 +178,12 @@ static void run_uncount(struct thread *self, const struct page_run *run)
         count_unpromoted(heap, run->run_for, -1);
 }
 
+/* Whether the block of a run begins at p and is live. */
+static int run_check(const struct slab *slab, const void *p)
+{
+    return slab->base != p ? -EINVAL : slab_to_run(slab)->kept ? -EALREADY : 0;
+}
+
 void memcg_free(void *p)
 {
     struct thread *self;
@@ -191,7 +197,7 @@ void memcg_free(void *p)
     self = thread_enter();
     slab = virt_to_slab(p);
     is_run = slab && !slab->cache; /* read first: slab_free() may destroy the slab */
-    error = !slab ? -EINVAL : is_run ? slab->base == p ? 0 : -EINVAL : slab_free(self, slab, p);
+    error = !slab ? -EINVAL : is_run ? run_check(slab, p) : slab_free(self, slab, p);
     if (unlikely(error))
         bad_free(slab, p, error);
     if (is_run) {
@@ -199,7 +205,7 @@ void memcg_free(void *p)
 
         run_bytes = run->nr_pages << PAGE_SHIFT;
         run_uncount(self, run);
-        run_free(run);
+        run_free(self, run);
     }
     thread_leave(self);
     teach_libc(run_bytes);
@@ -271,8 +277,9 @@ static void *resize_block(void *p, size_t size, enum charge_kind kind, const voi
         return NULL;
     size = size ? size : 1;
     slab = virt_to_slab(p);
-    if (unlikely(!slab || (slab->cache ? !slab_is_object(slab, p) : slab->base != p)))
-        bad_free(slab, p, -EINVAL);
+    error = !slab ? -EINVAL : slab->cache ? slab_is_object(slab, p) ? 0 : -EINVAL : run_check(slab, p);
+    if (unlikely(error))
+        bad_free(slab, p, error);
     old = usable_size(slab, p);
     if (unlikely(slab_debug) && debug_usable_size(slab, p))
         goto move; /* its red zone begins where its bytes end */

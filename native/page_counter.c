@@ -17,21 +17,37 @@ void page_counter_init(struct page_counter *counter, struct page_counter *parent
     counter->parent = parent;
 }
 
-static void update_watermark(struct page_counter *counter, int64_t usage)
+/* True if it was raised. */
+static bool update_watermark(struct page_counter *counter, int64_t usage)
 {
     int64_t highest = load_relaxed(&counter->watermark);
 
-    while (usage > highest && !cas_weak_relaxed(&counter->watermark, &highest, usage))
-        ;
+    while (usage > highest)
+        if (cas_weak_relaxed(&counter->watermark, &highest, usage))
+            return true;
+    return false;
 }
 
-void page_counter_charge(struct page_counter *counter, int64_t bytes)
+void page_counter_charge(struct page_counter *counter, int64_t bytes, int64_t idle)
 {
     for (; counter; counter = counter->parent)
-        update_watermark(counter, add_relaxed(&counter->usage, bytes));
+        update_watermark(counter, add_relaxed(&counter->usage, bytes) - idle);
 }
 
-bool page_counter_try_charge(struct page_counter *counter, int64_t bytes,
+bool page_counter_mark(struct page_counter *counter, int64_t idle)
+{
+    bool raised = false;
+
+    for (; counter; counter = counter->parent) {
+        /* usage may include another thread's addition that is about to be undone */
+        int64_t usage = page_counter_read(counter), max = load_relaxed(&counter->max);
+
+        raised |= update_watermark(counter, (usage < max ? usage : max) - idle);
+    }
+    return raised;
+}
+
+bool page_counter_try_charge(struct page_counter *counter, int64_t bytes, int64_t idle,
                              struct page_counter **fail)
 {
     struct page_counter *c, *undo;
@@ -46,12 +62,7 @@ bool page_counter_try_charge(struct page_counter *counter, int64_t bytes,
             return false;
         }
     }
-    for (c = counter; c; c = c->parent) {
-        /* usage may include another thread's addition that is about to be undone */
-        int64_t usage = page_counter_read(c), max = load_relaxed(&c->max);
-
-        update_watermark(c, usage < max ? usage : max);
-    }
+    page_counter_mark(counter, idle);
     return true;
 }
 

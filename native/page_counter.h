@@ -19,12 +19,16 @@ struct page_counter {
 };
 
 void page_counter_init(struct page_counter *counter, struct page_counter *parent);
-void page_counter_charge(struct page_counter *counter, int64_t bytes); /* by force */
+/* In the functions below, `idle` is what the caller has charged and does not use.  The watermark
+ * leaves it out. */
+void page_counter_charge(struct page_counter *counter, int64_t bytes, int64_t idle); /* by force */
 /* Charges all the way up or not at all. *fail is the counter whose max was met.  Concurrent callers
  * never pass a max together, but each may fail because of the other's charge, which is about to be
  * undone. */
-bool page_counter_try_charge(struct page_counter *counter, int64_t bytes,
+bool page_counter_try_charge(struct page_counter *counter, int64_t bytes, int64_t idle,
                              struct page_counter **fail);
+/* To be called when bytes that were idle are used.  True if a watermark was raised. */
+bool page_counter_mark(struct page_counter *counter, int64_t idle);
 void page_counter_uncharge(struct page_counter *counter, int64_t bytes);
 uint64_t page_counter_underflows(void); /* a defect if it is not 0 */
 

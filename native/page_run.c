@@ -4,6 +4,11 @@
  *
  * The descriptor (struct page_run) lies out of band. virt_to_slab() finds it as it finds a slab.
  *
+ * A heap keeps the runs that its thread has freed last, still charged to the group, so that a loop
+ * that makes and drops a block does not make and end a run each time.  What it keeps counts as
+ * stock: it is in usage and not in current, and it is given back where stock is, when a limit is
+ * met and when the thread leaves the group.
+ *
  * Kernel: kmalloc_large (mm/slub.c).
  * Locks: runs_lock: all_runs, and a run's length.
  */
@@ -11,11 +16,16 @@
 
 #include "charge.h"
 #include "debug.h"
+#include "fault.h"
 #include "page_alloc.h"
 
 /* Free pages behind a block that grows, as a multiple of its size: even one that grows by eighths
  * soon has room. */
 #define GROWTH_ROOM 3
+/* What a heap keeps at most.  A thread keeps runs for its current group only. */
+#define KEPT_BYTES ((int64_t)1 << 20)
+#define KEPT_RUNS 8
+#define KEPT_SHARE 8 /* they are at most so small a part of the room below every limit */
 
 struct mutex runs_lock = MUTEX_INITIALIZER;
 struct hlist_head all_runs;
@@ -27,6 +37,99 @@ static void run_unlink(struct page_run *run)
     mutex_unlock(&runs_lock);
 }
 
+/* ---- runs that a heap keeps ---- */
+
+static bool has_room(const struct mem_cgroup *memcg, int64_t bytes)
+{
+    for (; memcg; memcg = memcg->parent) {
+        int64_t max = load_relaxed(&memcg->counter.max), high = load_relaxed(&memcg->high);
+
+        if ((max < high ? max : high) - page_counter_read(&memcg->counter) < KEPT_SHARE * bytes)
+            return false;
+    }
+    return true;
+}
+
+/* Takes the first run that the heap keeps of so many pages.  NULL: there is none. */
+static struct page_run *kept_take(struct heap *heap, size_t nr_pages)
+{
+    struct page_run **link = &heap->kept, *run;
+
+    while ((run = *link) && run->nr_pages != nr_pages)
+        link = &run->next_kept;
+    if (!run)
+        return NULL;
+    *link = run->next_kept;
+    heap->kept_bytes -= (int64_t)(nr_pages << PAGE_SHIFT);
+    run->kept = false;
+    return run;
+}
+
+static struct page_run *run_take(struct heap *heap, size_t nr_pages, const struct request *req)
+{
+    struct page_run *run;
+
+    if (likely(!heap->kept) || req->grows || req->align_pages > 1 ||
+        unlikely(load_relaxed(&faults_armed)))
+        return NULL;
+    run = kept_take(heap, nr_pages);
+    if (!run)
+        return NULL;
+    run->run_for = NULL;
+    memcg_stat_add(heap->memcg, STAT_RUNS, (int64_t)(nr_pages << PAGE_SHIFT));
+    if (page_counter_mark(&heap->memcg->counter, heap->kept_bytes))
+        publish_usage(heap->memcg);
+    if (req->zero)
+        memset(run->slab.base, 0, nr_pages << PAGE_SHIFT);
+    return run;
+}
+
+static void run_end(struct page_run *run);
+
+/* Ends the oldest runs until `bytes` more can be kept. */
+static void kept_evict(struct heap *heap, int64_t bytes)
+{
+    struct page_run **link = &heap->kept, *run;
+
+    for (int nr = 1; *link && nr < KEPT_RUNS &&
+                     bytes + (int64_t)((*link)->nr_pages << PAGE_SHIFT) <= KEPT_BYTES;
+         nr++) {
+        bytes += (int64_t)((*link)->nr_pages << PAGE_SHIFT);
+        link = &(*link)->next_kept;
+    }
+    run = *link;
+    *link = NULL;
+    while (run) {
+        struct page_run *next = run->next_kept;
+
+        heap->kept_bytes -= (int64_t)(run->nr_pages << PAGE_SHIFT);
+        run_end(run);
+        run = next;
+    }
+}
+
+/* False: it ends. */
+static bool run_keep(struct thread *self, struct page_run *run)
+{
+    struct heap *heap = load_plain(&self->heap);
+    struct mem_cgroup *memcg = heap->memcg;
+    int64_t bytes = (int64_t)(run->nr_pages << PAGE_SHIFT);
+
+    if (bytes > KEPT_BYTES || unlikely(slab_debug) || unlikely(self->is_orphan) ||
+        run->objcg != memcg->objcg || load_acquire(&run->objcg->memcg) != memcg ||
+        !has_room(memcg, heap->kept_bytes + bytes))
+        return false;
+    kept_evict(heap, bytes);
+    run->kept = true;
+    run->next_kept = heap->kept;
+    heap->kept = run;
+    heap->kept_bytes += bytes;
+    memcg_stat_add(memcg, STAT_RUNS, -bytes);
+    return true;
+}
+
+/* ---- their life ---- */
+
 struct page_run *run_alloc(struct thread *self, struct request *req)
 {
     struct mem_cgroup *memcg = load_plain(&self->heap)->memcg;
@@ -37,6 +140,9 @@ struct page_run *run_alloc(struct thread *self, struct request *req)
     void *pages;
 
     assert_section(self);
+    run = run_take(load_plain(&self->heap), nr_pages, req);
+    if (run)
+        return run;
     if (memcg_charge(memcg, bytes, req))
         return NULL;
     pages = req->grows ? alloc_pages_to_grow(nr_pages, GROWTH_ROOM * nr_pages, memcg->tag, &zeroed)
@@ -72,21 +178,42 @@ static void run_uncharge(struct page_run *run, size_t nr_pages)
     struct mem_cgroup *memcg = load_acquire(&run->objcg->memcg);
 
     assert_any_section();
-    memcg_stat_add(memcg, STAT_RUNS, -(int64_t)(nr_pages << PAGE_SHIFT));
+    if (!run->kept)
+        memcg_stat_add(memcg, STAT_RUNS, -(int64_t)(nr_pages << PAGE_SHIFT));
     memcg_uncharge(memcg, nr_pages << PAGE_SHIFT);
 }
 
-void run_free(struct page_run *run)
+static void run_end(struct page_run *run)
 {
-    assert_any_section();
-    if (unlikely(slab_debug))
-        debug_free(&run->slab, run->slab.base);
     run_unlink(run);
     set_page_slab(run->slab.base, 1, NULL);
     run_uncharge(run, run->nr_pages);
     free_pages(run->slab.base, run->nr_pages);
     objcg_put(run->objcg);
     metadata_free(run, run->slab.metadata_bytes);
+}
+
+void run_free(struct thread *self, struct page_run *run)
+{
+    assert_section(self);
+    if (unlikely(slab_debug))
+        debug_free(&run->slab, run->slab.base);
+    if (!run_keep(self, run))
+        run_end(run);
+}
+
+size_t runs_drain(struct heap *heap)
+{
+    size_t bytes = (size_t)heap->kept_bytes;
+    struct page_run *run;
+
+    assert_section(heap->thread);
+    while ((run = heap->kept)) {
+        heap->kept = run->next_kept;
+        run_end(run);
+    }
+    heap->kept_bytes = 0;
+    return bytes;
 }
 
 static void run_set_pages(struct page_run *run, size_t nr_pages)
@@ -126,4 +253,17 @@ int run_grow(struct thread *self, struct page_run *run, size_t nr_pages, struct 
     memcg_stat_add(memcg, STAT_RUNS, (int64_t)bytes);
     run_set_pages(run, nr_pages);
     return 0;
+}
+
+bool runs_are_valid(const struct heap *heap)
+{
+    int64_t bytes = 0;
+
+    assert_section(heap->thread);
+    for (const struct page_run *run = heap->kept; run; run = run->next_kept) {
+        if (!run->kept || run->objcg != heap->memcg->objcg || virt_to_slab(run->slab.base) != &run->slab)
+            return false;
+        bytes += (int64_t)(run->nr_pages << PAGE_SHIFT);
+    }
+    return bytes == heap->kept_bytes && bytes <= KEPT_BYTES;
 }

@@ -79,18 +79,25 @@ static void put_state(struct publish_record *record, enum publish_state state)
 
 /* Threads may copy the same counter at once.  The one that finds it unchanged afterwards has stored
  * its value, or a newer one was stored after it. */
+static int64_t put_counter(atomic_s64_t *to, const atomic_s64_t *from)
+{
+    int64_t value;
+
+    do {
+        value = load_seq_cst(from);
+        store_seq_cst(to, value);
+    } while (load_seq_cst(from) != value);
+    return value;
+}
+
 static void put_usage(struct publish_slot *slot, struct mem_cgroup *memcg)
 {
     struct publish_record *record = slot->record;
-    int64_t usage, peak;
+    int64_t usage = put_counter(&record->usage, &memcg->counter.usage);
 
-    do {
-        usage = load_seq_cst(&memcg->counter.usage);
-        peak = load_seq_cst(&memcg->counter.watermark);
-        store_seq_cst(&record->usage, usage);
-        store_seq_cst(&record->peak, peak);
-    } while (load_seq_cst(&memcg->counter.usage) != usage ||
-             load_seq_cst(&memcg->counter.watermark) != peak);
+    /* the thread that raises it comes here afterwards */
+    if (load_relaxed(&record->peak) != load_relaxed(&memcg->counter.watermark))
+        put_counter(&record->peak, &memcg->counter.watermark);
     if (usage > load_relaxed(&slot->highest))
         store_relaxed(&slot->highest, usage);
 }

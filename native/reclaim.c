@@ -74,7 +74,11 @@ size_t memcg_trim(void)
     for_each_thread(t)
     {
         thread_collect(t);
-        hlist_for_each_entry(heap, &t->heaps, node) heap_shrink(heap, NULL);
+        hlist_for_each_entry(heap, &t->heaps, node)
+        {
+            heap_shrink(heap, NULL);
+            heap_drain_stock(heap);
+        }
     }
     bytes = page_trim(0);
     thread_release_all();

@@ -118,6 +118,9 @@ struct page_run {
     size_t nr_pages;            /* runs_lock */
     struct kmem_cache *run_for; /* fixed: the root cache that it stands in for, or NULL */
     struct hlist_node node;     /* runs_lock: in all_runs */
+    /* the section of the thread whose heap keeps it */
+    struct page_run *next_kept; /* the one that was freed before it */
+    bool kept;                  /* it is free, and in heap->kept */
 };
 
 /* NULL if it is a slab. */
@@ -398,6 +401,8 @@ struct heap {                  /* protected by the section of `thread` */
     struct thread *thread;
     struct mem_cgroup *memcg;     /* NULL: this heap has the thread's shared slabs */
     int64_t stock;                /* bytes charged to memcg and not used */
+    struct page_run *kept;        /* free page runs that are charged to memcg, the latest first */
+    int64_t kept_bytes;           /* their bytes */
     struct hlist_node node;       /* in thread->heaps */
     struct hlist_node memcg_node; /* groups_lock: in memcg->heaps */
     struct heap *collect_next;    /* walker_mutex: the next heap to give back */

@@ -16,8 +16,8 @@ static void setup(int64_t max)
 static void a_charge_counts_all_the_way_up(void)
 {
     setup(PAGE_COUNTER_MAX);
-    page_counter_charge(&leaves[0], 100);
-    page_counter_charge(&leaves[1], 20);
+    page_counter_charge(&leaves[0], 100, 0);
+    page_counter_charge(&leaves[1], 20, 0);
     CHECK(load_plain(&leaves[0].usage) == 100 && load_plain(&parent.usage) == 120 &&
           load_plain(&root.usage) == 120);
     page_counter_uncharge(&leaves[0], 100);
@@ -31,8 +31,8 @@ static void a_refused_charge_changes_no_usage_and_names_the_limit(void)
     struct page_counter *fail = NULL;
 
     setup(100);
-    CHECK(page_counter_try_charge(&leaves[0], 100, &fail));
-    CHECK(!page_counter_try_charge(&leaves[1], 1, &fail));
+    CHECK(page_counter_try_charge(&leaves[0], 100, 0, &fail));
+    CHECK(!page_counter_try_charge(&leaves[1], 1, 0, &fail));
     CHECK(fail == &parent);
     CHECK(load_plain(&leaves[1].usage) == 0 && load_plain(&parent.usage) == 100 &&
           load_plain(&root.usage) == 100);
@@ -44,7 +44,7 @@ static void *charge_until_refused(void *leaf)
     int64_t got = 0;
 
     for (int i = 0; i < 20000; i++)
-        if (page_counter_try_charge(leaf, 7, &fail))
+        if (page_counter_try_charge(leaf, 7, 0, &fail))
             got += 7;
     return (void *)(intptr_t)got;
 }
@@ -71,7 +71,7 @@ static void threads_together_never_pass_a_limit(void)
 static void an_underflow_is_counted_and_clamped(void)
 {
     setup(PAGE_COUNTER_MAX);
-    page_counter_charge(&leaves[0], 5);
+    page_counter_charge(&leaves[0], 5, 0);
     page_counter_uncharge(&leaves[0], 6);
     CHECK(load_plain(&leaves[0].usage) == 0 && page_counter_underflows() > 0);
 }
@@ -81,7 +81,7 @@ static struct page_counter rising;
 static void *riser(void *arg)
 {
     for (int i = 0; i < 200000; i++)
-        page_counter_charge(&rising, 1);
+        page_counter_charge(&rising, 1, 0);
     return arg;
 }
 

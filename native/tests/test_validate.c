@@ -65,6 +65,10 @@ static void a_wrong_heap_is_found(void)
     load_plain(&memcg_self->heap)->stock -= 1 << 20;
     found("heap");
     load_plain(&memcg_self->heap)->stock += 1 << 20;
+    memcg_free(memcg_malloc(100000)); /* the heap keeps it */
+    load_plain(&memcg_self->heap)->kept_bytes -= PAGE_SIZE;
+    found("heap");
+    load_plain(&memcg_self->heap)->kept_bytes += PAGE_SIZE;
     CHECK(!memcg_find_invalid());
 }
 
@@ -91,11 +95,11 @@ static void a_wrong_cache_is_found(void)
 
 static void wrong_pages_are_found(void)
 {
-    void *p = memcg_malloc(100000), *fence = memcg_malloc(100000);
+    void *p = memcg_malloc(2000000), *fence = memcg_malloc(2000000);
     size_t page = arena_page(p), committed = arena.nr_committed;
     uint32_t tag;
 
-    memset(p, 1, 100000);
+    memset(p, 1, 2000000);
     memcg_free(p);
     tag = arena.page_tag[page];
     CHECK(tag);
