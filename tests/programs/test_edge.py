@@ -156,6 +156,28 @@ assert str(oom) and oom.__cause__.__traceback__ is not None  # the error itself 
     )
 
 
+def test_what_a_reporter_has_looked_at_is_let_go_too(run_program):
+    """A logger, Sentry or rich reads the frames' variables. Before 3.13 a frame keeps what it gave."""
+    run_program(
+        EDGE
+        + """
+import traceback
+def fill():
+    kept = [bytes(60_000) for _ in range(100)]  # 6 of 8 MiB
+    grab()
+oom = error_of(fill)
+with edge.answering(oom):
+    for error in edge.chain(oom):
+        traceback.TracebackException.from_exception(error, capture_locals=True)
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            frame.f_locals
+    del frame, error
+gc.collect()
+assert a.current < MIB // 4, a
+"""
+    )
+
+
 def test_tenants_have_escaped_names_and_the_least_recently_used_idle_one_is_closed(run_program):
     run_program(
         EDGE

@@ -181,6 +181,9 @@ def let_go(error: BaseException) -> None:
             with contextlib.suppress(RuntimeError):  # the frame still runs
                 while frame is not None:
                     frame.clear()
+                    # Before 3.13, a frame whose variables somebody has asked for keeps a dict of
+                    # them. The next look empties it.
+                    _ = frame.f_locals
                     frame = frame.f_back
             traceback = traceback.tb_next
 

@@ -23,7 +23,7 @@ from ..errors import GroupBusy, MemcgError, MemcgOOM
 from ..sizes import PAGE_COUNTER_MAX, format_size, parse_size
 from .edge import find_oom, let_go
 from .imports import charge_to_root
-from .variables import biggest, explained, forget_locals
+from .variables import biggest, explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -265,7 +265,6 @@ class Cells:
     def _let_go(self, error: BaseException) -> None:
         """Drop what IPython and Python keep of an error."""
         let_go(error)
-        forget_locals(error.__traceback__)
         error.__traceback__ = None
         for name in _LAST:
             vars(sys).pop(name, None)

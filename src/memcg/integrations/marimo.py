@@ -21,7 +21,7 @@ from .. import core
 from ..errors import MemcgOOM
 from .edge import Tenants, answering, find_oom
 from .imports import charge_to_root
-from .variables import explained, forget_locals
+from .variables import explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,5 +104,4 @@ def _answer(error: MarimoRuntimeException | MemoryError, glbls: dict[str, Any]) 
     with answering(found):
         names = [(name, o) for name, o in list(glbls.items()) if not name.startswith("_")]
         shown = explained(oom, traceback, glbls, names)
-    forget_locals(traceback)
     return shown.with_traceback(traceback)

@@ -81,17 +81,6 @@ def in_traceback(
         traceback = traceback.tb_next
 
 
-def forget_locals(traceback: TracebackType | None) -> None:
-    """Let go of what `in_traceback` made CPython copy, once the frames are cleared.
-
-    Before 3.13 a frame keeps a dict of its variables once somebody has asked for it, and
-    ``frame.clear()`` does not empty that. The next look at it does.
-    """
-    while traceback is not None:
-        _ = traceback.tb_frame.f_locals
-        traceback = traceback.tb_next
-
-
 def _size(o: object, seen: set[int]) -> int:
     """Estimate the bytes of an object and of what only it leads to."""
     total = 0.0
