@@ -4,6 +4,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := build/venv-$(VERSION)
 STAMP := $(VENV)/.installed
 HOSTS := build/hosts-$(VERSION)
+SITE := build/docs-$(VERSION)
 EXTENSION := build/extension-$(VERSION)
 SOURCES := $(wildcard native/*.[ch] src/memcg/core/*.pyx src/memcg/core/*.pxd src/memcg/core/binding/*) meson.build
 
@@ -13,12 +14,13 @@ help: ## list the targets
 
 # The extras of pyproject.toml that a checkout needs.
 EXTRAS := build test lint
-$(STAMP) $(HOSTS)/.installed: pyproject.toml
+$(STAMP) $(HOSTS)/.installed $(SITE)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -c 'import sys, tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*(line for name in sys.argv[1:] for line in extras[name]), sep="\n")' $(EXTRAS) >$(@D)/requirements.txt
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $(@D)/requirements.txt
 	touch $@
 $(HOSTS)/.installed: EXTRAS := test hosts
+$(SITE)/.installed: EXTRAS := docs
 
 # Run a tool of the environment; what it prints is shown if it fails.
 quietly = PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(1) >$(EXTENSION).log || { cat $(EXTENSION).log >&2; exit 1; }
@@ -72,9 +74,10 @@ mutants: $(EXTENSION)/.built ## take out every lock, check, reference and wake-u
 statements: $(EXTENSION)/.built ## break each statement in turn: a test or scenario with its number must notice
 	$(VENV)/bin/python tools/statements.py
 
-docs: $(STAMP) ## write what is generated in docs/locking.md and docs/statements.md
+docs: $(EXTENSION)/.built $(SITE)/.installed ## write what is generated in docs/, then build the site in build/site; a warning is an error
 	PYTHONPATH=src $(VENV)/bin/python tools/locking_doc.py
 	PYTHONPATH=src $(VENV)/bin/python tools/statements_doc.py
+	PYTHONPATH=src $(SITE)/bin/python -m sphinx -W --keep-going -q docs build/site
 
 native-stress: ## run the data plane under random load, as it ships and under the sanitizers; OPERATIONS=10^8 each
 	$(MAKE) -C native stress OPERATIONS=$(or $(OPERATIONS),100000000)

@@ -31,11 +31,9 @@
 #define RECLAIM_ALWAYS MEMCG_SMALL_SIZE
 #define RECLAIM_SKIP 64
 
-typedef void (*called_fn)(void);
-
 static ATOMIC(memcg_alarm_fn) alarm_fn;
 static ATOMIC(memcg_refusal_fn) refusal_fn;
-static ATOMIC(called_fn) collector_called;
+static ATOMIC(memcg_called_fn) collector_called;
 static ATOMIC(memcg_collector_fn) collector_fn;
 static ATOMIC(memcg_oom_group_fn) oom_group_fn;
 static ATOMIC(memcg_requester_fn) requester_fn;
@@ -45,7 +43,7 @@ void memcg_set_alarm(memcg_alarm_fn alarm) { store_release(&alarm_fn, alarm); }
 
 void memcg_set_refusal(memcg_refusal_fn refusal) { store_release(&refusal_fn, refusal); }
 
-void memcg_set_collector(void (*called)(void), memcg_collector_fn can_run)
+void memcg_set_collector(memcg_called_fn called, memcg_collector_fn can_run)
 {
     store_release(&collector_called, called);
     store_release(&collector_fn, can_run);
@@ -60,7 +58,8 @@ void memcg_set_survivor(memcg_survivor_fn survivor) { store_release(&survivor_fn
 /* The bytes that this thread has charged to memcg and does not use. */
 static int64_t idle_of(const struct mem_cgroup *memcg)
 {
-    const struct heap *heap = load_plain(&memcg_self->heap); /* NULL: the orphan serves the caller */
+    const struct heap *heap =
+        load_plain(&memcg_self->heap); /* NULL: the orphan serves the caller */
 
     return heap && heap->memcg == memcg ? heap->kept_bytes : 0;
 }
@@ -71,7 +70,7 @@ static int64_t usage_of(struct mem_cgroup *memcg) { return page_counter_read(&me
 static void check_high(struct mem_cgroup *memcg, size_t bytes)
 {
     struct mem_cgroup *from = memcg;
-    called_fn called;
+    memcg_called_fn called;
 
     for (; memcg; memcg = memcg->parent) {
         int64_t high = load_relaxed(&memcg->high);
@@ -88,7 +87,7 @@ static void check_high(struct mem_cgroup *memcg, size_t bytes)
         } else if ((called = load_acquire(&collector_called))) {
             struct thread *self = section_go_out();
 
-            called();
+            called(memcg);
             section_come_back(self);
         }
     }

@@ -143,6 +143,17 @@ bool mem_cgroup_oom_group(const struct mem_cgroup *memcg)
     return load_relaxed(&memcg->oom_group);
 }
 
+void mem_cgroup_set_has_shrinkers(struct mem_cgroup *memcg)
+{
+    for (; memcg; memcg = memcg->parent)
+        store_relaxed(&memcg->has_shrinkers, 1);
+}
+
+bool mem_cgroup_has_shrinkers(const struct mem_cgroup *memcg)
+{
+    return load_relaxed(&memcg->has_shrinkers);
+}
+
 void mem_cgroup_note_event(struct mem_cgroup *memcg, struct mem_cgroup *from,
                            enum mem_cgroup_event_item item, size_t bytes)
 {

@@ -277,7 +277,9 @@ static void *resize_block(void *p, size_t size, enum charge_kind kind, const voi
         return NULL;
     size = size ? size : 1;
     slab = virt_to_slab(p);
-    error = !slab ? -EINVAL : slab->cache ? slab_is_object(slab, p) ? 0 : -EINVAL : run_check(slab, p);
+    error = !slab         ? -EINVAL
+            : slab->cache ? slab_is_object(slab, p) ? 0 : -EINVAL
+                          : run_check(slab, p);
     if (unlikely(error))
         bad_free(slab, p, error);
     old = usable_size(slab, p);

@@ -103,6 +103,9 @@ int64_t mem_cgroup_get_limit(const struct mem_cgroup *memcg, enum mem_cgroup_lim
 #define MEMCG_OOM_REFUSALS 64
 void mem_cgroup_set_oom_group(struct mem_cgroup *memcg, bool on);
 bool mem_cgroup_oom_group(const struct mem_cgroup *memcg);
+/* What has to run at memory.high is more than a collection of garbage. */
+void mem_cgroup_set_has_shrinkers(struct mem_cgroup *memcg); /* and its ancestors */
+bool mem_cgroup_has_shrinkers(const struct mem_cgroup *memcg);
 
 enum mem_cgroup_event_item {
     MEMCG_EV_HIGH,      /* usage crossed high */
@@ -320,8 +323,9 @@ void memcg_set_refusal(memcg_refusal_fn refusal);
  * garbage of `limited` is collected.  False says that no collector can run before this request
  * returns. */
 typedef bool (*memcg_collector_fn)(void);
-/* `called` is called on the thread that has posted MEMCG_EVENT_HIGH. */
-void memcg_set_collector(void (*called)(void), memcg_collector_fn can_run);
+/* `called` is called on the thread that has posted MEMCG_EVENT_HIGH for the group. */
+typedef void (*memcg_called_fn)(struct mem_cgroup *memcg);
+void memcg_set_collector(memcg_called_fn called, memcg_collector_fn can_run);
 /* Called on that thread when memory.oom.group demands that the process end. */
 typedef void (*memcg_oom_group_fn)(struct mem_cgroup *memcg, struct mem_cgroup *limited,
                                    unsigned refusals);

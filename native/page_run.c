@@ -261,7 +261,8 @@ bool runs_are_valid(const struct heap *heap)
 
     assert_section(heap->thread);
     for (const struct page_run *run = heap->kept; run; run = run->next_kept) {
-        if (!run->kept || run->objcg != heap->memcg->objcg || virt_to_slab(run->slab.base) != &run->slab)
+        if (!run->kept || run->objcg != heap->memcg->objcg ||
+            virt_to_slab(run->slab.base) != &run->slab)
             return false;
         bytes += (int64_t)(run->nr_pages << PAGE_SHIFT);
     }

@@ -271,7 +271,8 @@ struct mem_cgroup {
     atomic_s64_t reserve;         /* bytes; -1: derived from max */
     atomic_s64_t overdraft_limit; /* bytes; -1: as much as the reserve */
     atomic_uint_t refusals;       /* at the ceiling since usage was last below max */
-    atomic_int_t oom_group;
+    atomic_u16_t oom_group;
+    atomic_u16_t has_shrinkers; /* here or below; once set, it stays */
     atomic_s64_t high;
     atomic_s64_t stat[NR_STAT]; /* bytes, in this group alone */
     atomic_s64_t overdraft;     /* bytes past max + reserve, the most so far */

@@ -345,7 +345,8 @@ static void wrong_frees_are_reported(void)
         reported(freed_twice_shared, letters[i], "Object already free");
         reported(freed_twice_from_afar, letters[i], list);
         /* a heap keeps it, which checked runs are not */
-        reported(freed_twice_pages, letters[i], *letters[i] ? "not an allocated block" : "already free");
+        reported(freed_twice_pages, letters[i],
+                 *letters[i] ? "not an allocated block" : "already free");
         reported(freed_inside, letters[i], "Invalid object pointer");
         if (!*letters[i]) /* with tails a slab has no rest behind the last object */
             reported(freed_behind_the_last, letters[i], "Invalid object pointer");

@@ -7,7 +7,10 @@
 
 static struct mem_cgroup *g;
 
-static int64_t kept_of(struct mem_cgroup *memcg) { return usage_of_group(memcg) - current_of(memcg); }
+static int64_t kept_of(struct mem_cgroup *memcg)
+{
+    return usage_of_group(memcg) - current_of(memcg);
+}
 
 static void begin(void)
 {

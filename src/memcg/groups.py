@@ -21,6 +21,7 @@ from .core import (
     ancestry,
     mem_cgroup_get_limit,
     mem_cgroup_last_oom,
+    mem_cgroup_set_has_shrinkers,
     mem_cgroup_set_limit,
 )  # fmt: skip
 from .errors import GroupBusy, MemcgError
@@ -94,7 +95,7 @@ class Group(cgroup):
         Raises
         ------
         OfflineError
-            The group is closed, so `fn` is not called.
+            The group is closed; `fn` is not called.
         """
         with self:
             return fn(*args, **kwargs)
@@ -245,12 +246,13 @@ class Group(cgroup):
     def shrinker(self, fn: Callable[[int], object]) -> Callable[[int], object]:
         """Register `fn`, which is called with the number of bytes to give back.
 
-        It is called in a worker thread when usage crosses `high`, and by `reclaim` and a lowered
-        `max` in the calling thread. `shrinker` returns `fn`, so it can be a decorator.
-        Kernel: ``register_shrinker``.
+        A worker thread calls it when usage crosses `high`; the thread that crossed it waits, for at
+        most 0.1 s. `reclaim` and a lowered `max` call it in their thread. `shrinker` returns `fn`,
+        to be a decorator. Kernel: ``register_shrinker``, ``mem_cgroup_handle_over_high``.
         """
         know_main_thread()
         self.shrinkers.append(fn)
+        mem_cgroup_set_has_shrinkers(self)
         return fn
 
     def reclaim(self, size: Size = "max") -> int:

@@ -60,6 +60,17 @@ def test_a_hog_ends_with_its_traceback_one_line_and_137(cli, hog):
     assert root["peak"] <= MAX + RESERVE + ONE_CALL
 
 
+def test_the_account_of_a_hog_does_not_list_its_own_tables(cli):
+    cli.write({"hog.py": "rows = []\nwhile True: rows.append({len(rows): str(len(rows))})\n"})
+    shown = cli.memcg("run", "--max", "64MiB", "--report", "--json", "a.json", "hog.py")
+    assert shown.status == 137
+    table = shown.err.partition("held by")[2].partition("biggest objects")[0]
+    sizes = re.findall(r"([\d.]+) (B|KiB|MiB) +[\d,]+$", table, re.M)
+    held = sum(float(n) * {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20}[unit] for n, unit in sizes)
+    peak = json.loads((cli.directory / "a.json").read_text())["groups"][0]["peak"]
+    assert 32 << 20 < held <= 1.01 * peak, table
+
+
 @pytest.mark.parametrize("hog", HOGS)
 def test_a_hog_that_catches_it_goes_on_to_the_end(cli, hog):
     body = "\n".join("        " + line for line in needs(HOGS[hog]).splitlines())

@@ -13,7 +13,7 @@ import memcg
 BINDING = next(Path(memcg.__file__).parent.rglob("compat.h")).parent
 CYTHON = BINDING.parent  # the .pyx files lie where Python finds their modules
 FLOORS = [  # bottom to top; a file includes its own header, and headers of the floors below
-    {"tls"},
+    {"plain", "tls"},
     {"compat"},
     {
         "blocks",

@@ -164,7 +164,8 @@ def test_oom_group_ends_the_process_with_the_account(run_program):
         BESIDE
         + """
 import faulthandler, signal
-# The refused thread sleeps up to a second, 64 times.  A signal ends a sleep; this handler needs no memory.
+# The refused thread sleeps up to a second, 64 times.  A signal ends a sleep.  Its handler needs no
+# memory.
 faulthandler.register(signal.SIGALRM, file=open(os.devnull, "w"))
 signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
 g["memory.oom.group"] = 1

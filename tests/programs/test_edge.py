@@ -157,7 +157,7 @@ assert str(oom) and oom.__cause__.__traceback__ is not None  # the error itself 
 
 
 def test_what_a_reporter_has_looked_at_is_let_go_too(run_program):
-    """A logger, Sentry or rich reads the frames' variables. Before 3.13 a frame keeps what it gave."""
+    """A logger or Sentry reads the frames' variables. Before 3.13 a frame keeps what it gave."""
     run_program(
         EDGE
         + """

@@ -85,6 +85,24 @@ def test_a_shrinker_is_asked_at_high_and_what_it_raises_is_shown(run_program):
     """)
 
 
+@pytest.mark.parametrize("size", [1000, 20_000])
+def test_a_shrinker_that_frees_what_it_is_asked_for_is_asked_each_time(run_program, size):
+    run_program(f"""
+    cache, asked = {{}}, []
+    g = memcg.group("a", max="32MiB")
+    @g.shrinker
+    def shrink(nbytes):
+        asked.append(nbytes)
+        freed = 0
+        while cache and freed < nbytes:
+            freed += len(cache.pop(next(iter(cache))))
+    with g:
+        for n in range(200_000_000 // {size}):
+            cache[n] = bytes({size})
+    assert len(asked) > 10 and g.events["oom"] == 0, (asked, g.events)
+    """)
+
+
 def test_a_limit_below_the_use_holds_for_new_charges_and_kills_no_program(run_program):
     run_program("""
     g = memcg.group("a")
@@ -92,6 +110,12 @@ def test_a_limit_below_the_use_holds_for_new_charges_and_kills_no_program(run_pr
         held = bytes(20 * MIB)
     g.max = "10MiB"
     assert len(held) == 20 * MIB and g.max == 10 * MIB < g.current
+    try:
+        with g:
+            [[i] for i in range(10_000)]
+    except MemoryError:
+        pass
+    memcg.core.wait_worker()  # until garbage is collected, a large request may use the reserve
     for _ in range(100):
         try:
             with g:

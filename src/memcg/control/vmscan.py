@@ -71,12 +71,13 @@ def try_to_free(group: cgroup, nbytes: int, collect: Callable[[cgroup], object] 
 def mem_cgroup_high_work_func(event: core.Event) -> None:
     """Reclaim from a group that crossed ``memory.high``, then drop the event's css reference.
 
-    Kernel: ``high_work_func``, ``reclaim_high``.
+    The shrinkers are asked for what brings usage an eighth below ``memory.high``. Otherwise the
+    next crossing would not be noticed. Kernel: ``high_work_func``, ``reclaim_high``.
     """
     group = event.memcg
     try:
-        over = group.current - mem_cgroup_get_limit(group, "high")
-        try_to_free(group, over, mem_cgroup_collect_garbage)
+        high = mem_cgroup_get_limit(group, "high")
+        try_to_free(group, group.current - high + high // 8 + 1, mem_cgroup_collect_garbage)
     except Exception as error:  # a shrinker raised it, and its author must see it
         report_exception(error)
     finally:

@@ -110,8 +110,8 @@ from ._groups import (
     current_entry, enter, enter_root_where_outside, is_entered_in, leave, leave_for_ended_threads,
     live_blocks, mem_cgroup_collect_garbage, mem_cgroup_drain, mem_cgroup_events_local,
     mem_cgroup_get_limit, mem_cgroup_high_done, mem_cgroup_last_oom, mem_cgroup_offline,
-    mem_cgroup_reset_peak, mem_cgroup_set_limit, memcg_charge, memcg_try_charge, memcg_uncharge,
-    publish_inside_of, scan, threads_inside,
+    mem_cgroup_reset_peak, mem_cgroup_set_has_shrinkers, mem_cgroup_set_limit, memcg_charge,
+    memcg_try_charge, memcg_uncharge, publish_inside_of, scan, threads_inside,
 )
 
 

@@ -126,10 +126,7 @@ cdef class Memcg:
 
     @property
     def oom_group(self):
-        """Whether the process ends when the group goes on at its ceiling.
-
-        cgroup v2: ``memory.oom.group``.
-        """
+        """Whether the process ends if it goes on at the ceiling. cgroup v2: ``memory.oom.group``."""
         return mem_cgroup_oom_group(self.get())
 
     @oom_group.setter
@@ -210,6 +207,11 @@ def mem_cgroup_get_limit(Memcg memcg not None, str which):
 def mem_cgroup_set_limit(Memcg memcg not None, str which, int64_t n):
     """Store a limit in bytes. A negative reserve or overdraft stands for the default."""
     c_mem_cgroup_set_limit(memcg.get(), LIMITS[which], n)
+
+
+def mem_cgroup_set_has_shrinkers(Memcg memcg not None):
+    """Note that shrinkers run when usage crosses memory.high here or above."""
+    c_mem_cgroup_set_has_shrinkers(memcg.get())
 
 
 def mem_cgroup_events_local(Memcg memcg not None):

@@ -285,6 +285,10 @@ def mem_cgroup_set_limit(memcg: Memcg, which: str, n: int) -> None:
     memcg._limits[which] = n
 
 
+def mem_cgroup_set_has_shrinkers(memcg: Memcg) -> None:
+    """Do nothing: here memory.high is handled when the caller lets it be."""
+
+
 def mem_cgroup_events_local(memcg: Memcg) -> dict[str, int]:
     """Return `events`: here an event is counted at the limit's group only."""
     return memcg.events

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from _thread import get_ident
 from collections import OrderedDict
 from weakref import WeakSet
 
@@ -232,7 +233,7 @@ class Tenants:
         self._most = most
         self._limits = {which: size for which, size in limits.items() if size is not None}
         self._groups: OrderedDict[str, Group] = OrderedDict()  # the least recently used is first
-        self._making: dict[str, None] = {}
+        self._making: dict[tuple[int, str], None] = {}  # by thread: two may make the same one
         self._made: WeakSet[Group] = WeakSet()
         self._theirs: dict[str, Group] = {}  # the program made them
 
@@ -273,15 +274,17 @@ class Tenants:
     def _make(self, key: str, part: str) -> Group:
         group = make_group(self._prefix).children.get(part)
         # In this order: a thread that makes the group notes it before it ends `_making`.
-        if group is not None and key not in self._making and group not in self._made:
+        is_being_made = any(made == key for _, made in list(self._making))
+        if group is not None and not is_being_made and group not in self._made:
             self._theirs[key] = group
             return group
-        self._making[key] = None
+        mine = (get_ident(), key)
+        self._making[mine] = None
         try:
             group = make_group(f"{self._prefix}/{part}", **self._limits)
             self._made.add(group)
         finally:
-            self._making.pop(key, None)
+            self._making.pop(mine, None)
         self._groups[key] = group
         while len(self._groups) > self._most:
             if not self._close_one(but=group) and len(self._groups) > self._most:

@@ -10,7 +10,7 @@
  */
 #include "blocks.h"
 
-#include <stdlib.h>
+#include "plain.h"
 
 struct list {
     char *items;
@@ -35,9 +35,9 @@ void *blocks_list(struct mem_cgroup *memcg, size_t item_size, blocks_note_fn not
     struct list list = { .item_size = item_size, .note = note, .arg = arg };
 
     do {
-        free(list.items);
+        plain_free(list.items);
         list.room = list.n + list.n / 4 + 1;
-        list.items = malloc(list.room * item_size);
+        list.items = plain_malloc(list.room * item_size);
         *n = list.n;
         if (!list.items)
             return NULL;

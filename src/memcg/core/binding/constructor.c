@@ -10,16 +10,15 @@
  */
 #include "constructor.h"
 
-#include <stdlib.h>
-
 #include "memcg.h"
+#include "plain.h"
 
 int constructor_run(void *object, size_t size, size_t pad, int (*construct)(void *arg, char *bytes),
                     void *arg)
 {
     size_t i, nr_objects = 0, nr_marked = 0;
     char *base = kmem_cache_slab_of(object, &nr_objects);
-    char **marked = malloc(nr_objects * sizeof(*marked));
+    char **marked = plain_malloc(nr_objects * sizeof(*marked));
     int error = 0;
 
     if (!marked) {
@@ -37,6 +36,6 @@ int constructor_run(void *object, size_t size, size_t pad, int (*construct)(void
     }
     while (error && nr_marked)
         *marked[--nr_marked] = 0;
-    free(marked);
+    plain_free(marked);
     return error;
 }

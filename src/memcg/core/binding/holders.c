@@ -14,7 +14,7 @@
  * All threads are stolen while blocks are noted, together with the few of their words that are
  * needed later, because RAW blocks are freed without the GIL.  After that only objects that are
  * alive are read.  Nothing here runs Python code, frees an object or gives up the GIL.  Memory is
- * libc's, which no group is charged for.
+ * plain (plain.h).
  *
  * Kernel: none; ours.  Locks: the GIL throughout.
  */
@@ -25,6 +25,7 @@
 #include "frame.h"
 #include "map.h"
 #include "numpy.h"
+#include "plain.h"
 #include "referrers.h"
 #include "types.h"
 
@@ -138,7 +139,7 @@ static bool list_blocks(struct scan *s, struct mem_cgroup *memcg)
  * page need not be sorted, because a walk visits them in order. */
 static bool sort_blocks(struct scan *s)
 {
-    struct block *sorted = malloc((s->nr + 1) * sizeof(*sorted));
+    struct block *sorted = plain_malloc((s->nr + 1) * sizeof(*sorted));
     size_t pages;
 
     s->low = UINTPTR_MAX;
@@ -148,10 +149,10 @@ static bool sort_blocks(struct scan *s)
     }
     s->low &= ~(uintptr_t)(PAGE_SIZE - 1);
     pages = s->nr ? ((s->high - s->low) >> PAGE_SHIFT) + 1 : 0;
-    s->starts = malloc((s->nr + 1) * sizeof(*s->starts));
-    s->first = calloc(pages + 2, sizeof(*s->first));
+    s->starts = plain_malloc((s->nr + 1) * sizeof(*s->starts));
+    s->first = plain_calloc(pages + 2, sizeof(*s->first));
     if (!sorted || !s->starts || !s->first) {
-        free(sorted);
+        plain_free(sorted);
         return false;
     }
     for (size_t i = 0; i < s->nr; i++)
@@ -164,7 +165,7 @@ static bool sort_blocks(struct scan *s)
         sorted[at] = s->blocks[i];
         s->starts[at] = s->blocks[i].start;
     }
-    free(s->blocks);
+    plain_free(s->blocks);
     s->blocks = sorted;
     return true;
 }
@@ -322,7 +323,7 @@ static void follow_links(struct scan *s, struct block *block)
             break;
         block = (struct block *)next.all[--next.nr];
     }
-    free(next.all);
+    plain_free(next.all);
 }
 
 /* ---- sums ------------------------------------------------------------------ */
@@ -338,7 +339,7 @@ static void count(struct scan *s, void *kind, size_t objects, size_t bytes)
         return;
     }
     if (is_new) {
-        struct kind *grown = realloc(s->kinds, (s->nr_kinds + 1) * sizeof(*grown));
+        struct kind *grown = plain_realloc(s->kinds, (s->nr_kinds + 1) * sizeof(*grown));
 
         if (!grown) {
             s->failed = true;
@@ -526,15 +527,15 @@ PyObject *holders_scan(struct mem_cgroup *memcg, PyObject *types, PyObject *trac
 
     if (collecting)
         PyGC_Enable();
-    free(s.blocks);
-    free(s.starts);
-    free(s.first);
-    free(s.types.slots);
-    free(s.seen.slots);
-    free(s.data.slots);
-    free(s.pointers.slots);
-    free(s.by_kind.slots);
-    free(s.kinds);
-    free(s.found.all);
+    plain_free(s.blocks);
+    plain_free(s.starts);
+    plain_free(s.first);
+    plain_free(s.types.slots);
+    plain_free(s.seen.slots);
+    plain_free(s.data.slots);
+    plain_free(s.pointers.slots);
+    plain_free(s.by_kind.slots);
+    plain_free(s.kinds);
+    plain_free(s.found.all);
     return result;
 }

@@ -6,7 +6,7 @@
  */
 #include "map.h"
 
-#include <stdlib.h>
+#include "plain.h"
 
 static size_t slot_of(const struct map *map, uintptr_t key)
 {
@@ -22,7 +22,7 @@ static bool map_grow(struct map *map)
     struct map old = *map;
 
     map->size = old.size ? 2 * old.size : 256;
-    map->slots = calloc(map->size, sizeof(*map->slots));
+    map->slots = plain_calloc(map->size, sizeof(*map->slots));
     if (!map->slots) {
         *map = old;
         return false;
@@ -30,7 +30,7 @@ static bool map_grow(struct map *map)
     for (size_t i = 0; i < old.size; i++)
         if (old.slots[i].key)
             map->slots[slot_of(map, old.slots[i].key)] = old.slots[i];
-    free(old.slots);
+    plain_free(old.slots);
     return true;
 }
 
@@ -58,7 +58,7 @@ bool objects_add(struct objects *objects, PyObject *op)
 {
     if (objects->nr == objects->room) {
         size_t room = objects->room ? 2 * objects->room : 256;
-        PyObject **grown = realloc(objects->all, room * sizeof(*grown));
+        PyObject **grown = plain_realloc(objects->all, room * sizeof(*grown));
 
         if (!grown)
             return false;

@@ -51,6 +51,7 @@ cdef extern from "memcg.h" nogil:
         MEMCG_OVERDRAFT
     void mem_cgroup_set_oom_group(mem_cgroup *memcg, bint on)
     bint mem_cgroup_oom_group(const mem_cgroup *memcg)
+    void c_mem_cgroup_set_has_shrinkers "mem_cgroup_set_has_shrinkers"(mem_cgroup *memcg)
     void c_mem_cgroup_set_limit "mem_cgroup_set_limit"(mem_cgroup *memcg, mem_cgroup_limit which, int64_t bytes)
     int64_t c_mem_cgroup_get_limit "mem_cgroup_get_limit"(const mem_cgroup *memcg, mem_cgroup_limit which)
 

@@ -13,7 +13,7 @@
  */
 #include "opened.h"
 
-#include <stdlib.h>
+#include "plain.h"
 
 #define MIN_SIZE 8
 
@@ -37,13 +37,13 @@ static bool grow(struct opened_table *table)
         nr_used += table->more[i].n != 0;
     while (size < 4 * nr_used)
         size *= 2;
-    more = calloc(size, sizeof(*more));
+    more = plain_calloc(size, sizeof(*more));
     if (!more)
         return false;
     for (unsigned int i = 0; i < table->size; i++)
         if (table->more[i].n)
             *find(more, size, table->more[i].context) = table->more[i];
-    free(table->more);
+    plain_free(table->more);
     table->more = more;
     table->nr_used = nr_used;
     table->size = size;
@@ -112,7 +112,7 @@ void opened_clear(struct opened_table *table)
     table->first.n = 0;
     if (!table->size)
         return;
-    free(table->more);
+    plain_free(table->more);
     table->more = NULL;
     table->nr_used = table->size = 0;
 }

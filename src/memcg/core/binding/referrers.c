@@ -17,6 +17,7 @@
 
 #include "frame.h"
 #include "numpy.h"
+#include "plain.h"
 
 #include <structmember.h>
 #include <time.h>
@@ -309,7 +310,7 @@ static PyObject *hops(struct search *s, int target)
 int referrers(PyObject **targets, int nr, const struct objects *tracked,
               const struct objects *found, PyTypeObject *ndarray, PyObject **paths)
 {
-    struct search *s = calloc(1, sizeof(*s));
+    struct search *s = plain_calloc(1, sizeof(*s));
     int error = 0;
 
     if (!s) {
@@ -327,8 +328,8 @@ int referrers(PyObject **targets, int nr, const struct objects *tracked,
     /* two targets may be one object */
     for (int i = 0; i < nr && !error; i++)
         error = !(paths[i] = hops(s, node_of(s, targets[i], false)));
-    free(s->index.slots);
-    free(s->modules.slots);
-    free(s);
+    plain_free(s->index.slots);
+    plain_free(s->modules.slots);
+    plain_free(s);
     return error ? -1 : 0;
 }

@@ -14,7 +14,8 @@
 #include "threads.h"
 
 #include <pthread.h>
-#include <stdlib.h>
+
+#include "plain.h"
 
 static struct running *at_fork; /* GIL */
 static size_t nr_at_fork;
@@ -32,7 +33,7 @@ struct running *threads_running(size_t *n)
              context = py_context_runner(context)) {
             if (*n == room) {
                 room = room ? 2 * room : 64;
-                grown = realloc(found, room * sizeof(*found));
+                grown = plain_realloc(found, room * sizeof(*found));
                 if (!grown) /* the rest is not known */
                     return found;
                 found = grown;
@@ -50,7 +51,7 @@ static void fork_prepare(void)
     listed = tstate && py_thread_id(tstate) == py_this_thread();
     if (!listed)
         return;
-    free(at_fork);
+    plain_free(at_fork);
     at_fork = threads_running(&nr_at_fork);
 }
 

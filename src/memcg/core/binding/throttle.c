@@ -4,7 +4,8 @@
  *
  * A thread that is refused at its group's ceiling owes a sleep, a longer one each time.  It sleeps
  * at its next check, without the GIL, so that its grants add up slowly even if it catches every
- * exception.  At a check it also lets the collector run that memory.high has asked for.
+ * exception.  At a check it also lets the worker run that memory.high has asked for: until it has
+ * begun to collect garbage, or, if the group has shrinkers, until these are done.
  * memory.oom.group ends the process.
  *
  * The main thread gets to a check by a pending call; so do the others since 3.12 (delivery.c).  On
@@ -24,13 +25,17 @@
 #include "worker.h"
 
 #define SLEEP_FIRST_MS 1
-#define SLEEP_DOUBLINGS 10  /* the last sleep is about 1 s */
-#define COLLECTOR_WAITS 100 /* pauses of 50 us each */
+#define SLEEP_DOUBLINGS 10 /* the last sleep is about 1 s */
+#define PAUSE_NS (50 * 1000)
+#define COLLECTOR_WAITS 100 /* pauses */
+/* A shrinker may wait for a lock that this thread holds, so the wait for it is bounded too. */
+#define SHRINKERS_WAITS 2000
 
 static __thread int owed_ms;
 static __thread struct mem_cgroup *owed_for; /* for comparison only */
 static __thread bool awaits_collector;       /* it has called the collector and been at no check
                                               * since */
+static __thread bool awaits_shrinkers;       /* the same, for a group that has some */
 static void (*ask_check)(void);
 
 void throttle_owe(struct mem_cgroup *limited, unsigned refusals)
@@ -44,11 +49,12 @@ void throttle_owe(struct mem_cgroup *limited, unsigned refusals)
 bool throttle_is_due(void) { return owed_ms || awaits_collector; }
 
 /* In a hook, inside the data plane. */
-static void collector_called(void)
+static void collector_called(struct mem_cgroup *memcg)
 {
     if (!current_holds_gil())
         return;
     awaits_collector = true;
+    awaits_shrinkers |= mem_cgroup_has_shrinkers(memcg);
     ask_check();
 }
 
@@ -62,13 +68,15 @@ static bool collector_can_run(void)
 
 static void let_collector_run(void)
 {
-    struct timespec pause = { 0, 50 * 1000 };
+    bool (*at_work)(enum worker_kind) = awaits_shrinkers ? worker_is_at_work : worker_is_starting;
+    int waits = awaits_shrinkers ? SHRINKERS_WAITS : COLLECTOR_WAITS;
+    struct timespec pause = { 0, PAUSE_NS };
 
-    awaits_collector = false;
-    if (!worker_is_starting(WORKER_EVENTS))
+    awaits_collector = awaits_shrinkers = false;
+    if (!at_work(WORKER_EVENTS))
         return;
-    Py_BEGIN_ALLOW_THREADS for (int i = 0; i < COLLECTOR_WAITS && worker_is_starting(WORKER_EVENTS);
-                                i++) nanosleep(&pause, NULL);
+    Py_BEGIN_ALLOW_THREADS for (int i = 0; i < waits && at_work(WORKER_EVENTS); i++)
+        nanosleep(&pause, NULL);
     Py_END_ALLOW_THREADS
 }
 
@@ -133,6 +141,6 @@ void throttle_init(void (*ask)(void))
 
 void throttle_after_fork(void)
 {
-    awaits_collector = false;
+    awaits_collector = awaits_shrinkers = false;
     owed_ms = 0;
 }

@@ -190,6 +190,11 @@ void worker_wake(enum worker_kind kind)
 
 bool worker_is_starting(enum worker_kind kind) { return load_seq_cst(&starting[kind]); }
 
+bool worker_is_at_work(enum worker_kind kind)
+{
+    return !is_worker && load_seq_cst(&nr_workers[kind]);
+}
+
 bool worker_is_held(void) { return load_seq_cst(&nr_holds); }
 
 /* The alarm worker holds no lock of the control plane, so the interpreter's end need not wait for

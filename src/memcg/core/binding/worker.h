@@ -19,6 +19,7 @@ void worker_ended(enum worker_kind kind);
 void worker_run(enum worker_kind kind);         /* GIL held */
 void worker_wake(enum worker_kind kind);        /* from any context */
 bool worker_is_starting(enum worker_kind kind); /* it was woken and has not begun */
+bool worker_is_at_work(enum worker_kind kind);  /* it has not ended; false for itself */
 bool worker_is_held(void);
 /* Waits until no worker runs, for at most so many seconds (below 0: for ever). True: none runs.
  * Releases the GIL. */
