@@ -33,6 +33,7 @@ Program = Callable[[], Hashable]
 STRATEGIES = ("dpor", "naive", "bounded", "pct", "random")
 _AUDITED = 200  # so many executions are looked through for plain objects that tasks share,
 _AUDIT_EVERY = 16  # and then every so many
+_LONG = 200  # operations; a longer execution, as of a livelock, counts several times when minimised
 _COLLECT_EVERY = 200  # in executions; no garbage collection runs inside one
 
 
@@ -264,7 +265,7 @@ def _minimise(explorer: Explorer, failing: Run, budget: int) -> Failure:
         found, more = None, True
         while more and budget > 0:
             run = explorer.run(strategy, explorer.shared)
-            budget -= 1
+            budget -= 1 + run.nr_operations // _LONG
             if type(run.failure) is kind:
                 at = preemptions(run)
                 if found is None or (at, len(fine(run.steps))) < (
@@ -316,7 +317,8 @@ def explore(
     stop : bool
         Whether the exploration ends at the first failure.
     minimise : int
-        How many executions may be spent on making a failing schedule smaller.
+        How many executions may be spent on making a failing schedule smaller. One of n operations
+        counts 1 + n // 200 times.
     patience_s : float
         A task that does no operation of the seam for so many seconds is reported, with its stack.
     audit : bool
