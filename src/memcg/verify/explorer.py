@@ -229,6 +229,11 @@ class Explorer:
                     result.why = result.why or run.hides_others()
                 else:
                     result.states[run.value] += 1
+            if run.cut:
+                result.why = result.why or (
+                    f"a wait with a time could run out more than {run.options.timeouts} times in "
+                    "one task; timeouts=N explores N"
+                )
             if not strategy.end(run):
                 result.exhausted = not result.why
                 return None
@@ -286,7 +291,7 @@ def explore(
     preemption_bound: int | None = None, depth: int = 3, seed: int = 0, max_steps: int = 20_000,
     interrupts: Iterable[tuple[str, type[BaseException]]] = (), forks: bool = False,
     stop: bool = True, minimise: int = 2_000, patience_s: float = 10.0,
-    audit: bool = True,
+    audit: bool = True, timeouts: int = 2,
 ) -> Result:  # fmt: skip
     """Run `program` under every schedule, or as many as the strategy and the bounds allow.
 
@@ -311,7 +316,7 @@ def explore(
         An execution that does more operations than this is a livelock.
     interrupts : iterable of (task name, exception class)
         Each exception may be raised once in its task, in place of any operation that the task
-        announces from outside the files that `runtime.beneath` lists.
+        announces from outside the files that `places.beneath` lists.
     forks : bool
         Whether the program may call `seam.fork`.
     stop : bool
@@ -324,6 +329,9 @@ def explore(
     audit : bool
         Look for plain objects that tasks share, which are not explored (see `plain.py`): in the
         first 200 executions and in each 16th after them.
+    timeouts : int
+        So often the waits of a task for one object run out, at any moment, and so often its sleeps
+        end. After that they do so only when no task can go on, and the result is not exhausted.
 
     Returns
     -------
@@ -354,7 +362,7 @@ def explore(
     if strategy in ("pct", "random") and max_schedules is None:
         max_schedules = 100
     options = Options(max_steps, tuple(interrupts), forks=forks, patience_s=patience_s, audit=audit,
-                      announce=not stop and strategy != "naive")  # fmt: skip
+                      timeouts=timeouts, announce=not stop and strategy != "naive")  # fmt: skip
     explorer = Explorer(program, options, everything=strategy == "naive")
     result = Result()
     try:
@@ -377,11 +385,12 @@ def explore(
 def replay(
     program: Program, schedule: str, *, max_steps: int = 20_000,
     interrupts: Iterable[tuple[str, type[BaseException]]] = (), forks: bool = False,
-    audit: bool = False,
+    audit: bool = False, timeouts: int = 2,
 ) -> Failure:  # fmt: skip
     """Run the schedule of a replay string, which `Failure.replay` contains.
 
-    `audit` is ignored. `max_steps`, `interrupts` and `forks` must be those of the exploration.
+    `audit` is ignored. `max_steps`, `interrupts`, `forks` and `timeouts` must be those of the
+    exploration.
 
     Raises
     ------
@@ -390,7 +399,8 @@ def replay(
     ValueError
         `schedule` is not a replay string.
     """
-    explorer = Explorer(program, Options(max_steps, tuple(interrupts), forks=forks))
+    explorer = Explorer(program, Options(max_steps, tuple(interrupts), forks=forks,
+                                         timeouts=timeouts))  # fmt: skip
     parsed = parse_schedule(schedule)
     try:
         with _quiet_process():

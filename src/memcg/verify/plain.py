@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import runtime
 from .bytecode import Symbol, Use, uses_of
+from .places import beneath
 from .trace import READ, WRITE, covers
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ def _collect(thing: Any, found: dict[CodeType, FunctionType]) -> None:
 
 def _is_foreign(file: str) -> bool:
     library = file.startswith(_STDLIB) and "/site-packages/" not in file
-    return library or file.startswith((_MEMCG, "<frozen")) or file in runtime.beneath
+    return library or file.startswith((_MEMCG, "<frozen")) or file in beneath
 
 
 def _is_ours(holder: Any) -> bool:
