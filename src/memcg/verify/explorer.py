@@ -17,8 +17,9 @@ import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, cast
 
 from .dpor import Dpor
@@ -27,6 +28,7 @@ from .plain import Audit
 from .runtime import Options, Run, Strategy
 from .strategies import Exhaustive, Follow, Pct, Random, is_preemption
 from .trace import Line, Schedule, fine, format_schedule, parse_schedule, timeline
+from .tracking import Tracking
 from .workers import Pool, one_processor
 
 Program = Callable[[], Hashable]
@@ -151,19 +153,28 @@ def _quiet_process() -> Iterator[None]:
 class Explorer:
     """It runs one program under many schedules."""
 
-    def __init__(self, program: Program, options: Options, *, everything: bool = False) -> None:
+    def __init__(
+        self, program: Program, options: Options, *, everything: bool = False,
+        tracking: Tracking | None = None,
+    ) -> None:  # fmt: skip
         everything = everything or bool(options.interrupts) or options.forks
         self.program = program
         self.options = options
         self.pool = Pool()
         self.shared: set[str] | None = None if everything else set()
         self.executions = 0
-        self.audit = Audit() if options.audit else None
+        self.tracking = tracking
+        self.audit = Audit(tracking) if options.audit or tracking is not None else None
 
     def run(self, strategy: Strategy, shared: set[str] | None, *, record: bool = False) -> Run:
         known = (self.shared or set()) if record else None
         looks = self.executions < _AUDITED or self.executions % _AUDIT_EVERY == 0
-        audit = self.audit if looks and not record else None
+        notes = looks and not record and self.options.audit
+        audit = self.audit if notes or self.tracking is not None else None
+        if audit is not None:
+            audit.notes = notes
+        if self.tracking is not None:
+            self.tracking.restore()
         run = Run(self.program, strategy, self.options, self.pool, shared, known=known,
                   audit=audit)  # fmt: skip
         run.execute()
@@ -188,7 +199,10 @@ class Explorer:
 
         Since 3.12 CPython sees that a function is to be traced when it is called the next time.
         """
-        return self.audit is not None and self.executions == 1 and sys.version_info >= (3, 12)
+        return self.executions == 1 and self.traces_late()
+
+    def traces_late(self) -> bool:
+        return self.audit is not None and sys.version_info >= (3, 12)
 
     def all(
         self, make: Callable[[], Strategy], max_schedules: int | None, result: Result, *, stop: bool
@@ -291,7 +305,7 @@ def explore(
     preemption_bound: int | None = None, depth: int = 3, seed: int = 0, max_steps: int = 20_000,
     interrupts: Iterable[tuple[str, type[BaseException]]] = (), forks: bool = False,
     stop: bool = True, minimise: int = 2_000, patience_s: float = 10.0,
-    audit: bool = True, timeouts: int = 2,
+    audit: bool = True, timeouts: int = 2, track: Iterable[type | ModuleType] = (),
 ) -> Result:  # fmt: skip
     """Run `program` under every schedule, or as many as the strategy and the bounds allow.
 
@@ -333,6 +347,12 @@ def explore(
         So often the waits of a task for one object run out, at any moment, and so often its sleeps
         end. After that they do so only when no task can go on, and the result is not exhausted.
 
+    track : iterable of class or module
+        Each use of a field of these classes, of a global of these modules and of a field of the
+        classes that they define, and of the contents of a list, dict, set or deque becomes a step,
+        as if it were on the seam (see `tracking.py`). What an execution does to globals, class
+        attributes and what they hold is undone after it.
+
     Returns
     -------
     Result
@@ -344,7 +364,11 @@ def explore(
     NondeterminismError
         The same schedule met other operations when it was run again.
     ValueError
-        The strategy is unknown, or ``bounded`` and `preemption_bound` are not given together.
+        The strategy is unknown, or ``bounded`` and `preemption_bound` are not given together, or
+        `track` and `interrupts` are: an exception that is raised in a traced instruction ends the
+        tracing.
+    TypeError
+        Something in `track` is neither a module nor a class of Python.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy {strategy!r}: must be one of {', '.join(STRATEGIES)}")
@@ -352,6 +376,9 @@ def explore(
         raise ValueError(
             "strategy 'bounded' and preemption_bound need each other; give both or neither"
         )
+    interrupts, track = tuple(interrupts), tuple(track)
+    if interrupts and track:
+        raise ValueError("track and interrupts cannot be used together; leave one out")
     makers: dict[str, Callable[[], Any]] = {
         "dpor": Dpor,
         "naive": Exhaustive,
@@ -363,10 +390,11 @@ def explore(
         max_schedules = 100
     options = Options(max_steps, tuple(interrupts), forks=forks, patience_s=patience_s, audit=audit,
                       timeouts=timeouts, announce=not stop and strategy != "naive")  # fmt: skip
-    explorer = Explorer(program, options, everything=strategy == "naive")
+    tracking = Tracking(track) if track else None
+    explorer = Explorer(program, options, everything=strategy == "naive", tracking=tracking)
     result = Result()
     try:
-        with _quiet_process():
+        with _quiet_process(), tracking or nullcontext():
             failing = explorer.all(makers[strategy], max_schedules, result, stop=stop)
             if failing is not None:
                 budget = minimise if failing.stalled is None else 0
@@ -385,12 +413,12 @@ def explore(
 def replay(
     program: Program, schedule: str, *, max_steps: int = 20_000,
     interrupts: Iterable[tuple[str, type[BaseException]]] = (), forks: bool = False,
-    audit: bool = False, timeouts: int = 2,
+    audit: bool = False, timeouts: int = 2, track: Iterable[type | ModuleType] = (),
 ) -> Failure:  # fmt: skip
     """Run the schedule of a replay string, which `Failure.replay` contains.
 
-    `audit` is ignored. `max_steps`, `interrupts`, `forks` and `timeouts` must be those of the
-    exploration.
+    `audit` is ignored. `max_steps`, `interrupts`, `forks`, `timeouts` and `track` must be
+    those of the exploration.
 
     Raises
     ------
@@ -399,11 +427,15 @@ def replay(
     ValueError
         `schedule` is not a replay string.
     """
-    explorer = Explorer(program, Options(max_steps, tuple(interrupts), forks=forks,
-                                         timeouts=timeouts))  # fmt: skip
+    track = tuple(track)
+    tracking = Tracking(track) if track else None
+    options = Options(max_steps, tuple(interrupts), forks=forks, timeouts=timeouts)
+    explorer = Explorer(program, options, tracking=tracking)
     parsed = parse_schedule(schedule)
     try:
-        with _quiet_process():
+        with _quiet_process(), tracking or nullcontext():
+            if explorer.traces_late():
+                explorer.run(Random(0), None)
             counted = explorer.run(Follow(parsed), None)
             return _failure(explorer, parsed, preemptions(counted), minimal=False)
     finally:

@@ -17,11 +17,12 @@ analysis).
 from __future__ import annotations
 
 import _thread
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from . import plain, watchdog
+from . import watchdog
 from .errors import (
     Abandoned,
     DataRace,
@@ -110,6 +111,7 @@ class Run:
         self.uses: dict[str, list[int]] = {}  # key not in `shared` -> [bit per task, uses]
         self.labels: dict[str, dict[str, int]] = {}
         self.objects: dict[int, Any] = {}  # see fields.py
+        self.tracked: dict[Any, Any] = {}  # see tracking.py
         self.hooks: dict[str, Callable[[], None]] = {}  # mutex name -> called after its release
         self.quiet = False  # a checker looks, so there is no scheduling and no guard
         self.abandoned = False
@@ -222,11 +224,13 @@ class Run:
     def _body(self, task: Task) -> None:
         try:
             self._begin(task)
-            plain.start(self.audit)
+            if self.audit is not None:
+                sys.settrace(self.audit.trace)
             try:
                 value = task.context.run(task.fn)
             finally:
-                plain.stop(self.audit)
+                if self.audit is not None:
+                    sys.settrace(None)
             if task.id == 0:
                 self.value = value
         except Abandoned:
