@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,7 +24,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from .dpor import Dpor
-from .errors import DataRace, NondeterminismError, Stalled, UseAfterFree
+from .errors import DataRace, NondeterminismError, Stalled, UseAfterFree, VerifyError
 from .plain import Audit
 from .runtime import Options, Run, Strategy
 from .strategies import Exhaustive, Follow, Pct, Random, is_preemption
@@ -35,6 +36,7 @@ Program = Callable[[], Hashable]
 STRATEGIES = ("dpor", "naive", "bounded", "pct", "random")
 _AUDITED = 200  # so many executions are looked through for plain objects that tasks share,
 _AUDIT_EVERY = 16  # and then every so many
+PROGRESS_S = 1.0
 _LONG = 200  # operations; a longer execution, as of a livelock, counts several times when minimised
 _COLLECT_EVERY = 200  # in executions; no garbage collection runs inside one
 
@@ -125,6 +127,23 @@ class Result:
     def passed(self) -> bool:
         return self.exhausted and not self.failures
 
+    def reaches(self, predicate: Callable[[Any], object]) -> bool:
+        """Tell whether a schedule ends in a final state for which `predicate` is true.
+
+        Raises
+        ------
+        VerifyError
+            None was seen, and not every schedule was.
+        """
+        if any(predicate(state) for state in self.states):
+            return True
+        if not self.exhausted:
+            why = f": {self.why}" if self.why else ""
+            raise VerifyError(
+                f"no such state in {self.schedules} schedules, which are not all{why}"
+            )
+        return False
+
     def check(self) -> Result:
         """Raise AssertionError unless every schedule was covered and none failed."""
         if self.failure is not None:
@@ -205,11 +224,15 @@ class Explorer:
         return self.audit is not None and sys.version_info >= (3, 12)
 
     def all(
-        self, make: Callable[[], Strategy], max_schedules: int | None, result: Result, *, stop: bool
-    ) -> Run | None:
+        self, make: Callable[[], Strategy], max_schedules: int | None, result: Result, *,
+        stop: bool, progress: Callable[[Result], object] | None = None,
+    ) -> Run | None:  # fmt: skip
         """Explore, and return the first failing run if `stop` is true."""
-        strategy = make()
+        strategy, told_s = make(), time.monotonic()
         while True:
+            if progress is not None and time.monotonic() >= told_s + PROGRESS_S:
+                told_s = time.monotonic()
+                progress(result)
             if max_schedules is not None and result.schedules >= max_schedules:
                 return None
             try:
@@ -306,6 +329,7 @@ def explore(
     interrupts: Iterable[tuple[str, type[BaseException]]] = (), forks: bool = False,
     stop: bool = True, minimise: int = 2_000, patience_s: float = 10.0,
     audit: bool = True, timeouts: int = 2, track: Iterable[type | ModuleType] = (),
+    progress: Callable[[Result], object] | None = None,
 ) -> Result:  # fmt: skip
     """Run `program` under every schedule, or as many as the strategy and the bounds allow.
 
@@ -352,6 +376,8 @@ def explore(
         classes that they define, and of the contents of a list, dict, set or deque becomes a step,
         as if it were on the seam (see `tracking.py`). What an execution does to globals, class
         attributes and what they hold is undone after it.
+    progress : callable or None
+        It is called about every second with the result so far.
 
     Returns
     -------
@@ -395,7 +421,8 @@ def explore(
     result = Result()
     try:
         with _quiet_process(), tracking or nullcontext():
-            failing = explorer.all(makers[strategy], max_schedules, result, stop=stop)
+            failing = explorer.all(makers[strategy], max_schedules, result, stop=stop,
+                                   progress=progress)  # fmt: skip
             if failing is not None:
                 budget = minimise if failing.stalled is None else 0
                 result.failure = _minimise(explorer, failing, budget)
