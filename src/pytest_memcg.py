@@ -23,6 +23,11 @@ _MARKER = (
     "(max) and what it may leave behind (leak); sizes are bytes or '64MiB'; with fixtures=True the "
     "test's own fixtures are set up inside the limit too"
 )
+_EXPLORE = (
+    "explore(patch=(), track=(), ...): run the test under every schedule of its threads; patch "
+    "names modules that get the explorer's threads and locks, and the rest are options of "
+    "memcg.verify.explore"
+)
 _SETTINGS = {  # by name of the ini setting and of the option
     "memcg_max": ("MEMCG_PYTEST_MAX", "limit of each test that has none of its own: 64MiB, bytes"),
     "memcg_leak": ("MEMCG_PYTEST_LEAK", "what each test may leave behind: 100KiB, bytes"),
@@ -42,6 +47,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="show the N largest peaks at the end; 10: --memcg",
     )
+    group.addoption(
+        "--explore-replay",
+        metavar="SCHEDULE",
+        help="run tests with the marker explore under this schedule, which a failure has shown",
+    )
     group.addoption("--memcg-json", metavar="FILE", help="write each test's figures to FILE")
 
 
@@ -55,6 +65,7 @@ def _settings(config: pytest.Config) -> dict[str, str | None]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
+    config.addinivalue_line("markers", _EXPLORE)
     settings = _settings(config)
     top, file = config.getoption("memcg_top"), config.getoption("memcg_json")
     shown = config.getoption("memcg") or top is not None or file is not None
@@ -91,6 +102,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _start(config, _settings(config), everything=False)
     if _accounts in config.stash:
         config.stash[_accounts].prepare(items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Explore a test that has the marker for it."""
+    __tracebackhide__ = True
+    marker = pyfuncitem.get_closest_marker("explore")
+    if marker is None:
+        return None
+    from memcg.verify import testing
+
+    if marker.args:
+        raise pytest.UsageError("the marker explore takes keyword arguments only")
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    schedule = pyfuncitem.config.getoption("explore_replay")
+    testing.run(pyfuncitem, lambda: pyfuncitem.obj(**arguments), schedule, **marker.kwargs)
+    return True
 
 
 def _asks(item: pytest.Item) -> bool:

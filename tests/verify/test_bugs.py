@@ -268,11 +268,11 @@ def test_the_timeline_of_a_livelock_shows_a_round_of_it_once(tasks):
 
         seam.parallel(wait)
 
-    failure = explore([poll, livelock][tasks - 1]).failure
+    failure = explore([poll, livelock][tasks - 1], max_steps=602).failure
     assert failure is not None
     lines = failure.timeline.splitlines()
     assert len(lines) < 12
-    rounds = {1: "... 19999 times", 2: "... 6665 times, these 3"}
+    rounds = {1: "... 601 times", 2: "... 199 times, these 3"}
     assert rounds[tasks] in lines[-1]
 
 

@@ -12,7 +12,9 @@ from memcg.verify import dpor, explore, seam
 
 SIZES = ([1, 1, 1], [1, 2], [2, 2], [3, 2], [3, 3], [2, 4], [4, 2])
 INTERRUPTS = [("t0", KeyboardInterrupt)]
-PER_SEED = 100
+MANY = 100
+# The longer form draws the programs of the shorter one, and then more.
+rounds = pytest.mark.parametrize("rounds", [15, pytest.param(MANY, marks=pytest.mark.long)])
 
 
 def outcomes(result):
@@ -38,38 +40,43 @@ def disagreement(program, *, joined=True, **options):
     return missed | outcomes(reduced) ^ outcomes(naive), more
 
 
+@rounds
 @pytest.mark.parametrize("seed", range(5))
-def test_reduction_reaches_the_final_states_of_naive_enumeration(seed):
+def test_reduction_reaches_the_final_states_of_naive_enumeration(seed, rounds):
     rng = random.Random(seed)
-    for _ in range(PER_SEED):
+    for _ in range(rounds):
         program = random_program(rng, rng.choice(SIZES))
         assert disagreement(program) == (set(), False), (seed, program)
 
 
-def test_four_operations_in_each_of_two_tasks_agree():
+@rounds
+def test_four_operations_in_each_of_two_tasks_agree(rounds):
     rng = random.Random(99)
-    for _ in range(10):
+    for _ in range(rounds // 5):
         program = random_program(rng, [4, 4])
         assert disagreement(program) == (set(), False), program
 
 
-def test_they_agree_with_an_interrupt_at_any_point():
+@rounds
+def test_they_agree_with_an_interrupt_at_any_point(rounds):
     rng = random.Random(7)
-    for _ in range(40):
+    for _ in range(2 * rounds // 5):
         program = random_program(rng, rng.choice(([2, 1], [2, 2], [3, 2], [1, 2])))
         assert disagreement(program, interrupts=INTERRUPTS) == (set(), False), program
 
 
-def test_they_agree_where_no_task_waits_for_the_others_to_end():
+@rounds
+def test_they_agree_where_no_task_waits_for_the_others_to_end(rounds):
     rng = random.Random(3)
-    for _ in range(PER_SEED):
+    for _ in range(rounds):
         program = random_program(rng, rng.choice(SIZES))
         assert disagreement(program, joined=False) == (set(), False), program
 
 
-def test_they_agree_with_a_fork_at_any_point():
+@rounds
+def test_they_agree_with_a_fork_at_any_point(rounds):
     rng = random.Random(5)
-    for _ in range(PER_SEED):
+    for _ in range(rounds):
         program = random_program(rng, rng.choice(([1, 1], [2, 1], [1, 2], [2, 2], [1, 1, 1])))
         task = rng.choice(program)
         task.insert(rng.randrange(len(task) + 1), ("fork", 0))
@@ -116,27 +123,32 @@ def test_what_other_tasks_do_after_a_failure_is_explored_too():
     assert outcomes(explore(program, stop=False)) == {"x", "y"}
 
 
+@rounds
 @pytest.mark.parametrize("joined", [True, False])
 @pytest.mark.parametrize("seed", range(2))
-def test_the_failures_of_naive_enumeration_are_found_where_executions_end_early(seed, joined):
+def test_the_failures_of_naive_enumeration_are_found_where_executions_end_early(
+    seed, joined, rounds
+):
     rng, failed = random.Random(100 + seed), 0
-    for _ in range(PER_SEED):
+    for _ in range(rounds):
         program = random_program(rng, rng.choice(SIZES), FAILING)
         assert disagreement(program, joined=joined) == (set(), False), (seed, program)
         failed += any("expect" in kinds for kinds in (dict(task) for task in program))
-    assert failed > PER_SEED / 2
+    assert failed > rounds / 2
 
 
-def test_failures_are_found_beside_an_interrupt_at_any_point():
+@rounds
+def test_failures_are_found_beside_an_interrupt_at_any_point(rounds):
     rng = random.Random(17)
-    for _ in range(40):
+    for _ in range(2 * rounds // 5):
         program = random_program(rng, rng.choice(([2, 1], [2, 2], [3, 2], [1, 2])), FAILING)
         assert disagreement(program, interrupts=INTERRUPTS) == (set(), False), program
 
 
-def test_failures_are_found_beside_a_fork_at_any_point():
+@rounds
+def test_failures_are_found_beside_a_fork_at_any_point(rounds):
     rng = random.Random(15)
-    for _ in range(PER_SEED):
+    for _ in range(rounds):
         program = random_program(rng, rng.choice(([1, 1], [2, 1], [1, 2], [2, 2])), FAILING)
         task = rng.choice(program)
         task.insert(rng.randrange(len(task) + 1), ("fork", 0))
@@ -146,7 +158,7 @@ def test_failures_are_found_beside_a_fork_at_any_point():
 def test_a_reduction_that_stops_where_an_execution_fails_is_caught(monkeypatch):
     monkeypatch.setattr(dpor.Dpor, "_go_on_without", lambda self, node, task: None)
     rng = random.Random(100)
-    programs = (random_program(rng, [2, 2], FAILING) for _ in range(PER_SEED))
+    programs = (random_program(rng, [2, 2], FAILING) for _ in range(MANY))
     assert any(disagreement(program) != (set(), False) for program in programs)
 
 
@@ -185,16 +197,23 @@ def blind_to(key_part, monkeypatch):
     monkeypatch.setattr(dpor, "conflict", lambda a, b: right(a, b) and not key_part & (a | b))
 
 
-@pytest.mark.parametrize("use", [dpor.WRITE, dpor.ACQUIRE, dpor.BLOCK])
-def test_a_reduction_that_overlooks_conflicts_is_caught(use, monkeypatch):
+@pytest.mark.parametrize(
+    ("use", "palette"),
+    [
+        (dpor.WRITE, ("write", "read")),
+        (dpor.ACQUIRE, ("lock", "unlock", "write")),
+        (dpor.BLOCK, ("set", "clear", "wait")),
+    ],
+)
+def test_a_reduction_that_overlooks_conflicts_is_caught(use, palette, monkeypatch):
     blind_to(use, monkeypatch)
     rng = random.Random(0)
-    programs = (random_program(rng, [3, 3]) for _ in range(2 * PER_SEED))
+    programs = (random_program(rng, [3, 3], [palette]) for _ in range(MANY))
     assert any(disagreement(program) != (set(), False) for program in programs)
 
 
 def test_sleep_sets_that_never_wake_are_caught(monkeypatch):
     monkeypatch.setattr(dpor, "independent", lambda a, b: True)
     rng = random.Random(0)
-    programs = (random_program(rng, [3, 3]) for _ in range(2 * PER_SEED))
+    programs = (random_program(rng, [3, 3]) for _ in range(MANY))
     assert any(disagreement(program) != (set(), False) for program in programs)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 import memcg.locking
-from memcg.verify import errors, explore, replay, seam
+from memcg.verify import errors, explore, explorer, replay, seam
 
 
 def found(program, **options):
@@ -494,3 +494,32 @@ def test_no_thread_is_left_after_an_exploration():
     while _thread._count() > before and time.monotonic() < until:
         time.sleep(0.001)
     assert _thread._count() <= before
+
+
+def test_a_long_exploration_reports_its_progress(monkeypatch):
+    monkeypatch.setattr(explorer, "PROGRESS_S", 0.0)
+    seen = []
+
+    def program():
+        cell = seam.Published(0)
+        seam.parallel(*(lambda i=i: cell.store(i) for i in range(3)))
+        return cell.load()
+
+    result = explore(program, progress=lambda result: seen.append(result.schedules))
+    assert seen[-1] == result.schedules - 1
+    assert len(seen) == result.executions
+
+
+def test_a_state_is_reached_or_is_not_and_without_all_schedules_nobody_knows():
+    def program():
+        cell = seam.Published(0)
+        seam.parallel(*(lambda i=i: cell.store(i) for i in range(4)))
+        return cell.load()
+
+    result = explore(program)
+    assert result.reaches(lambda last: last == 3)
+    assert not result.reaches(lambda last: last == 4)
+    some = explore(program, max_schedules=2)
+    assert some.reaches(lambda last: True)
+    with pytest.raises(errors.VerifyError, match="not all"):
+        some.reaches(lambda last: last == 4)

@@ -138,7 +138,7 @@ class Simulation:
         self.deliver(self.now + 0.5)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 2))])
 def test_a_thousand_workers_never_have_more_than_the_limit(seed, record_property):
     s = Simulation(1000, 65536 * MIB, seed)
     for _ in range(20):

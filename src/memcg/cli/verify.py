@@ -224,7 +224,8 @@ def table(items: Iterable[Item], write: Callable[[str], object], **options: Any)
     wrong, total, began = 0, 0, time.perf_counter()
     for item in items:
         at = time.perf_counter()
-        result = explore(item.program, **{**item.options, **options, "minimise": 0})
+        result = explore(item.program, **{**item.options, **options, "minimise": 0},
+                         progress=_progress(item.name))  # fmt: skip
         seconds = time.perf_counter() - at
         total += result.schedules
         good = (result.failure is not None) if item.flawed else result.passed
@@ -279,7 +280,8 @@ def show(items: list[Item], args: argparse.Namespace) -> int:
                 _print_failure(replay(item.program, args.replay, **item.options))
                 bad = True
                 continue
-            result = explore(item.program, **{**item.options, **_options(args)})
+            result = explore(item.program, **{**item.options, **_options(args)},
+                             progress=_progress(item.name))  # fmt: skip
         except (NondeterminismError, ValueError) as error:
             print(f"memcg verify: {error}", file=sys.stderr)
             return 1
@@ -292,6 +294,18 @@ def show(items: list[Item], args: argparse.Namespace) -> int:
         if result.failure is not None:
             _print_failure(result.failure)
     return 1 if bad else 3 if blind else 0
+
+
+def _progress(name: str) -> Callable[[Result], object] | None:
+    """Return what shows on a terminal how far a long exploration is."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(result: Result) -> None:
+        text = f"{name}: {result.schedules} schedules, {result.executions} runs, Ctrl-C ends it"
+        print(f"\r{text}\x1b[K\r", end="", file=sys.stderr, flush=True)
+
+    return show
 
 
 def _print_failure(failure: Failure) -> None:

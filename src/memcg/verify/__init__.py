@@ -20,8 +20,9 @@ from __future__ import annotations
 from . import errors, seam
 from .errors import NondeterminismError, VerifyError
 from .explorer import Failure, Result, explore, replay
+from .patching import patch
 
 __all__ = [
-    "Failure", "NondeterminismError", "Result", "VerifyError", "errors", "explore", "replay",
-    "seam",
+    "Failure", "NondeterminismError", "Result", "VerifyError", "errors", "explore", "patch",
+    "replay", "seam",
 ]  # fmt: skip

@@ -14,18 +14,22 @@ from typing import Any, NamedTuple
 
 from .trace import READ, WRITE
 
-Symbol = tuple[Any, ...] | None  # ("fast", name), ("attr", symbol, name), ...
+# ("fast", name), ("attr", symbol, name, offset), ...: the offset tells two loads of one name apart.
+Symbol = tuple[Any, ...] | None
 
 
 class Use(NamedTuple):
-    """A use of something: ``global``, ``cell``, ``attr``, ``item``, ``whole``, ``call``, ``with``.
+    """A use of something.
+
+    The kinds are ``global``, ``cell``, ``attr``, ``item``, ``whole``, ``call`` of a method,
+    ``with``, ``argument`` of a call, and ``loaded``, which says that a symbol has its value now.
 
     Attributes
     ----------
     holder : Symbol
         The object that has the attribute or item; None for a global and a cell.
     name : Symbol or str
-        The attribute's, method's or variable's name, or the key of the item.
+        The attribute's, method's or variable's name, the key of the item, or what is called.
     """
 
     kind: str
@@ -34,8 +38,6 @@ class Use(NamedTuple):
     use: int
 
 
-_READERS = {"len", "list", "tuple", "set", "dict", "sorted", "sum", "min", "max", "any", "all",
-            "frozenset", "enumerate", "reversed", "zip", "map", "filter"}  # fmt: skip
 _NO_EFFECT = {"PRECALL", "KW_NAMES", "RESUME", "NOP", "CACHE", "EXTENDED_ARG", "MAKE_CELL",
               "COPY_FREE_VARS", "NOT_TAKEN"}  # fmt: skip
 _NEVER_FALL_THROUGH = ("RETURN", "RAISE", "RERAISE", "JUMP_FORWARD", "JUMP_BACKWARD")
@@ -49,6 +51,7 @@ class _Reader:
         self.stack: list[Symbol] = []
         self.uses: dict[int, list[Use]] = {}
         self.offset = 0
+        self.loaded: Symbol = None  # what the instruction before has loaded
 
     def pop(self, n: int = 1) -> list[Symbol]:
         """Take `n` entries off the stack; return them, the top first."""
@@ -60,13 +63,25 @@ class _Reader:
 
     def read(self, x: dis.Instruction) -> None:
         self.offset, name = x.offset, x.argval
-        if x.is_jump_target:
+        if self.loaded is not None:
+            self.note("loaded", self.loaded, "", READ)
+            self.loaded = None
+        if x.is_jump_target and x.opname != "FOR_ITER":  # a loop begins with what was there before
             self.stack.clear()
         step = getattr(self, f"do_{x.opname}", None)
         if step is not None:
             step(x, name)
         elif x.opname == "BINARY_OP" and x.argrepr == "[]":
             self.do_BINARY_SUBSCR(x, name)
+        elif x.opname in ("BINARY_OP", "COMPARE_OP"):
+            right, left = self.pop(2)
+            self.note("whole", right, "", READ)
+            self.note("whole", left, "", WRITE if x.opname == "BINARY_OP" and "=" in x.argrepr
+                      else READ)  # fmt: skip
+            self.stack.append(left if "=" in x.argrepr and x.opname == "BINARY_OP" else None)
+        elif "JUMP" in x.opname and "IF_" in x.opname and "NONE" not in x.opname:
+            self.note("whole", self.stack[-1] if self.stack else None, "", READ)
+            self._other(dis.stack_effect(x.opcode, x.arg, jump=False))
         elif x.opname.startswith(("LOAD_FAST", "STORE_FAST")):
             self._fast(x.opname, name)
         elif x.opname.startswith(_NEVER_FALL_THROUGH):
@@ -98,10 +113,10 @@ class _Reader:
 
     def do_LOAD_GLOBAL(self, x: dis.Instruction, name: str) -> None:
         self.note("global", None, name, READ)
-        pushed: list[Symbol] = [("global", name)]
+        self.loaded = ("global", name, x.offset)
         if (x.arg or 0) & 1:
-            pushed.append(_NULL)  # on which side it is makes no difference to a call
-        self.stack += pushed
+            self.stack.append(_NULL)  # on which side it is makes no difference to a call
+        self.stack.append(self.loaded)
 
     def do_STORE_GLOBAL(self, x: dis.Instruction, name: str) -> None:
         self.note("global", None, name, WRITE)
@@ -124,7 +139,8 @@ class _Reader:
         (holder,) = self.pop()
         method = x.opname == "LOAD_METHOD" or "NULL|self" in x.argrepr
         self.note("attr", holder, name, READ)
-        found: Symbol = ("attr", holder, name) if holder is not None else None
+        found: Symbol = ("attr", holder, name, x.offset) if holder is not None else None
+        self.loaded = found
         self.stack += [found, _NULL] if method else [found]
 
     do_LOAD_METHOD = do_LOAD_ATTR
@@ -140,7 +156,9 @@ class _Reader:
     def do_BINARY_SUBSCR(self, x: dis.Instruction, name: Any) -> None:
         key, holder = self.pop(2)
         self.note("item", holder, key, READ)
-        self.stack.append(None if holder is None or key is None else ("item", holder, key))
+        known = holder is not None and key is not None
+        self.loaded = ("item", holder, key, x.offset) if known else None
+        self.stack.append(self.loaded)
 
     def do_STORE_SUBSCR(self, x: dis.Instruction, name: Any) -> None:
         key, holder, _ = self.pop(3)
@@ -164,7 +182,17 @@ class _Reader:
     def do_GET_ITER(self, x: dis.Instruction, name: Any) -> None:
         (holder,) = self.pop()
         self.note("whole", holder, "", READ)
+        self.stack.append(holder)  # the iterator stands for what it goes through
+
+    def do_FOR_ITER(self, x: dis.Instruction, name: Any) -> None:
+        self.note("whole", self.stack[-1] if self.stack else None, "", READ)
         self.stack.append(None)
+
+    def do_UNARY_NOT(self, x: dis.Instruction, name: Any) -> None:
+        self.note("whole", self.pop()[0], "", READ)
+        self.stack.append(None)
+
+    do_TO_BOOL = do_UNARY_NOT
 
     def do_LIST_EXTEND(self, x: dis.Instruction, name: Any) -> None:
         (holder,) = self.pop()
@@ -182,11 +210,13 @@ class _Reader:
     def do_CALL(self, x: dis.Instruction, name: Any) -> None:
         arguments = self.pop(x.arg or 0)
         for callee in self.pop(2):
-            if callee is not None and callee[0] == "attr":
+            if callee is None or callee == _NULL:
+                continue
+            if callee[0] == "attr":
                 self.note("call", callee[1], callee[2], WRITE)
-            elif callee is not None and callee[0] == "global" and callee[1] in _READERS:
-                for argument in arguments:
-                    self.note("whole", argument, "", READ)
+            for argument in arguments:
+                if argument is not None and argument[0] != "const":
+                    self.note("argument", argument, callee, WRITE)
         self.stack.append(None)
 
     def do_CALL_KW(self, x: dis.Instruction, name: Any) -> None:
@@ -221,4 +251,8 @@ def uses_of(code: CodeType) -> dict[int, list[Use]]:
     reader = _Reader()
     for instruction in dis.get_instructions(code):
         reader.read(instruction)
-    return reader.uses
+    needed = {use.holder for uses in reader.uses.values() for use in uses if use.kind != "loaded"}
+    needed |= {use.name for uses in reader.uses.values() for use in uses if use.kind == "argument"}
+    for offset, uses in reader.uses.items():
+        reader.uses[offset] = [u for u in uses if u.kind != "loaded" or u.holder in needed]
+    return {offset: uses for offset, uses in reader.uses.items() if uses}

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar, cast
 from . import runtime
 from .errors import GuardViolation
 from .objects import Mutex, Sync
+from .places import where
 from .trace import READ, WRITE
 
 T = TypeVar("T")
@@ -160,7 +161,7 @@ def _check_mutex(name: str, mutex: Mutex) -> None:
     if not mutex.held():
         run.fail(
             GuardViolation(
-                f"{name} is used by {run.current.name} at {runtime.where()} without {mutex.name}"
+                f"{name} is used by {run.current.name} at {where()} without {mutex.name}"
             )
         )
 

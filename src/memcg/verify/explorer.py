@@ -15,24 +15,29 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, cast
 
 from .dpor import Dpor
-from .errors import DataRace, NondeterminismError, Stalled, UseAfterFree
+from .errors import DataRace, NondeterminismError, Stalled, UseAfterFree, VerifyError
 from .plain import Audit
 from .runtime import Options, Run, Strategy
 from .strategies import Exhaustive, Follow, Pct, Random, is_preemption
 from .trace import Line, Schedule, fine, format_schedule, parse_schedule, timeline
+from .tracking import Tracking
 from .workers import Pool, one_processor
 
 Program = Callable[[], Hashable]
 STRATEGIES = ("dpor", "naive", "bounded", "pct", "random")
 _AUDITED = 200  # so many executions are looked through for plain objects that tasks share,
 _AUDIT_EVERY = 16  # and then every so many
+PROGRESS_S = 1.0
+_LONG = 200  # operations; a longer execution, as of a livelock, counts several times when minimised
 _COLLECT_EVERY = 200  # in executions; no garbage collection runs inside one
 
 
@@ -122,6 +127,23 @@ class Result:
     def passed(self) -> bool:
         return self.exhausted and not self.failures
 
+    def reaches(self, predicate: Callable[[Any], object]) -> bool:
+        """Tell whether a schedule ends in a final state for which `predicate` is true.
+
+        Raises
+        ------
+        VerifyError
+            None was seen, and not every schedule was.
+        """
+        if any(predicate(state) for state in self.states):
+            return True
+        if not self.exhausted:
+            why = f": {self.why}" if self.why else ""
+            raise VerifyError(
+                f"no such state in {self.schedules} schedules, which are not all{why}"
+            )
+        return False
+
     def check(self) -> Result:
         """Raise AssertionError unless every schedule was covered and none failed."""
         if self.failure is not None:
@@ -150,19 +172,28 @@ def _quiet_process() -> Iterator[None]:
 class Explorer:
     """It runs one program under many schedules."""
 
-    def __init__(self, program: Program, options: Options, *, everything: bool = False) -> None:
+    def __init__(
+        self, program: Program, options: Options, *, everything: bool = False,
+        tracking: Tracking | None = None,
+    ) -> None:  # fmt: skip
         everything = everything or bool(options.interrupts) or options.forks
         self.program = program
         self.options = options
         self.pool = Pool()
         self.shared: set[str] | None = None if everything else set()
         self.executions = 0
-        self.audit = Audit() if options.audit else None
+        self.tracking = tracking
+        self.audit = Audit(tracking) if options.audit or tracking is not None else None
 
     def run(self, strategy: Strategy, shared: set[str] | None, *, record: bool = False) -> Run:
         known = (self.shared or set()) if record else None
         looks = self.executions < _AUDITED or self.executions % _AUDIT_EVERY == 0
-        audit = self.audit if looks and not record else None
+        notes = looks and not record and self.options.audit
+        audit = self.audit if notes or self.tracking is not None else None
+        if audit is not None:
+            audit.notes = notes
+        if self.tracking is not None:
+            self.tracking.restore()
         run = Run(self.program, strategy, self.options, self.pool, shared, known=known,
                   audit=audit)  # fmt: skip
         run.execute()
@@ -187,14 +218,21 @@ class Explorer:
 
         Since 3.12 CPython sees that a function is to be traced when it is called the next time.
         """
-        return self.audit is not None and self.executions == 1 and sys.version_info >= (3, 12)
+        return self.executions == 1 and self.traces_late()
+
+    def traces_late(self) -> bool:
+        return self.audit is not None and sys.version_info >= (3, 12)
 
     def all(
-        self, make: Callable[[], Strategy], max_schedules: int | None, result: Result, *, stop: bool
-    ) -> Run | None:
+        self, make: Callable[[], Strategy], max_schedules: int | None, result: Result, *,
+        stop: bool, progress: Callable[[Result], object] | None = None,
+    ) -> Run | None:  # fmt: skip
         """Explore, and return the first failing run if `stop` is true."""
-        strategy = make()
+        strategy, told_s = make(), time.monotonic()
         while True:
+            if progress is not None and time.monotonic() >= told_s + PROGRESS_S:
+                told_s = time.monotonic()
+                progress(result)
             if max_schedules is not None and result.schedules >= max_schedules:
                 return None
             try:
@@ -228,6 +266,11 @@ class Explorer:
                     result.why = result.why or run.hides_others()
                 else:
                     result.states[run.value] += 1
+            if run.cut:
+                result.why = result.why or (
+                    f"a wait with a time could run out more than {run.options.timeouts} times in "
+                    "one task; timeouts=N explores N"
+                )
             if not strategy.end(run):
                 result.exhausted = not result.why
                 return None
@@ -264,7 +307,7 @@ def _minimise(explorer: Explorer, failing: Run, budget: int) -> Failure:
         found, more = None, True
         while more and budget > 0:
             run = explorer.run(strategy, explorer.shared)
-            budget -= 1
+            budget -= 1 + run.nr_operations // _LONG
             if type(run.failure) is kind:
                 at = preemptions(run)
                 if found is None or (at, len(fine(run.steps))) < (
@@ -285,7 +328,8 @@ def explore(
     preemption_bound: int | None = None, depth: int = 3, seed: int = 0, max_steps: int = 20_000,
     interrupts: Iterable[tuple[str, type[BaseException]]] = (), forks: bool = False,
     stop: bool = True, minimise: int = 2_000, patience_s: float = 10.0,
-    audit: bool = True,
+    audit: bool = True, timeouts: int = 2, track: Iterable[type | ModuleType] = (),
+    progress: Callable[[Result], object] | None = None,
 ) -> Result:  # fmt: skip
     """Run `program` under every schedule, or as many as the strategy and the bounds allow.
 
@@ -310,18 +354,30 @@ def explore(
         An execution that does more operations than this is a livelock.
     interrupts : iterable of (task name, exception class)
         Each exception may be raised once in its task, in place of any operation that the task
-        announces from outside the files that `runtime.beneath` lists.
+        announces from outside the files that `places.beneath` lists.
     forks : bool
         Whether the program may call `seam.fork`.
     stop : bool
         Whether the exploration ends at the first failure.
     minimise : int
-        How many executions may be spent on making a failing schedule smaller.
+        How many executions may be spent on making a failing schedule smaller. One of n operations
+        counts 1 + n // 200 times.
     patience_s : float
         A task that does no operation of the seam for so many seconds is reported, with its stack.
     audit : bool
         Look for plain objects that tasks share, which are not explored (see `plain.py`): in the
         first 200 executions and in each 16th after them.
+    timeouts : int
+        So often the waits of a task for one object run out, at any moment, and so often its sleeps
+        end. After that they do so only when no task can go on, and the result is not exhausted.
+
+    track : iterable of class or module
+        Each use of a field of these classes, of a global of these modules and of a field of the
+        classes that they define, and of the contents of a list, dict, set or deque becomes a step,
+        as if it were on the seam (see `tracking.py`). What an execution does to globals, class
+        attributes and what they hold is undone after it.
+    progress : callable or None
+        It is called about every second with the result so far.
 
     Returns
     -------
@@ -334,7 +390,11 @@ def explore(
     NondeterminismError
         The same schedule met other operations when it was run again.
     ValueError
-        The strategy is unknown, or ``bounded`` and `preemption_bound` are not given together.
+        The strategy is unknown, or ``bounded`` and `preemption_bound` are not given together, or
+        `track` and `interrupts` are: an exception that is raised in a traced instruction ends the
+        tracing.
+    TypeError
+        Something in `track` is neither a module nor a class of Python.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy {strategy!r}: must be one of {', '.join(STRATEGIES)}")
@@ -342,6 +402,9 @@ def explore(
         raise ValueError(
             "strategy 'bounded' and preemption_bound need each other; give both or neither"
         )
+    interrupts, track = tuple(interrupts), tuple(track)
+    if interrupts and track:
+        raise ValueError("track and interrupts cannot be used together; leave one out")
     makers: dict[str, Callable[[], Any]] = {
         "dpor": Dpor,
         "naive": Exhaustive,
@@ -352,12 +415,14 @@ def explore(
     if strategy in ("pct", "random") and max_schedules is None:
         max_schedules = 100
     options = Options(max_steps, tuple(interrupts), forks=forks, patience_s=patience_s, audit=audit,
-                      announce=not stop and strategy != "naive")  # fmt: skip
-    explorer = Explorer(program, options, everything=strategy == "naive")
+                      timeouts=timeouts, announce=not stop and strategy != "naive")  # fmt: skip
+    tracking = Tracking(track) if track else None
+    explorer = Explorer(program, options, everything=strategy == "naive", tracking=tracking)
     result = Result()
     try:
-        with _quiet_process():
-            failing = explorer.all(makers[strategy], max_schedules, result, stop=stop)
+        with _quiet_process(), tracking or nullcontext():
+            failing = explorer.all(makers[strategy], max_schedules, result, stop=stop,
+                                   progress=progress)  # fmt: skip
             if failing is not None:
                 budget = minimise if failing.stalled is None else 0
                 result.failure = _minimise(explorer, failing, budget)
@@ -375,11 +440,12 @@ def explore(
 def replay(
     program: Program, schedule: str, *, max_steps: int = 20_000,
     interrupts: Iterable[tuple[str, type[BaseException]]] = (), forks: bool = False,
-    audit: bool = False,
+    audit: bool = False, timeouts: int = 2, track: Iterable[type | ModuleType] = (),
 ) -> Failure:  # fmt: skip
     """Run the schedule of a replay string, which `Failure.replay` contains.
 
-    `audit` is ignored. `max_steps`, `interrupts` and `forks` must be those of the exploration.
+    `audit` is ignored. `max_steps`, `interrupts`, `forks`, `timeouts` and `track` must be
+    those of the exploration.
 
     Raises
     ------
@@ -388,10 +454,15 @@ def replay(
     ValueError
         `schedule` is not a replay string.
     """
-    explorer = Explorer(program, Options(max_steps, tuple(interrupts), forks=forks))
+    track = tuple(track)
+    tracking = Tracking(track) if track else None
+    options = Options(max_steps, tuple(interrupts), forks=forks, timeouts=timeouts)
+    explorer = Explorer(program, options, tracking=tracking)
     parsed = parse_schedule(schedule)
     try:
-        with _quiet_process():
+        with _quiet_process(), tracking or nullcontext():
+            if explorer.traces_late():
+                explorer.run(Random(0), None)
             counted = explorer.run(Follow(parsed), None)
             return _failure(explorer, parsed, preemptions(counted), minimal=False)
     finally:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from . import runtime
 from .errors import DataRace, GuardViolation, UseAfterFree
 from .objects import Mutex, Sync
+from .places import where
 from .runtime import Run
 from .trace import READ, WRITE, covers
 
@@ -143,7 +144,7 @@ def _race(run: Run, obj: object, name: str, other: int, how: str, place: str) ->
 
 
 def _place() -> str:
-    return runtime.where()
+    return where()
 
 
 def _looked_at() -> Run | None:

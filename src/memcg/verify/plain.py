@@ -7,6 +7,9 @@ writes, then schedules that differ in it were not run. The same is true of a loc
 `Audit` traces the instructions of the program and notes such uses in vector clocks, as `fields.py`
 does for declared classes.
 
+If classes and modules are tracked (`tracking.py`), the uses of their globals and class attributes,
+and of the contents of all containers that the program's instructions use, are steps instead.
+
 Not looked at: files of the standard library, of memcg and of the explorer; an object that an
 instruction takes from a call's result.
 """
@@ -14,18 +17,28 @@ instruction takes from a call's result.
 from __future__ import annotations
 
 import _thread
+import gc
 import queue
-import sys
 import sysconfig
 import threading
-from collections import deque
 from collections.abc import Callable
-from types import CodeType, FrameType, FunctionType, MemberDescriptorType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FrameType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodDescriptorType,
+    ModuleType,
+)
 from typing import TYPE_CHECKING, Any
 
 from . import runtime
 from .bytecode import Symbol, Use, uses_of
+from .places import beneath
 from .trace import READ, WRITE, covers
+from .tracking import CONTAINERS as _CONTAINERS
+from .tracking import Tracking, touch
 
 if TYPE_CHECKING:
     from .runtime import Run
@@ -34,11 +47,15 @@ Tracer = Callable[[FrameType, str, Any], Any]
 _MEMCG = __file__.rsplit("/", 2)[0] + "/"
 _STDLIB = sysconfig.get_paths()["stdlib"] + "/"
 _MISSING: Any = object()
-_CONTAINERS = (list, dict, set, deque, bytearray)
 _CHANGING = {
     "append", "appendleft", "extend", "extendleft", "insert", "pop", "popleft", "popitem", "remove",
     "clear", "update", "setdefault", "add", "discard", "sort", "reverse", "rotate",
-    "difference_update", "intersection_update", "symmetric_difference_update",
+    "difference_update", "intersection_update", "symmetric_difference_update", "move_to_end",
+}  # fmt: skip
+_READERS = {
+    "len", "list", "tuple", "set", "dict", "sorted", "sum", "min", "max", "any", "all", "frozenset",
+    "enumerate", "reversed", "zip", "map", "filter", "iter", "repr", "str", "print", "bool",
+    "extend", "update", "join", "append", "isinstance", "type", "id",
 }  # fmt: skip
 _SYNC = (
     type(_thread.allocate_lock()), type(threading.RLock()), threading.Condition, threading.Event,
@@ -67,8 +84,10 @@ class Audit:
         What two tasks use and is not on the seam -> a sentence about it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tracking: Tracking | None = None) -> None:
         self.found: dict[str, str] = {}
+        self.tracking = tracking
+        self.notes = True  # false: uses of what is tracked are steps, and others are not noted
         self._tables: dict[CodeType, dict[int, list[Use]]] = {}
         self._run: Run | None = None
         self._seen: dict[Any, _Seen] = {}
@@ -86,35 +105,43 @@ class Audit:
         if not table:
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        return self._instruction
+        loaded: dict[Symbol, Any] = {}
 
-    def _instruction(self, frame: FrameType, event: str, arg: Any) -> Tracer:
-        if event == "opcode":
-            uses = self._tables[frame.f_code].get(frame.f_lasti)
-            run = runtime.active
-            if not uses or run is None or run is not self._run or run.quiet or run.abandoned:
-                return self._instruction
-            if not run.alone(run.current):
-                for use in uses:
-                    self._use(run, frame, use)
-        return self._instruction
+        def instruction(frame: FrameType, event: str, arg: Any) -> Tracer:
+            if event == "opcode":
+                uses = table.get(frame.f_lasti)
+                run = runtime.active
+                if uses and run is not None and run is self._run and self._looks(run):
+                    for use in uses:
+                        if use.kind == "loaded":
+                            loaded.pop(use.holder, None)
+                            loaded[use.holder] = _value(use.holder, frame, loaded)
+                        else:
+                            self._use(run, frame, use, loaded)
+            return instruction
+
+        return instruction
+
+    @staticmethod
+    def _looks(run: Run) -> bool:
+        return not run.quiet and not run.abandoned and not run.alone(run.current)
 
     # -- what an instruction uses
 
-    def _use(self, run: Run, frame: FrameType, use: Use) -> None:
+    def _use(self, run: Run, frame: FrameType, use: Use, loaded: dict[Symbol, Any]) -> None:
         if use.kind == "global":
-            name, scope = use.name, frame.f_globals
-            if name in scope or use.use == WRITE:
-                key = ("global", id(scope), name)
-                self._note(run, frame, key, scope, use.use, f"the global {name}")
+            self._global(run, frame, frame.f_globals, use, f"the global {use.name}")
             return
         if use.kind == "cell":
             cell = self._cell(run, frame, use.name)
             if cell is not None:
-                key = ("cell", id(cell), "")
-                self._note(run, frame, key, cell, use.use, f"the closure's variable {use.name}")
+                text = f"the closure's variable {use.name}"
+                if self.tracking is not None:
+                    touch(run, cell, "", use.use, use.name)
+                else:
+                    self._note(run, frame, ("cell", id(cell), ""), cell, use.use, text)
             return
-        holder = _value(use.holder, frame)
+        holder = _value(use.holder, frame, loaded)
         if holder is _MISSING or _is_ours(holder):
             return
         if use.kind == "attr":
@@ -122,11 +149,39 @@ class Audit:
         elif isinstance(holder, _SYNC):
             if use.kind in ("call", "with"):
                 self._sync(run, frame, holder, _text(use.holder))
-        elif isinstance(holder, _CONTAINERS):
-            self._container(run, frame, holder, use)
+        elif use.kind != "with":
+            holder = _behind(holder)
+            if not isinstance(holder, _CONTAINERS):
+                return
+            if use.kind == "call" and isinstance(getattr(type(holder), use.name, 0), FunctionType):
+                return  # its code is explored
+            if use.kind == "argument":
+                how = _does_to_arguments(use.name, frame, loaded)
+                if not how:
+                    return
+                use = use._replace(kind="whole", use=how)
+            self._container(run, frame, holder, use, loaded)
+
+    def _global(
+        self, run: Run, frame: FrameType, scope: dict[str, Any], use: Use, text: str
+    ) -> None:
+        if use.name in scope or use.use == WRITE:
+            if self.tracking is not None and self.tracking.of_module(run, scope, use.name, use.use):
+                return
+            self._note(run, frame, ("global", id(scope), use.name), scope, use.use, text)
 
     def _attribute(self, run: Run, frame: FrameType, holder: Any, use: Use) -> None:
         owner = holder
+        tracking = self.tracking
+        if tracking is not None:
+            if isinstance(holder, type) and tracking.of_class(run, holder, use.name, use.use):
+                return
+            if isinstance(holder, ModuleType) and tracking.of_module(
+                run, vars(holder), use.name, use.use
+            ):
+                return
+            if getattr(type(holder).__getattribute__, "tracks", False):
+                return  # the class notices itself
         if not isinstance(holder, (type, ModuleType)) and use.use == READ:
             if not _has(holder, use.name):
                 owner = type(holder)
@@ -139,11 +194,18 @@ class Audit:
         text = f"{_owner(owner)}.{use.name}"
         self._note(run, frame, (id(owner), use.name), owner, use.use, text)
 
-    def _container(self, run: Run, frame: FrameType, holder: Any, use: Use) -> None:
+    def _container(
+        self, run: Run, frame: FrameType, holder: Any, use: Use, loaded: dict[Symbol, Any]
+    ) -> None:
         text = f"the {type(holder).__name__} {_text(use.holder)}"
         whole = (id(holder), "")
         changes = use.use == WRITE and (use.kind != "call" or use.name in _CHANGING)
-        key = _value(use.name, frame) if use.kind == "item" else _MISSING
+        key = _value(use.name, frame, loaded) if use.kind == "item" else _MISSING
+        if use.kind == "item" and not changes and hasattr(type(holder), "__missing__"):
+            changes = True
+        if self.tracking is not None:
+            touch(run, holder, "", WRITE if changes else READ, text)
+            return
         if isinstance(key, (str, int, float, bytes, tuple, frozenset, type(None))):
             new = isinstance(holder, dict) and changes and key not in holder
             self._note(run, frame, whole, holder, WRITE if new else READ, text)
@@ -157,6 +219,8 @@ class Audit:
                 self._note(run, frame, item, holder, WRITE if changes else READ, text)
 
     def _sync(self, run: Run, frame: FrameType, holder: Any, name: str) -> None:
+        if not self.notes:
+            return
         seen = self._seen.setdefault((id(holder), "sync"), _Seen(holder))
         place, task = _place(frame), run.current
         seen.reads.setdefault(task.id, (0, place))
@@ -168,6 +232,8 @@ class Audit:
     def _note(
         self, run: Run, frame: FrameType, key: Any, thing: object, use: int, text: str
     ) -> None:
+        if not self.notes:
+            return
         seen = self._seen.get(key)
         if seen is None:
             seen = self._seen[key] = _Seen(thing)
@@ -224,7 +290,7 @@ def _collect(thing: Any, found: dict[CodeType, FunctionType]) -> None:
 
 def _is_foreign(file: str) -> bool:
     library = file.startswith(_STDLIB) and "/site-packages/" not in file
-    return library or file.startswith((_MEMCG, "<frozen")) or file in runtime.beneath
+    return library or file.startswith((_MEMCG, "<frozen")) or file in beneath
 
 
 def _is_ours(holder: Any) -> bool:
@@ -262,24 +328,30 @@ def _has(holder: Any, name: str) -> bool:
     return any(isinstance(vars(c).get(name), MemberDescriptorType) for c in type(holder).__mro__)
 
 
-def _value(symbol: Symbol, frame: FrameType) -> Any:
-    """Return the object that a symbol stands for, without running code of the program."""
+def _value(symbol: Symbol, frame: FrameType, loaded: dict[Symbol, Any]) -> Any:
+    """Return the object that a symbol stands for, without running code of the program.
+
+    If it was loaded, that is the object which was there then.
+    """
     if symbol is None:
         return _MISSING
+    if symbol in loaded:
+        return loaded[symbol]
     kind, *rest = symbol
     if kind == "const":
         return rest[0]
     if kind == "fast":
         return frame.f_locals.get(rest[0], _MISSING)
     if kind == "global":
-        return frame.f_globals.get(rest[0], _MISSING)
+        name = rest[0]
+        return frame.f_globals.get(name, frame.f_builtins.get(name, _MISSING))
     if kind not in ("attr", "item"):
         return _MISSING
-    holder = _value(rest[0], frame)
+    holder = _value(rest[0], frame, loaded)
     if holder is _MISSING:
         return _MISSING
     if kind == "item":
-        key = _value(rest[1], frame)
+        key = _value(rest[1], frame, loaded)
         if type(holder) in (list, tuple, dict) and isinstance(key, (int, str, tuple, bytes)):
             try:
                 return holder[key]
@@ -287,6 +359,32 @@ def _value(symbol: Symbol, frame: FrameType) -> Any:
                 return _MISSING
         return _MISSING
     return _attribute_of(holder, rest[1])
+
+
+def _behind(holder: Any) -> Any:
+    """Return the container that an iterator goes through; other objects as they are."""
+    if hasattr(type(holder), "__next__") and type(holder).__module__ in ("builtins", "collections"):
+        return next((x for x in gc.get_referents(holder) if isinstance(x, _CONTAINERS)), holder)
+    return holder
+
+
+def _does_to_arguments(callee: Symbol, frame: FrameType, loaded: dict[Symbol, Any]) -> int:
+    """Return what a call does to a container that it gets; 0 if its own code is explored."""
+    if callee is not None and callee[0] == "attr":
+        holder = _value(callee[1], frame, loaded)
+        if isinstance(holder, ModuleType):
+            found = vars(holder).get(callee[2])
+        else:
+            found = getattr(type(holder), callee[2], None)
+    else:
+        found = _value(callee, frame, loaded)
+    if isinstance(found, (type, BuiltinFunctionType, MethodDescriptorType)):
+        if found.__name__ in _READERS:
+            return READ
+        return 0 if isinstance(found, type) else WRITE
+    if isinstance(found, FunctionType) and _is_foreign(found.__code__.co_filename):
+        return WRITE
+    return 0
 
 
 def _attribute_of(holder: Any, name: str) -> Any:
@@ -306,15 +404,3 @@ def _attribute_of(holder: Any, name: str) -> Any:
         if isinstance(found, (*_CONTAINERS, *_SYNC)):
             return found
     return _MISSING
-
-
-def start(audit: Audit | None) -> None:
-    """Trace the calling thread from here on."""
-    if audit is not None:
-        sys.settrace(audit.trace)
-
-
-def stop(audit: Audit | None) -> None:
-    """Trace the calling thread no more."""
-    if audit is not None:
-        sys.settrace(None)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from . import plain, watchdog
+from . import watchdog
 from .errors import (
     Abandoned,
     DataRace,
@@ -32,6 +32,7 @@ from .errors import (
     UseAfterFree,
     VerifyError,
 )
+from .places import is_beneath, where
 from .task import Operation, Task
 from .trace import ACQUIRE, BLOCK, ENABLE, READ, WRITE, Line, Step, covers, join
 from .workers import Pool
@@ -44,9 +45,6 @@ STUCK = -1000  # the alternative that no interrupt is raised, and no task can go
 _LOOK_S = 0.05  # how often the controller looks, if it may have missed a wake-up
 _GRACE_S = 1.0  # how long a task that stalled is waited for when it is ended
 active: Run | None = None  # the execution that runs; the turn protects it
-# Files that the explored program stands on and that are not explored themselves. No interrupt is
-# raised there, and a place in one is shown with its caller. The loader of such a file adds it.
-beneath: set[str] = set()
 
 
 def running() -> Task | None:
@@ -73,6 +71,7 @@ class Options(NamedTuple):
     forks: bool = False
     patience_s: float = 10.0
     audit: bool = False
+    timeouts: int = 2  # so often a task's waits for one object may run out early
     announce: bool = False  # a failure is a step of its own, before which other tasks may run
 
 
@@ -112,11 +111,13 @@ class Run:
         self.uses: dict[str, list[int]] = {}  # key not in `shared` -> [bit per task, uses]
         self.labels: dict[str, dict[str, int]] = {}
         self.objects: dict[int, Any] = {}  # see fields.py
+        self.tracked: dict[Any, Any] = {}  # see tracking.py
         self.hooks: dict[str, Callable[[], None]] = {}  # mutex name -> called after its release
         self.quiet = False  # a checker looks, so there is no scheduling and no guard
         self.abandoned = False
         self.redundant = False
         self.failed_quietly = False
+        self.cut = False  # a wait could have run out once more
         self.failure: BaseException | None = None
         self.value: Any = None
         self.fork_written: list[int] | None = None
@@ -206,6 +207,7 @@ class Run:
         if parent is not None:
             parent.spawned += 1
             task.clock = parent.clock.copy()
+            task.now_s = parent.now_s
             self._tick(parent)
         task.clock.extend([0] * (task.id + 1 - len(task.clock)))
         names = [n for n, _ in self.options.interrupts]
@@ -222,11 +224,13 @@ class Run:
     def _body(self, task: Task) -> None:
         try:
             self._begin(task)
-            plain.start(self.audit)
+            if self.audit is not None:
+                sys.settrace(self.audit.trace)
             try:
                 value = task.context.run(task.fn)
             finally:
-                plain.stop(self.audit)
+                if self.audit is not None:
+                    sys.settrace(None)
             if task.id == 0:
                 self.value = value
         except Abandoned:
@@ -289,7 +293,7 @@ class Run:
         if not enabled:  # all tasks wait: only now a wait with a time can end
             enabled = {t.id: t.operation for t in self.stuck() if t.late is not None and t.late()}
         if not enabled:
-            if self.stuck():
+            if not all(t.daemon for t in self.stuck()):
                 self.failure = self._deadlock()
             return None
         if not any(offer.picks[0] >= 0 for offer in enabled.values()):
@@ -387,7 +391,7 @@ class Run:
                 self.lines.append(line)
             return False
         picks = tuple(range(choices))
-        if task.interrupts and choices == 1 and not self._is_beneath():
+        if task.interrupts and choices == 1 and not is_beneath():
             picks += tuple(-1 - i for i in task.interrupts)
         task.announce(Operation(kind, key, use, picks), ready, late)
         task.waiting = line
@@ -447,6 +451,51 @@ class Run:
         obj.written = self.current.clock.copy()
         self._tick(self.current)
 
+    def timed(
+        self, kind: str, obj: Sync, use: int, ready: Callable[[], bool], seconds: float,
+        of: str = "",
+    ) -> bool:  # fmt: skip
+        """Wait for `ready`, or until the time is over, which may be at any moment before.
+
+        The operation is done whether ready or not: a wait that ends later is a schedule in which
+        the task goes on later. A task's waits run out early `Options.timeouts` times, and then only
+        when no task can go on, so that a loop of such waits ends.
+
+        Parameters
+        ----------
+        of : str
+            The key under which the waits that ran out are counted; that of `obj` if it is empty.
+        """
+        task, of = self.current, of or obj.key
+        if self.alone(task) or task.ran_out.get(of, 0) < self.options.timeouts:
+            point = self.step(kind, obj, use)
+            done = ready()
+            if point:
+                self.access(obj, use if done else READ)
+        else:
+            self.cut = True
+            point = self.step(kind, obj, use | BLOCK, ready, late=lambda: True)
+            done = ready()
+            if point and done:
+                self.access(obj, use | BLOCK)
+        if not done:
+            task.ran_out[of] = task.ran_out.get(of, 0) + 1
+            task.now_s += max(seconds, 0)
+        return done
+
+    def watches(self, obj: Sync) -> bool:
+        """Tell whether a task can see `obj` held, so that its release is a scheduling point."""
+        return self.shared is None or f"{obj.key}?" in self.shared
+
+    def watch(self, obj: Sync) -> None:
+        """Note that a task can see `obj` held. The exploration starts again if that is new."""
+        if not self.watches(obj) and not self.alone(self.current):
+            self.uses[f"{obj.key}?"] = [3, WRITE]  # as if two tasks had used it
+
+    def merge(self) -> None:
+        """Count a scheduling point that no other task could notice."""
+        self.steps[-1].merged += not self.alone(self.current)
+
     def wait_for(self, tasks: list[Task]) -> None:
         """Wait until the tasks have ended. It is no scheduling point if they have ended already."""
         if self.quiet:
@@ -458,6 +507,7 @@ class Run:
             self.step("join", None, 0, lambda: all(task.done for task in tasks), detail=names)
         for task in tasks:
             join(self.current.clock, task.clock)
+            self.current.now_s = max(self.current.now_s, task.now_s)
         self.steps[-1].clock = self.current.clock.copy()
 
     def settle(self) -> None:
@@ -540,32 +590,3 @@ class Run:
 
     def _shows(self, key: str) -> bool:
         return not key or not self.known or key in self.known
-
-    def _is_beneath(self) -> bool:
-        frame = sys._getframe(2)
-        while frame is not None:
-            if frame.f_code.co_filename in beneath:
-                return True
-            frame = frame.f_back  # type: ignore[assignment]
-        return False
-
-
-_HERE = __file__.rsplit("/", 1)[0]  # the files of this folder, without those below, are explorer
-
-
-def where() -> str:
-    """Return the place in the program that called us, as ``file:line``.
-
-    If that file is in `beneath`, the place of its caller is there too.
-    """
-    frame = sys._getframe(1)
-    places: list[str] = []
-    while frame is not None:
-        name = frame.f_code.co_filename
-        folder, _, short = name.rpartition("/")
-        if folder != _HERE and short != "contextlib.py":
-            places.append(f"{short}:{frame.f_lineno}")
-            if name not in beneath:
-                break
-        frame = frame.f_back  # type: ignore[assignment]
-    return " > ".join([places[-1], places[0]] if len(places) > 1 else places)

@@ -2,10 +2,12 @@
 """The explorer's side of the seam: a module with the names of `memcg.locking`.
 
 If code is loaded with `module()` in place of ``locking``, each operation is a scheduling point.
+`seam.threading`, `seam.queue` and `seam.time` have what the standard library's modules have.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Callable, Hashable
 from types import ModuleType
@@ -25,6 +27,15 @@ __all__ = [
     "report_exception", "settle", "shared",
     "spawn",
 ]  # fmt: skip
+
+STANDARD = ("threading", "queue", "time")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in STANDARD:
+        return importlib.import_module(f"{__package__}.std.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 _outside = itertools.count(-1, -1)
 

@@ -27,9 +27,9 @@ class Task:
     """A thread of the explored program."""
 
     __slots__ = (
-        "_ready", "blocked", "clock", "context", "done", "fn", "held", "id", "interrupts", "key",
-        "late", "made", "name", "operation", "run", "spawned", "started", "vanished",
-        "waiting", "worker",
+        "_ready", "blocked", "clock", "context", "daemon", "done", "fn", "held", "id", "interrupts",
+        "key", "late", "local", "made", "name", "now_s", "operation", "ran_out", "run", "spawned",
+        "started", "thread", "vanished", "waiting", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +51,12 @@ class Task:
         self.made = self.spawned = 0
         self.started = self.done = self.vanished = False
         self.worker: Worker | None = None
+        # What `std` keeps of a task: its Thread, its clock, its waits that ran out, its locals.
+        self.thread: Any = None
+        self.daemon = False  # the program ends without it
+        self.now_s = 0.0
+        self.ran_out: dict[str, int] = {}
+        self.local: dict[int, tuple[object, dict[str, Any]]] = {}
         self.context = contextvars.Context()
 
     def __repr__(self) -> str:

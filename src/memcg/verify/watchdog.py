@@ -13,9 +13,9 @@ import time
 import traceback
 
 from .errors import Abandoned
+from .places import EXPLORER
 from .task import Task
 
-_HERE = __file__.rsplit("/", 1)[0]
 _SPINS_S = 0.002  # a thread that has used less processor time in all the patience waits
 
 
@@ -30,7 +30,9 @@ def describe(task: Task, patience_s: float, used_s: float) -> str:
     """Return what a task does instead of going on, with its stack, the innermost call last."""
     assert task.worker is not None
     frame = sys._current_frames().get(task.worker.ident)
-    stack = [x for x in traceback.extract_stack(frame) if x.filename.rpartition("/")[0] != _HERE]
+    stack = [
+        x for x in traceback.extract_stack(frame) if x.filename.rpartition("/")[0] not in EXPLORER
+    ]
     at = f" at {stack[-1].filename.rpartition('/')[2]}:{stack[-1].lineno}" if stack else ""
     if used_s < _SPINS_S:
         what = "waits for something that is not on the seam, such as a threading.Lock"

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import CodeType, ModuleType, SimpleNamespace
 from typing import Any
 
-from .. import runtime, seam
+from .. import places, runtime, seam
 
 _SOURCE = Path(__file__).resolve().parents[2]
 # The folder of each module's source, which is also the package of its relative imports.
@@ -71,7 +71,7 @@ def load_alone(noun: str) -> ModuleType:
 
 
 # The model core is a machine to the control plane: no interrupt is raised in the middle of it.
-runtime.beneath.add(str(path("model")))
+places.beneath.add(str(path("model")))
 
 
 # Dictionaries and lists of modules and the mutexes that guard them.
