@@ -86,8 +86,10 @@ soak: $(EXTENSION)/.built ## run an hour of a server-like load, SOAK=seconds; th
 	PYTHONPATH=src $(VENV)/bin/python tests/long/soak.py --seconds $(or $(SOAK),3600)
 	FORKS=$(or $(FORKS),10000) $(VENV)/bin/python -m pytest tests/hostile -k forks
 
+# An interpreter that make pythons has unpacked lacks CPython's own tests until then.
 foreign: $(EXTENSION)/.built ## run other people's suites (CPython, NumPy, ...) with memcg and without; SUITES="..."
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check hypothesis pandas simplejson tornado networkx
+	$(VENV)/bin/python tools/pythons.py --tests --strict $(VERSION)
 	for s in $(or $(SUITES),cpython numpy pandas simplejson tornado networkx); do PYTHONPATH=src $(VENV)/bin/python tools/foreign.py $$s || failed=1; done; exit $$failed
 
 # Suite:limit for its tests. Without the limit each takes more memory.

@@ -41,6 +41,12 @@ static ATOMIC(memcg_survivor_fn) survivor_fn;
 
 void memcg_set_alarm(memcg_alarm_fn alarm) { store_release(&alarm_fn, alarm); }
 
+void memcg_has_slept(void)
+{
+    if (memcg_self)
+        memcg_self->unheard = 0;
+}
+
 void memcg_set_refusal(memcg_refusal_fn refusal) { store_release(&refusal_fn, refusal); }
 
 void memcg_set_collector(memcg_called_fn called, memcg_collector_fn can_run)
@@ -154,6 +160,25 @@ static bool ends_process(struct mem_cgroup *memcg, struct mem_cgroup *limited)
     return mem_cgroup_oom_group(memcg);
 }
 
+/* Counts a request at the ceiling that was refused or passed over; returns how many there were since
+ * usage was last below max. */
+static unsigned count_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limited)
+{
+    unsigned refusals;
+
+    mem_cgroup_set_alarmed(memcg, MEMCG_ALARMED); /* so that below_max() is called */
+    refusals = add_relaxed(&limited->refusals, 1);
+    if (refusals >= MEMCG_OOM_REFUSALS && ends_process(memcg, limited)) {
+        memcg_oom_group_fn end = load_acquire(&oom_group_fn);
+        struct thread *self = section_go_out();
+
+        if (end)
+            end(memcg, limited, refusals);
+        section_come_back(self);
+    }
+    return refusals;
+}
+
 static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
                   enum memcg_outcome outcome)
 {
@@ -163,18 +188,8 @@ static int refuse(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t b
     mem_cgroup_note_event(limited, memcg, MEMCG_EV_FAIL, bytes);
     mem_cgroup_note_oom(memcg, limited, bytes, true);
     set_failure(memcg, limited, bytes);
-    if (outcome == MEMCG_REFUSED_AT_CEILING) {
-        mem_cgroup_set_alarmed(memcg, MEMCG_ALARMED); /* so that below_max() is called */
-        refusals = add_relaxed(&limited->refusals, 1);
-        if (refusals >= MEMCG_OOM_REFUSALS && ends_process(memcg, limited)) {
-            memcg_oom_group_fn end = load_acquire(&oom_group_fn);
-            struct thread *self = section_go_out();
-
-            if (end)
-                end(memcg, limited, refusals);
-            section_come_back(self);
-        }
-    }
+    if (outcome == MEMCG_REFUSED_AT_CEILING)
+        refusals = count_at_ceiling(memcg, limited);
     call_alarm(memcg, limited, bytes, outcome, refusals);
     return -ENOMEM;
 }
@@ -233,14 +248,16 @@ static int64_t past_reserve(struct mem_cgroup *memcg, size_t bytes, struct mem_c
 
 /*
  * At the ceiling one small request is refused.  Then the thread is granted some bytes by force,
- * since an exception handler that gets none loops for ever, or crashes (CPython 3.11).  The number
- * of grants bounds their sum.  The binding bounds their number in time, because it makes the thread
- * sleep.
+ * since an exception handler that gets none loops for ever, or crashes (CPython 3.11).  Code that
+ * swallows the error gets some bytes without a refusal; then it counts as refused, and is refused
+ * indeed if it asks again before it has slept.  The number of grants bounds their sum.  The binding
+ * bounds the number of all this in time, because it makes the thread sleep.
  */
 static bool refuses_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
-                               const struct request *req)
+                               struct request *req)
 {
     struct thread *self = memcg_self; /* in its section */
+    enum memcg_requester asks;
     unsigned refusals;
 
     if (hlist_empty(&self->heaps)) /* the orphan serves the caller */
@@ -251,8 +268,14 @@ static bool refuses_at_ceiling(struct mem_cgroup *memcg, struct mem_cgroup *limi
         self->grant -= (int64_t)bytes;
         return false;
     }
-    if (!may_refuse(memcg, req, MEMCG_AT_CEILING) || requester() == MEMCG_REQUESTER_FRAGILE)
+    if (!may_refuse(memcg, req, MEMCG_AT_CEILING) ||
+        (asks = requester()) == MEMCG_REQUESTER_FRAGILE)
         return false;
+    if (asks == MEMCG_REQUESTER_UNHEARD && self->unheard <= MEMCG_UNHEARD) {
+        self->unheard += (int64_t)bytes;
+        req->passed_over = self->unheard > MEMCG_UNHEARD; /* so it must sleep first */
+        return false;
+    }
     refusals = load_relaxed(&limited->refusals);
     self->granted_by = limited;
     self->grant = MEMCG_GRANT >> (refusals < 16 ? refusals : 16);
@@ -330,7 +353,10 @@ static int charge_past_max(struct mem_cgroup *memcg, struct mem_cgroup *limited,
     mem_cgroup_note_event(limited, memcg, MEMCG_EV_OOM, req->bytes);
     mem_cgroup_note_oom(memcg, limited, req->bytes, false);
     /* no alarm for a large one: if it still does not fit, its next request is refused */
-    if (!large || spared)
+    if (req->passed_over)
+        call_alarm(memcg, at_ceiling, req->bytes, MEMCG_PASSED_OVER,
+                   count_at_ceiling(memcg, at_ceiling));
+    else if (!large || spared)
         call_alarm(memcg, limited, req->bytes, MEMCG_CHARGED, 0);
     return 0;
 }

@@ -15,6 +15,8 @@
  * exception. */
 #define MEMCG_GRANT ((int64_t)256 << 10)
 #define MEMCG_GRANT_MIN ((int64_t)4 << 10)
+/* Bytes that code that swallows errors may take by force at a ceiling before its thread must sleep. */
+#define MEMCG_UNHEARD ((int64_t)64 << 10)
 
 /* In a section. 0; -ENOMEM; or -EAGAIN: leave the section, reclaim, try again. */
 int memcg_charge(struct mem_cgroup *memcg, size_t bytes, struct request *req);

@@ -305,13 +305,20 @@ void memcg_set_waker(void (*waker)(void));
 void memcg_not_woken(void); /* the waker failed: the next post calls it again */
 /* What became of a request past max. `refusals` counts those at the ceiling of `limited` since it
  * was last below max. */
-enum memcg_outcome { MEMCG_CHARGED, MEMCG_REFUSED, MEMCG_REFUSED_AT_CEILING };
+enum memcg_outcome {
+    MEMCG_CHARGED,
+    MEMCG_PASSED_OVER, /* charged at the ceiling, but counted: the code that asked swallows errors */
+    MEMCG_REFUSED,
+    MEMCG_REFUSED_AT_CEILING,
+};
 /* Called on the requesting thread, inside the data plane, when a small request was charged past max
  * or a request was refused.  It must only set flags (the binding's alarm). `limited` is the group
  * whose max was met. */
 typedef void (*memcg_alarm_fn)(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
                                enum memcg_outcome outcome, unsigned refusals);
 void memcg_set_alarm(memcg_alarm_fn alarm);
+/* This thread has slept since it was passed over.  It may be passed over again. */
+void memcg_has_slept(void);
 /* Called on that thread too, when a request of `memcg` for so many bytes is about to go past max
  * (from 64 KiB on), past the reserve or past the overdraft.  True refuses it.  If no function is
  * set, requests of 64 KiB and more are refused at max, those over 1 KiB at the reserve, and any at
@@ -334,7 +341,8 @@ void memcg_set_oom_group_fn(memcg_oom_group_fn end);
  * request can be refused. */
 enum memcg_requester {
     MEMCG_REQUESTER_ANY,
-    MEMCG_REQUESTER_UNHEARD, /* may swallow the error: it gets the reserve first */
+    /* may swallow the error: it gets the reserve first, and some bytes at the ceiling */
+    MEMCG_REQUESTER_UNHEARD,
     MEMCG_REQUESTER_FRAGILE, /* crashes, or loses data: it is charged by force */
 };
 typedef enum memcg_requester (*memcg_requester_fn)(void);

@@ -320,6 +320,7 @@ struct request {
     const void *caller;              /* CHARGE_C: an address in the code that asks */
     bool reclaimed;                  /* reclaim has run: this is the second try */
     bool forced;                     /* past max it is charged by force, whatever its size */
+    bool passed_over;                /* charged by force, and counted as a refusal at the ceiling */
     struct mem_cgroup *want_reclaim; /* the group whose subtree to reclaim; set with -EAGAIN */
 };
 
@@ -432,6 +433,7 @@ struct thread {
     int64_t grant;                 /* bytes that are left of the last grant; below 0: overdrawn */
     struct mem_cgroup *granted_by; /* the group past whose ceiling it is; compared, never
                                     * dereferenced */
+    int64_t unheard; /* bytes that code that swallows errors got at a ceiling since it slept */
     bool is_orphan;
     /* slabs whose `remote` is not empty: any thread in its section pushes by CAS, the owner takes
      * all */

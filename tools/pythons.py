@@ -8,6 +8,7 @@ cannot be moved.
 
     python tools/pythons.py 3.14 3.15            # gets those that the machine has not got
     python tools/pythons.py --where 3.15         # prints the path of the interpreter
+    python tools/pythons.py --tests 3.15         # CPython's own tests too, where it was unpacked
 """
 
 from __future__ import annotations
@@ -118,6 +119,12 @@ class Apt:
         self("download", *sorted(names))
         return [next(self.folder.glob(f"{name}_*.deb")) for name in sorted(names)]
 
+    def fetch_tests(self, version: str) -> Path:
+        """Fetch the package of CPython's own tests, which `fetch` leaves out."""
+        name = f"libpython{version}-testsuite"
+        self("download", name)
+        return next(self.folder.glob(f"{name}_*.deb"))
+
 
 def is_run_with(package: str) -> bool:
     """Whether an interpreter needs a package of those that are installed with it.
@@ -187,11 +194,38 @@ def get(versions: list[str], folder: Path = FOLDER) -> None:
             print(f"{version}: {release} is in {root}")
 
 
+def get_tests(versions: list[str], folder: Path = FOLDER) -> None:
+    """Unpack CPython's own tests beside those interpreters that lie below the folder."""
+    here = [
+        version for version in versions if where(version, folder, "") == unpacked(version, folder)
+    ]
+    here = [version for version in here if not tests_of(version, folder).exists()]
+    if not here:
+        return
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        apt = Apt(Path(place))
+        for version in here:
+            package = apt.fetch_tests(version)
+            release = run(unpacked(version, folder), "-c", TRY).strip()
+            if not run("dpkg-deb", "--field", package, "Version").startswith(f"{release}-"):
+                raise Unavailable(
+                    f"the tests are not those of {release}; remove {folder / version}"
+                )
+            run("dpkg-deb", "--extract", package, folder / version)
+            print(f"{version}: the tests of {release} are in {tests_of(version, folder).parent}")
+
+
+def tests_of(version: str, folder: Path) -> Path:
+    """Return a file that only the package of the tests has."""
+    return folder / version / "usr" / "lib" / f"python{version}" / "test" / "test_gc.py"
+
+
 def main(args: list[str] | None = None) -> int:
     """Get the versions, or print where one is; 0 unless that is missing that must be there."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("versions", nargs="+", metavar="VERSION")
     parser.add_argument("--where", action="store_true", help="print the interpreter's path only")
+    parser.add_argument("--tests", action="store_true", help="also get CPython's own tests")
     parser.add_argument("--strict", action="store_true", help="fail if a version cannot be had")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     options = parser.parse_args(args)
@@ -207,6 +241,8 @@ def main(args: list[str] | None = None) -> int:
     try:
         if missing:
             get(missing, folder)
+        if options.tests:
+            get_tests(options.versions, folder)
     except Unavailable as error:
         absent = [version for version in missing if not where(version, folder)]
         print(f"{', '.join(absent)}: not to be had here: {error}")

@@ -29,6 +29,16 @@ STATUS_OOM = 137  # of `memcg run`: a limit has ended the program
 
 # Prints "native" if the C core is there, and is the one that was installed with the package.
 CORE = "import memcg, memcg.core as c, sys; print(c.name, memcg.__file__.startswith(sys.prefix))"
+# Prints "True" if malloc is charged.
+MALLOC = """
+import ctypes, memcg
+memcg.install(malloc=True)
+malloc = ctypes.CDLL(None).malloc
+malloc.argtypes, malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+before = memcg.root.current
+malloc(10 << 20)
+print(memcg.root.current - before >= 10 << 20)
+"""
 HOG = "kept = []\nwhile True: kept.append(bytearray(1000))"
 
 
@@ -77,12 +87,15 @@ def check(python: Path) -> None:
     Raises
     ------
     Failed
-        It has no native core, does not stop a hog, or says that it cannot run here.
+        It has no native core, does not charge malloc, does not stop a hog, or says that it cannot
+        run here.
     """
     with tempfile.TemporaryDirectory() as place:  # not the sources
         if (shown := run(python, "-c", CORE, cwd=place).strip()) != "native True":
             raise Failed(f"{python}: the core and whether it is the installed one: {shown}")
         memcg = python.with_name("memcg")
+        if (shown := run(memcg, "run", "-c", MALLOC, cwd=place).strip()) != "True":
+            raise Failed(f"{python}: malloc is not charged under memcg run: {shown}")
         shown = run(memcg, "run", "--max", "64MiB", "-c", HOG, status=STATUS_OOM, cwd=place)
         if "memory.max" not in (last := shown.splitlines()[-1]):
             raise Failed(f"{python}: the hog was not ended by its limit: {last}")

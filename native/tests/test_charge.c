@@ -261,6 +261,54 @@ static void the_requester_decides_what_becomes_of_a_refusal(void)
     check_nothing_is_left();
 }
 
+/* At the ceiling unheard requesters are passed over for some bytes, which counts as refusals.  A thread
+ * that has slept is passed over again. */
+static unsigned passed_over;
+
+static void count_passed_over(struct mem_cgroup *memcg, struct mem_cgroup *limited, size_t bytes,
+                              enum memcg_outcome outcome, unsigned refusals)
+{
+    CHECK(memcg == limited && bytes == 1000);
+    CHECK((refusals > 0) == (outcome == MEMCG_PASSED_OVER || outcome == MEMCG_REFUSED_AT_CEILING));
+    passed_over += outcome == MEMCG_PASSED_OVER;
+}
+
+static void at_the_ceiling_the_unheard_are_passed_over(void)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+    int64_t ceiling = 3 * (256 << 10), before;
+    static void *p[4000];
+    int n = 0;
+
+    mem_cgroup_set_limit(g, MEMCG_MAX, 256 << 10);
+    mem_cgroup_set_limit(g, MEMCG_RESERVE, 256 << 10);
+    memcg_set_current(g);
+    memcg_set_alarm(count_passed_over);
+    memcg_set_requester(asks);
+    requesting = MEMCG_REQUESTER_UNHEARD;
+    while ((p[n] = memcg_malloc(1000)))
+        n++;
+    before = stat_of(g).usage;
+    CHECK(before > ceiling + MEMCG_UNHEARD - (32 << 10) &&
+          before <= ceiling + MEMCG_UNHEARD + (32 << 10));
+    CHECK(passed_over == 1 && stat_of(g).events[MEMCG_EV_FAIL] == 1);
+    while ((p[n] = memcg_malloc(1000))) /* the grant alone */
+        n++;
+    CHECK(stat_of(g).usage - before <= (MEMCG_GRANT >> passed_over) + (64 << 10));
+    memcg_has_slept();
+    before = stat_of(g).usage;
+    while ((p[n] = memcg_malloc(1000)))
+        n++;
+    CHECK(stat_of(g).usage - before > MEMCG_UNHEARD / 2);
+    memcg_set_requester(NULL);
+    memcg_set_alarm(NULL);
+    while (n)
+        memcg_free(p[--n]);
+    memcg_set_current(NULL);
+    group_close(g);
+    check_nothing_is_left();
+}
+
 /* Stock and empty slabs of other threads are given back before an alarm is posted, also many times
  * in a row. */
 static atomic_int_t stage;
@@ -372,5 +420,6 @@ int main(void)
     RUN(lowering_max_reclaims_what_it_can);
     RUN(large_requests_are_refused_and_small_ones_are_forced);
     RUN(the_requester_decides_what_becomes_of_a_refusal);
+    RUN(at_the_ceiling_the_unheard_are_passed_over);
     return DONE();
 }

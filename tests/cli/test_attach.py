@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -117,7 +118,7 @@ def test_a_second_attach_is_refused(cli, native, start):
 
 
 @attachable
-def test_a_process_that_waits_gets_nothing_and_removes_what_was_left_for_it(cli, start, tmp_path):
+def test_a_process_that_waits_gets_nothing_and_nothing_is_left(cli, start, tmp_path):
     place = tmp_path / "place"
     place.mkdir()
     process = start(WAITS)
@@ -125,11 +126,75 @@ def test_a_process_that_waits_gets_nothing_and_removes_what_was_left_for_it(cli,
     shown = cli.memcg("attach", "--timeout", "0.2", str(process.pid))
     assert shown.status == 1
     assert "has run no Python code in its main thread for 0.2 s" in shown.err
-    (folder,) = place.iterdir()
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert list(place.iterdir()) == []
     out, err, status = ended(process)
     assert (out, err, status) == ("[]\n", "", 0)
+
+
+# It gets no further than the import of memcg until it gets a line.
+STUCK = """
+import sys
+class Waits:
+    def find_spec(self, name, path=None, target=None):
+        if name == "memcg.cli._attached":
+            print("begun", flush=True)
+            sys.stdin.readline()
+sys.meta_path.insert(0, Waits())
+print("up", flush=True)
+while "memcg.cli._attached" not in sys.modules:
+    pass
+print(sys.modules["memcg.hooks"].installed())
+"""
+
+
+@attachable
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_process_that_has_begun_and_does_not_answer_removes_what_is_left(
+    cli, native, start, tmp_path, ends
+):
+    place = tmp_path / "place"
+    place.mkdir()
+    process = start(STUCK)
+    cli.env["TMPDIR"] = str(place)
+    code = (
+        "import sys; from memcg.cli import attach, main\n"
+        "attach.BEGUN_S = 60 if sys.argv[2:] else 0.2\n"
+        "sys.exit(main(['attach', '--timeout', '0.2', sys.argv[1]]))\n"
+    )
+    attaching = cli.popen("-c", code, str(process.pid), *["ends"] * ends)
+    assert process.stdout.readline() == "begun\n"
+    if ends:  # in the second of its waits
+        while not list(place.glob("*/begun")):
+            assert attaching.poll() is None
+            time.sleep(0.001)
+        process.kill()
+    _, err = attaching.communicate(timeout=60)
+    assert attaching.returncode == 1
+    if ends:
+        assert b"has ended" in err
+    else:
+        assert b"has begun to install memcg, and has not said for 0.2 s how that ended" in err
+        (folder,) = place.iterdir()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert ended(process) == ("True\n", "", 0)
     assert list(place.iterdir()) == []
+
+
+@attachable
+def test_ctrl_c_while_a_process_waits_leaves_nothing(cli, start, tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    process = start(WAITS)
+    cli.env["TMPDIR"] = str(place)
+    attaching = cli.popen("-m", "memcg", "attach", "--timeout", "60", str(process.pid))
+    while not list(place.glob("*/answer")):  # the next thing is to leave it the script
+        assert attaching.poll() is None
+        time.sleep(0.001)
+    attaching.send_signal(signal.SIGINT)
+    attaching.communicate(timeout=60)
+    assert attaching.returncode != 0
+    assert list(place.iterdir()) == []
+    assert ended(process) == ("[]\n", "", 0)
 
 
 @attachable
@@ -150,10 +215,9 @@ def test_a_process_that_ends_meanwhile_leaves_nothing(cli, start, tmp_path):
 
 
 @attachable
-def test_only_its_owner_can_read_the_script(monkeypatch, tmp_path):
-    monkeypatch.setattr(attach.tempfile, "tempdir", str(tmp_path))
-    folder = attach._prepare(os.geteuid(), (None, None, False))
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+def test_only_its_owner_can_read_the_script(tmp_path):
+    attach._prepare(tmp_path, os.geteuid(), (None, None, False))
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert modes == {"script.py": 0o600, "ready": 0o600, "answer": 0o600}
 
 

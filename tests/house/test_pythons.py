@@ -166,6 +166,49 @@ def test_what_is_half_unpacked_does_not_stay(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def apt_with_tests(tmp_path, monkeypatch):
+    """Have an interpreter 3.15.2, and an apt whose tests are of a release."""
+
+    def make(release: str) -> None:
+        class Apt:
+            def __init__(self, folder: Path) -> None:
+                pass
+
+            def fetch_tests(self, version: str) -> Path:
+                return tmp_path / "package"
+
+        def run(*command: object) -> str:
+            if command[:2] == ("dpkg-deb", "--extract"):
+                file = pythons.tests_of("3.15", tmp_path)
+                file.parent.mkdir(parents=True)
+                file.touch()
+            return f"{release}-1" if command[0] == "dpkg-deb" else "3.15.2"
+
+        script(pythons.unpacked("3.15", tmp_path), "echo 3.15")
+        monkeypatch.setattr(pythons, "Apt", Apt)
+        monkeypatch.setattr(pythons, "run", run)
+
+    return make
+
+
+def test_the_tests_are_those_of_the_interpreter(tmp_path, apt_with_tests):
+    apt_with_tests("3.15.3")
+    with pytest.raises(pythons.Unavailable, match=r"the tests are not those of 3\.15\.2; remove"):
+        pythons.get_tests(["3.15"], tmp_path)
+    assert not pythons.tests_of("3.15", tmp_path).exists()
+    apt_with_tests("3.15.2")
+    pythons.get_tests(["3.15"], tmp_path)
+    assert pythons.tests_of("3.15", tmp_path).exists()
+
+
+def test_an_interpreter_of_the_machine_gets_no_tests(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    script(tmp_path / f"python{HERE}", f"echo {HERE}")
+    assert pythons.main(["--tests", "--folder", str(tmp_path / "new"), HERE]) == 0
+    assert not (tmp_path / "new").exists()
+
+
 def test_headers_of_the_machine_are_not_hidden_by_those_of_another_suite():
     assert pythons.is_run_with("libc6")
     assert pythons.is_run_with("zlib1g")

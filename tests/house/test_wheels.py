@@ -22,7 +22,7 @@ def wheels(monkeypatch):
     return module
 
 
-def environment(place: Path, core: str, run: str, doctor: str) -> Path:
+def environment(place: Path, core: str, run: str, doctor: str, malloc: str = "True") -> Path:
     """Make an environment whose memcg says what a test wants."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
     python = place / "bin" / "python"
@@ -31,7 +31,9 @@ def environment(place: Path, core: str, run: str, doctor: str) -> Path:
     (site / "memcg" / "__init__.py").touch()
     (site / "memcg" / "core.py").write_text(f"name = {core!r}\n")
     script = place / "bin" / "memcg"
-    script.write_text(f"#!/bin/sh\ncase $1 in run) {run};; *) {doctor};; esac\n")
+    script.write_text(
+        f"#!/bin/sh\ncase $1$2 in run-c) echo {malloc};; run*) {run};; *) {doctor};; esac\n"
+    )
     script.chmod(0o755)
     return python
 
@@ -54,6 +56,11 @@ def test_a_wheel_that_works_passes(wheels, tmp_path):
 def test_a_wheel_that_does_not_work_is_refused(wheels, tmp_path, core, run, doctor, said):
     with pytest.raises(wheels.Failed, match=said):
         wheels.check(environment(tmp_path, core, run, doctor))
+
+
+def test_a_wheel_that_does_not_charge_malloc_is_refused(wheels, tmp_path):
+    with pytest.raises(wheels.Failed, match="malloc is not charged under memcg run: False"):
+        wheels.check(environment(tmp_path, "native", STOPS, AGREES, malloc="False"))
 
 
 def test_the_versions_are_those_of_the_hosted_wheels(wheels):

@@ -4,12 +4,14 @@
 CPython 3.14 and later run a script in another process, at the next check of its main thread
 (`sys.remote_exec`, PEP 768). The script imports the memcg of this command, so both processes need
 the same version of CPython. A folder of mode 0700 holds the script and a FIFO for its answer. If
-the process does not get to a check in time, the script is replaced by one that removes the folder.
+the process does not get to a check in time, it is given an empty script in place of ours, and the
+folder is removed. If it begins and does not answer in time, it removes the folder itself.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import select
 import shutil
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 10.0  # a program that does not wait gets to a check within milliseconds
 BEGUN_S = 60.0  # to import and install memcg takes some 20 ms
+NOTHING = "/dev/null"  # a script without code
 ANSWER_BYTES = 4096  # PIPE_BUF: a write of this length arrives in one piece
 
 BEFORE = "what process {} has allocated before is not charged, unless it grows"
@@ -58,17 +61,14 @@ TOO_LATE = (
 )
 STUCK = "process {0} has begun to install memcg, and has not said for {1:g} s how that ended"
 
-# Removes the folder, in the process that was attached to.
-LEAVE = "import os; [os.unlink(e.path) for e in os.scandir({0!r})]; os.rmdir({0!r})"
 # The process opens the FIFO for reading too: then writing neither blocks nor raises SIGPIPE if
 # nobody reads any more.
 SCRIPT = """\
 def attach(folder, place, limits):
-    import os, sys
+    import os, shutil, sys
     try:
         os.rename(folder + "/ready", folder + "/begun")
-    except OSError:
-        {leave}
+    except OSError:  # too late
         return
     try:
         sys.path.insert(0, place)
@@ -82,6 +82,10 @@ def attach(folder, place, limits):
     fifo = os.open(folder + "/answer", os.O_RDWR | os.O_NONBLOCK)
     os.write(fifo, repr(answer).encode()[:{bytes}])
     os.close(fifo)
+    try:
+        os.rename(folder + "/begun", folder + "/done")
+    except OSError:  # the command waits no more
+        shutil.rmtree(folder, ignore_errors=True)
 
 attach({folder!r}, {place!r}, {limits!r})
 """
@@ -167,14 +171,17 @@ def attach(pid: int, limits: Limits, timeout_s: float = TIMEOUT_S) -> dict[str, 
         raise Refused(f"there is no process {pid}") from None
     try:
         owner = _owner(pid)
-        folder = _prepare(owner, limits)
-        with open(folder / "answer", "rb", buffering=0, opener=_no_wait) as answers:
-            try:
-                sys.remote_exec(pid, str(folder / "script.py"))
-            except (OSError, RuntimeError) as error:
-                shutil.rmtree(folder)
-                raise Refused(_why(pid, error)) from None
-            return _answer(pid, process, answers, folder, timeout_s)
+        folder = Path(tempfile.mkdtemp(prefix="memcg-attach-"))
+        try:
+            _prepare(folder, owner, limits)
+            with open(folder / "answer", "rb", buffering=0, opener=_no_wait) as answers:
+                try:
+                    sys.remote_exec(pid, str(folder / "script.py"))
+                except (OSError, RuntimeError) as error:
+                    raise Refused(_why(pid, error)) from None
+                return _answer(pid, process, answers, folder, timeout_s)
+        finally:
+            _take_back(pid, process, folder)
     finally:
         os.close(process)
 
@@ -201,12 +208,10 @@ def _owner(pid: int) -> int:
     return owner
 
 
-def _prepare(owner: int, limits: Limits) -> Path:
-    """Make the folder, which only its owner can read."""
-    folder = Path(tempfile.mkdtemp(prefix="memcg-attach-"))
+def _prepare(folder: Path, owner: int, limits: Limits) -> None:
+    """Fill the folder, which only its owner can read."""
     place = os.path.dirname(os.path.dirname(os.path.abspath(memcg.__file__)))
     script = SCRIPT.format(
-        leave=LEAVE.format(str(folder)),
         folder=str(folder),
         place=place,
         limits=limits,
@@ -217,7 +222,6 @@ def _prepare(owner: int, limits: Limits) -> Path:
     os.mkfifo(folder / "answer", 0o600)
     _give(folder / "answer", owner)
     _give(folder, owner)
-    return folder
 
 
 def _write(file: Path, text: str, owner: int) -> None:
@@ -254,23 +258,18 @@ def _why(pid: int, error: Exception) -> str:
 def _answer(
     pid: int, process: int, answers: BinaryIO, folder: Path, timeout_s: float
 ) -> dict[str, str]:
-    """Wait for the answer, take the script back if there is none, and remove the folder."""
+    """Wait for the answer."""
     poll = select.poll()
     poll.register(answers, select.POLLIN)
     poll.register(process, select.POLLIN)
-    try:
-        ready = dict(poll.poll(timeout_s * 1000))
-        if not ready and not _take_back(folder):
-            ready = dict(poll.poll(BEGUN_S * 1000))  # it has begun, and will say how that ended
-            if not ready:
-                raise Refused(STUCK.format(pid, BEGUN_S))
-    except KeyboardInterrupt:
-        _take_back(folder)
-        raise
-    if not ready:
-        raise Refused(TOO_LATE.format(pid, timeout_s))
-    text = (answers.read(ANSWER_BYTES) or b"").decode() if answers.fileno() in ready else ""
-    shutil.rmtree(folder)
+    if not poll.poll(timeout_s * 1000):
+        if _ends(folder, "ready"):
+            raise Refused(TOO_LATE.format(pid, timeout_s))
+        # it has begun, and will say how that ended
+        if not poll.poll(BEGUN_S * 1000) and _ends(folder, "begun"):
+            raise Refused(STUCK.format(pid, BEGUN_S))
+    # what it wrote last, also if it has ended since
+    text = (answers.read(ANSWER_BYTES) or b"").decode()
     if not text:
         raise Refused(f"process {pid} has ended")
     answer: dict[str, str] = ast.literal_eval(text)
@@ -279,14 +278,24 @@ def _answer(
     return answer
 
 
-def _take_back(folder: Path) -> bool:
-    """Replace the script by one that removes the folder. False: the process has begun already."""
-    new = folder / "script.new"
-    owner = folder.stat().st_uid
-    _write(new, LEAVE.format(str(folder)), owner)
-    new.replace(folder / "script.py")
+def _ends(folder: Path, state: str) -> bool:
+    """End the state "ready" or "begun" of the script. False: it is in another."""
     try:
-        (folder / "ready").rename(folder / "over")
+        (folder / state).rename(folder / f"not {state}")
     except FileNotFoundError:
         return False
     return True
+
+
+def _take_back(pid: int, process: int, folder: Path) -> None:
+    """Remove the folder, or leave that to the process if it has begun and not answered."""
+    if sys.version_info < (3, 14):
+        return
+    if _ends(folder, "ready") or (folder / "not ready").exists():
+        with contextlib.suppress(OSError, RuntimeError):  # it may have ended, or gets no script
+            sys.remote_exec(pid, NOTHING)
+    elif _ends(folder, "begun") or (folder / "not begun").exists():
+        has_ended = select.select([process], [], [], 0)[0]
+        if not has_ended:
+            return  # it finds that nobody waits
+    shutil.rmtree(folder, ignore_errors=True)

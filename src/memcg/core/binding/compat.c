@@ -14,6 +14,7 @@
 #include <internal/pycore_interpframe.h>
 #include <internal/pycore_stackref.h>
 #endif
+#include <internal/pycore_interp.h>
 #include <internal/pycore_object.h>
 #if PY_VERSION_HEX >= 0x030d0000
 #include <internal/pycore_tstate.h>
@@ -84,6 +85,44 @@ bool py_is_handling(PyThreadState *tstate, bool (*matches)(PyObject *error))
         if (item->exc_value && item->exc_value != Py_None && matches(item->exc_value))
             return true;
     return false;
+}
+
+static bool shows_collecting; /* the flag is where the headers say */
+
+bool py_is_collecting(const PyThreadState *tstate)
+{
+    return shows_collecting && tstate->interp->gc.collecting;
+}
+
+static PyObject *look_at_flag(PyObject *self, PyObject *args)
+{
+    (void)self, (void)args;
+    shows_collecting = PyThreadState_Get()->interp->gc.collecting == 1;
+    Py_RETURN_NONE;
+}
+
+/* Tries the flag out in a collection of the youngest objects, because releases of one version have
+ * moved it. */
+static void find_collecting(void)
+{
+    static PyMethodDef method = { "look_at_flag", look_at_flag, METH_VARARGS, NULL };
+    PyObject *gc = PyImport_ImportModule("gc"), *look = PyCFunction_New(&method, NULL);
+    PyObject *callbacks = gc ? PyObject_GetAttrString(gc, "callbacks") : NULL, *found = NULL;
+
+    if (look && callbacks && PyList_Check(callbacks) && PyList_Append(callbacks, look) == 0) {
+        Py_ssize_t i;
+
+        found = PyObject_CallMethod(gc, "collect", "i", 0);
+        i = PySequence_Index(callbacks, look);
+        if (i >= 0)
+            PySequence_DelItem(callbacks, i);
+    }
+    shows_collecting = shows_collecting && !PyThreadState_Get()->interp->gc.collecting;
+    PyErr_Clear();
+    Py_XDECREF(found);
+    Py_XDECREF(callbacks);
+    Py_XDECREF(look);
+    Py_XDECREF(gc);
 }
 
 bool py_holds_gil(void)
@@ -257,6 +296,7 @@ void py_init(void)
 {
     find_tstate();
     py_map_offset = find_map();
+    find_collecting();
 }
 
 /* ---- frames -------------------------------------------------------------------- */

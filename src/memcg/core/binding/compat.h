@@ -97,6 +97,10 @@ static inline PyObject *py_async_exc(const PyThreadState *tstate) { return tstat
  * `except`, a `finally` or an __exit__ of it runs. */
 bool py_is_handling(PyThreadState *tstate, bool (*matches)(PyObject *error));
 
+/* True while the collector of the thread's interpreter is at work; false if CPython does not show it.
+ * GIL held. */
+bool py_is_collecting(const PyThreadState *tstate);
+
 /* True if this thread holds its interpreter's GIL.  PyGILState_Check() is always true once there was
  * another interpreter. */
 bool py_holds_gil(void);

@@ -83,13 +83,13 @@ static void met_limit(struct mem_cgroup *memcg, struct mem_cgroup *limited, size
 {
     struct memcg_failure failure = { memcg, limited, bytes, mem_cgroup_usage(limited),
                                      mem_cgroup_get_limit(limited, MEMCG_MAX) };
-    bool refused = outcome != MEMCG_CHARGED, doubtful;
+    bool refused = outcome == MEMCG_REFUSED || outcome == MEMCG_REFUSED_AT_CEILING, doubtful;
     unsigned long me = py_this_thread();
     struct code_line doubt;
 
     if (alarm_is_stopped())
         return;
-    if (outcome == MEMCG_REFUSED_AT_CEILING)
+    if (outcome == MEMCG_REFUSED_AT_CEILING || outcome == MEMCG_PASSED_OVER)
         throttle_owe(limited, refusals);
     if (unlikely(throttle_is_due()))
         ask_check();
@@ -224,7 +224,8 @@ static int audit(const char *event, PyObject *arguments, void *unused)
 
         if (PyMethod_Check(hook))
             hook = PyMethod_GET_FUNCTION(hook);
-        verdict_set_unraisable(PyFunction_Check(hook) ? PyFunction_GET_CODE(hook) : NULL);
+        refusal_set_unraisable(PyFunction_Check(hook) ? (PyCodeObject *)PyFunction_GET_CODE(hook)
+                                                      : NULL);
         if (error)
             lost(error); /* it is raised when the hook has returned */
     }

@@ -8,7 +8,9 @@
  *   - Fragile libraries crash, end the process or lose data.  Their requests are charged by force,
  *     and an alarm is posted.
  *   - Modules that run other people's callbacks (the guarded modules) catch the error or log it, so
- *     the code that uses the memory never sees it.  Their requests use up the reserve first.
+ *     the code that uses the memory never sees it.  CPython itself prints the error of its collector
+ *     and of finalizers, and goes on.  These requests use up the reserve first, and at the ceiling
+ *     they are passed over for some bytes.
  *
  * A request is made by a fragile library if a function of it is on the C stack above the innermost
  * Python frame.  The stack is unwound only at the limit, and only if such a library is loaded.
@@ -273,6 +275,32 @@ bool refusal_is_unheard(void)
     return globals && refusal_is_guarded(globals);
 }
 
+/* ---- errors that CPython prints ------------------------------------------------ */
+
+#define NEAR_FRAMES 16
+
+static PyCodeObject *unraisable_code;
+
+void refusal_set_unraisable(PyCodeObject *code) { unraisable_code = code; }
+
+bool refusal_is_printed_in(PyCodeObject *code)
+{
+    return code == unraisable_code ||
+           PyUnicode_CompareWithASCIIString(code->co_name, "__del__") == 0;
+}
+
+bool refusal_is_printed(PyThreadState *tstate)
+{
+    py_frame *frame = py_running_frame(tstate);
+
+    if (py_is_collecting(tstate))
+        return true;
+    for (int i = 0; frame && i < NEAR_FRAMES; i++, frame = py_frame_before(frame))
+        if (refusal_is_printed_in(py_frame_code(frame)))
+            return true;
+    return false;
+}
+
 /* ---- refusals that became no MemoryError --------------------------------------- */
 
 static __thread struct {
@@ -346,10 +374,15 @@ enum refusal_doubt refusal_take(struct mem_cgroup *memcg, struct memcg_failure *
     return doubt();
 }
 
+static bool is_swallowed(void)
+{
+    return refusal_is_unheard() || (py_holds_gil() && refusal_is_printed(py_tstate()));
+}
+
 static enum memcg_requester requester(void)
 {
     enum memcg_requester found = fragile_loaded() && is_fragile() ? MEMCG_REQUESTER_FRAGILE
-                                 : refusal_is_unheard()           ? MEMCG_REQUESTER_UNHEARD
+                                 : is_swallowed()                 ? MEMCG_REQUESTER_UNHEARD
                                                                   : MEMCG_REQUESTER_ANY;
 
     last.is_next = found == MEMCG_REQUESTER_ANY;

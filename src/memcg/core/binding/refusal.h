@@ -13,6 +13,13 @@ void refusal_init(void); /* may be called again; GIL held */
  * and allocates nothing. */
 bool refusal_is_guarded(PyObject *globals);
 bool refusal_is_unheard(void); /* in a hook: code of a guarded module makes the request */
+/* True if the thread is in a finalizer, or in sys.unraisablehook, or in a collection. CPython prints
+ * an error there and goes on. GIL held; allocates nothing. */
+bool refusal_is_printed(PyThreadState *tstate);
+/* True for the code of a finalizer or of sys.unraisablehook. */
+bool refusal_is_printed_in(PyCodeObject *code);
+/* The code of sys.unraisablehook; for comparison only; NULL: not written in Python. */
+void refusal_set_unraisable(PyCodeObject *code);
 /* Notes, in a hook, that a request was refused. True: a request was refused before in this context,
  * and no MemoryError was freed since; *before is its line. */
 bool refusal_note(const struct memcg_failure *failure, struct code_line *before);

@@ -92,7 +92,7 @@ void throttle_at_check(void)
     owed_ms = 0;
     Py_BEGIN_ALLOW_THREADS nanosleep(
         &pause, NULL); /* a signal ends it, and its handler runs at the next check */
-    Py_END_ALLOW_THREADS
+    Py_END_ALLOW_THREADS memcg_has_slept();
 }
 
 static int put_line(char *text, size_t n, struct mem_cgroup *memcg)

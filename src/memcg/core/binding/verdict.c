@@ -7,6 +7,7 @@
  *   - the thread is in the context that was charged, and that context is still in the group;
  *   - the group is not shielded, no exception is pending, and no trace or profile function runs,
  *     because CPython would remove it;
+ *   - no collection is under way, because CPython would print the exception and drop it;
  *   - its innermost frame is not in a library that holds locks of its own, and no frame near it
  *     is a finalizer or a context manager's entry or exit;
  *   - it stands at an instruction after which CPython checks for exceptions before anything else
@@ -31,15 +32,13 @@
 #define NEAR_FRAMES 16
 
 static PyObject *find_error;
-static PyObject *unraisable_code; /* the code of sys.unraisablehook; for comparison only */
 
 /* ---- may it be raised? Allocates, but never collects ----------------------------- */
 
 /* True for functions that must not be cut short. */
 static bool is_guarded_name(PyObject *name)
 {
-    static const char *const guarded[] = { "__aexit__", "__del__", "__enter__", "__aenter__",
-                                           "__exit__" };
+    static const char *const guarded[] = { "__aexit__", "__enter__", "__aenter__", "__exit__" };
 
     for (size_t i = 0; i < sizeof(guarded) / sizeof(*guarded); i++)
         if (PyUnicode_CompareWithASCIIString(name, guarded[i]) == 0)
@@ -50,7 +49,7 @@ static bool is_guarded_name(PyObject *name)
 static bool is_guarded(PyFrameObject *frame, bool innermost)
 {
     PyCodeObject *code = PyFrame_GetCode(frame);
-    bool guarded = is_guarded_name(code->co_name) || (PyObject *)code == unraisable_code;
+    bool guarded = is_guarded_name(code->co_name) || refusal_is_printed_in(code);
 
     if (innermost && !guarded) {
         PyObject *globals = PyFrame_GetGlobals(frame);
@@ -125,7 +124,7 @@ static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool
         return alarm->context ? VERDICT_DROP : VERDICT_PARK;
     if (state == ENTRY_SHIELDED)
         return VERDICT_SHIELDED;
-    if (py_async_exc(tstate) || py_is_tracing(tstate))
+    if (py_async_exc(tstate) || py_is_tracing(tstate) || py_is_collecting(tstate))
         return VERDICT_RETRY;
     if ((alarm->again && alarm->unseen) || (alarm->delivered && handler_runs(tstate)))
         return VERDICT_HANDLED;
@@ -190,8 +189,6 @@ enum verdict verdict_of_reclaim(const struct alarm *alarm)
     return mem_cgroup_usage(limited) <= mem_cgroup_get_limit(limited, MEMCG_MAX) ? VERDICT_DROP
                                                                                  : VERDICT_DELIVER;
 }
-
-void verdict_set_unraisable(PyObject *code) { unraisable_code = code; }
 
 void verdict_init(PyObject *find)
 {

@@ -9,8 +9,6 @@
 
 /* find(address of code, lasti): true if a MemoryError that was raised there is alive. */
 void verdict_init(PyObject *find);
-/* No alarm is raised near frames of this code either; for comparison only; NULL: no code. */
-void verdict_set_unraisable(PyObject *code);
 /* self: the thread itself asks, at a check.  Allocates, but runs no Python code. */
 enum verdict verdict_of(const struct alarm *alarm, PyThreadState *tstate, bool self);
 /* Collects garbage if that may help.  DROP: the alarm is needless now; DELIVER: it is not; RETRY:
