@@ -206,7 +206,7 @@ size_t memcg_usable_size(const void *p);
  * below MEMCG_C_REFUSE_SIZE are never refused for a limit: past max they are charged by force, and
  * an alarm is posted.  So are larger ones, unless memcg_set_survivor()'s function knows that the
  * caller survives a NULL.  No faults are injected. */
-#define MEMCG_C_REFUSE_SIZE ((size_t)1 << 20)
+#define MEMCG_C_REFUSE_SIZE ((size_t)1 << 17)
 void *memcg_malloc_c(size_t size, const void *caller);
 void *memcg_calloc_c(size_t size, const void *caller);
 void *memcg_realloc_c(void *p, size_t size, const void *caller);
@@ -223,8 +223,8 @@ const char *memcg_malloc_is_replaced(const char *preloaded);
 /* True in code that the data plane has called: it must not be entered again. */
 bool memcg_is_outside(void);
 /* Called at the limit, inside the data plane.  True: the code at this address survives a refusal
- * of a large request. */
-typedef bool (*memcg_survivor_fn)(const void *caller);
+ * of so many bytes. */
+typedef bool (*memcg_survivor_fn)(const void *caller, size_t bytes);
 void memcg_set_survivor(memcg_survivor_fn survivor);
 
 /* ---- slab caches (kmem_cache.c) ---------------------------------------- */

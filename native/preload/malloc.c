@@ -115,21 +115,23 @@ void *malloc_for(size_t size, const void *caller) { return malloc_fast(size, cal
 
 HOT void *malloc(size_t size) { return malloc_fast(size, CALLER); }
 
-PUBLIC void *calloc(size_t nelem, size_t elsize)
+void *calloc_for(size_t nelem, size_t elsize, const void *caller)
 {
     size_t size;
 
     if (unlikely(__builtin_mul_overflow(nelem, elsize, &size)))
         return or_enomem(NULL);
     if (likely(size <= KMALLOC_MAX_CACHE_SIZE)) {
-        void *p = malloc_fast(size, CALLER);
+        void *p = malloc_fast(size, caller);
 
         return likely(p != NULL) ? memset(p, 0, size) : NULL;
     }
     if (unlikely(is_closed()))
         return __libc_calloc(nelem, elsize);
-    return or_enomem(memcg_calloc_c(size, CALLER));
+    return or_enomem(memcg_calloc_c(size, caller));
 }
+
+PUBLIC void *calloc(size_t nelem, size_t elsize) { return calloc_for(nelem, elsize, CALLER); }
 
 void *memalign_for(size_t align, size_t size, const void *caller)
 {
@@ -254,7 +256,7 @@ static void *realloc_outside(void *p, size_t size)
     return q;
 }
 
-static void *realloc_for(void *p, size_t size, const void *caller)
+void *realloc_for(void *p, size_t size, const void *caller)
 {
     enum resize resize;
     size_t old = 0;
