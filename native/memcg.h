@@ -183,6 +183,13 @@ bool mem_cgroup_last_oom(struct mem_cgroup *memcg, struct memcg_oom *oom);
 /* NULL means the root.  An offline group means its nearest online ancestor. */
 void memcg_set_current(struct mem_cgroup *memcg);
 struct mem_cgroup *memcg_get_current(void);
+/* The group of threads that run no Python code; NULL: the root, as before the first call.  A group
+ * must be replaced before it goes offline. */
+void memcg_set_pool_group(struct mem_cgroup *memcg);
+/* Such a thread, for which is_member() is true, is given that group when it next calls
+ * memcg_follow_pool().  Others are left alone. */
+void memcg_set_pool(bool (*is_member)(void));
+void memcg_follow_pool(void);
 /* The kernel's memcg_{stop,resume}_kmem_account; they nest.  In between, charges are forced on the
  * root, nothing is refused, and no child cache is asked for. */
 void memcg_stop_kmem_account(void);

@@ -12,6 +12,7 @@ import ctypes
 import gc
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ import memcg
 
 
 def give_back() -> None:
-    ctypes.CDLL(None).malloc_trim(0)  # libmemcg_malloc's gives back the data plane's pages too
+    """Give free pages back, until threads of the library have no more of them."""
+    before = 0
+    while abs(resident() - before) > 1_000_000:
+        before = resident()
+        ctypes.CDLL(None).malloc_trim(0)  # libmemcg_malloc's gives back the data plane's pages too
+        time.sleep(0.1)
 
 
 def resident() -> int:

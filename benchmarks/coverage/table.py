@@ -30,7 +30,16 @@ MB = 1_000_000
 
 def measure(name: str, *limit: str) -> dict[str, Any]:
     """Run a workload. How its process ended is under "died" if it did not end by itself."""
-    command = [sys.executable, "-m", "memcg", "run", str(HERE / "measure.py"), name, *limit]
+    command = [
+        sys.executable,
+        "-m",
+        "memcg",
+        "run",
+        "--pools",
+        str(HERE / "measure.py"),
+        name,
+        *limit,
+    ]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False

@@ -86,7 +86,7 @@ def why_no_malloc() -> str | None:
     )
 
 
-def install(*, inherit: bool = True, malloc: bool = False) -> None:
+def install(*, inherit: bool = True, malloc: bool = False, pools: bool = False) -> None:
     """Charge what CPython and NumPy allocate to the current group. A second call does nothing.
 
     Parameters
@@ -97,6 +97,10 @@ def install(*, inherit: bool = True, malloc: bool = False) -> None:
     malloc : bool
         Insist that what C, C++ and Rust code gets from malloc is charged too. It is charged if the
         process was started with libmemcg_malloc preloaded, as ``memcg run`` does.
+    pools : bool
+        Threads that C code has started (the pools of polars, Arrow, DuckDB, OpenMP) charge the
+        nearest common ancestor of the groups that are entered at the moment. Without it they
+        charge the root.
 
     Raises
     ------
@@ -116,6 +120,8 @@ def install(*, inherit: bool = True, malloc: bool = False) -> None:
     process is published too; see `memcg.publish`.
     """
     global _installed
+    if pools:
+        core.follow_groups()
     if malloc and (reason := why_no_malloc()) is not None:
         raise MemcgError(f"memcg.install(malloc=True) cannot work here: {reason}")
     if _installed:

@@ -13,6 +13,7 @@ import pytest
 from environment import environment
 
 TIMEOUT_S = 120
+LOW, HIGH = 0.95, 1.3  # charged / held; polars rounds its buffers up
 LITTLE = 10_000_000  # bytes; what the work holds is 4 to 10 times as much
 
 ARROW = """
@@ -50,18 +51,20 @@ def resident():
 work()  # warms up
 gc.collect()
 before, charged = resident(), memcg.root.current
-kept = work()
+group = memcg.group("a")
+kept = group.run(work)
 print(json.dumps({
     "rss": resident() - before,
     "charged": memcg.root.current - charged,
+    "in_group": group.current,
     "left_alone": list(allocators.left_alone.values()),
 }))
 """
 
 
-def run(code: str, **more: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "memcg", "run", "-c", textwrap.dedent(code)],
+        [sys.executable, "-m", "memcg", "run", *options, "-c", textwrap.dedent(code)],
         env=environment(**more),
         capture_output=True,
         text=True,
@@ -72,16 +75,72 @@ def run(code: str, **more: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def measure(code: str, **more: str) -> dict[str, object]:
-    return json.loads(run(textwrap.dedent(code) + MEASURE, **more).stdout.splitlines()[-1])
+def measure(code: str, *options: str, **more: str) -> dict[str, object]:
+    return json.loads(
+        run(textwrap.dedent(code) + MEASURE, *options, **more).stdout.splitlines()[-1]
+    )
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_what_it_holds_is_charged(library):
     found = measure(LIBRARIES[library])
     assert found["left_alone"] == []
-    # polars rounds its buffers up
-    assert 0.95 <= found["charged"] / found["rss"] <= 1.3, found
+    assert LOW <= found["charged"] / found["rss"] <= HIGH, found
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_with_pools_a_group_is_charged_for_what_the_librarys_threads_hold(library):
+    found = measure(LIBRARIES[library], "--pools")
+    assert LOW <= found["in_group"] / found["rss"] <= HIGH, found
+
+
+# With a limit of half of what each holds, below which its work is one call.
+LIMITS = {"polars": "40MiB", "duckdb": "40MiB", "pyarrow": "20MiB"}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_half_of_what_it_holds_as_limit_raises(library):
+    code = f"""
+import memcg
+work()
+try:
+    with memcg.scope("a", max="{LIMITS[library]}") as group:
+        kept = work()
+except MemoryError as error:
+    print(type(error).__name__)
+"""
+    done = run(textwrap.dedent(LIBRARIES[library]) + code, "--pools")
+    assert done.stdout.split()[0] in ("ArrowMemoryError", "MemoryError", "MemcgOOM"), done.stderr
+
+
+def test_two_groups_on_one_pool_are_never_charged_for_each_other():
+    done = run("""
+        import threading
+        import polars
+        import memcg
+        def work(n):
+            numbers = polars.select(polars.int_range(n).alias("i"))
+            return numbers.with_columns(s=polars.col("i").cast(polars.String)).sort("s")
+        work(1000)
+        both = threading.Barrier(2)
+        kept = []
+        def run(n):
+            both.wait()
+            kept.append([work(n) for _ in range(4)])
+            both.wait()
+        a, b = memcg.group("tenants/a"), memcg.group("tenants/b")
+        threads = [threading.Thread(target=g.run, args=(run, n))
+                   for g, n in ((a, 500_000), (b, 1_000_000))]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        held = [sum(frame.estimated_size() for frame in frames) for frames in kept]
+        print(min(held), max(held), a.current, b.current, a.parent.current)
+    """, "--pools")  # fmt: skip
+    held_a, held_b, a, b, both = map(int, done.stdout.split())
+    # What a thread made before it saw the other group enter is a sheaf or two.
+    assert a <= held_a * HIGH, done.stdout
+    assert b <= held_b * HIGH, done.stdout
+    assert LOW <= both / (held_a + held_b) <= 2, done.stdout  # its buffers grow by doubling
 
 
 @pytest.mark.parametrize(("library", "names"), [("polars", "JEMALLOC"), ("duckdb", "ALLOCATOR")])
@@ -143,6 +202,17 @@ def test_blocks_from_before_are_freed_and_grown_by_their_own_allocator():
         print("done")
     """)
     assert done.stdout == "done\n"
+
+
+@pytest.mark.parametrize(
+    ("pool", "said"), [("system", ""), ("mimalloc", "has its own mimalloc; its memory pool is")]
+)
+def test_the_account_names_what_is_not_charged(pool, said):
+    code = "import duckdb, polars, pyarrow"
+    done = run(code, "--report", ARROW_DEFAULT_MEMORY_POOL=pool)
+    found = [line for line in done.stderr.splitlines() if line.startswith("not charged: ")]
+    assert len(found) == bool(said), found
+    assert all(said in line and "/libarrow.so" in line for line in found)
 
 
 def test_arrow_is_asked_for_the_systems_malloc_while_it_is_imported_only():

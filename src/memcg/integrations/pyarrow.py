@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 
-from .allocators import left_alone
+from .allocators import covered, left_alone
+from .relocations import loaded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,5 +30,9 @@ def hook(module: ModuleType) -> None:
     pool = module.default_memory_pool().backend_name
     if os.environ.get(VARIABLE) == "system":
         del os.environ[VARIABLE]
-    if pool != "system":
-        left_alone[os.path.realpath(module.lib.__file__)] = f"its memory pool is {pool}"
+    for path in loaded():
+        if os.path.basename(path).startswith("libarrow.so"):
+            if pool == "system":
+                covered.add(path)
+            else:
+                left_alone[path] = f"its memory pool is {pool}"

@@ -15,10 +15,14 @@ import ctypes
 import os
 import struct
 
+from ..core import PAGE_SIZE
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PT_LOAD, PF_X = 1, 1
+SEGMENT = struct.Struct("<IIQQQQQQ")  # type, flags, offset, address, ...
 SHT_SYMTAB, SHT_RELA, SHT_DYNSYM = 2, 4, 11
 SECTION = struct.Struct("<IIQQQQIIQQ")  # name, type, flags, address, offset, size, link, ...
 SYMBOL = struct.Struct("<IBBHQQ")  # name, info, other, section, value, size
@@ -33,19 +37,20 @@ class Unknown(Exception):
 
 
 class Library:
-    """A loaded shared library.
+    """The file of a shared library.
 
     Raises
     ------
     Unknown
-        It is not loaded, or no 64-bit ELF file.
+        It is no 64-bit ELF file.
+    OSError
+        It cannot be read.
     """
 
     def __init__(self, path: str) -> None:
         import mmap
 
         self.path = path
-        self.base = _base(path)
         with open(path, "rb") as file:
             self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if self.data[:6] != b"\x7fELF\2\1":
@@ -55,19 +60,42 @@ class Library:
         self.tables: dict[tuple[int, ...], bytes] = {}
         self.sections = [SECTION.unpack_from(self.data, at + i * size) for i in range(n)]
 
+    def names(self) -> Iterator[bytes]:
+        """Yield the tables of the names of symbols. A name stands between two zero bytes."""
+        for section in self.sections:
+            if section[1] in (SHT_SYMTAB, SHT_DYNSYM):
+                start, size = self.sections[section[6]][4:6]
+                yield self.data[start : start + size]
+
     def words(self, names: tuple[str, ...]) -> list[int]:
         """Return the address of the word of each function.
 
         Raises
         ------
         Unknown
-            A function has no word, or more than one, or the word has another address.
+            The library is not loaded, a function has no word, or more than one, or the word has
+            another address.
         """
-        found = [self._word(name) for name in names]
+        base = self._base()
+        found = [(base + place, base + value) for place, value in map(self._word, names)]
         for name, (word, function) in zip(names, found, strict=True):
             if ctypes.c_uint64.from_address(word).value != function:
                 raise Unknown(f"the word of {name} in {self.path} has another address")
         return [word for word, _ in found]
+
+    def _base(self) -> int:
+        """Return the difference between an address in memory and in the file."""
+        (at,) = struct.unpack_from("<Q", self.data, 32)
+        size, n = struct.unpack_from("<HH", self.data, 54)
+        segments = [SEGMENT.unpack_from(self.data, at + i * size) for i in range(n)]
+        for start, _, mode, file, offset in _maps():
+            if file != self.path or "x" not in mode:  # a map of the file that is no code is others'
+                continue
+            for kind, flags, place, address, *_ in segments:
+                if kind == PT_LOAD and flags & PF_X and offset <= place < offset + PAGE_SIZE:
+                    base: int = start - address // PAGE_SIZE * PAGE_SIZE
+                    return base
+        raise Unknown(f"{self.path} is not loaded")
 
     def _word(self, name: str) -> tuple[int, int]:
         places, values = set(), set()
@@ -78,7 +106,7 @@ class Library:
             raise Unknown(
                 f"{name} has {len(values)} functions and {len(places)} words in {self.path}"
             )
-        return self.base + places.pop(), self.base + values.pop()
+        return places.pop(), values.pop()
 
     def _symbols(self, name: str) -> Iterator[tuple[int, int, int]]:
         """Yield (the table's type, its index there, its value) for each definition of `name`."""
@@ -122,11 +150,9 @@ class Library:
             at = table.find(field, at + 1)
 
 
-def _base(path: str) -> int:
-    for start, _, _, file, offset in _maps():
-        if file == path and not offset:
-            return start
-    raise Unknown(f"{path} is not loaded")
+def loaded() -> set[str]:
+    """Return the files whose code is mapped into this process."""
+    return {path for _, _, mode, path, _ in _maps() if "x" in mode and path[:1] == "/"}
 
 
 def _maps() -> Iterator[tuple[int, int, str, str, int]]:
@@ -152,13 +178,12 @@ def write(words: dict[int, int]) -> None:
     Each store is one of 8 aligned bytes, so that another thread reads the old address or the new.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    size = os.sysconf("SC_PAGESIZE")
-    pages = {word // size * size: 0 for word in words}
+    pages = {word // PAGE_SIZE * PAGE_SIZE: 0 for word in words}
     for page in pages:
         pages[page] = _protection(page)
-        if libc.mprotect(ctypes.c_void_p(page), size, PROT_READ | PROT_WRITE):
+        if libc.mprotect(ctypes.c_void_p(page), PAGE_SIZE, PROT_READ | PROT_WRITE):
             raise Unknown(f"the table of addresses: {os.strerror(ctypes.get_errno())}")
     for word, address in words.items():
         ctypes.c_uint64.from_address(word).value = address
     for page, protection in pages.items():
-        libc.mprotect(ctypes.c_void_p(page), size, protection)
+        libc.mprotect(ctypes.c_void_p(page), PAGE_SIZE, protection)
