@@ -5,22 +5,24 @@ VENV := build/venv-$(VERSION)
 STAMP := $(VENV)/.installed
 HOSTS := build/hosts-$(VERSION)
 SITE := build/docs-$(VERSION)
+COVERAGE := build/coverage-$(VERSION)
 EXTENSION := build/extension-$(VERSION)
 SOURCES := $(wildcard native/*.[ch] src/memcg/core/*.pyx src/memcg/core/*.pxd src/memcg/core/binding/*) meson.build
 
-.PHONY: help demo test test-long test-hosts pythons wheels test-all verify mutants statements docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
+.PHONY: help demo test test-long test-hosts coverage-table pythons wheels test-all verify mutants statements docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 # The extras of pyproject.toml that a checkout needs.
 EXTRAS := build test lint
-$(STAMP) $(HOSTS)/.installed $(SITE)/.installed: pyproject.toml
+$(STAMP) $(HOSTS)/.installed $(SITE)/.installed $(COVERAGE)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -c 'import sys, tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; print(*(line for name in sys.argv[1:] for line in extras[name]), sep="\n")' $(EXTRAS) >$(@D)/requirements.txt
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $(@D)/requirements.txt
 	touch $@
 $(HOSTS)/.installed: EXTRAS := test hosts
 $(SITE)/.installed: EXTRAS := docs
+$(COVERAGE)/.installed: EXTRAS := test coverage
 
 # Run a tool of the environment; what it prints is shown if it fails.
 quietly = PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(1) >$(EXTENSION).log || { cat $(EXTENSION).log >&2; exit 1; }
@@ -50,6 +52,10 @@ test-long: $(EXTENSION)/.built ## run the longer forms of some tests: more round
 test-hosts: $(EXTENSION)/.built $(HOSTS)/.installed ## run memcg in web servers, notebooks, clusters, ..., which it installs; TESTS="..."
 	sh tools/debs.sh prometheus redis-server tmux
 	$(HOSTS)/bin/python -m pytest -n $(JOBS) -m hosts $(or $(TESTS),tests/hosts src/memcg/integrations)
+
+# PyPI's torch brings CUDA's libraries. PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu does without them.
+coverage-table: $(EXTENSION)/.built $(COVERAGE)/.installed ## measure what 28 workloads of libraries hold and is charged; ONLY="..."
+	PYTHONPATH=src $(COVERAGE)/bin/python benchmarks/coverage/table.py $(or $(ONLY),--page)
 
 # STRICT=1: a version that cannot be had is an error.
 pythons: $(STAMP) ## get CPython 3.14 and 3.15 below build/pythons where the machine has none

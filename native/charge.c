@@ -11,8 +11,8 @@
  *   overdraft;
  * - past the overdraft, at the ceiling, a small request is refused too; then the thread is granted
  *   some bytes by force;
- * - a request of malloc's callers is charged by force, unless it is for 1 MiB or more and its caller
- *   is known to survive a refusal.
+ * - a request of malloc's callers is charged by force, unless it is for MEMCG_C_REFUSE_SIZE or more and
+ *   its caller is known to survive a refusal.
  *
  * Kernel: try_charge (mm/memcontrol.c).  Where we differ: it refuses a page or lets all pages pass,
  * and its killer ends a process; here most small requests pass, since CPython survives few
@@ -311,7 +311,7 @@ static bool is_forced(const struct request *req)
     if (req->bytes < MEMCG_C_REFUSE_SIZE || !survivor)
         return true;
     self = section_go_out();
-    survives = survivor(req->caller);
+    survives = survivor(req->caller, req->bytes);
     section_come_back(self);
     return !survives;
 }

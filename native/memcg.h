@@ -186,6 +186,13 @@ bool mem_cgroup_last_oom(struct mem_cgroup *memcg, struct memcg_oom *oom);
 /* NULL means the root.  An offline group means its nearest online ancestor. */
 void memcg_set_current(struct mem_cgroup *memcg);
 struct mem_cgroup *memcg_get_current(void);
+/* The group of threads that run no Python code; NULL: the root, as before the first call.  A group
+ * must be replaced before it goes offline. */
+void memcg_set_pool_group(struct mem_cgroup *memcg);
+/* Such a thread, for which is_member() is true, is given that group when it next calls
+ * memcg_follow_pool().  Others are left alone. */
+void memcg_set_pool(bool (*is_member)(void));
+void memcg_follow_pool(void);
 /* The kernel's memcg_{stop,resume}_kmem_account; they nest.  In between, charges are forced on the
  * root, nothing is refused, and no child cache is asked for. */
 void memcg_stop_kmem_account(void);
@@ -209,7 +216,7 @@ size_t memcg_usable_size(const void *p);
  * below MEMCG_C_REFUSE_SIZE are never refused for a limit: past max they are charged by force, and
  * an alarm is posted.  So are larger ones, unless memcg_set_survivor()'s function knows that the
  * caller survives a NULL.  No faults are injected. */
-#define MEMCG_C_REFUSE_SIZE ((size_t)1 << 20)
+#define MEMCG_C_REFUSE_SIZE ((size_t)1 << 17)
 void *memcg_malloc_c(size_t size, const void *caller);
 void *memcg_calloc_c(size_t size, const void *caller);
 void *memcg_realloc_c(void *p, size_t size, const void *caller);
@@ -226,8 +233,8 @@ const char *memcg_malloc_is_replaced(const char *preloaded);
 /* True in code that the data plane has called: it must not be entered again. */
 bool memcg_is_outside(void);
 /* Called at the limit, inside the data plane.  True: the code at this address survives a refusal
- * of a large request. */
-typedef bool (*memcg_survivor_fn)(const void *caller);
+ * of so many bytes. */
+typedef bool (*memcg_survivor_fn)(const void *caller, size_t bytes);
 void memcg_set_survivor(memcg_survivor_fn survivor);
 
 /* ---- slab caches (kmem_cache.c) ---------------------------------------- */

@@ -265,9 +265,8 @@ static void set_heap(struct thread *self, struct heap *heap)
     thread_set_heap(self, heap);
 }
 
-void memcg_set_current(struct mem_cgroup *memcg)
+static void set_current(struct thread *self, struct mem_cgroup *memcg)
 {
-    struct thread *self = thread_enter();
     struct heap *heap;
 
     memcg = memcg ? nearest_online(memcg) : &root_mem_cgroup;
@@ -281,6 +280,45 @@ void memcg_set_current(struct mem_cgroup *memcg)
                 set_heap(self, heap);
         }
     }
+}
+
+void memcg_set_current(struct mem_cgroup *memcg)
+{
+    struct thread *self = thread_enter();
+
+    set_current(self, memcg);
+    thread_leave(self);
+}
+
+/* ---- threads that run no Python code ---- */
+
+typedef bool (*is_member_fn)(void);
+
+static ATOMIC(struct mem_cgroup *) pool_group;
+static ATOMIC(is_member_fn) pool_member;
+atomic_uint_t memcg_pool_changes;
+
+void memcg_set_pool(bool (*is_member)(void)) { store_release(&pool_member, is_member); }
+
+void memcg_set_pool_group(struct mem_cgroup *memcg)
+{
+    if (load_relaxed(&pool_group) == memcg)
+        return;
+    store_release(&pool_group, memcg);
+    add_relaxed(&memcg_pool_changes, 1);
+}
+
+/* The group cannot be freed between the load and the use: it is replaced before it goes offline, and
+ * to go offline it must steal this thread. */
+void memcg_follow_pool(void)
+{
+    is_member_fn is_member = load_acquire(&pool_member);
+    struct thread *self;
+
+    if (!is_member || !is_member())
+        return;
+    self = thread_enter();
+    set_current(self, load_acquire(&pool_group));
     thread_leave(self);
 }
 

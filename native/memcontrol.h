@@ -9,4 +9,6 @@
 
 int mem_cgroup_init(void); /* makes the root; the caller is the only thread */
 
+extern atomic_uint_t memcg_pool_changes MEMCG_EXPORT; /* counts memcg_set_pool_group() */
+
 #endif

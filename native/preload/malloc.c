@@ -26,6 +26,7 @@
 #include "arena.h"
 #include "kmalloc.h"
 #include "libc.h"
+#include "memcontrol.h"
 
 /* In the libraries that call us it is a function of glibc; here it is ours. */
 #define PUBLIC __attribute__((visibility("default")))
@@ -72,11 +73,24 @@ static void *or_enomem(void *p)
     return p;
 }
 
+/* A thread that runs no Python code may have to charge another group than before. */
+static inline void follow_pool(void)
+{
+    static __thread unsigned seen MEMCG_TLS_MODEL;
+    unsigned now = load_relaxed(&memcg_pool_changes);
+
+    if (unlikely(seen != now)) {
+        seen = now;
+        memcg_follow_pool();
+    }
+}
+
 static __attribute__((noinline)) void *malloc_slow(size_t size, const void *caller)
 {
     if (unlikely(is_closed()))
         return __libc_malloc(size);
     free_put_off();
+    follow_pool();
     return or_enomem(memcg_malloc_c(size, caller));
 }
 
@@ -84,6 +98,11 @@ static __attribute__((noinline)) void *malloc_slow(size_t size, const void *call
 static __attribute__((noinline)) void *
 malloc_rarer(size_t size, struct thread *self, const struct heap_slot *slot, const void *caller)
 {
+    if (unlikely(load_relaxed(&memcg_pool_changes))) {
+        section_end(self);
+        follow_pool();
+        return or_enomem(memcg_malloc_c(size, caller));
+    }
     return or_enomem(malloc_past_sheaf_c(size, self, slot, caller));
 }
 
@@ -115,21 +134,24 @@ void *malloc_for(size_t size, const void *caller) { return malloc_fast(size, cal
 
 HOT void *malloc(size_t size) { return malloc_fast(size, CALLER); }
 
-PUBLIC void *calloc(size_t nelem, size_t elsize)
+void *calloc_for(size_t nelem, size_t elsize, const void *caller)
 {
     size_t size;
 
     if (unlikely(__builtin_mul_overflow(nelem, elsize, &size)))
         return or_enomem(NULL);
     if (likely(size <= KMALLOC_MAX_CACHE_SIZE)) {
-        void *p = malloc_fast(size, CALLER);
+        void *p = malloc_fast(size, caller);
 
         return likely(p != NULL) ? memset(p, 0, size) : NULL;
     }
     if (unlikely(is_closed()))
         return __libc_calloc(nelem, elsize);
-    return or_enomem(memcg_calloc_c(size, CALLER));
+    follow_pool();
+    return or_enomem(memcg_calloc_c(size, caller));
 }
+
+PUBLIC void *calloc(size_t nelem, size_t elsize) { return calloc_for(nelem, elsize, CALLER); }
 
 void *memalign_for(size_t align, size_t size, const void *caller)
 {
@@ -137,6 +159,7 @@ void *memalign_for(size_t align, size_t size, const void *caller)
         return malloc_fast(size, caller);
     if (unlikely(is_closed()))
         return __libc_memalign(align, size);
+    follow_pool();
     if (align & (align - 1)) /* as glibc, which takes the next power of two */
         align = align > SIZE_MAX / 2 ? 0 : (size_t)1 << (64 - __builtin_clzll(align));
     return or_enomem(align ? memcg_memalign_c(align, size, caller) : NULL);
@@ -233,6 +256,7 @@ static void *foreign_realloc(void *p, size_t size, const void *caller)
     old = libc_usable_size(p);
     if (!old || size <= old)
         return __libc_realloc(p, size);
+    follow_pool();
     q = or_enomem(memcg_malloc_c(size, caller));
     if (!q)
         return NULL;
@@ -254,7 +278,7 @@ static void *realloc_outside(void *p, size_t size)
     return q;
 }
 
-static void *realloc_for(void *p, size_t size, const void *caller)
+void *realloc_for(void *p, size_t size, const void *caller)
 {
     enum resize resize;
     size_t old = 0;
@@ -270,6 +294,7 @@ static void *realloc_for(void *p, size_t size, const void *caller)
         return foreign_realloc(p, size, caller);
     if (unlikely(memcg_is_outside()))
         return realloc_outside(p, size);
+    follow_pool();
     resize = memcg_resize(p, size, &old);
     if (unlikely(resize == RESIZE_ELSE))
         return or_enomem(memcg_realloc_c(p, size, caller));

@@ -12,6 +12,8 @@ extern atomic_int_t malloc_serves MEMCG_HIDDEN;
 
 /* For other names of malloc: caller is an address in the code that asks. */
 void *malloc_for(size_t size, const void *caller);
+void *calloc_for(size_t nelem, size_t elsize, const void *caller);
+void *realloc_for(void *p, size_t size, const void *caller);
 void *memalign_for(size_t align, size_t size, const void *caller);
 void free_block(void *p);
 

@@ -2,7 +2,8 @@
 """`install`: from this call on, memory that CPython and NumPy allocate is charged.
 
 A library that needs more has a file in `integrations` with a function `hook`. The function is
-called at once if the library is imported already, or right after it is imported.
+called at once if the library is imported already, or right after it is imported. `prepare`, if it
+has one, is called before.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
+    from typing import Any
 
 _installed = False
 
@@ -30,6 +32,18 @@ _ASYNCIO = (
 )  # fmt: skip
 _UVICORN = ("uvicorn.protocols.http.h11_impl", "uvicorn.protocols.http.httptools_impl")
 _THREADING = ("_thread", "threading", "concurrent.futures.thread", "multiprocessing.pool")
+# Memory that a preloaded malloc does not see: maps, and allocators that libraries bring along.
+_BESIDE_MALLOC = {
+    "_duckdb": "duckdb",
+    "_polars_runtime_32._polars_runtime": "polars",
+    "_polars_runtime_64._polars_runtime": "polars",
+    "_polars_runtime_compat._polars_runtime": "polars",
+    "duckdb.duckdb": "duckdb",
+    "mmap": "mmap",
+    "polars.polars": "polars",
+    "pyarrow": "pyarrow",
+}
+_PREPARED = {"pyarrow"}  # their file has a function `prepare`, which is called before they run
 _waiting: dict[str, str] = {}  # module -> the file of `integrations` whose `hook` is called with it
 
 
@@ -72,7 +86,7 @@ def why_no_malloc() -> str | None:
     )
 
 
-def install(*, inherit: bool = True, malloc: bool = False) -> None:
+def install(*, inherit: bool = True, malloc: bool = False, pools: bool = False) -> None:
     """Charge what CPython and NumPy allocate to the current group. A second call does nothing.
 
     Parameters
@@ -83,6 +97,10 @@ def install(*, inherit: bool = True, malloc: bool = False) -> None:
     malloc : bool
         Insist that what C, C++ and Rust code gets from malloc is charged too. It is charged if the
         process was started with libmemcg_malloc preloaded, as ``memcg run`` does.
+    pools : bool
+        Threads that C code has started (the pools of polars, Arrow, DuckDB, OpenMP) charge the
+        nearest common ancestor of the groups that are entered at the moment. Without it they
+        charge the root.
 
     Raises
     ------
@@ -102,6 +120,8 @@ def install(*, inherit: bool = True, malloc: bool = False) -> None:
     process is published too; see `memcg.publish`.
     """
     global _installed
+    if pools:
+        core.follow_groups()
     if malloc and (reason := why_no_malloc()) is not None:
         raise MemcgError(f"memcg.install(malloc=True) cannot work here: {reason}")
     if _installed:
@@ -165,6 +185,8 @@ def _hook_libraries(inherit: bool) -> None:
     }
     if inherit:
         files |= dict.fromkeys(_THREADING, "threading")
+    if core.malloc_served():
+        files |= _BESIDE_MALLOC
     _waiting.update(files)
     sys.meta_path.insert(0, core.ModuleFinder(_waiting, _find_spec))
     for name in files:
@@ -186,12 +208,28 @@ def _find_spec(
     execute = loader.exec_module
 
     def exec_module(module: ModuleType) -> None:
+        if module.__name__ in _PREPARED:
+            _prepare(module.__name__)
         execute(module)
         if module.__name__ == name:  # one loader may load several modules: each has this function
             _hook(name, module)
 
     loader.exec_module = exec_module  # type: ignore[method-assign]
     return spec
+
+
+def _prepare(name: str) -> None:
+    """Do what must be done before the module `name` runs."""
+    if (file := _waiting.get(name)) is not None:
+        core.stop_account()
+        try:
+            _integration(file, "prepare").prepare()
+        finally:
+            core.resume_account()
+
+
+def _integration(file: str, function: str) -> Any:
+    return __import__(f"{__package__}.integrations.{file}", fromlist=(function,))
 
 
 def _hook(name: str, module: ModuleType) -> None:
@@ -204,7 +242,7 @@ def _hook(name: str, module: ModuleType) -> None:
             _waiting.pop(other, None)
     core.stop_account()  # the group that imports the module first must not pay for the hook
     try:
-        __import__(f"{__package__}.integrations.{file}", fromlist=("hook",)).hook(module)
+        _integration(file, "hook").hook(module)
     finally:
         core.resume_account()
         if not _waiting:

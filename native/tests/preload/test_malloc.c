@@ -192,8 +192,9 @@ static void count_alarm(struct mem_cgroup *memcg, struct mem_cgroup *limited, si
     *(outcome == MEMCG_CHARGED ? &alarms : &refusals) += 1;
 }
 
-static bool survivor(const void *caller)
+static bool survivor(const void *caller, size_t bytes)
 {
+    CHECK(bytes >= MEMCG_C_REFUSE_SIZE);
     last_caller = caller;
     return survives;
 }
@@ -223,7 +224,7 @@ static void only_large_requests_of_known_callers_are_refused(void)
     CHECK(!call_malloc(2 << 20) && errno == ENOMEM && refusals == 1 && alarms == 0);
     CHECK(!call_calloc(2, 1 << 20) && !aligned_alloc(64, 2 << 20) && refusals == 3);
     CHECK(!call_realloc(small[0], 2 << 20) && refusals == 4);
-    CHECK((large = call_malloc((1 << 20) - 1)) && alarms > 0 && refusals == 4);
+    CHECK((large = call_malloc(MEMCG_C_REFUSE_SIZE - 1)) && alarms > 0 && refusals == 4);
     call_free(large);
     for (i = 0; i < 2000; i++)
         call_free(small[i]);

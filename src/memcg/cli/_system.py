@@ -73,6 +73,10 @@ class System:
         """
         memcg.install()
 
+    def follow_groups(self) -> None:
+        """Have threads that C code has started charge the groups that are entered."""
+        memcg.install(pools=True)
+
     def publish(self, control: str | None) -> None:
         """Publish the figures, and with `control` ("read" or "write") serve a socket.
 

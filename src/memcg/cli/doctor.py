@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import memcg
 from memcg import core, hooks, pages
+from memcg.integrations.allocators import uncovered
 from memcg.sizes import format_size
 
 from . import _system
+from .report import uncovered_line
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -64,6 +66,9 @@ def examine(system: _system.System, tell: Callable[[str, str], None]) -> int:
         refused = str(error)
     tell("install", f"refused: {refused}" if refused else "works")
     tell("numpy", numpy(system, installed=refused is None))
+    tell("malloc", malloc())
+    for text in allocators():
+        tell("allocators", text)
     tell("page", page())
     if refused is None:
         tell("objects", objects())
@@ -76,6 +81,26 @@ def examine(system: _system.System, tell: Callable[[str, str], None]) -> int:
         )
     tell("verdict", "memcg cannot run here" if refused else "memcg can run here")
     return 1 if refused else 0
+
+
+def malloc() -> str:
+    """Return whether what C code allocates is charged, or can be."""
+    if core.name == "native" and core.malloc_served():
+        return "charged: libmemcg_malloc serves C, C++ and Rust in this process"
+    reason = core.why_malloc_not_served() if core.name == "native" else "there is no native core"
+    return (
+        f"cannot be charged: {reason}" if reason else "charged under memcg run, not in this process"
+    )
+
+
+def allocators() -> Iterator[str]:
+    """Yield a line for each loaded library that has an allocator that nothing covers, or one."""
+    found = False
+    for library in uncovered():
+        found = True
+        yield f"not charged: {uncovered_line(library._asdict())}"
+    if not found:
+        yield "no loaded library brings one along that is not charged"
 
 
 def page() -> str:

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from memcg import __version__, root
+from memcg.integrations.allocators import uncovered
 
 # This is imported before the program runs. It makes named tuples, which use eval(), and an eval()
 # makes CPython forget that a KeyboardInterrupt ended the program.
@@ -65,6 +66,7 @@ def collect(system: System, program: list[str]) -> dict[str, Any]:
         "rss_peak": rss_peak,
         "charged": groups[0]["current"],
         "charged_peak": groups[0]["peak"],
+        "uncovered": [library._asdict() for library in uncovered()],
         "groups": groups,
         "caches": [cache._asdict() for cache in system.caches()],
         "held": [holder._asdict() for holder in held.kinds],
@@ -105,6 +107,8 @@ def render(account: dict[str, Any]) -> str:
         f"memcg: {now}; peak charged {format_size(account['charged_peak'])}, "
         f"peak resident {format_size(account['rss_peak'])}"
     ]
+    for library in account.get("uncovered", ()):
+        lines.append(f"not charged: {uncovered_line(library)}")
     groups = account["groups"]
     rows: list[tuple[str, ...]] = [("group", "current", "peak", "max", "high", "events")]
     rows += [_group_row(group) for group in groups[:GROUPS_SHOWN]]
@@ -136,6 +140,11 @@ def render(account: dict[str, Any]) -> str:
     if biggest := account.get("biggest"):
         lines += ["biggest objects, and what refers to them", *biggest]
     return "\n".join(lines) + "\n"
+
+
+def uncovered_line(library: dict[str, str]) -> str:
+    """Describe a library whose memory is not charged."""
+    return f"{library['path']} has its own {library['allocator']}; {library['why']}"
 
 
 def _group_row(group: dict[str, Any]) -> tuple[str, ...]:

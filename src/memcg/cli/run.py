@@ -37,7 +37,7 @@ EXIT_OOM = 137  # the exit status of a container that was killed for its memory
 EXIT_CANNOT = 125  # memcg itself failed; env(1) and timeout(1) use the same status
 
 USAGE = """\
-usage: memcg run [--max SIZE] [--high SIZE] [--oom-group] [--no-malloc]
+usage: memcg run [--max SIZE] [--high SIZE] [--oom-group] [--no-malloc] [--pools]
                  [--report] [--json FILE] [--control[=write]] [--no-publish]
                  (SCRIPT | -m MODULE | -c COMMAND | -) [ARG ...]
 """
@@ -55,6 +55,9 @@ limits of the root group, which holds all others:
   --no-malloc   do not charge what C, C++ and Rust code gets from malloc. Without
                 this option the process starts itself again with a library of
                 memcg in LD_PRELOAD, which is taken out of the environment.
+  --pools       threads that C code has started (polars, Arrow, DuckDB, OpenMP) charge
+                the nearest common ancestor of the groups that are entered at the
+                moment. Without this option they charge the root.
 account:
   --report      at the end, after atexit handlers, write the account to stderr: the
                 groups, current, peak, limits, events, biggest caches and objects,
@@ -104,6 +107,7 @@ class Options:
         self.high: int | None = None
         self.oom_group = False
         self.malloc = True
+        self.pools = False
         self.report = False
         self.json: str | None = None
         self.publish = True
@@ -148,6 +152,8 @@ def parse(args: list[str]) -> Options:
             options.control = value or "read"
         elif arg == "--no-malloc":
             options.malloc = False
+        elif arg == "--pools":
+            options.pools = True
         elif name in ("--max", "--high", "--json"):
             if not equals:
                 if not rest:
@@ -248,6 +254,8 @@ def start(
         _system.complain(f"memcg: what C code allocates is not charged: {reason}")
     try:
         system.install()
+        if options.pools:
+            system.follow_groups()
     except MemcgError as error:
         sys.stderr.write(f"memcg run: cannot run here: {error}\n")
         return EXIT_CANNOT

@@ -270,6 +270,11 @@ def install():
     enter_root_where_outside()
 
 
+def follow_groups():
+    """From now on, threads that C code has started charge the groups that are entered (pool.c)."""
+    pool_start()
+
+
 def foreign_hooks():
     """Return the file whose hooks CPython's allocators have, not above ours; None: no such file."""
     cdef const char *file = hooks_stranger()
@@ -356,5 +361,6 @@ def after_fork_in_child():
     """Forget the workers of the parent, the threads that wait there, and what others entered."""
     worker_after_fork()
     delivery_after_fork()
+    pool_after_fork()
     mutex_after_fork()
     leave_for_ended_threads()

@@ -84,6 +84,19 @@ cdef bint is_other_error(error, code_line *line):
     return found
 
 
+cdef bint is_of_library(error):
+    """Tell whether a library may have made `error` out of a refusal in a thread of its own.
+
+    Where the thread was refused is not known, so it goes by the class: RuntimeError, or a class of
+    another module. What Python raises itself is KeyError, TypeError and the like.
+    """
+    return (
+        isinstance(error, Exception)
+        and not isinstance(error, MemoryError)
+        and (isinstance(error, RuntimeError) or type(error).__module__ != "builtins")
+    )
+
+
 cpdef explain(error):
     """Give a plain MemoryError the account of this thread's last refusal.
 

@@ -14,7 +14,7 @@ from cpython.ref cimport Py_INCREF, Py_REFCNT, PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free as libc_free
-from memcg.core._errors cimport describe, explain, is_memory_error_alive, is_other_error
+from memcg.core._errors cimport describe, explain, is_memory_error_alive, is_of_library, is_other_error
 from native cimport *
 
 from .dataplane import EVENTS, STAT
@@ -59,6 +59,7 @@ cdef class Memcg:
         if self.c is NULL or self.parent is None:
             return
         alarm_forget(self.c)
+        pool_forget(self.c)
         if not self.activated:  # it was dropped before it was linked
             c_css_put(self.parent.c)
         mem_cgroup_free(self.c)
@@ -194,6 +195,7 @@ def mem_cgroup_offline(Memcg memcg not None):
         memcg.nr_inside = 0  # the contexts inside were destroyed before they left
         publish_inside(memcg.c, 0)
         opened_clear(&memcg.opened)
+        pool_forget(memcg.c)
     c_mem_cgroup_offline(memcg.get())
     current_forget(<PyObject *>memcg)
     return True
@@ -434,6 +436,8 @@ cpdef enter(Memcg memcg):
     memcg.nr_inside += 1
     publish_inside(memcg.c, memcg.nr_inside)
     opened_add(&memcg.opened, current_context())
+    if pool_is_on:
+        pool_enter(memcg.c, current_context())
 
 
 cdef Entry without(Memcg memcg, Entry top):
@@ -480,7 +484,8 @@ cpdef leave(Memcg memcg, error=None):
     cdef memcg_failure failure, refused
     cdef code_line line
     cdef refusal_doubt doubt
-    cdef bint alarmed, plain
+    cdef memcg_failure of_thread
+    cdef bint alarmed, plain, threads_refused
     if memcg is None:
         raise TypeError("None is not a group")
     plain = top is not None and top.memcg is memcg and top.shield == NO_SHIELD
@@ -501,6 +506,11 @@ cpdef leave(Memcg memcg, error=None):
     else:
         opened_clear(&memcg.opened)
     doubt = refusal_take(memcg.c, &refused, &line)
+    if pool_is_on:
+        threads_refused = pool_take_refusal(memcg.c, current_context(), &of_thread)
+        pool_leave(memcg.c, current_context())
+        if threads_refused and not alarmed and is_of_library(error):
+            raise MemcgOOM(describe(&of_thread)) from error
     if alarmed:
         raise MemcgOOM(describe(&failure))
     if (

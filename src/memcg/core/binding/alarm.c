@@ -144,10 +144,9 @@ static void remember_post(struct mem_cgroup *memcg, PyObject *context, const str
 }
 
 enum alarm_posting alarm_post(const struct memcg_failure *failure, bool refused,
-                              const struct code_line *doubt)
+                              const struct code_line *doubt, unsigned long thread,
+                              PyObject *context)
 {
-    unsigned long me = py_this_thread();
-    PyObject *context = current_key.context;
     struct mem_cgroup *memcg = failure->memcg;
     int64_t usage = failure->current;
     bool due, is_posted;
@@ -156,17 +155,17 @@ enum alarm_posting alarm_post(const struct memcg_failure *failure, bool refused,
     if (!refused && !doubt && is_like_last_post(memcg, context, usage))
         return last_post.is_posted ? ALARM_IS_POSTED : ALARM_IS_NOT_DUE;
     pthread_mutex_lock(&alarm_lock);
-    alarm = find_either(me, context, memcg);
+    alarm = find_either(thread, context, memcg);
     is_posted = alarm && alarm->state == ALARM_POSTED;
     due = doubt || !alarm || (alarm->state == ALARM_PARKED && !alarm->shielded) ||
           (alarm->state == ALARM_DELIVERED &&
            (mem_cgroup_alarmed(memcg) != MEMCG_ALARMED || usage >= alarm->rearm_usage));
-    if (!alarm && (alarm = new_alarm(me, context)))
+    if (!alarm && (alarm = new_alarm(thread, context)))
         alarm->delivered = 0;
     if (alarm && (due || refused)) { /* no alarm: hundreds wait, and the next charge tries again */
         alarm->again = !doubt && has_grown(alarm, usage);
         alarm->unseen &= alarm->again;
-        alarm->thread_id = me;
+        alarm->thread_id = thread;
         /* A callback's context may run only the library's code. */
         alarm->context = refusal_is_unheard() ? NULL : context;
         alarm->posted = ++nr_posts;

@@ -46,12 +46,13 @@ extern int alarm_nr_parked MEMCG_HIDDEN;
 /*
  * In a hook: the running context has met the limit of failure.limited. refused: its request gets a
  * MemoryError, which counts as the delivery. doubt: the line of an earlier refusal that may have
- * become no MemoryError, or NULL. IS_DUE: it must be delivered now; IS_POSTED: it had to be
- * delivered before.
+ * become no MemoryError, or NULL. thread, context: those that must get it. IS_DUE: it must be
+ * delivered now; IS_POSTED: it had to be delivered before.
  */
 enum alarm_posting { ALARM_IS_NOT_DUE, ALARM_IS_POSTED, ALARM_IS_DUE };
 enum alarm_posting alarm_post(const struct memcg_failure *failure, bool refused,
-                              const struct code_line *doubt);
+                              const struct code_line *doubt, unsigned long thread,
+                              PyObject *context);
 /* In a hook: this thread starts to run the context. True: a parked alarm is posted again. */
 bool alarm_resume(PyObject *context);
 /* Copies the next posted alarm from *alarm on, and sets *alarm behind it. only: the alarms of this

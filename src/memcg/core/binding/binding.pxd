@@ -97,6 +97,15 @@ cdef extern from "alarm.h":
     bint alarm_last(memcg_failure *failure)
     void alarm_forget(mem_cgroup *memcg)
 
+cdef extern from "pool.h":
+    bint pool_is_on
+    void pool_start()
+    void pool_enter(mem_cgroup *memcg, PyObject *context)
+    void pool_leave(mem_cgroup *memcg, PyObject *context)
+    void pool_forget(mem_cgroup *memcg)
+    void pool_after_fork()
+    bint pool_take_refusal(mem_cgroup *memcg, PyObject *context, memcg_failure *failure)
+
 cdef extern from "delivery.h":
     void delivery_init(object exception)
     bint delivery_leave(mem_cgroup *memcg, memcg_failure *failure)

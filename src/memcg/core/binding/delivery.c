@@ -23,6 +23,7 @@
 #include "css.h"
 #include "current.h"
 #include "handler.h"
+#include "pool.h"
 #include "refusal.h"
 #include "throttle.h"
 #include "verdict.h"
@@ -85,16 +86,27 @@ static void met_limit(struct mem_cgroup *memcg, struct mem_cgroup *limited, size
                                      mem_cgroup_get_limit(limited, MEMCG_MAX) };
     bool refused = outcome == MEMCG_REFUSED || outcome == MEMCG_REFUSED_AT_CEILING, doubtful;
     unsigned long me = py_this_thread();
+    PyObject *context = current_key.context;
     struct code_line doubt;
 
     if (alarm_is_stopped())
         return;
+    if (pool_is_mine()) { /* C code has started it: others must answer for it */
+        if (!pool_answers(memcg, &me, &context)) {
+            me = main_thread;
+            context = NULL;
+        }
+        if (refused) {
+            pool_note_refusal(&failure);
+            return; /* the library raises an error of its own in the thread that has called it */
+        }
+    }
     if (outcome == MEMCG_REFUSED_AT_CEILING || outcome == MEMCG_PASSED_OVER)
         throttle_owe(limited, refusals);
     if (unlikely(throttle_is_due()))
         ask_check();
     doubtful = refused && refusal_note(&failure, &doubt);
-    switch (alarm_post(&failure, refused && !doubtful, doubtful ? &doubt : NULL)) {
+    switch (alarm_post(&failure, refused && !doubtful, doubtful ? &doubt : NULL, me, context)) {
     case ALARM_IS_DUE:
         call_for_delivery(me);
         break;

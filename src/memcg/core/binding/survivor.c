@@ -16,15 +16,23 @@
 #include <dlfcn.h>
 #include <link.h>
 
+#define MIB ((size_t)1 << 20)
+
 /* How the ends of their paths begin. */
 static const struct survivor_name {
     const char *name;
+    size_t from;     /* bytes; smaller requests are not refused */
     bool in_threads; /* its own threads survive too */
 } survivor_names[] = {
-    { "/_backend_agg.", false }, /* matplotlib's: MemoryError */
-    { "/cv2.", false },          /* cv2.error */
-    { "/libxgboost.so", false }, /* XGBoostError */
-    { "/sklearn/", false },      /* MemoryError */
+    { "/_backend_agg.", MIB, false },           /* matplotlib's: MemoryError */
+    { "/_duckdb.", MEMCG_C_REFUSE_SIZE, true }, /* it asks for 256 KiB: OutOfMemoryException */
+    { "/cv2.", MIB, false },                    /* cv2.error */
+    { "/duckdb.", MEMCG_C_REFUSE_SIZE, true },  /* the same, until 1.3 */
+    { "/libarrow.so", MIB, true },              /* ArrowMemoryError */
+    { "/libc10.so", MIB, false },               /* torch's: RuntimeError */
+    { "/libcrypto", MIB, false },               /* ssl, hashlib: ValueError or MemoryError */
+    { "/libxgboost.so", MIB, false },           /* XGBoostError */
+    { "/sklearn/", MIB, false },                /* MemoryError */
 };
 
 static bool has_name(const char *path, const char *name)
@@ -70,13 +78,14 @@ static const char *path_of(const void *address)
     return search.path;
 }
 
-static bool survives(const void *caller)
+static bool survives(const void *caller, size_t bytes)
 {
     const char *path = caller ? path_of(caller) : NULL;
 
     for (size_t i = 0; path && i < sizeof(survivor_names) / sizeof(*survivor_names); i++)
         if (has_name(path, survivor_names[i].name))
-            return survivor_names[i].in_threads || PyGILState_GetThisThreadState();
+            return bytes >= survivor_names[i].from &&
+                   (survivor_names[i].in_threads || PyGILState_GetThisThreadState());
     return false;
 }
 
