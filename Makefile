@@ -46,7 +46,7 @@ test-long: $(EXTENSION)/.built ## run the longer forms of some tests: more round
 
 # Debian's packages that the hosts' tests start.
 test-hosts: $(EXTENSION)/.built $(HOSTS)/.installed ## run memcg in web servers, notebooks, clusters, ..., which it installs; TESTS="..."
-	sh tools/debs.sh prometheus redis-server tmux
+	sh tools/debs.sh prometheus redis-server tmux chromium
 	$(HOSTS)/bin/python -m pytest -n $(JOBS) -m hosts $(or $(TESTS),tests/hosts src/memcg/integrations)
 
 # STRICT=1: a version that cannot be had is an error.

@@ -187,7 +187,8 @@ with memcg.scope("tenant", max="4MiB") as g:
             n += 1
     grown, root_grown = g.current - before, memcg.root.current - root_before
 assert n == 70
-print(json.dumps({"samples": sum(len(f.samples) for f in families), "grown": grown, "root": root_grown, "fell": fell}))
+n = sum(len(f.samples) for f in families)
+print(json.dumps({"samples": n, "grown": grown, "root": root_grown, "fell": fell}))
 """)
     assert found["fell"]
     assert found["samples"] > 5000
