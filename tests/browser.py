@@ -34,3 +34,17 @@ def picture(page: Path, png: Path, **how):
     """Write a picture of a page, and return what it wrote to the console."""
     console, _ = browse(page, f"--screenshot={png}", **how)
     return console
+
+
+def render(svg: str, png: Path, folder: Path, width: int = 1100) -> None:
+    """Write a picture of a drawing, without its margin."""
+    from PIL import Image
+
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    height = int(width * float(box[2]) / float(box[1])) + 1
+    page, shot = folder / "drawing.html", folder / "drawing.png"
+    style = "body{margin:0}svg{display:block;width:100%}"
+    page.write_text(f"<!DOCTYPE html><meta charset=utf-8><style>{style}</style>{svg}")
+    picture(page, shot, width=width, height=height)
+    with Image.open(shot) as image:
+        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(png, optimize=True)
