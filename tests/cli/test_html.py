@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 import pytest
 
 from memcg.cli._html import document, shapes
+from memcg.core.dataplane import EVENTS
 from memcg.sizes import format_size
 
 MIB = 1 << 20
@@ -133,6 +134,10 @@ def test_the_treemap_has_types_and_objects_and_what_is_free():
         "list of 9: global 'x'": 3 * MIB, "all others": MIB,
     }  # fmt: skip
     assert inner["str"].title == "a: str of 2: global 'y'"
+
+
+def test_each_kind_of_event_has_a_colour():
+    assert set(shapes.KIND_COLOURS) == set(EVENTS)
 
 
 # -- the page
@@ -309,6 +314,17 @@ def test_the_page_of_a_running_process_has_the_figures_of_ls_and_of_json(program
     else:
         assert "memcg.serve() opens one" in shown.err
         assert found["held"] is found["caches"] is None
+
+
+def test_a_process_that_holds_the_gil_has_a_page_without_what_is_in_its_groups(program, watched):
+    program.write({"program.py": PROGRAM.replace("sys.stdin.read()", "sum(range(10**12))")})
+    watched("--control")
+    shown = program.memcg("html", "out.html")
+    assert shown.status == 0
+    assert "the process does not answer: it may hold the GIL" in shown.err
+    found, _ = page_of(program)
+    assert found["held"] is None
+    assert {g["path"]: g for g in found["groups"]}["tenants/a"]["current"] > 8 * MIB
 
 
 def test_a_page_that_cannot_be_written_is_an_error(program, watched):

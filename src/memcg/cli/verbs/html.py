@@ -16,6 +16,8 @@ from ._client import Client, Refused
 from ._commands import Failure, find_page, json_option, pid_option, write_json
 from .ps import command_line, resident
 
+HELLO_S = 5  # seconds that a process has for its first answer
+
 
 @click.command()
 @click.argument("out", type=click.Path(dir_okay=False))
@@ -34,13 +36,7 @@ def command(out: str, plain: bool, pid: int | None, as_json: bool) -> int:
         out = prepare(out)
     except OSError as error:
         raise Failure(f"cannot write {out!r}: {error.strerror}") from None
-    socket = path.removesuffix(pages.SUFFIX) + ".sock"
-    client: Client | None = None
-    try:
-        client = Client(socket)
-    except (FileNotFoundError, ConnectionRefusedError):
-        click.echo("memcg: the process serves no socket, so the page cannot say what is in its "
-                   "groups; memcg run --control or memcg.serve() opens one", err=True)  # fmt: skip
+    client = _connect(path.removesuffix(pages.SUFFIX) + ".sock")
     with client or nullcontext(), Page(path) as of:
         source = sources.There(client.request, Refused) if client is not None else None
         process = {"pid": of.pid, "command": command_line(of.pid), "rss": resident(of.pid)}
@@ -49,3 +45,17 @@ def command(out: str, plain: bool, pid: int | None, as_json: bool) -> int:
     if as_json:
         write_json(found)
     return 0
+
+
+def _connect(socket: str) -> Client | None:
+    """Connect to the process. None: it cannot say what is in its groups, and the user reads why."""
+    try:
+        with Client(socket, HELLO_S) as client:
+            client.request("hello")
+        return Client(socket)
+    except (FileNotFoundError, ConnectionRefusedError):
+        why = "it serves no socket; memcg run --control or memcg.serve() opens one"
+    except Refused as error:
+        why = str(error)
+    click.echo(f"memcg: the page does not say what is in the groups: {why}", err=True)
+    return None
