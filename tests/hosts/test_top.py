@@ -110,6 +110,24 @@ def test_a_group_of_markup_and_escapes_is_shown_as_it_is(tmp_path):
     assert "memory.max of '[red]<b>&[b]'" in screen(tmp_path, ["down", "l"], records=records)
 
 
+def test_a_look_that_is_due_while_the_screen_is_taken_down_does_nothing(tmp_path):
+    from memcg.cli.verbs import _watch
+    from memcg.cli.verbs._screen import Top
+
+    path = tmp_path / "p.page"
+    made().write(path, made().tenants())
+    with page.Page(str(path)) as of:
+
+        async def run() -> None:
+            app = Top(_watch.Watch(of), 3600, "12:00:00")
+            async with app.run_test(size=SIZE) as pilot:
+                await pilot.pause()
+                await app.screen.query("*").remove()
+                app.look()
+
+        asyncio.run(bounded(run()))
+
+
 async def bounded(coroutine):
     return await asyncio.wait_for(coroutine, 30)
 
