@@ -50,7 +50,7 @@ test-long: $(EXTENSION)/.built ## run the longer forms of some tests: more round
 
 # Debian's packages that the hosts' tests start.
 test-hosts: $(EXTENSION)/.built $(HOSTS)/.installed ## run memcg in web servers, notebooks, clusters, ..., which it installs; TESTS="..."
-	sh tools/debs.sh prometheus redis-server tmux
+	sh tools/debs.sh prometheus redis-server tmux chromium
 	$(HOSTS)/bin/python -m pytest -n $(JOBS) -m hosts $(or $(TESTS),tests/hosts src/memcg/integrations)
 
 # PyPI's torch brings CUDA's libraries. PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu does without them.

@@ -62,6 +62,9 @@ FIGURES = [
     Figure("hook_malloc, for an int", "lists", 8_000, function="hook_malloc"),
     Figure("hook_calloc, for a list's table", "lists", 8_000, function="hook_calloc"),
     Figure("hook_free, for an int and a table", "lists", 8_000, function="hook_free"),
+    Figure("hook_malloc, published", "lists_published", 8_000, function="hook_malloc"),
+    Figure("hook_calloc, published", "lists_published", 8_000, function="hook_calloc"),
+    Figure("hook_free, published", "lists_published", 8_000, function="hook_free"),
     Figure("with group:", "enter", 5_000),
     Figure("with shield():", "shield", 5_000),
     Figure("a group's life", "life", 100),
@@ -102,6 +105,7 @@ def profile(argv: list[str]) -> str:
            "PYTHONPATH": str(harness.TREE / "src")}  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="callgrind-") as directory:
         out = Path(directory) / "out"
+        env["MEMCG_RUNTIME_DIR"] = f"{directory}/pages"  # there are no other processes' pages
         done = subprocess.run(
             ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", *argv],
             env=env, text=True, capture_output=True, check=False,

@@ -29,6 +29,11 @@ def lists(turns: int) -> None:
             _ = [i, i]
 
 
+def lists_published(turns: int) -> None:
+    memcg.publish()
+    lists(turns)
+
+
 def enter(turns: int) -> None:
     g = memcg.group("g", max="1GiB")
     for _ in range(turns):
@@ -94,7 +99,17 @@ def past_max(turns: int) -> None:
 
 WORKS = {
     work.__name__: work
-    for work in (lists, enter, shield, life, scope, loads, loads_in_group, past_max)
+    for work in (
+        lists,
+        lists_published,
+        enter,
+        shield,
+        life,
+        scope,
+        loads,
+        loads_in_group,
+        past_max,
+    )
 }
 
 

@@ -51,13 +51,10 @@ def _limit(which: str) -> str:
 
 
 def _files() -> ModuleType:
-    core.stop_account()  # the group that imports it first must not pay for the module
-    try:
+    with core.unaccounted:
         from . import files
 
         return files
-    finally:
-        core.resume_account()
 
 
 def _wrap(fn: Callable[P, R], place: Callable[[], Group | scope]) -> Callable[P, R]:
@@ -86,6 +83,13 @@ class Group(cgroup):
     def __repr__(self) -> str:
         state = "" if self.online else " closed"
         return f"<memcg.Group {self.path or '/'!r}{state} current={format_size(self.current)}>"
+
+    def _repr_html_(self) -> str:
+        """Return the tree with small bars; notebooks show it."""
+        with core.unaccounted:
+            from .display import tree_html
+
+            return tree_html(self)
 
     # -- being inside
 
@@ -317,13 +321,10 @@ class Group(cgroup):
         found = mem_cgroup_last_oom(self)
         if found is None:
             return None
-        core.stop_account()  # the group that imports it first must not pay for the module
-        try:
+        with core.unaccounted:
             from .oom import Oom
 
             return Oom(*found)
-        finally:
-            core.resume_account()
 
     @property
     def nr_dying(self) -> int:
@@ -337,13 +338,10 @@ class Group(cgroup):
 
     def report(self) -> str:
         """Return a text with the figures of the group's tree and what still holds its memory."""
-        core.stop_account()  # the group does not pay for the report, nor for its first import
-        try:
+        with core.unaccounted:
             from .report import report
 
             return report(self)
-        finally:
-            core.resume_account()
 
     # -- closing
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from struct import Struct
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from . import pages
 from .core.dataplane import EVENTS
@@ -63,6 +63,16 @@ class GroupFigures:
     events_local: dict[str, int]
     caches: int
     inside: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures for JSON. A limit is None where there is none."""
+        max_, high = (None if n >= PAGE_COUNTER_MAX else n for n in (self.max, self.high))
+        return {
+            "path": self.path, "state": self.state, "id": self.id, "current": self.usage,
+            "peak": self.peak, "max": max_, "high": high, "events": self.events,
+            "stat": self.stat, "caches": self.caches, "inside": self.inside, "made": self.made,
+            "closed": self.closed,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,12 +43,25 @@ class Holder(NamedTuple):
     nbytes: int
 
 
+class Big(NamedTuple):
+    """One object, with the bytes that belong to it and a text that says what refers to it."""
+
+    kind: str
+    nbytes: int
+    text: str
+
+
 class Holders(NamedTuple):
     """What holds a group's memory. The biggest is first."""
 
     blocks: int
     kinds: list[Holder]
-    biggest: list[str]  # single objects, described
+    objects: list[Big]
+
+    @property
+    def biggest(self) -> list[str]:
+        """The texts of the biggest objects."""
+        return [big.text for big in self.objects]
 
 
 def holders(memcg: core.Memcg) -> Holders:
@@ -73,10 +86,21 @@ def holders(memcg: core.Memcg) -> Holders:
         return Holders(
             blocks,
             [Holder(name, counts[name], nbytes) for name, nbytes in sums.most_common()],
-            [_line(*big) for big in biggest],
+            [Big(_kind_name(big[1]), big[2], _line(*big)) for big in biggest],
         )
     finally:
         core.resume_account()
+
+
+def held_by(memcg: core.Memcg) -> dict[str, Any]:
+    """Return `holders` for JSON. ``rest`` is the bytes of the kinds that are left out."""
+    held = holders(memcg)
+    return {
+        "blocks": held.blocks,
+        "kinds": [h._asdict() for h in held.kinds[:KINDS_SHOWN]],
+        "rest": sum(h.nbytes for h in held.kinds[KINDS_SHOWN:]),
+        "objects": [big._asdict() for big in held.objects],
+    }
 
 
 def _holders_of_buffers(memcg: core.Memcg) -> Holders:
@@ -251,7 +275,8 @@ def report(group: cgroup) -> str:
             f"peak {format_size(g.peak)}, max {format_size(mem_cgroup_get_limit(g, 'max'))}"
             + (f"; events: {events}" if events else "")
         )
-    blocks, kinds, biggest = holders(group)
+    held = holders(group)
+    blocks, kinds, biggest = held.blocks, held.kinds, held.biggest
     name = group.path or "/"
     nbytes = sum(h.nbytes for h in kinds)
     lines.append(f"held by {name} itself: {format_size(nbytes)}" if kinds else "nothing is held")

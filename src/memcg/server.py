@@ -318,6 +318,11 @@ class _Server:
     def _report(self, client: _Client, request: dict[str, Any]) -> dict[str, Any]:
         return {"text": _group(request).report()}
 
+    def _holders(self, client: _Client, request: dict[str, Any]) -> dict[str, Any]:
+        from .report import held_by  # not before it is needed
+
+        return held_by(_group(request))
+
     def _reclaim(self, client: _Client, request: dict[str, Any]) -> dict[str, Any]:
         self._refuse_unless_writable()
         size = parse_size(_field(request, "bytes", (str, int), "max"), bare_is_binary=True)
@@ -345,7 +350,8 @@ class _Server:
 _OPS: dict[str, Callable[[_Server, _Client, dict[str, Any]], dict[str, Any]]] = {
     "hello": _Server._hello, "tree": _Server._tree, "read": _Server._read,
     "write": _Server._write, "slabinfo": _Server._slabinfo, "report": _Server._report,
-    "reclaim": _Server._reclaim, "events": _Server._events, "history": _Server._history,
+    "holders": _Server._holders, "reclaim": _Server._reclaim,
+    "events": _Server._events, "history": _Server._history,
 }  # fmt: skip
 
 

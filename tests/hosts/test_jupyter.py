@@ -41,7 +41,7 @@ class Kernel:
     def run(self, code: str, **how):
         """Run a cell; return its outputs, its error message and its reply."""
         message = self.client.execute(code, **how)
-        shown = SimpleNamespace(text="", result=None, error=None, reply=None)
+        shown = SimpleNamespace(text="", result=None, html=None, error=None, reply=None)
         end = time.monotonic() + TIMEOUT_S
         while True:
             got = self.client.get_iopub_msg(timeout=max(end - time.monotonic(), 0.1))
@@ -52,6 +52,7 @@ class Kernel:
                 shown.text += content["text"]
             elif kind == "execute_result":
                 shown.result = content["data"]["text/plain"]
+                shown.html = content["data"].get("text/html")
             elif kind == "error":
                 assert shown.error is None, "two error messages"
                 shown.error = content
@@ -242,7 +243,8 @@ def test_the_magic_sets_shows_and_clears(loaded):
     assert re.search(r"memcg: peak [12]\d\.\d MiB, [45]\d\.\d MiB left of 64\.0 MiB", shown.text)
     shown = loaded.run("%memcg status")
     assert re.search(
-        r"memcg: [12]\d\.\d MiB held, limit 64\.0 MiB, [45]\d\.\d MiB left", shown.text
+        r"memcg: [12]\d\.\d MiB held, limit 64\.0 MiB, [45]\d\.\d MiB left  █{3,9}░{11,17}\n",
+        shown.text,
     )
     assert re.search(r"\d+\.\d MiB  Out\[\d\]: list of 10,000", shown.text), shown.text
     assert "held by notebook itself" in loaded.run("%memcg report").text
@@ -339,3 +341,53 @@ def test_the_how_to_runs_as_written(kernel, tmp_path):
     done = subprocess.run([sys.executable, "-c", marimo], cwd=tmp_path, env=environment(),
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_a_cell_that_runs_longer_shows_its_usage_as_a_line_of_bars(loaded):
+    loaded.run("%memcg limit 64MiB")
+    code = """
+import threading, time
+rows, turn = [], threading.Event()
+for n in (1, 40, 1, 20):
+    rows = None
+    rows = bytearray(n << 20)
+    turn.wait(0.3)  # a cell that takes its time
+"""
+    line = loaded.run(code).text.splitlines()[-1]
+    bars = re.fullmatch(
+        r"memcg: peak 4\d\.\d MiB, 4\d\.\d MiB left of 64\.0 MiB  ([▁▂▃▄▅▆▇█ ]+)", line
+    )[1]
+    heights = [" ▁▂▃▄▅▆▇█".index(c) for c in bars]
+    assert max(heights) == 8
+    top = heights.index(8)
+    assert min(heights[:top]) <= 2  # low, high, low, and half
+    assert min(heights[top:]) <= 2
+    assert heights[-1] in (4, 5, 6)
+    assert not re.search("[▁▂▃▄▅▆▇█]", loaded.run("1 + 1").text)
+    shown = loaded.run("%%memcg 32MiB\nimport time\nx = bytearray(8 << 20); time.sleep(0.4)")
+    assert re.search(r"left of 32\.0 MiB  .*█", shown.text)
+    loaded.run("%memcg off")
+    assert "memcg" not in loaded.run("time.sleep(0.4)").text
+
+
+def test_the_thread_that_reads_ends_with_its_cell(loaded):
+    loaded.run("import os, time\n%memcg limit 64MiB")
+    loaded.run("time.sleep(0.4)")
+    count = "len(os.listdir('/proc/self/task'))"
+    loaded.run("%memcg off")
+    before = int(loaded.ask(count))
+    loaded.run("%memcg limit 64MiB")
+    for _ in range(5):
+        loaded.run("time.sleep(0.3)")
+    loaded.run("%memcg off")
+    end = time.monotonic() + TIMEOUT_S
+    while int(loaded.ask(count)) > before:
+        assert time.monotonic() < end
+
+
+def test_a_group_is_shown_as_a_tree_with_bars(loaded):
+    loaded.run("import memcg\n%memcg limit 64MiB\nkept = bytearray(32 << 20)")
+    shown = loaded.run("memcg.group('notebook')")
+    assert shown.result.startswith("<memcg.Group 'notebook' current=3")
+    assert "of 64.0 MiB" in shown.html
+    assert 48 < float(re.search(r"height:100%;width:([\d.]+)%", shown.html)[1]) < 65

@@ -110,6 +110,24 @@ def test_a_group_of_markup_and_escapes_is_shown_as_it_is(tmp_path):
     assert "memory.max of '[red]<b>&[b]'" in screen(tmp_path, ["down", "l"], records=records)
 
 
+def test_a_look_that_is_due_while_the_screen_is_taken_down_does_nothing(tmp_path):
+    from memcg.cli.verbs import _watch
+    from memcg.cli.verbs._screen import Top
+
+    path = tmp_path / "p.page"
+    made().write(path, made().tenants())
+    with page.Page(str(path)) as of:
+
+        async def run() -> None:
+            app = Top(_watch.Watch(of), 3600, "12:00:00")
+            async with app.run_test(size=SIZE) as pilot:
+                await pilot.pause()
+                await app.screen.query("*").remove()
+                app.look()
+
+        asyncio.run(bounded(run()))
+
+
 async def bounded(coroutine):
     return await asyncio.wait_for(coroutine, 30)
 
@@ -295,3 +313,73 @@ def test_a_thousand_groups_twice_a_second_cost_the_viewer_a_little_and_the_proce
     print(f"the viewer takes {100 * share:.1f} % of a core")
     assert cpu_seconds(process.pid) - ours <= 1 / os.sysconf("SC_CLK_TCK")
     assert share <= 0.10  # 5 % on a machine at rest; this one may be busy
+
+
+BOMB = """
+import memcg, random, sys, time
+random.seed(3)
+names = ("acme", "globex", "initech", "umbrella")
+groups = {name: memcg.group(f"tenants/{name}", max="64MiB") for name in names}
+bomb, nightly = memcg.group("tenants/bomb", max="64MiB"), memcg.group("jobs/nightly", max="256MiB")
+kept = {name: [] for name in groups}
+for turn in range(1 << 30):
+    for k, (name, group) in enumerate(groups.items()):
+        with group:
+            kept[name].append(bytearray(random.randrange(1, 4 + k) << 18))
+            del kept[name][: -12 * (k + 1)]
+    with nightly: rows = [{"row": i} for i in range(min(turn, 30) * 5_000)]
+    try:
+        with bomb:
+            held = []
+            while True:
+                held.append(bytearray(1 << 20))
+                if len(held) % 8 == 0: time.sleep(0.02)
+    except MemoryError: held = None
+    if turn == 5: print("ready", flush=True)
+"""
+
+
+def test_beside_a_bomb_the_others_are_seen_to_live(tmp_path):
+    """The picture in the documentation is of this program."""
+    from memcg.cli.verbs import _watch
+    from memcg.cli.verbs._screen import Top
+
+    env = environment(MEMCG_RUNTIME_DIR=str(tmp_path / "run"))
+    (tmp_path / "server.py").write_text(BOMB)
+    argv = [sys.executable, "-m", "memcg", "run", "--max", "1GiB", "server.py"]
+    with subprocess.Popen(
+        argv, cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            (path,) = (tmp_path / "run").glob("*.page")
+            with page.Page(str(path)) as of:
+                watch = _watch.Watch(of)
+                watch._command = "memcg run --max 1GiB server.py"
+
+                async def run() -> tuple[str, dict]:
+                    app = Top(watch, 0.2, "12:00:00")
+                    async with app.run_test(size=(132, 14)) as pilot:
+                        for _ in range(40):  # looks of the screen, which fill its lines of bars
+                            await pilot.pause(0.2)
+                        for _ in range(200):  # until it is about to burst
+                            rows = {row.group.path: row.group for row in watch.rows()}
+                            if rows["tenants/bomb"].usage > 56 * MIB:
+                                break
+                            await pilot.pause(0.05)
+                        return app.export_screenshot(title=""), rows
+
+                svg, rows = asyncio.run(run())
+            assert process.poll() is None
+        finally:
+            process.kill()
+    shown = text_of(svg)
+    assert rows["tenants/bomb"].events["fail"] >= 2
+    assert re.search(r"bomb .*64\.0 MiB", shown)
+    for name in ("acme", "globex", "initech", "umbrella"):
+        assert rows[f"tenants/{name}"].events["fail"] == 0
+        assert re.search(rf"{name} +[\d.]+ MiB +64\.0 MiB", shown)
+    if os.environ.get("UPDATE"):
+        from browser import render
+
+        render(svg, HERE.parents[1] / "docs" / "pictures" / "top.png", tmp_path)

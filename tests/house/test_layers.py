@@ -25,7 +25,7 @@ LAYERS = [  # bottom to top; the modules of one row may import each other
     {"core"},
     {"faults", "oom", "page"},
     {"control"},
-    {"report", "files"},
+    {"report", "files", "display"},
     {"groups"},
     {"cache", "publisher", "server"},
     {"integrations"},

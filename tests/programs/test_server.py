@@ -106,6 +106,12 @@ def test_a_client_reads_files_the_tree_caches_and_a_report(start):
         assert peer.ask("tree", limit=1)["all"] == 3
         assert peer.ask("slabinfo")["text"].startswith("slabinfo - version: 2.1")
         assert "bytearray" in peer.ask("report", path="tenants/a")["text"]
+        held = peer.ask("holders", path="tenants/a")
+        kinds = {k["kind"]: k["nbytes"] for k in held["kinds"]}
+        biggest = held["objects"][0]
+        assert biggest["kind"] == "bytearray"
+        assert biggest["nbytes"] <= kinds["bytearray"]
+        assert biggest["text"].startswith("bytearray of ")
 
 
 @pytest.mark.parametrize(

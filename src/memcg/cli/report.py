@@ -20,6 +20,8 @@ from memcg.sizes import PAGE_COUNTER_MAX, format_size
 from ._system import resident
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._system import System
 
 GROUPS_SHOWN = 40  # they and the caches fill two screens
@@ -27,7 +29,13 @@ CACHES_SHOWN = 10
 KINDS_SHOWN = 10
 
 
-def at_exit(system: System, program: list[str], to_stderr: bool, json_path: str | None) -> None:
+def at_exit(
+    system: System,
+    program: list[str],
+    to_stderr: bool,
+    json_path: str | None,
+    html_path: str | None = None,
+) -> None:
     """Write the account when this process ends. A forked child does not write one.
 
     Notes
@@ -43,11 +51,12 @@ def at_exit(system: System, program: list[str], to_stderr: bool, json_path: str 
             account = collect(system, program)
             if to_stderr:
                 _to_stderr(render(account))
-            if json_path is not None:
-                try:
-                    write_json(json_path, account)
-                except OSError as error:
-                    _to_stderr(f"memcg: cannot write {json_path!r}: {error.strerror}\n")
+            for path, write_account in ((json_path, write_json), (html_path, _html(system))):
+                if path is not None:
+                    try:
+                        write_account(path, account)
+                    except OSError as error:
+                        _to_stderr(f"memcg: cannot write {path!r}: {error.strerror}\n")
 
     atexit.register(write)
 
@@ -72,6 +81,15 @@ def collect(system: System, program: list[str]) -> dict[str, Any]:
         "held": [holder._asdict() for holder in held.kinds],
         "biggest": held.biggest,
     }
+
+
+def _html(system: System) -> Callable[[str, dict[str, Any]], None]:
+    def write(path: str, account: dict[str, Any]) -> None:
+        from ._html.ended import render  # not before it is needed
+
+        write_whole(path, render(system, account).encode())
+
+    return write
 
 
 def _read_group(system: System, group: Any) -> dict[str, Any]:
@@ -181,8 +199,8 @@ def _to_stderr(text: str) -> None:
 # -- for machines
 
 
-def prepare_json(path: str) -> str:
-    """Return the absolute path of the account's file, with links resolved, if it can be written.
+def prepare(path: str) -> str:
+    """Return the absolute path of a file, with links resolved, if it can be written.
 
     Raises
     ------
@@ -204,18 +222,22 @@ def prepare_json(path: str) -> str:
 
 
 def write_json(path: str, account: dict[str, Any]) -> None:
-    """Write an account whole or not at all: write a temporary file beside it, then rename it.
+    """Write an account for machines. See `write_whole`."""
+    import json
 
-    If `path` is no regular file (a pipe, ``/dev/stderr``), the account is appended to it.
+    write_whole(path, (json.dumps(account, indent=2, ensure_ascii=True) + "\n").encode("ascii"))
+
+
+def write_whole(path: str, data: bytes) -> None:
+    """Write a file whole or not at all: write a temporary file beside it, then rename it.
+
+    If `path` is no regular file (a pipe, ``/dev/stderr``), the data is appended to it.
 
     Raises
     ------
     OSError
         The file cannot be written.
     """
-    import json
-
-    data = (json.dumps(account, indent=2, ensure_ascii=True) + "\n").encode("ascii")
     if not _replaceable(path):
         with open(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as file:
             file.write(data)

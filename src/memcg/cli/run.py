@@ -38,7 +38,8 @@ EXIT_CANNOT = 125  # memcg itself failed; env(1) and timeout(1) use the same sta
 
 USAGE = """\
 usage: memcg run [--max SIZE] [--high SIZE] [--oom-group] [--no-malloc] [--pools]
-                 [--report] [--json FILE] [--control[=write]] [--no-publish]
+                 [--report] [--json FILE] [--html FILE]
+                 [--control[=write]] [--no-publish]
                  (SCRIPT | -m MODULE | -c COMMAND | -) [ARG ...]
 """
 HELP = f"""{USAGE}
@@ -63,6 +64,8 @@ account:
                 groups, current, peak, limits, events, biggest caches and objects,
                 and the share of the RSS that is charged
   --json FILE   write the same to FILE for machines, whole or not at all
+  --html FILE   write a page to FILE with plots of it over time, and what holds
+                memory; one file, which fetches nothing
 to be seen by other processes of this user (memcg ps, top, ls, events):
   --no-publish  do not publish the groups' figures. By default they are on a page
                 in memory, if there is a folder for it (see memcg doctor).
@@ -110,6 +113,7 @@ class Options:
         self.pools = False
         self.report = False
         self.json: str | None = None
+        self.html: str | None = None
         self.publish = True
         self.control: str | None = None  # "read" or "write"
         self.help = False
@@ -154,13 +158,13 @@ def parse(args: list[str]) -> Options:
             options.malloc = False
         elif arg == "--pools":
             options.pools = True
-        elif name in ("--max", "--high", "--json"):
+        elif name in ("--max", "--high", "--json", "--html"):
             if not equals:
                 if not rest:
                     raise UsageError(f"argument {name}: expected one argument")
                 value = rest.pop(0)
-            if name == "--json":
-                options.json = value
+            if name in ("--json", "--html"):
+                setattr(options, name[2:], value)
             else:
                 sizes[name] = value
         elif arg[:2] in ("-m", "-c"):
@@ -182,6 +186,8 @@ def parse(args: list[str]) -> Options:
             break
     if options.target is None:
         raise UsageError("nothing to run: give a script, -m MODULE, -c COMMAND or -")
+    if options.html is not None and not options.publish:
+        raise UsageError("argument --html: it needs the page that --no-publish forbids")
     if options.control and not options.publish:
         raise UsageError("argument --control: it needs the page that --no-publish forbids")
     options.args = rest
@@ -231,15 +237,16 @@ def start(
         if options.help:
             sys.stdout.write(HELP)
             return 0
-        if options.json is not None:
-            from .report import prepare_json
+        for name in ("json", "html"):
+            if (path := getattr(options, name)) is not None:
+                from .report import prepare
 
-            try:
-                options.json = prepare_json(options.json)
-            except OSError as error:
-                raise UsageError(
-                    f"argument --json: cannot write {options.json!r}: {error.strerror}"
-                ) from None
+                try:
+                    setattr(options, name, prepare(path))
+                except OSError as error:
+                    raise UsageError(
+                        f"argument --{name}: cannot write {path!r}: {error.strerror}"
+                    ) from None
     except UsageError as error:
         sys.stderr.write(f"{USAGE}memcg run: error: {error}\n")
         return 2
@@ -263,15 +270,16 @@ def start(
         try:
             system.publish(options.control)
         except MemcgError as error:
-            if options.control:
+            if options.control or options.html is not None:
                 sys.stderr.write(f"memcg run: {error}\n")
                 return EXIT_CANNOT
             # Nobody has asked for the page. `memcg doctor` says why there is none.
     atexit.register(system.lift_limits)  # the first registered runs last
-    if options.report or options.json is not None:
+    if options.report or options.json is not None or options.html is not None:
         from .report import at_exit
 
-        at_exit(system, [target.name, *options.args], options.report, options.json)
+        program = [target.name, *options.args]
+        at_exit(system, program, options.report, options.json, options.html)
     system.explain_in_threads()
     system.set_limits(options.max, options.high, options.oom_group)
 

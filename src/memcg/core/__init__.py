@@ -76,3 +76,16 @@ else:
         _offered = names(DataPlane)
     for _name in _offered:
         globals()[_name] = getattr(_plane, _name)
+
+
+class _Unaccounted:
+    """The root pays for what runs in it: a group must not pay for a module that it uses first."""
+
+    def __enter__(self) -> None:
+        stop_account()  # noqa: F405
+
+    def __exit__(self, *exc: object) -> None:
+        resume_account()  # noqa: F405
+
+
+unaccounted = _Unaccounted()

@@ -15,11 +15,14 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from .. import core, groups
 from ..control.cgroup import cgroup_mkdir
+from ..display import SPARK_WIDTH, bar, spark
 from ..errors import GroupBusy, MemcgError, MemcgOOM
+from ..locking import spawn
 from ..sizes import PAGE_COUNTER_MAX, format_size, parse_size
 from .edge import find_oom, let_go
 from .imports import charge_to_root
@@ -41,6 +44,7 @@ USAGE = (
 )
 _PLAIN = (bool, int, float, complex, str, bytes)
 _SMALL = 4096  # bytes
+READINGS_LEAST = 4
 _LAST = ("last_type", "last_value", "last_traceback", "last_exc")
 
 
@@ -50,7 +54,44 @@ class Cell:
     def __init__(self, info: Any) -> None:
         self.info = info
         self.group: Group | None = None
+        self.curve: Curve | None = None
         self.problem: Exception | None = None
+
+
+class Curve:
+    """A limited group's usage while a cell runs, read by a thread that ends with the cell.
+
+    The thread reads twenty times a second, and less often the longer the cell runs.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.over = False
+        self.readings: list[int] = []
+        self.step = 0.05  # seconds
+        spawn(self._watch, "memcg-cell")
+
+    def _watch(self) -> None:
+        core.stop_account()
+        try:
+            while not self.over:
+                self.readings.append(self.group.current)
+                if len(self.readings) > 2 * SPARK_WIDTH:
+                    self.readings = self.readings[::2]
+                    self.step *= 2
+                time.sleep(self.step)
+        finally:
+            core.resume_account()
+
+    def end(self) -> str:
+        """Return the line of bars. It is empty for a cell too short to have a shape."""
+        self.over = True
+        readings = [*self.readings, self.group.current]
+        if len(readings) < READINGS_LEAST:
+            return ""
+        width = -(-len(readings) // SPARK_WIDTH)  # readings for each bar
+        bars = [max(readings[i : i + width]) for i in range(0, len(readings), width)]
+        return "  " + spark(bars, len(bars))
 
 
 class Cells:
@@ -153,6 +194,9 @@ class Cells:
                 cell.group.max = limit
             except (MemcgError, ValueError) as error:
                 cell.problem = error
+        group = cell.group or self.group
+        if group.max != PAGE_COUNTER_MAX and cell.problem is None:
+            cell.curve = Curve(group)
 
     async def run_code(self, code: Any, result: Any = None, *, async_: bool = False) -> bool:
         """Run a part of a cell in its group; return whether it failed."""
@@ -195,15 +239,16 @@ class Cells:
 
     def post_run_cell(self, result: Any) -> None:
         """Show what is left, and close the cell's group. Context: the root."""
-        cell = None
+        cell, curve = None, ""
         while self.cells and cell is None:
             last = self.cells.pop()
             cell = last if last.info is getattr(result, "info", None) or not self.cells else None
+            curve = last.curve.end() if last.curve is not None else ""
             if last.group is not None:
                 self.busy.append(last.group)
-                self._status_line(last.group)
+                self._status_line(last.group, curve)
         if cell is not None and cell.group is None and not self.cells:
-            self._status_line(self.group)
+            self._status_line(self.group, curve)
         self._close_busy()
 
     def _close_busy(self) -> None:
@@ -215,13 +260,13 @@ class Cells:
                 still.append(group)
         self.busy = still
 
-    def _status_line(self, group: Group) -> None:
+    def _status_line(self, group: Group, curve: str) -> None:
         limit = group.max
         if limit != PAGE_COUNTER_MAX:
             left = max(limit - group.current, 0)
             print(
                 f"memcg: peak {format_size(group.peak)}, {format_size(left)} left of "
-                f"{format_size(limit)}"
+                f"{format_size(limit)}{curve}"
             )
 
     # -- errors
@@ -304,7 +349,9 @@ class Cells:
 
     def _status(self) -> None:
         limit, current = self.group.max, self.group.current
-        left = "" if limit == PAGE_COUNTER_MAX else f", {format_size(max(limit - current, 0))} left"
+        left = ""
+        if limit != PAGE_COUNTER_MAX:
+            left = f", {format_size(max(limit - current, 0))} left  {bar(current, limit)}"
         print(
             f"memcg: {format_size(current)} held, limit "
             f"{'none' if limit == PAGE_COUNTER_MAX else format_size(limit)}{left}"

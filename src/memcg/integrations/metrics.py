@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from .. import core
 from ..control import memcontrol, slab_common
 from ..core.dataplane import EVENTS, PAGE_SIZE
@@ -13,16 +16,20 @@ OTHER = "(other)"  # all groups past the bound; a group of this name is always o
 SLAB_STATES = ("active", "free", "shared")
 
 
-def label(group: Group) -> str:
+def label(group: Any) -> str:
     """Return the group's path; ``/`` is the root."""
     return group.path or "/"
 
 
 def limits(group: Group) -> dict[str, int]:
     """Return the limits that the group has, in bytes."""
-    found = {which: core.mem_cgroup_get_limit(group, which) for which in LIMITS}
+    return those_set({which: core.mem_cgroup_get_limit(group, which) for which in LIMITS})
+
+
+def those_set(found: dict[str, int]) -> dict[str, int]:
+    """Return those of all limits that are set."""
     if found["max"] == PAGE_COUNTER_MAX:  # the reserve and the overdraft begin at it
-        del found["max"], found["reserve"], found["overdraft"]
+        found = {"high": found["high"]}
     return {which: n for which, n in found.items() if n < PAGE_COUNTER_MAX}
 
 
@@ -63,22 +70,26 @@ class Selection:
                 raise ValueError(f"{name} is a number that is at least 1, not {value!r}")
         self.depth = depth
         self.max_groups = max_groups
-        self.shown: list[Group] = [root]
-        self.folded: list[Group] = []  # those that no other folded group contains
-        self._groups = [root]
+        self.shown: list[Any] = []
+        self.folded: list[Any] = []  # those that no other folded group contains
+        self._groups: Sequence[Any] = []
         self._events = dict.fromkeys(EVENTS, 0)  # of all that was folded, since the start
-        self._seen: dict[Group, dict[str, int]] = {}  # folded group -> its events at the last look
+        self._seen: dict[Any, dict[str, int]] = {}  # folded group -> its events at the last look
 
     @property
     def nr_groups(self) -> int:
         """How many groups there were, with the root, at the last look."""
         return len(self._groups)
 
-    def refresh(self) -> None:
-        """Look at the tree again."""
-        self._groups = groups = walk()
+    def refresh(self, groups: Sequence[Any] | None = None) -> None:
+        """Look at the tree again: at this process's, or at another's groups.
+
+        Those have `path`, `online`, `current`, `events` and `parent`, as a `Group` has, and a
+        group is the same object each time.
+        """
+        self._groups = groups = walk() if groups is None else groups
         seen = {g for g in self.shown if g.online}
-        near = [g for g in groups if g is root or g.path.count("/") < self.depth]
+        near = [g for g in groups if not g.path or g.path.count("/") < self.depth]
         kept = [g for g in near if g in seen and g.path != OTHER]
         new = [g for g in near if g not in seen and g.path != OTHER]
         room = self.max_groups - len(kept)

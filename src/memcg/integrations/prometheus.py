@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -68,57 +69,74 @@ class MemcgCollector(Collector):  # type: ignore[misc]  # the library may be abs
 
     def collect(self) -> Iterator[Metric]:
         """Read all groups. Prometheus-client calls it at each scrape."""
-        families = self._families()
         with root, shield():
+            families = self._families()
             self._fill(families)
         yield from families.values()
 
     def _families(self) -> dict[str, Metric]:
-        more = list(self._labels)
-
-        def gauge(name: str, text: str, *labels: str) -> Metric:
-            return GaugeMetricFamily(name, text, labels=[*labels, *more])
-
-        return {
-            "current": gauge(
-                "memcg_memory_current_bytes", "Bytes charged here and below.", "group"
-            ),
-            "peak": gauge("memcg_memory_peak_bytes", "The highest usage.", "group"),
-            "limit": gauge("memcg_memory_limit_bytes", "A limit that is set.", "group", "limit"),
-            "events": CounterMetricFamily(
-                "memcg_memory_events", "Events of memory.events.", labels=["group", "event", *more]
-            ),
-            "slab": gauge("memcg_slab_bytes", "Bytes of slabs, here and below.", "group", "state"),
-            "groups": gauge("memcg_groups", "Groups of the process.", "state"),
-            "uncharged": gauge(
-                "memcg_process_uncharged_bytes", "The resident set beyond what is charged."
-            ),
-        }
+        return families(*self._labels)
 
     def _fill(self, families: dict[str, Metric]) -> None:
-        more = list(self._labels.values())
         selection = self._selection
         selection.refresh()
+        fill(
+            families, selection, limits, selection.slab_bytes(), len(memcontrol.dying),
+            uncharged_bytes(), *self._labels.values(),
+        )  # fmt: skip
 
-        def add(family: str, value: float, *labels: str) -> None:
-            families[family].add_metric([*labels, *more], value)
 
-        for g in selection.shown:
-            name = label(g)
-            add("current", g.current, name)
-            add("peak", g.peak, name)
-            for which, n in limits(g).items():
-                add("limit", n, name, which)
-            for event, n in g.events.items():
-                add("events", n, name, event)
-        for g, states in selection.slab_bytes().items():
-            for state, n in states.items():
-                add("slab", n, label(g), state)
-        if selection.folded:
-            add("current", sum(g.current for g in selection.folded), OTHER)
-        if selection.folded or any(selection.other_events().values()):
-            for event, n in selection.other_events().items():
-                add("events", n, OTHER, event)
-        add("groups", selection.nr_groups, "online")
-        add("groups", len(memcontrol.dying), "dying")
-        add("uncharged", uncharged_bytes())
+def families(*more: str) -> dict[str, Metric]:
+    """Return the families without samples; each has the labels `more` too."""
+
+    def gauge(name: str, text: str, *labels: str) -> Metric:
+        return GaugeMetricFamily(name, text, labels=[*labels, *more])
+
+    return {
+        "current": gauge("memcg_memory_current_bytes", "Bytes charged here and below.", "group"),
+        "peak": gauge("memcg_memory_peak_bytes", "The highest usage.", "group"),
+        "limit": gauge("memcg_memory_limit_bytes", "A limit that is set.", "group", "limit"),
+        "events": CounterMetricFamily(
+            "memcg_memory_events", "Events of memory.events.", labels=["group", "event", *more]
+        ),
+        "slab": gauge("memcg_slab_bytes", "Bytes of slabs, here and below.", "group", "state"),
+        "groups": gauge("memcg_groups", "Groups of the process.", "state"),
+        "uncharged": gauge(
+            "memcg_process_uncharged_bytes", "The resident set beyond what is charged."
+        ),
+    }
+
+
+def fill(
+    families: dict[str, Metric],
+    selection: Selection,
+    limits: Callable[[Any], dict[str, int]],
+    slab_bytes: dict[Any, dict[str, int]],
+    dying: int,
+    uncharged: int,
+    *more: str,
+) -> None:
+    """Add the samples of one process. Sizes are in bytes; `more` are the further labels' values."""
+
+    def add(family: str, value: float, *labels: str) -> None:
+        families[family].add_metric([*labels, *more], value)
+
+    for g in selection.shown:
+        name = label(g)
+        add("current", g.current, name)
+        add("peak", g.peak, name)
+        for which, n in limits(g).items():
+            add("limit", n, name, which)
+        for event, n in g.events.items():
+            add("events", n, name, event)
+    for g, states in slab_bytes.items():
+        for state, n in states.items():
+            add("slab", n, label(g), state)
+    if selection.folded:
+        add("current", sum(g.current for g in selection.folded), OTHER)
+    if selection.folded or any(selection.other_events().values()):
+        for event, n in selection.other_events().items():
+            add("events", n, OTHER, event)
+    add("groups", selection.nr_groups, "online")
+    add("groups", dying, "dying")
+    add("uncharged", uncharged)

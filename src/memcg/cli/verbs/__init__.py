@@ -24,6 +24,8 @@ VERBS = {
     "set": "write a file of a group",
     "slabinfo": "show the slab caches of a group",
     "report": "show what holds a group's memory",
+    "html": "write a page of HTML with plots of a running process",
+    "exporter": "serve the figures of all processes that publish, for Prometheus",
     "completion": "print the completion for bash or zsh",
 }
 COMPLETE = "_MEMCG_COMPLETE"  # click's variable for a program of this name

@@ -178,20 +178,6 @@ def size(n: int) -> str:
     return "max" if n >= PAGE_COUNTER_MAX else format_size(n)
 
 
-def limit(n: int) -> int | None:
-    """Return a limit for JSON: None where there is none."""
-    return None if n >= PAGE_COUNTER_MAX else n
-
-
-def as_dict(g: GroupFigures) -> dict[str, Any]:
-    """Return a group's figures for JSON."""
-    return {
-        "path": g.path, "state": g.state, "id": g.id, "current": g.usage, "peak": g.peak,
-        "max": limit(g.max), "high": limit(g.high), "events": g.events, "stat": g.stat,
-        "caches": g.caches, "inside": g.inside, "made": g.made, "closed": g.closed,
-    }  # fmt: skip
-
-
 def level(g: GroupFigures) -> str | None:
     """Return the colour of a group's usage: red at its max, yellow past its high."""
     if g.usage >= g.max:

@@ -232,9 +232,12 @@ class Top(App[None]):
 
     def look(self) -> None:
         """Read the page and show it."""
+        shown = self.query("#header").results(Static)
+        if (top := next(shown, None)) is None:  # the screen is being taken down
+            return
         header = self.view.read()
         clock = self.clock or time.strftime("%H:%M:%S")
-        self.query_one("#header", Static).update("\n".join(header_lines(header, clock)))
+        top.update("\n".join(header_lines(header, clock)))
         self._show()
         if not header.alive:
             self._timer.stop()

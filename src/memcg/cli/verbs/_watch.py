@@ -8,13 +8,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from memcg.display import SPARK_WIDTH, spark
 from memcg.page import GroupFigures, Page
 from memcg.sizes import PAGE_COUNTER_MAX, format_size
 
 from .ps import command_line, resident
 
-SPARK_WIDTH = 30
-BARS = " ▁▂▃▄▅▆▇█"
 KEPT = SPARK_WIDTH  # readings of each group for its sparkline
 
 
@@ -203,6 +202,17 @@ class Watch:
         return f"{percent(n, self.root_usage):.1f} %" if self.percents else format_size(n)
 
 
+__all__ = [
+    "ALIGN",
+    "SORTS",
+    "SPARK_WIDTH",
+    "TITLES",
+    "Header",
+    "Row",
+    "Watch",
+    "header_lines",
+    "spark",
+]
 TITLES = ("GROUP", "CURRENT", "MAX", "%", "PEAK", "Δ/s", "HIGH", "OOM", "FAIL", "INSIDE", "SLAB%")
 ALIGN = "<>>>>>>>>>>"
 
@@ -212,21 +222,6 @@ def rate(delta: float) -> str:
     if abs(delta) < 1:
         return ""
     return ("+" if delta > 0 else "-") + format_size(int(abs(delta)))
-
-
-def spark(history: deque[int], width: int = SPARK_WIDTH) -> str:
-    """Return a line of bars: the highest reading is full, and 0 is empty.
-
-    Examples
-    --------
-    >>> spark(deque([0, 50, 100]), 5)
-    '   ▄█'
-    """
-    most = max(history, default=0)
-    bars = "".join(
-        BARS[-(-n * (len(BARS) - 1) // most)] if most > 0 and n > 0 else BARS[0] for n in history
-    )
-    return bars[-width:].rjust(width)
 
 
 def header_lines(h: Header, now: str) -> list[str]:

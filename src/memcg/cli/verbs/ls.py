@@ -6,7 +6,6 @@ from __future__ import annotations
 import click
 
 from ._commands import (
-    as_dict,
     group_of,
     json_option,
     level,
@@ -34,7 +33,7 @@ def command(path: str, recursive: bool, pid: int | None, as_json: bool) -> int:
         depth = top.path.count("/") + 1 if top.path else 0
         below = [g for g in below if g.path.count("/") == depth]
     if as_json:
-        write_json([as_dict(g) for g in [top, *below]])
+        write_json([g.as_dict() for g in [top, *below]])
         return 0
     rows = [["GROUP", "CURRENT", "PEAK", "MAX", "HIGH", "INSIDE", "EVENTS"]]
     colours: list[str | None] = [None]

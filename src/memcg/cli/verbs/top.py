@@ -14,7 +14,7 @@ import click
 
 from memcg.page import Page
 
-from ._commands import Failure, as_dict, find_page, level, pid_option, table
+from ._commands import Failure, find_page, level, pid_option, table
 from ._watch import ALIGN, SORTS, TITLES, Header, Watch, header_lines
 
 LEAST_DELAY_S = 0.1
@@ -41,7 +41,7 @@ def _write(watch: Watch, header: Header, as_json: bool) -> None:
     rows = watch.rows()
     if as_json:
         groups: list[dict[str, Any]] = [
-            as_dict(row.group) | {"delta": round(row.delta)} for row in rows
+            row.group.as_dict() | {"delta": round(row.delta)} for row in rows
         ]
         click.echo(json.dumps({
             "time": time.time(), "pid": header.pid, "alive": header.alive, "rss": header.rss,

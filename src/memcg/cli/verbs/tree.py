@@ -10,7 +10,6 @@ import click
 from memcg.page import GroupFigures
 
 from ._commands import (
-    as_dict,
     group_of,
     json_option,
     level,
@@ -54,7 +53,7 @@ def command(path: str, depth: int | None, pid: int | None, as_json: bool) -> int
 def _nested(g: GroupFigures, below: dict[str, list[GroupFigures]], depth: int | None) -> Any:
     deeper = None if depth is None else depth - 1
     inner = below.get(g.path, []) if depth != 0 and g.state == "online" else []
-    return as_dict(g) | {"children": [_nested(c, below, deeper) for c in inner]}
+    return g.as_dict() | {"children": [_nested(c, below, deeper) for c in inner]}
 
 
 def _draw(
