@@ -24,6 +24,7 @@ FLOORS = [  # bottom to top; a file includes its own header, and headers of the 
         "map",
         "mutex",
         "opened",
+        "pool",
         "sealed",
         "threads",
     },

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # cython: language_level=3, binding=False, auto_pickle=False
-"""Caches of objects of one size, and their objects."""
+"""Caches of objects of one size, and their objects; the blocks of a group."""
+
+import gc
 
 cimport cython
 from binding cimport *
@@ -10,6 +12,7 @@ from cpython.object cimport PyTypeObject, destructor
 from cpython.ref cimport PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8
 from libc.stdint cimport uintptr_t
+from libc.stdlib cimport free as libc_free
 from memcg.core._errors cimport raise_oom
 from memcg.core._groups cimport Memcg
 from native cimport *
@@ -323,3 +326,35 @@ cdef raise_bad_free(kmem_cache *s, uintptr_t address):
 def view(uintptr_t address, Py_ssize_t size):
     """Return the `size` bytes at `address`, writable, without a copy."""
     return memory(<char *>address, size)
+
+
+# -- what holds memory
+
+
+def live_blocks(Memcg memcg not None):
+    """List (address, size in bytes, cache or None) of what is charged to the group itself.
+
+    If the group is offline: of what was charged to it. Threads stand still meanwhile.
+    """
+    cdef size_t n = 0
+    cdef live_block *found = blocks_live(memcg.get(), &n)
+    if found is NULL:
+        raise MemoryError(f"no memory to list {n} blocks")
+    try:
+        return [
+            (<uintptr_t>found[i].start, found[i].size,
+             None if found[i].cache is NULL else <object>kmem_cache_owner(found[i].cache))
+            for i in range(n)
+        ]
+    finally:
+        libc_free(found)
+
+
+def scan(Memcg memcg not None, list types not None):
+    """Return what holds the memory of the group itself: (blocks, kinds, biggest).
+
+    `types` is every type. kinds has (kind, number of objects, bytes with what belongs to them),
+    where a kind is a type, a Cache, or None if the owner is not known. biggest has (object, kind,
+    bytes, guessed, path) for the ten biggest objects; see holders.h.
+    """
+    return holders_scan(memcg.get(), types, gc.get_objects(), gc.get_freeze_count())

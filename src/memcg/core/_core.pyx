@@ -103,15 +103,15 @@ load("_bound")
 load("_caches")
 
 from ._bound import Bound, Started
-from ._caches import KMALLOC_SIZES, Cache, view
+from ._caches import KMALLOC_SIZES, Cache, live_blocks, scan, view
 from ._errors import explain, find_memory_error, last_alarm, last_failure
 from ._groups import (
     Memcg, Shield, ancestry, collect_garbage, css_get, css_put, css_refs, css_tryget, current,
     current_entry, enter, enter_root_where_outside, is_entered_in, leave, leave_for_ended_threads,
-    live_blocks, mem_cgroup_collect_garbage, mem_cgroup_drain, mem_cgroup_events_local,
+    mem_cgroup_collect_garbage, mem_cgroup_drain, mem_cgroup_events_local,
     mem_cgroup_get_limit, mem_cgroup_high_done, mem_cgroup_last_oom, mem_cgroup_offline,
     mem_cgroup_reset_peak, mem_cgroup_set_has_shrinkers, mem_cgroup_set_limit, memcg_charge,
-    memcg_try_charge, memcg_uncharge, publish_inside_of, scan, threads_inside,
+    memcg_try_charge, memcg_uncharge, publish_inside_of, threads_inside,
 )
 
 

@@ -21,18 +21,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from _thread import get_ident
 from collections import OrderedDict
 from weakref import WeakSet
 
 from .. import core
 from ..errors import GroupBusy, MemcgOOM, OfflineError
 from ..groups import group as make_group
+from ..locking import current_task
 from ..names import NAME_MAX, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
     from types import FrameType
 
     from ..groups import Group, Size
@@ -233,7 +233,7 @@ class Tenants:
         self._most = most
         self._limits = {which: size for which, size in limits.items() if size is not None}
         self._groups: OrderedDict[str, Group] = OrderedDict()  # the least recently used is first
-        self._making: dict[tuple[int, str], None] = {}  # by thread: two may make the same one
+        self._making: dict[tuple[Hashable, str], None] = {}  # by thread: two may make the same one
         self._made: WeakSet[Group] = WeakSet()
         self._theirs: dict[str, Group] = {}  # the program made them
 
@@ -278,7 +278,7 @@ class Tenants:
         if group is not None and not is_being_made and group not in self._made:
             self._theirs[key] = group
             return group
-        mine = (get_ident(), key)
+        mine = (current_task(), key)
         self._making[mine] = None
         try:
             group = make_group(f"{self._prefix}/{part}", **self._limits)
