@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from environment import environment
 from scripts import TOOLS, load
 
 from memcg import cli
@@ -41,6 +43,25 @@ def test_the_page_has_a_bug_its_timeline_and_its_cure():
     assert any("overdrawn" in o and " | 1: withdraw" in o for o in outputs)
     assert any(o.startswith("fixed.py:program\nholds, exhausted") for o in outputs)
     assert len(FILES["account.py"].split("class Account")[1].splitlines()) <= 16
+
+
+def test_the_test_of_the_page_fails_with_its_timeline(tmp_path):
+    (tmp_path / "test_pool.py").write_text(FILES["test_pool.py"])
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "memcg.pytest_plugin",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), text=True, capture_output=True,
+                          check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert "2 were made" in done.stdout
+    assert "store Pool.made" in done.stdout
+    assert "--explore-replay" in done.stdout
 
 
 @pytest.fixture
