@@ -104,6 +104,12 @@ class _Reader:
                 names.pop(0)
                 self.pop()
 
+    def _build(self, x: dis.Instruction, name: Any) -> None:
+        self.pop((x.arg or 0) * (2 if x.opname == "BUILD_MAP" else 1))
+        self.stack.append(None)
+
+    do_BUILD_LIST = do_BUILD_TUPLE = do_BUILD_SET = do_BUILD_MAP = do_BUILD_STRING = _build
+
     # -- names
 
     def do_LOAD_CONST(self, x: dis.Instruction, value: Any) -> None:
