@@ -67,6 +67,7 @@ SHOWN = {
     "charge_offline": "S58 S59",
     "reparenting_charges": "S58 S73",
     "charge_limit_offline": "S58 S59 S74",
+    "second_creation_offline": "S59 S60",
     "charges_at_the_limit": "S74",
     "worker_offline": "S12 S27 S29",
     "fork_mkdir": "D6",

@@ -121,6 +121,9 @@ MUTANTS = [  # scenario, module, text, what the text becomes
      "    memcg_id = _freed_ids[-1] if _freed_ids else 0\n    with activate_kmem_mutex:\n"
      "        if memcg_kmem_is_active(memcg):\n            return\n"
      "        memcg_id = memcg_id or len(_used_ids)"),
+    ("second_creation_offline", "cgroup",  # its caches are destroyed before the group is offline
+     "    mem_cgroup_css_offline(group)\n    mem_cgroup_destroy_all_caches(group)\n",
+     "    mem_cgroup_destroy_all_caches(group)\n    mem_cgroup_css_offline(group)\n"),
     ("shrink_allocation", "model", "        with read_side, self.cache_lock:\n            empty",
      "        with read_side:\n            empty"),
 ]  # fmt: skip

@@ -56,6 +56,18 @@ def creation_offline() -> None:
     s.finish()
 
 
+@scenario("creation of a group's second child x its offline")
+def second_creation_offline() -> None:
+    """The group has a child of one root, and a creation for another root is pending."""
+    s = System()
+    s.serve_empty(s.a)
+    other = s.slab_common.kmem_cache_create("other", 1000)
+    other.free(other.alloc(s.a))
+
+    seam.parallel(s.work, s.close)
+    s.finish()
+
+
 @scenario("creation x offline x another worker, which may find the group closed")
 def creation_offline_worker() -> None:
     s = System()
