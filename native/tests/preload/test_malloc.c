@@ -251,7 +251,7 @@ static void reenter(void)
     CHECK(!memcg_owns(p));
     call_free(p);
     CHECK(dlopen("libutil.so.1", RTLD_NOW)); /* the loader allocates, and keeps it */
-    call_free(to_free); /* ours: it is put off */
+    call_free(to_free);                      /* ours: it is put off */
     to_free = NULL;
     if (made)
         made = call_realloc(made, 100000);
