@@ -7,7 +7,7 @@ HOSTS := build/hosts-$(VERSION)
 SITE := build/docs-$(VERSION)
 COVERAGE := build/coverage-$(VERSION)
 EXTENSION := build/extension-$(VERSION)
-SOURCES := $(wildcard native/*.[ch] src/memcg/core/*.pyx src/memcg/core/*.pxd src/memcg/core/binding/*) meson.build
+SOURCES := $(wildcard native/*.[ch] native/preload/*.[ch] src/memcg/core/*.pyx src/memcg/core/*.pxd src/memcg/core/binding/*) meson.build
 
 .PHONY: help demo test test-long test-hosts coverage-table pythons wheels test-all verify mutants statements docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
 help: ## list the targets

@@ -6,7 +6,8 @@
  * for all C++ code.  The names are those of the Itanium C++ ABI on 64-bit machines.
  *
  * operator new throws std::bad_alloc, by libstdc++'s own function, through a frame of this file.
- * Without libstdc++ in the process there is no such function, and the request is charged by force.
+ * A library that has C++'s runtime in it, and shows its names, has its own operator new.  That is
+ * called then, and throws.  If there is neither, the request is charged by force.
  *
  * Locks: none.
  */
@@ -35,6 +36,19 @@ static void *libstdcxx(const char *name)
     return found;
 }
 
+/* The operator new that the caller's object would have without us, if it brings one along. */
+static void *callers_own(size_t align, const void *caller)
+{
+    Dl_info here, there;
+    void *object, *found;
+
+    if (!dladdr(caller, &here) || !(object = dlopen(here.dli_fname, RTLD_LAZY | RTLD_NOLOAD)))
+        return NULL;
+    found = dlsym(object, align ? "_ZnwmSt11align_val_t" : "_Znwm");
+    dlclose(object);
+    return found && dladdr(found, &there) && there.dli_fbase == here.dli_fbase ? found : NULL;
+}
+
 static void *try_new(size_t align, size_t size, const void *caller)
 {
     return align ? memalign_for(align, size, caller) : malloc_for(size, caller);
@@ -45,8 +59,12 @@ static __attribute__((noinline)) void *new_failed(size_t align, size_t size, con
 {
     get_handler_fn get_handler;
     handler_fn handler, throw;
+    void *(*own)(size_t size, size_t align); /* the second is passed in vain if there is none */
     void *p;
 
+    *(void **)&own = callers_own(align, caller);
+    if (own)
+        return own(size, align);
     *(void **)&get_handler = libstdcxx("_ZSt15get_new_handlerv");
     *(void **)&throw = libstdcxx("_ZSt17__throw_bad_allocv");
     while (get_handler && (handler = get_handler())) {

@@ -69,6 +69,15 @@ static void clean_environment(const char *preloaded)
     __libc_free(list);
 }
 
+/* The malloc that other objects get.  RTLD_DEFAULT would look here first, because this library is
+ * linked with -Bsymbolic. */
+static void *others_malloc(void)
+{
+    void *program = dlopen(NULL, RTLD_LAZY);
+
+    return program ? dlsym(program, "malloc") : NULL;
+}
+
 static void complain(const char *reason)
 {
     char text[256];
@@ -93,7 +102,7 @@ static __attribute__((constructor)) void start(void)
         if (memcg_init(&config))
             reason = "there is no address space for the arena";
     }
-    if (!reason && dlsym(RTLD_DEFAULT, "malloc") != (void *)malloc)
+    if (!reason && others_malloc() != (void *)malloc)
         reason = "the malloc of another library in LD_PRELOAD comes first";
     clean_environment(preloaded);
     memcg_set_serves_c(reason);

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -141,3 +142,58 @@ def test_what_it_holds_is_charged_and_half_of_that_as_limit_raises(library):
     assert "error" in stopped, stopped
     # small requests are never refused; the alarm stops the loop at the next line
     assert stopped["peak"] <= half + (16 << 20), stopped
+
+
+# Each defines `work`, which asks for more than 20 MiB at once, and says what the library raises.
+RAISES = {
+    "cv2": (
+        "import cv2, numpy\nimage = numpy.zeros((3000, 3000), 'u1')\nsift = cv2.SIFT_create()\n"
+        "def work(): return sift.detect(image)",
+        "error",
+    ),
+    "duckdb": (
+        "import duckdb\ndb = duckdb.connect()\n"
+        "def work(): db.execute('create table t as select hash(i) h from range(9000000) r(i)')",
+        "OutOfMemoryException",
+    ),
+    "pyarrow": (
+        "import pyarrow\ndef work(): return pyarrow.nulls(9_000_000, pyarrow.int64())",
+        "NoneType",  # ArrowMemoryError is a MemoryError, and leaves the group as it is
+    ),
+    "torch": ("import torch\ndef work(): return torch.zeros(9_000_000)", "RuntimeError"),
+    "xgboost": (
+        "import numpy, xgboost\nx = numpy.zeros((200_000, 40), 'f4')\n"
+        "def work(): return xgboost.DMatrix(x)",
+        "XGBoostError",
+    ),
+}
+REFUSED = """
+import memcg
+try:
+    with memcg.scope("a", max="20MiB"):
+        work()
+except MemoryError as error:
+    print(type(error).__name__, type(error.__cause__).__name__)
+    assert memcg.root.current < 400 << 20
+"""
+
+
+@pytest.mark.parametrize("library", RAISES)
+@pytest.mark.parametrize("options", [(), ("--pools",)])
+def test_what_a_library_raises_when_it_is_refused_leaves_the_group_as_a_memory_error(
+    library, options
+):
+    if not importlib.util.find_spec(library):
+        pytest.skip(f"{library} is not installed; the environment of `make coverage-table` has it")
+    code, cause = RAISES[library]
+    done = subprocess.run(
+        [sys.executable, "-m", "memcg", "run", *options, "-c", f"{code}\n{REFUSED}"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    kind = "ArrowMemoryError" if cause == "NoneType" else "MemcgOOM"
+    assert done.stdout.split() == [kind, cause]

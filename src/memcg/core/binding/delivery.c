@@ -91,7 +91,7 @@ static void met_limit(struct mem_cgroup *memcg, struct mem_cgroup *limited, size
 
     if (alarm_is_stopped())
         return;
-    if (pool_is_mine()) { /* C code has started it: others must answer for it */
+    if (unlikely(!context) && pool_is_mine()) { /* C code has started it: others must answer */
         if (!pool_answers(memcg, &me, &context)) {
             me = main_thread;
             context = NULL;
