@@ -272,8 +272,11 @@ def not_explained(differ: list[str], ours: dict[str, str]) -> set[str]:
     def has(tests: set[str], file: str) -> bool:
         return any(test.startswith(f"test.{file}.") for test in tests)
 
-    return {name for name in left
-            if ours.get(name) != "failed" or not has(explained, name) or has(left, name)}  # fmt: skip
+    return {
+        name
+        for name in left
+        if ours.get(name) != "failed" or not has(explained, name) or has(left, name)
+    }
 
 
 def main() -> int:
