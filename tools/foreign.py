@@ -107,6 +107,10 @@ REPORT = "outcomes.xml"
 NAME = "asks for the allocator's name, which CPython does not have for a hooked one"
 EXPLAINED = {f"test.test_cmd_line.CmdLineTest.{test}": NAME
              for test in ("test_pythonmalloc", "test_xdev")}  # fmt: skip
+# Since 3.14 a process can read the frames of another one.
+EXPLAINED["test.test_external_inspection.TestGetStackTrace.test_remote_stack_trace"] = (
+    "sees the frame that has a thread run in the group that started it"
+)
 
 
 # Packages that install their tests: arrays, tables, a parser, an async web server, graphs.
@@ -260,6 +264,21 @@ def run(suite: str, tests: list[str], timeout: int, how: str) -> dict[str, str]:
     return found
 
 
+def not_explained(differ: list[str], ours: dict[str, str]) -> set[str]:
+    """Return what `EXPLAINED` does not. It explains a file of CPython that failed for its tests."""
+    left = set(differ) - EXPLAINED.keys()
+    explained = set(differ) - left
+
+    def has(tests: set[str], file: str) -> bool:
+        return any(test.startswith(f"test.{file}.") for test in tests)
+
+    return {
+        name
+        for name in left
+        if ours.get(name) != "failed" or not has(explained, name) or has(left, name)
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -284,7 +303,7 @@ def main() -> int:
         why = f" ({EXPLAINED[test]})" if test in EXPLAINED else ""
         print(f"{test}: {ours.get(test, 'absent')} with, {theirs.get(test, 'absent')} without{why}")
     print(f"{len(differ)} of {len(ours.keys() | theirs.keys())} differ")
-    return not EXPLAINED.keys() >= set(differ)
+    return bool(not_explained(differ, ours))
 
 
 if __name__ == "__main__":

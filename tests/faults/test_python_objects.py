@@ -99,13 +99,14 @@ def operation():
 # Plain CPython 3.12 and 3.13 crash too if `_testcapi.set_nomemory()` is called around a function
 # with a generator expression, such as any(part in ("", "..") for part in parts). 3.11 does not.
 @pytest.mark.skipif(
-    sys.version_info >= (3, 12),
+    (3, 12) <= sys.version_info < (3, 14),
     reason="CPython 3.12 and 3.13 crash if a generator expression finds no memory",
 )
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_without_memory_for_an_object_leaves_nothing(sweep, name):
     figures = sweep_small(sweep, OPERATIONS[name])
-    assert figures["told"] > 0.5 * figures["faults"] > 10
+    assert figures["faults"] > 10  # closing a group makes 15 objects since 3.14, over 20 on 3.11
+    assert figures["told"] > 0.5 * figures["faults"]
 
 
 def test_an_event_is_not_lost_for_want_of_an_object(sweep):

@@ -105,6 +105,20 @@ def test_what_is_explained_is_shown_and_fails_nothing(monkeypatch, capsys, expla
     assert "b: with with, without without (why)\n2 of 3 differ" in shown
 
 
+@pytest.mark.parametrize(
+    ("differ", "how", "left"),
+    [
+        (["test.test_a.T.x", "test_a"], "failed", set()),
+        (["test.test_a.T.x", "test_a"], "crashed", {"test_a"}),
+        (["test_a"], "failed", {"test_a"}),
+        (["test.test_a.T.x", "test.test_a.T.y", "test_a"], "failed", {"test.test_a.T.y", "test_a"}),
+    ],
+)
+def test_a_file_is_explained_by_its_tests(monkeypatch, differ, how, left):
+    monkeypatch.setattr(foreign, "EXPLAINED", {"test.test_a.T.x": "why"})
+    assert foreign.not_explained(differ, {"test_a": how}) == left
+
+
 def test_a_run_with_memcg_that_is_not_in_memcg_is_an_error(native, tmp_path, monkeypatch):
     monkeypatch.setenv("MEMCG_CORE", "model")
     with pytest.raises(subprocess.CalledProcessError):

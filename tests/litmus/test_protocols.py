@@ -58,7 +58,7 @@ NOT_MODELLED = {
     ("charge.c", "is_forced"): "the same",
     ("charge.c", "memcg_set_collector"): "the same",
     ("charge.c", "memcg_set_oom_group_fn"): "the same",
-    ("charge.c", "refuse"): "the same",
+    ("charge.c", "count_at_ceiling"): "the same",
     ("charge.c", "collector_can_run"): "the same",
     ("arena.c", "arena_copy"): "before malloc is served, and before the hooks are installed",
     ("arena.c", "arena_fit"): "munmap, which follows, orders more",

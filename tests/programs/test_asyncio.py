@@ -232,6 +232,27 @@ asyncio.run(main())
     )
 
 
+@pytest.mark.parametrize("attributes", ["__getattr__", "__slots__"])
+def test_a_transport_of_another_library_may_be_below_tls(run_program, attributes):
+    """unittest's Mock is one that has an answer to any name."""
+    shown = run_program(
+        f"""
+import asyncio.sslproto
+class Transport:
+    if {attributes!r} == "__slots__":
+        __slots__ = ()
+    else:
+        def __getattr__(self, name): return object()
+class Protocol(asyncio.sslproto.SSLProtocol):
+    def __init__(self): self._transport, self._state = Transport(), None
+with memcg.group("tenant"):
+    Protocol()._do_read()  # it does nothing in this state
+show(ok=True)
+""",
+    )
+    assert shown["ok"]
+
+
 def test_a_loop_that_runs_when_memcg_is_installed_goes_on(run_program):
     run_program(
         """

@@ -56,7 +56,9 @@ def _in_its_group(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: Any, /, *args: Any) -> Any:
         now = core.current_entry()
-        entry = getattr(getattr(self, "_transport", self), "_memcg_entry", now)
+        # Its own attribute: a transport of another library may have an answer to any name.
+        own: dict[str, Any] = getattr(getattr(self, "_transport", self), "__dict__", {})
+        entry = own.get("_memcg_entry", now)
         return (method if entry is now else core.Bound(entry, method))(self, *args)
 
     return call

@@ -87,42 +87,10 @@ bool py_is_handling(PyThreadState *tstate, bool (*matches)(PyObject *error))
     return false;
 }
 
-static bool shows_collecting; /* the flag is where the headers say */
-
+/* Releases of one version have moved the flag, so it is read in the release of the headers only. */
 bool py_is_collecting(const PyThreadState *tstate)
 {
-    return shows_collecting && tstate->interp->gc.collecting;
-}
-
-static PyObject *look_at_flag(PyObject *self, PyObject *args)
-{
-    (void)self, (void)args;
-    shows_collecting = PyThreadState_Get()->interp->gc.collecting == 1;
-    Py_RETURN_NONE;
-}
-
-/* Tries the flag out in a collection of the youngest objects, because releases of one version have
- * moved it. */
-static void find_collecting(void)
-{
-    static PyMethodDef method = { "look_at_flag", look_at_flag, METH_VARARGS, NULL };
-    PyObject *gc = PyImport_ImportModule("gc"), *look = PyCFunction_New(&method, NULL);
-    PyObject *callbacks = gc ? PyObject_GetAttrString(gc, "callbacks") : NULL, *found = NULL;
-
-    if (look && callbacks && PyList_Check(callbacks) && PyList_Append(callbacks, look) == 0) {
-        Py_ssize_t i;
-
-        found = PyObject_CallMethod(gc, "collect", "i", 0);
-        i = PySequence_Index(callbacks, look);
-        if (i >= 0)
-            PySequence_DelItem(callbacks, i);
-    }
-    shows_collecting = shows_collecting && !PyThreadState_Get()->interp->gc.collecting;
-    PyErr_Clear();
-    Py_XDECREF(found);
-    Py_XDECREF(callbacks);
-    Py_XDECREF(look);
-    Py_XDECREF(gc);
+    return Py_Version == PY_VERSION_HEX && tstate->interp->gc.collecting;
 }
 
 bool py_holds_gil(void)
@@ -296,7 +264,6 @@ void py_init(void)
 {
     find_tstate();
     py_map_offset = find_map();
-    find_collecting();
 }
 
 /* ---- frames -------------------------------------------------------------------- */

@@ -97,7 +97,7 @@ static inline PyObject *py_async_exc(const PyThreadState *tstate) { return tstat
  * `except`, a `finally` or an __exit__ of it runs. */
 bool py_is_handling(PyThreadState *tstate, bool (*matches)(PyObject *error));
 
-/* True while the collector of the thread's interpreter is at work; false if CPython does not show it.
+/* True while the collector of the thread's interpreter is at work; false in a release other than the headers'.
  * GIL held. */
 bool py_is_collecting(const PyThreadState *tstate);
 
