@@ -107,7 +107,7 @@ size_t heap_drain_stock(struct heap *heap)
     heap->stock = 0;
     if (bytes)
         memcg_uncharge(heap->memcg, bytes);
-    return bytes + runs_drain(heap);
+    return unlikely(heap->kept) ? bytes + runs_drain(heap) : bytes;
 }
 
 static void list_hand_over(struct hlist_head *list)

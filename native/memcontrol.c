@@ -259,9 +259,13 @@ void memcg_unpublish(void)
  * lives. */
 static void set_heap(struct thread *self, struct heap *heap)
 {
+    struct heap *old = load_plain(&self->heap);
+
     assert_section(self);
-    shared_flush(self);
-    heap_drain_stock(load_plain(&self->heap));
+    if (self->shared_used) /* mostly there is nothing, which takes no call */
+        shared_flush(self);
+    if (old->stock || old->kept)
+        heap_drain_stock(old);
     thread_set_heap(self, heap);
 }
 

@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "page_alloc.h"
+#include "page_run.h"
 #include "shared.h"
 
 size_t mem_cgroup_reclaim(struct mem_cgroup *memcg)
@@ -100,7 +101,8 @@ static racy bool thread_holds_free(const struct thread *t, const struct mem_cgro
     const struct heap *heap = load_acquire(&t->heap);
 
     assert_walker();
-    return load_relaxed(&t->remote_slabs) || (*(const volatile uint64_t *)&t->shared_used &&
+    return load_relaxed(&t->remote_slabs) || ((*(const volatile uint64_t *)&t->shared_used ||
+                                               *(struct page_run *const volatile *)&heap->kept) &&
                                               mem_cgroup_is_descendant(heap->memcg, top));
 }
 
@@ -136,7 +138,13 @@ static void collect_stolen(struct mem_cgroup *top)
     struct heap *list = NULL;
 
     assert_walker();
-    for_each_thread(t) if (t->wanted) thread_collect(t);
+    for_each_thread(t)
+    {
+        if (!t->wanted)
+            continue;
+        thread_collect(t);
+        runs_drain(load_plain(&t->heap));
+    }
     /* first a list, because the end of a slab may free a stub under groups_lock */
     mutex_lock(&groups_lock);
     for (struct mem_cgroup *memcg = top; memcg; memcg = next_descendant(memcg, top))

@@ -89,7 +89,8 @@ with memcg.group("culprit"):
 """,
         MEMCG_DEBUG=letters,
     )
-    assert re.search(r"(Invalid|not an allocated block).*: (object )?0x[0-9a-f]+$", text, re.M)
+    wrong = "Invalid|not an allocated block|already free"
+    assert re.search(rf"({wrong}).*: (object )?0x[0-9a-f]+$", text, re.M)
     if crime.startswith("inside"):
         assert "(group culprit)" in text
 
