@@ -366,6 +366,33 @@ OTHERS = [
 ]
 
 
+@pytest.mark.parametrize("size", [10, 40, 300, 5_000])
+@pytest.mark.parametrize(("name", "options", "environment"), OTHERS, ids=[o[0] for o in OTHERS])
+def test_what_was_made_before_other_hooks_grows_and_shrinks(
+    run_program, name, options, environment, size
+):
+    """Under the debug hooks pymalloc gets the new block from RAW, which is ours by then."""
+    run_program(
+        f"""
+    rows = [[None] * {size} for _ in range(100)]
+    words = [bytearray(8 * {size}) for _ in range(100)]
+    import memcg; memcg.install()
+    with memcg.group("g"):
+        for more in (10, 100, 10_000):
+            for row in rows: row.extend(range(more))
+            for word in words: word.extend(bytes(more))
+    for row in rows: del row[20:]
+    for word in words: del word[20:]
+    del rows[50:], words[50:]
+    for row in rows: row.extend(range(100))
+    assert rows[49][-1] == 99 and len(words[49]) == 20
+    """,
+        prelude="",
+        options=options,
+        **environment,
+    )
+
+
 @pytest.mark.parametrize(("name", "options", "environment"), OTHERS, ids=[o[0] for o in OTHERS])
 def test_groups_work_beside_other_hooks_and_the_program_ends_cleanly(
     run_program, name, options, environment

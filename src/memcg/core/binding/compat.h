@@ -34,6 +34,8 @@ void py_init(void);
 /* A pending call is made by the first thread that gets to a check.  Before 3.12 only the main
  * thread makes pending calls. */
 #define PY_CALLS_ANY_THREAD (PY_VERSION_HEX >= 0x030c0000)
+/* ARENA_SIZE of Objects/obmalloc.c, which has asked for no other size since 3.10 on 64 bits. */
+#define PYMALLOC_ARENA_BYTES ((size_t)1 << 20)
 
 /* ---- thread states ----------------------------------------------------------- */
 

@@ -21,6 +21,7 @@ static PyMemAllocatorEx previous_raw, previous_mem, previous_obj;
 static PyObjectArenaAllocator previous_arena;
 static int installed;
 static atomic_int_t exiting;
+static __thread bool in_previous; /* this thread is in the allocator that made a foreign block */
 static void *(*visible_raw_malloc)(void *, size_t); /* ours, or the debug hooks' above it */
 
 /* On failure a foreign block stays valid: NULL is returned and p is unchanged. */
@@ -28,7 +29,9 @@ static void *foreign_realloc(const PyMemAllocatorEx *previous, void *p, size_t s
 {
     void *q, *ours;
 
+    in_previous = true;
     q = previous->realloc(previous->ctx, p, size);
+    in_previous = false;
     if (!q || size <= FOREIGN_KEEP || load_relaxed(&exiting))
         return q;
     ours = memcg_malloc(size);
@@ -128,9 +131,9 @@ static void *hook_realloc(void *ctx, void *p, size_t size)
 }
 
 /*
- * If malloc is ours too and CPython's debug hooks are on, a large block from before the hooks is one
- * of ours behind the head that the debug hook of RAW has put before it.  It is freed and resized by
- * the allocator that made it.
+ * If CPython's debug hooks are on, a block that pymalloc has got from RAW is one of ours behind the
+ * head that the debug hook of RAW has put before it: a block from before the hooks that has grown,
+ * or a large one if malloc is ours too.  It is freed and resized by the allocator that made it.
  */
 static bool is_behind_debug_head(const void *p)
 {
@@ -200,13 +203,16 @@ static void raw_free(void *ctx, void *p)
 #define WITH_UNWINDING 6
 
 /* A thread's first chunk is not charged to the group, and so is never refused: the thread that
- * starts it waits until it has run a little. */
+ * starts it waits until it has run a little.  pymalloc serves foreign blocks that grow, and all blocks
+ * once tracemalloc is stopped that was started before us.  It gets its arenas from the system: their
+ * blocks would lie in our range and be none of ours. */
 static void *arena_hook_alloc(void *ctx, size_t size)
 {
     PyThreadState *tstate = py_tstate();
     void *p;
 
-    (void)ctx;
+    if (in_previous || size == PYMALLOC_ARENA_BYTES)
+        return previous_arena.alloc(ctx, size);
     if (tstate && py_has_frame_memory(tstate)) {
         current_refresh();
         return memcg_malloc_stack(WITH_UNWINDING * size);
@@ -247,7 +253,7 @@ static void set_domain(PyMemAllocatorDomain domain, PyMemAllocatorEx *previous)
 {
     PyMemAllocatorEx hooked = { previous, hook_malloc, hook_calloc, hook_realloc, hook_free };
 
-    if (py_has_debug_hooks() && memcg_serves_c()) {
+    if (py_has_debug_hooks()) {
         hooked.free = hook_free_below_debug;
         hooked.realloc = hook_realloc_below_debug;
     }
