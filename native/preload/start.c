@@ -19,6 +19,7 @@
 #include "malloc.h"
 
 #include <dlfcn.h>
+#include <link.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -69,13 +70,55 @@ static void clean_environment(const char *preloaded)
     __libc_free(list);
 }
 
-/* The malloc that other objects get.  RTLD_DEFAULT would look here first, because this library is
- * linked with -Bsymbolic. */
-static void *others_malloc(void)
+static bool defines_malloc(const char *file)
 {
-    void *program = dlopen(NULL, RTLD_LAZY);
+    void *library = dlopen(file, RTLD_LAZY | RTLD_NOLOAD);
+    void *found = library ? dlsym(library, "malloc") : NULL; /* or one of a library that it needs */
+    Dl_info own, other;
+    void *head;
 
-    return program ? dlsym(program, "malloc") : NULL;
+    if (!found || dlinfo(library, RTLD_DI_LINKMAP, &head) || !dladdr(found, &own) ||
+        !dladdr((void *)take_out, &other))
+        return false;
+    return own.dli_fbase == (void *)((struct link_map *)head)->l_addr &&
+           own.dli_fbase != other.dli_fbase;
+}
+
+/* True if a library before this one in the list has a malloc. */
+static bool comes_later(const char *preloaded)
+{
+    char *list = __libc_malloc(strlen(preloaded) + 1), *rest = list, *file;
+    Dl_info info;
+    bool later = false;
+
+    if (!list || !dladdr((void *)take_out, &info)) {
+        __libc_free(list);
+        return false;
+    }
+    strcpy(list, preloaded);
+    while (!later && (file = strsep(&rest, " :")) && strcmp(file, info.dli_fname))
+        later = *file && defines_malloc(file);
+    __libc_free(list);
+    return later;
+}
+
+/*
+ * True if other objects get another malloc than ours.  RTLD_DEFAULT would look here first, because
+ * this library is linked with -Bsymbolic.  A program at a fixed address may have the address of
+ * malloc, which then is a stub of its own that leads to the first malloc among the libraries.
+ */
+static bool is_replaced(const char *preloaded)
+{
+    void *program = dlopen(NULL, RTLD_LAZY), *found = program ? dlsym(program, "malloc") : NULL;
+    const ElfW(Sym) * symbol;
+    Dl_info info;
+
+    if (!found || found == (void *)malloc)
+        return false;
+    if (!dladdr1(found, &info, (void **)&symbol, RTLD_DL_SYMENT) || !symbol ||
+        symbol->st_shndx != SHN_UNDEF)
+        return true;
+    return preloaded && comes_later(preloaded);
 }
 
 static void complain(const char *reason)
@@ -102,7 +145,7 @@ static __attribute__((constructor)) void start(void)
         if (memcg_init(&config))
             reason = "there is no address space for the arena";
     }
-    if (!reason && others_malloc() != (void *)malloc)
+    if (!reason && is_replaced(preloaded))
         reason = "the malloc of another library in LD_PRELOAD comes first";
     clean_environment(preloaded);
     memcg_set_serves_c(reason);
