@@ -18,6 +18,8 @@
 #include "fault.h"
 #include "hooks.h"
 
+#define ALARM_WORKER_ENDS 1.0 /* seconds that the interpreter's end waits for it */
+
 static PyObject *work, *thread_main;
 static PyMemAllocatorEx first_raw; /* the RAW allocator before tracemalloc was started; or zero */
 static atomic_int_t starting[NR_WORKERS]; /* 1 while a thread is being started and has not begun */
@@ -197,8 +199,8 @@ bool worker_is_at_work(enum worker_kind kind)
 
 bool worker_is_held(void) { return load_seq_cst(&nr_holds); }
 
-/* The alarm worker holds no lock of the control plane, so the interpreter's end need not wait for
- * it. */
+/* The alarm worker holds no lock of the control plane, so once it has had its time, the
+ * interpreter's end waits for it no longer. */
 static bool at_work(void)
 {
     return load_seq_cst(&nr_workers[WORKER_EVENTS]) ||
@@ -328,9 +330,14 @@ void worker_release(void)
     }
 }
 
+/*
+ * An alarm worker that is being started would make its thread state while the interpreter frees the
+ * main one's, which it might be given.  It ends as soon as it has the GIL, because workers are held.
+ */
 void worker_stop(void)
 {
     worker_hold();
+    worker_wait(ALARM_WORKER_ENDS);
     store_seq_cst(&ending, 1);
     worker_wait(-1);
 }

@@ -26,7 +26,7 @@ bool worker_is_held(void);
 bool worker_wait(double seconds);
 void worker_hold(void);    /* no worker starts until this thread calls worker_release */
 void worker_release(void); /* GIL held */
-/* Holds workers for ever, and waits as worker_wait does, but not for the alarm worker. */
+/* Holds workers for ever, and waits as worker_wait does, but for the alarm worker a second only. */
 void worker_stop(void);
 void worker_after_fork(void);
 
