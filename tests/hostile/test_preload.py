@@ -244,7 +244,11 @@ with memcg.group("a") as group:
 
 
 def test_under_valgrind_malloc_stays_valgrinds_and_the_reason_is_said(native):
-    done = run("print('ran')", before=(tool("valgrind"), "-q", "--error-exitcode=0"))
+    valgrind = (tool("valgrind"), "-q", "--error-exitcode=0")
+    alone = subprocess.run([*valgrind, sys.executable, "-c", ""], capture_output=True, text=True)
+    if "Fatal error at startup" in alone.stderr:  # the linker of an unpacked Python is stripped
+        pytest.skip("valgrind cannot run this Python, with memcg or without")
+    done = run("print('ran')", before=valgrind)
     assert done.stdout == "ran\n"
     assert "not charged: valgrind has replaced malloc in this process" in done.stderr
 

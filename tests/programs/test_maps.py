@@ -11,7 +11,7 @@ import pytest
 from environment import environment
 
 SETUP = """
-import errno, mmap, tempfile
+import errno, mmap, sys, tempfile
 import memcg
 MB = 1 << 20
 
@@ -109,8 +109,9 @@ def test_at_the_limit_a_map_is_refused_and_leaves_nothing_behind(run):
         kept[-1] = 1
         kept.resize(4 * MB)
         assert charged(group, 4 * MB)
-        kept.resize(9 * MB)
-        assert charged(group, 9 * MB)
+        if sys.version_info < (3, 15):  # since then a shared anonymous map does not grow
+            kept.resize(9 * MB)
+            assert charged(group, 9 * MB)
     """)
 
 
