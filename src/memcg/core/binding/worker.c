@@ -332,12 +332,14 @@ void worker_release(void)
 
 /*
  * An alarm worker that is being started would make its thread state while the interpreter frees the
- * main one's, which it might be given.  It ends as soon as it has the GIL, because workers are held.
+ * main one's, which it might be given (since 3.12).  It ends as soon as it has the GIL, because
+ * workers are held.
  */
 void worker_stop(void)
 {
     worker_hold();
-    worker_wait(ALARM_WORKER_ENDS);
+    if (PY_CALLS_ANY_THREAD)
+        worker_wait(ALARM_WORKER_ENDS);
     store_seq_cst(&ending, 1);
     worker_wait(-1);
 }
