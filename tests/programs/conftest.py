@@ -141,3 +141,18 @@ def alarm(run_program):
         )["result"]
 
     return run
+
+
+@pytest.fixture
+def memcg_run(native):
+    """Run ``memcg run OPTIONS -c SETUP+PROGRAM``; return what it printed."""
+
+    def run(setup: str, program: str, *options: str, status: int = 0):
+        done = subprocess.run(
+            [sys.executable, "-m", "memcg", "run", *options, "-c", setup + dedent(program)],
+            env=environment(), capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == status, done.stderr
+        return done
+
+    return run

@@ -3,12 +3,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
-
 import pytest
-from environment import environment
 
 SETUP = """
 import errno, mmap, sys, tempfile
@@ -34,28 +29,8 @@ def file_of(nbytes):
 
 
 @pytest.fixture
-def run(native):
-    def run(program: str, *options: str) -> str:
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "memcg",
-                "run",
-                *options,
-                "-c",
-                SETUP + textwrap.dedent(program),
-            ],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return run
+def run(memcg_run):
+    return lambda program, *options: memcg_run(SETUP, program, *options).stdout
 
 
 def test_a_map_is_charged_until_it_is_closed_or_gone(run):

@@ -6,12 +6,7 @@ Such a thread is made by pthread_create() with malloc() as what it runs.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
-
 import pytest
-from environment import environment
 
 SETUP = """
 import ctypes, os, threading
@@ -53,28 +48,8 @@ base = memcg.root.current // MB
 
 
 @pytest.fixture
-def run(native):
-    def run(program: str, *options: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "memcg",
-                "run",
-                *options,
-                "-c",
-                SETUP + textwrap.dedent(program),
-            ],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == status, done.stderr
-        return done
-
-    return run
+def run(memcg_run):
+    return lambda program, *options, status=0: memcg_run(SETUP, program, *options, status=status)
 
 
 def test_without_the_option_they_charge_the_root(run):

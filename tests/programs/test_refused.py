@@ -80,6 +80,8 @@ def test_a_greenlet_is_left_and_entered_past_the_reserve(run_program, where):
 @needs("cv2", "numpy")
 @WHERE
 def test_opencv_gets_its_array_and_the_line_after_it_the_error(run_program, where):
+    """On 3.11 a thread goes on until the worker has had the GIL: a switch interval, which is two or
+    three images, and twice that were seen where other programs had the processors."""
     run_program(f"""
         import cv2, numpy as np
         image = np.zeros((1500, 1500, 3), "u1")
@@ -91,7 +93,7 @@ def test_opencv_gets_its_array_and_the_line_after_it_the_error(run_program, wher
                     while True:
                         keep.append(cv2.add(image, image))
             except MemoryError:  # the alarm, or the next line's refusal at the ceiling
-                assert g.peak < 60e6 + 6 * image.nbytes, g.peak  # a switch interval, and some load
+                assert g.peak < 60e6 + {3 if where == "in_main" else 6} * image.nbytes, g.peak
             else:
                 raise AssertionError
         {where}(main)

@@ -18,7 +18,7 @@ POINTS = 600  # of a series; more cannot be seen
 PANELS = 12  # groups with a limit that have a plot of their own
 MARKS = 400  # events that are drawn
 ROWS = 14  # groups of the timeline
-# Neighbours differ in brightness too, so that they differ for people who see few colours.
+# Neighbours differ in brightness too, which is seen where colours are not.
 COLOURS = ("#4477aa", "#ee8866", "#44aa88", "#cc6677", "#88ccee", "#ddaa33", "#aa4499", "#999933")
 REST = "#9aa1ab"
 KIND_COLOURS = {
