@@ -159,7 +159,7 @@ def test_a_process_that_has_begun_and_does_not_answer_removes_what_is_left(
     code = (
         "import sys; from memcg.cli import attach, main\n"
         "attach.BEGUN_S = 60 if sys.argv[2:] else 0.2\n"
-        "sys.exit(main(['attach', '--timeout', '0.2', sys.argv[1]]))\n"
+        "sys.exit(main(['attach', '--timeout', '60', sys.argv[1]]))\n"
     )
     attaching = cli.popen("-c", code, str(process.pid), *["ends"] * ends)
     assert process.stdout.readline() == "begun\n"

@@ -61,12 +61,18 @@ g.close()
     )
 
 
-@pytest.mark.skipif(sys.version_info < (3, 14), reason="threads keep no context before 3.14")
 def test_a_thread_that_ended_inside_is_named_until_its_object_is_gone(run_program):
     run_program(
         REFUSED
         + """
-threads = [threading.Thread(target=g.__enter__, name=name) for name in ("one", "two")]
+import contextvars
+class Keeps(threading.Thread):  # its context, under the name that Thread has for it since 3.14
+    def __init__(self, **more):
+        super().__init__(**more)
+        self._context = contextvars.copy_context()
+    def run(self): self._context.run(super().run)
+Thread = threading.Thread if sys.version_info >= (3, 14) else Keeps
+threads = [Thread(target=g.__enter__, name=name) for name in ("one", "two")]
 for thread in threads: thread.start(); thread.join()
 text = refused(g)
 assert text.startswith("group 'g' is entered 2 times, by ended threads '"), text
@@ -77,7 +83,7 @@ with g:
         "group 'g' is entered 3 times, by thread 'MainThread', by ended thread 'two'; leave it "
         "first or close(wait=seconds), and drop the Thread object of a thread that has ended"
     )
-unstarted = threading.Thread(target=print)
+unstarted = Thread(target=print)
 del threads
 g.close()
 """
