@@ -309,7 +309,7 @@ void memcg_set_pool_group(struct mem_cgroup *memcg)
     if (load_relaxed(&pool_group) == memcg)
         return;
     store_release(&pool_group, memcg);
-    add_relaxed(&memcg_pool_changes, 1);
+    add_release(&memcg_pool_changes, 1); /* a thread that sees it sees the group too */
 }
 
 /* The group cannot be freed between the load and the use: it is replaced before it goes offline, and

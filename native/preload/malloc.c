@@ -77,7 +77,7 @@ static void *or_enomem(void *p)
 static inline void follow_pool(void)
 {
     static __thread unsigned seen MEMCG_TLS_MODEL;
-    unsigned now = load_relaxed(&memcg_pool_changes);
+    unsigned now = load_acquire(&memcg_pool_changes);
 
     if (unlikely(seen != now)) {
         seen = now;

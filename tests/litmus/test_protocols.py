@@ -9,11 +9,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from litmus import events, groups, protocols, workers
+from litmus import events, groups, pools, protocols, workers
 from litmus.memory_model import Violation
 from litmus.protocols import PRESENT
 
-PROTOCOLS = protocols.PROTOCOLS + events.PROTOCOLS + groups.PROTOCOLS + workers.PROTOCOLS
+PROTOCOLS = [
+    *protocols.PROTOCOLS,
+    *events.PROTOCOLS,
+    *groups.PROTOCOLS,
+    *workers.PROTOCOLS,
+    *pools.PROTOCOLS,
+]
 NATIVE = Path(__file__).parents[2] / "native"
 BINDING = NATIVE.parent / "src" / "memcg" / "core" / "binding"
 
@@ -82,11 +88,7 @@ NOT_MODELLED = {
     ("charge.c", "external"): "obj_cgroup->memcg, as above",
     ("page_run.c", "run_keep"): "the same",
     ("memcontrol.c", "memcg_set_pool"): "the address of a function: nothing is behind it",
-    (
-        "memcontrol.c",
-        "memcg_set_pool_group",
-    ): "replaced before the group goes offline, which steals every thread",
-    ("memcontrol.c", "memcg_follow_pool"): "read in a section, so as above",
+    ("memcontrol.c", "memcg_follow_pool"): "the same",
     ("shared.c", "shared_uncharge"): "obj_cgroup->memcg, as above",
     ("page_run.c", "run_uncharge"): "obj_cgroup->memcg, as above",
     ("page_run.c", "run_grow"): "obj_cgroup->memcg, as above",
