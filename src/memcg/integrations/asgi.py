@@ -18,7 +18,7 @@ import contextlib
 import sys
 import time
 
-from .. import groups
+from .. import core, groups
 from ..errors import MemcgOOM
 from . import edge
 from .http import DRAIN_S, Refusal, Rules, default_max
@@ -137,24 +137,25 @@ class MemcgMiddleware:
         self._per_request = per_request
         self._on_oom = on_oom
         self._outer = groups.current()
+        self._inside = core.current()  # None stands for a root that was not entered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind not in ("http", "websocket"):
             await self.app(scope, receive, send)
-        elif groups.current() is self._outer:
-            await self._serve(scope, receive, send)
-        else:  # a server may call it in the context of another request
+            return
+        # A server may call it in the context of another request.
+        if core.current() is not self._inside and groups.current() is not self._outer:
             with self._outer:
-                await self._serve(scope, receive, send)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+                await self(scope, receive, send)
+            return
         tenant = self._group(scope)
         if tenant is None:
             await self.app(scope, receive, send)
             return
-        call = (_Http if scope["type"] == "http" else _WebSocket)(self._outer, receive, send)
-        place = self._rules.place(tenant, _content_length(scope))
+        call = (_Http if kind == "http" else _WebSocket)(self._outer, receive, send)
+        has_body = kind == "http" and scope["method"] != "GET"  # if not, it would meet the limit
+        place = self._rules.place(tenant, _content_length(scope) if has_body else None)
         if isinstance(place, Refusal):
             await self._refuse(scope, call, place)
             return
@@ -185,8 +186,6 @@ class MemcgMiddleware:
 
 def _content_length(scope: Scope) -> int | None:
     """Return the length that a request announces; None: none, or it is no number."""
-    if scope.get("method", "GET") == "GET":  # most requests; a body would meet the limit
-        return None
     for key, value in scope["headers"]:
         if key == b"content-length":
             return int(value) if value.isdigit() else None

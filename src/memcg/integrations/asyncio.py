@@ -52,24 +52,35 @@ def _maker(init: Callable[..., None]) -> Callable[..., None]:
     return make
 
 
-def _in_its_group(method: Callable[..., Any]) -> Callable[..., Any]:
+# It does not ask the class's __getattr__: a transport of another library may answer to any name. It
+# makes no dict for the object either: before 3.13, CPython reads the attributes of an object that
+# has one in a slower way from then on.
+_own = object.__getattribute__
+
+
+def _in_its_group(method: Callable[..., Any], holder: str | None) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: Any, /, *args: Any) -> Any:
         now = core.current_entry()
-        # Its own attribute: a transport of another library may have an answer to any name.
-        own: dict[str, Any] = getattr(getattr(self, "_transport", self), "__dict__", {})
-        entry = own.get("_memcg_entry", now)
+        try:
+            entry = _own(self if holder is None else _own(self, holder), "_memcg_entry")
+        except AttributeError:  # it was made before its class was hooked, or by another library
+            entry = now
         return (method if entry is now else core.Bound(entry, method))(self, *args)
 
     return call
 
 
-def keep_group(cls: Any, methods: tuple[str, ...]) -> None:
-    """Make methods of objects of `cls` run in the group that the object was made in."""
+def keep_group(cls: Any, methods: tuple[str, ...], holder: str | None = None) -> None:
+    """Make methods of objects of `cls` run in the group that the object was made in.
+
+    With `holder`, it is the group that the object in that attribute was made in.
+    """
     for method in methods:
         if method in vars(cls):
-            wrap = _maker if method == "__init__" else _in_its_group
-            setattr(cls, method, wrap(getattr(cls, method)))
+            old = getattr(cls, method)
+            setattr(cls, method,
+                    _maker(old) if method == "__init__" else _in_its_group(old, holder))  # fmt: skip
 
 
 def hook(module: ModuleType) -> None:
@@ -77,4 +88,4 @@ def hook(module: ModuleType) -> None:
     if module.__name__ == "asyncio.unix_events":
         asyncio_streams.hook(module)  # first, so that the method it replaces runs in the group too
     for name, methods in _TRANSPORTS[module.__name__].items():
-        keep_group(getattr(module, name), methods)
+        keep_group(getattr(module, name), methods, "_transport" if name == "SSLProtocol" else None)

@@ -253,21 +253,26 @@ class Tenants:
         MemcgOOM
             A limit above refused the memory for a group.
         """
-        group = self._find(name)
-        if group is None:
-            part = escape(name)
-            key = name if len(name) <= NAME_MAX else part  # no key is longer than this
-            group = (self._find(key) if key is not name else None) or self._make(key, part)
+        group = self._groups.get(name)
+        if group is None or not group.online:
+            return self._other(name)
+        try:  # cheaper here than contextlib.suppress: each request does this
+            self._groups.move_to_end(name)
+        except KeyError:  # another thread has closed it just now
+            pass
         return group
 
-    def _find(self, key: str) -> Group | None:
+    def _other(self, name: str) -> Group:
+        """Return a group that the program made, or that of a long name, or a new one."""
+        part = escape(name)
+        key = name if len(name) <= NAME_MAX else part  # no key is longer than this
+        group = self._theirs.get(key)
+        if group is not None and group.online:
+            return group
         group = self._groups.get(key)
-        if group is None:
-            group = self._theirs.get(key)
-            return group if group is not None and group.online else None
-        if not group.online:
-            return None
-        with contextlib.suppress(KeyError):  # another thread has closed it just now
+        if group is None or not group.online:
+            return self._make(key, part)
+        with contextlib.suppress(KeyError):
             self._groups.move_to_end(key)
         return group
 

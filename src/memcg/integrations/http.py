@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from .. import core
 from ..errors import GroupBusy, MemcgOOM
@@ -60,8 +61,7 @@ class Rules:
                 group = self._tenants(tenant)
             except (GroupBusy, MemcgOOM) as error:
                 return self._refusal(503, error, None)
-            tenants, name = self._tenants, tenant
-            again = lambda: tenants(name)  # noqa: E731
+            again = partial(self._tenants, tenant)
         else:
             group = tenant
         if length is not None and length > self._fits(group):
