@@ -133,6 +133,7 @@ def test_work():
     "tests/core/test_state_machine.py": "",
     "tests/test_group.py": "",
     "tests/test_cache.py": "",
+    "tests/programs/test_busy.py": "",
 }
 
 

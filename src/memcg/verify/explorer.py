@@ -241,7 +241,6 @@ class Explorer:
                 result.why = "interrupted"
                 return None
             if self.primes() and run.stalled is None:
-                result.warmup += 1
                 strategy = make()
                 continue
             if run.stalled is not None:
