@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -159,9 +160,11 @@ def test_a_process_that_has_begun_and_does_not_answer_removes_what_is_left(
     code = (
         "import sys; from memcg.cli import attach, main\n"
         "attach.BEGUN_S = 60 if sys.argv[2:] else 0.2\n"
-        "sys.exit(main(['attach', '--timeout', '60', sys.argv[1]]))\n"
+        "sys.exit(main(['attach', '--timeout', '3', sys.argv[1]]))\n"
     )
     attaching = cli.popen("-c", code, str(process.pid), *["ends"] * ends)
+    while not select.select([process.stdout], [], [], 0.1)[0]:
+        assert attaching.poll() is None, attaching.communicate()
     assert process.stdout.readline() == "begun\n"
     if ends:  # in the second of its waits
         while not list(place.glob("*/begun")):
