@@ -23,10 +23,10 @@ from pathlib import Path
 @contextmanager
 def world(name: str) -> Iterator[None]:
     """Put the process into the state in which the works run."""
-    if name == "memcg":  # as `memcg run` does, before other imports
+    if name in ("memcg", "memcg malloc"):  # as `memcg run` does, before other imports
         import memcg
 
-        memcg.install()
+        memcg.install(malloc=name == "memcg malloc")
         with memcg.group("bench", max="4GiB"):
             yield
         assert memcg.group("bench").peak > 1 << 16, "nothing was charged"
