@@ -8,7 +8,9 @@ import contextlib
 import http.client
 import itertools
 import json
+import shutil
 import socket
+import subprocess
 import threading
 
 import pytest
@@ -247,27 +249,64 @@ def small(request, tmp_path):
         yield server
 
 
-def test_innocents_get_200_only_beside_bombs_of_five_kinds(small):
+@contextlib.contextmanager
+def bombs(server):
+    """Have five bombs asked for again and again; they alone are answered 507, and nothing stays."""
     statuses, end = {}, threading.Event()
 
     def bomber(bomb):
         found = statuses[bomb] = []
         while not end.is_set():
-            found.append(small.ask(f"/{bomb}", f"bad-{bomb}").status)
+            found.append(server.ask(f"/{bomb}", f"bad-{bomb}").status)
 
     threads = [threading.Thread(target=bomber, args=(bomb,)) for bomb in BOMBS]
     for thread in threads:
         thread.start()
     try:
-        answers = asyncio.run(asyncio.wait_for(innocents(small.port, 8, 15), 240))
+        yield
     finally:
         end.set()
         for thread in threads:
             thread.join()
+    assert {bomb: set(found) for bomb, found in statuses.items()} == {b: {507} for b in BOMBS}
+    oom = events(server)["oom"]
+    assert not [path for path in oom if path.startswith("tenants/tenant-")], oom
+    left = server.ask("/account").json
+    assert max(left.values()) < MIB, left
+
+
+def test_innocents_get_200_only_beside_bombs_of_five_kinds(small):
+    with bombs(small):
+        answers = asyncio.run(asyncio.wait_for(innocents(small.port, 8, 15), 240))
     assert set(answers) == {200}
     assert len(answers) == 120
-    assert {bomb: set(found) for bomb, found in statuses.items()} == {b: {507} for b in BOMBS}
-    oom = events(small)["oom"]
-    assert not [path for path in oom if path.startswith("tenants/tenant-")], oom
-    left = small.ask("/account").json
-    assert max(left.values()) < MIB, left
+
+
+# Twenty tenants take turns. What is not 2xx or 3xx counts as a status error.
+WRK = """
+local n = 0
+request = function()
+    n = n + 1
+    wrk.headers["x-tenant"] = "tenant-" .. n % 20
+    return wrk.format("GET", n % 2 == 0 and "/ok" or "/ok_sync")
+end
+done = function(summary)
+    local e = summary.errors
+    local line = '{"requests": %d, "status": %d, "connect": %d, "read": %d, "write": %d}'
+    print(line:format(summary.requests, e.status, e.connect, e.read, e.write))
+end
+"""
+
+
+@pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed; make test-hosts does it")
+def test_wrk_gets_no_error_beside_bombs_of_five_kinds(small, tmp_path):
+    script = tmp_path / "tenants.lua"
+    script.write_text(WRK)
+    command = ["wrk", "-t1", "-c8", "-d4s", "--timeout", "60s", "-s", str(script),
+               f"http://127.0.0.1:{small.port}"]  # fmt: skip
+    with bombs(small):
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    found = json.loads(shown.stdout.splitlines()[-1])
+    assert found.pop("requests") >= 40, shown.stdout
+    assert not any(found.values()), shown.stdout
