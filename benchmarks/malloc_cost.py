@@ -2,9 +2,9 @@
 """What do libraries in C, C++ and Rust cost when libmemcg_malloc serves them, beside other mallocs?
 
 The works are those of `coverage/workloads.py`, in the environment of ``make coverage-table``. Ours
-has libmemcg_malloc preloaded and charges all of it to a group with a limit. The others have no memcg,
-and glibc's malloc or another one that is preloaded. The pairs are malloc and free in C, called from
-the same processes.
+has libmemcg_malloc preloaded and charges all of it to a group with a limit. The others have no
+memcg, and glibc's malloc or another one that is preloaded. The pairs are malloc and free in C,
+called from the same processes.
 """
 
 from __future__ import annotations

@@ -687,3 +687,24 @@ def test_the_error_is_raised_milliseconds_after_the_charge(alarm, record_propert
     assert len(latencies) == 100
     # A switch of the GIL takes 5 ms. On a busy machine a starting thread takes the rest.
     assert latencies[50] < 0.05
+
+
+def test_a_with_whose_enter_is_a_call_into_c_is_left(run_program):
+    run_program(
+        """
+import functools, itertools
+made = zip(itertools.count(1), map(bytes, itertools.repeat(900)))
+class Numbered:
+    __enter__ = staticmethod(functools.partial(next, made))
+    def __exit__(self, *exc): exits.append(1)
+for _ in range(3):
+    exits, kept, before = [], [], next(made)[0]
+    try:
+        with memcg.scope("g", max="1MiB"):
+            while True:
+                with Numbered() as one: kept.append(one)
+    except memcg.MemcgOOM: pass
+    else: raise SystemExit("no alarm")
+    assert next(made)[0] - before - 1 == len(exits)
+"""
+    )

@@ -81,8 +81,14 @@ else:
 class _Unaccounted:
     """The root pays for what runs in it: a group must not pay for a module that it uses first."""
 
+    __slots__ = ()
+
     def __enter__(self) -> None:
-        stop_account()  # noqa: F405
+        try:
+            stop_account()  # noqa: F405
+        except BaseException:  # a signal handler's: CPython looks for signals after the call
+            resume_account()  # noqa: F405
+            raise
 
     def __exit__(self, *exc: object) -> None:
         resume_account()  # noqa: F405

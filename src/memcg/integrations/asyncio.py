@@ -79,8 +79,8 @@ def keep_group(cls: Any, methods: tuple[str, ...], holder: str | None = None) ->
     for method in methods:
         if method in vars(cls):
             old = getattr(cls, method)
-            setattr(cls, method,
-                    _maker(old) if method == "__init__" else _in_its_group(old, holder))  # fmt: skip
+            new = _maker(old) if method == "__init__" else _in_its_group(old, holder)
+            setattr(cls, method, new)
 
 
 def hook(module: ModuleType) -> None:

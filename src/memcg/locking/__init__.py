@@ -12,10 +12,10 @@ Lock order, outermost first: ``cgroup_mutex``, ``activate_kmem_mutex``,
 
 Kernel: ``include/linux/mutex.h``, ``include/linux/rcupdate.h``.
 Where we differ: a mutex is the native core's (`core/binding/mutex.c`), which `memcg.core` passes to
-`begin`. Without the native core it is a reentrant lock of CPython's. Both have an ``__enter__``
-that is one C call, which no asynchronous exception can cut in two. Recursion is still an error, and
-the explorer reports it. ``threading`` is not imported, because it and its imports would take a
-third of a bare interpreter's start.
+`begin`. Without the native core it is a reentrant lock of CPython's. Up to 3.13 both have an
+``__enter__`` that is one C call, which no asynchronous exception can cut in two; see `_enter` for
+later versions. Recursion is still an error, and the explorer reports it. ``threading`` is not
+imported, because it and its imports would take a third of a bare interpreter's start.
 """
 
 from __future__ import annotations
@@ -42,6 +42,21 @@ __all__ = [
 ]  # fmt: skip
 
 
+def _enter(mutex: Mutex) -> None:
+    """Take the mutex as ``with`` does, so that an exception of a signal handler cannot keep it.
+
+    Since CPython 3.14 a check for signals follows the call of an ``__enter__`` in C, ahead of the
+    block. Nothing would release the mutex if a handler raised there. None follows one in Python.
+    """
+    depth = mutex.depth  # an attribute: CPython checks after calls
+    try:
+        mutex.acquire()
+    except BaseException:
+        if mutex.depth > depth:
+            mutex.release()
+        raise
+
+
 if TYPE_CHECKING:
     from ..core._core import Mutex as _Mutex
 else:
@@ -62,6 +77,9 @@ else:
             """Keep the mutex: a lock of CPython's cannot be taken from the thread that holds it."""
 
         held = _thread.RLock._is_owned
+        depth = property(_thread.RLock._recursion_count)
+        if sys.version_info >= (3, 14):
+            __enter__ = _enter
         forget_holder = _thread.RLock._at_fork_reinit
 
 
@@ -82,6 +100,8 @@ def begin(native: type | None) -> None:
     """
     if native is not None:
         names = {"__slots__": (), "__doc__": Mutex.__doc__, "__module__": __name__}
+        if sys.version_info >= (3, 14):
+            names["__enter__"] = _enter
         globals()["Mutex"] = type("Mutex", (native,), names)
     if value := os.environ.get("MEMCG_LOCKDEP"):
         from . import lockdep

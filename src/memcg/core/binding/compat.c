@@ -384,6 +384,9 @@ static const unsigned char kind_of[256] = {
 #if PY_VERSION_HEX >= 0x030d0000
     [CALL_KW] = PY_CALL,
 #endif
+#if PY_VERSION_HEX >= 0x030e0000
+    [LOAD_SPECIAL] = PY_LOAD_SPECIAL,
+#endif
 };
 
 enum py_instruction py_instruction(unsigned char opcode) { return kind_of[opcode]; }

@@ -182,8 +182,10 @@ enum py_instruction { /* CPython checks after those up to JUMP_BACKWARD */
                       PY_JUMP_IF, /* 3.11 only; if it jumps, CPython checks */
                       PY_COMPARE, /* may be merged with a JUMP_IF behind it */
                       PY_GET_AWAITABLE,
+                      PY_LOAD_SPECIAL, /* since 3.14; PY_ENTER: its argument for `with` */
                       PY_EXTENDED_ARG,
 };
+#define PY_ENTER 0
 enum py_instruction py_instruction(unsigned char opcode);
 /* The code unit of the handler for a code unit; -1: there is none. */
 int py_handler_of(PyCodeObject *code, int unit);

@@ -11,6 +11,7 @@
  *
  *   - between the call of a coroutine function and its await the coroutine would be dropped
  *     (`async with lock:` would not run its __aexit__);
+ *   - since 3.14, after the call of a C function __enter__ its `with` would not be left;
  *   - where a coroutine has just been resumed, the one that it awaits is in the middle of its
  *     own work (asyncio.Lock.acquire, say) and would be closed;
  *   - at a backward jump CPython looks the handler up for a place that may lie outside the
@@ -124,6 +125,9 @@ static enum place place_of(PyCodeObject *code, const unsigned char *units, int n
 {
     int next;
 
+    if (unit && py_instruction(units[2 * unit - 2]) == PY_LOAD_SPECIAL &&
+        units[2 * unit - 1] == PY_ENTER)
+        return PLACE_NO;
     switch (py_instruction(units[2 * unit])) {
     case PY_RESUME: /* 2 and 3: after `yield from`, `await` */
         return (units[2 * unit + 1] & 3) < 2 ? PLACE_OK : PLACE_NO;

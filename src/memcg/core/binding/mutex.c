@@ -277,6 +277,18 @@ static void mutex_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+static PyObject *get_depth(PyObject *self, void *Py_UNUSED(closure))
+{
+    struct gil_mutex *mutex = (struct gil_mutex *)self;
+
+    return PyLong_FromLong(is_held(mutex) ? mutex->depth : 0);
+}
+
+static PyGetSetDef getsets[] = {
+    { "depth", get_depth, NULL, PyDoc_STR("How often this thread holds it."), NULL },
+    { NULL },
+};
+
 static PyMemberDef members[] = {
     { "name", T_OBJECT_EX, offsetof(struct gil_mutex, name), READONLY, NULL },
     { NULL },
@@ -296,11 +308,8 @@ static PyMethodDef methods[] = {
 };
 
 static PyType_Slot slots[] = {
-    { Py_tp_new, mutex_new },
-    { Py_tp_dealloc, mutex_dealloc },
-    { Py_tp_members, members },
-    { Py_tp_methods, methods },
-    { 0, NULL },
+    { Py_tp_new, mutex_new },  { Py_tp_dealloc, mutex_dealloc }, { Py_tp_members, members },
+    { Py_tp_getset, getsets }, { Py_tp_methods, methods },       { 0, NULL },
 };
 
 static PyType_Spec spec = {
