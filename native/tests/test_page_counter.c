@@ -32,6 +32,8 @@ static void a_refused_charge_changes_no_usage_and_names_the_limit(void)
 
     setup(100);
     CHECK(page_counter_try_charge(&leaves[0], 100, 0, &fail));
+    CHECK(load_plain(&leaves[0].watermark) == 100 && load_plain(&parent.watermark) == 100 &&
+          load_plain(&root.watermark) == 100);
     CHECK(!page_counter_try_charge(&leaves[1], 1, 0, &fail));
     CHECK(fail == &parent);
     CHECK(load_plain(&leaves[1].usage) == 0 && load_plain(&parent.usage) == 100 &&
