@@ -143,7 +143,7 @@ def test_each_kill_has_a_name_and_without_one_it_is_an_error_of_the_tool(
     for name, text in TREE.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    for noun in ("mutants", "mutations", "watching"):
+    for noun in ("judging", "mutants", "mutations", "watching"):
         shutil.copy(TOOLS / f"{noun}.py", tmp_path / "tools")
     tool = load(tmp_path / "tools" / "mutants.py")
     limits = tool.calibrate()
