@@ -34,7 +34,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import judging
 import mutations
@@ -95,16 +95,19 @@ def explore_all(mutant: Mutant) -> None:
     from memcg.verify.scheme import world
     from memcg.verify.scheme.scenarios import SCENARIOS
 
-    path = str(SOURCE / f"{mutant.module}.py")
-    world._code[mutant.module] = compile(mutant.source, path, "exec")
-    sound = {n for n, s in SCENARIOS.items() if not s.long} - DEAR
+    with world.other_source(mutant.module, mutant.source):
+        _explore(mutant, SCENARIOS)
+
+
+def _explore(mutant: Mutant, scenarios: dict[str, Any]) -> None:
+    sound = {n for n, s in scenarios.items() if not s.long} - DEAR
     known = json.loads(CALIBRATION.read_text()) if CALIBRATION.exists() else {}
     costs = {}
     for name in known or sorted(sound):
         print(f"scenario {name}", flush=True)
         began, bound = time.process_time(), SLACK * known[name] if known else None
         try:
-            result = SCENARIOS[name].explore(minimise=0, max_schedules=bound)
+            result = scenarios[name].explore(minimise=0, max_schedules=bound)
         except Exception as problem:
             return print(f"noticed {name} ({type(problem).__name__})")
         if result.failure is not None:

@@ -55,3 +55,9 @@ def test_what_a_finding_names_exists():
 )
 def test_a_name_that_is_gone_is_noticed(cell):
     assert missing(cell, known_tests()) == [cell]
+
+
+def test_the_page_has_the_number_of_scenarios():
+    long = sum(s.long for s in SCENARIOS.values())
+    assert f"{len(SCENARIOS) - long} scenarios, all exhausted" in PAGE
+    assert f"With `--long` {len(SCENARIOS)} scenarios" in PAGE

@@ -107,13 +107,20 @@ def work(group, done):
     "src/memcg/control/fork.py": "",
     "src/memcg/control/workqueue.py": "",
     "src/memcg/verify/__init__.py": "",
-    "src/memcg/verify/scheme/world.py": "_code = {}\n",
+    "src/memcg/verify/scheme/world.py": """
+from contextlib import contextmanager
+source = {}
+@contextmanager
+def other_source(noun, text):
+    source[noun] = text
+    yield
+""",
     "src/memcg/verify/scheme/scenarios.py": """
 from types import SimpleNamespace
 from . import world
 def explore(minimise, max_schedules):
     scope, group = {}, SimpleNamespace(n=3)
-    exec(world._code["memcontrol"], scope)
+    exec(world.source["memcontrol"], scope)
     scope["work"](group, SimpleNamespace(set=lambda: None))
     assert hasattr(group, 'by_scenario')
     return SimpleNamespace(failure=None, schedules=2)
