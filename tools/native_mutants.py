@@ -5,7 +5,8 @@ A mutant is a file of ``native/`` with one change (`native_mutations`): a fence,
 reference, an uncharge, a clearing or a lock is dropped, an order is weakened, two stores are
 swapped, a check is negated or removed, or an atomic count is off by one. If the change is an access
 of a protocol in ``tests/litmus``, that protocol runs with it. Then the programs of ``native/tests``
-run: with asserts, under ASan and UBSan, and those with threads under TSan. A mutant that survives
+run: with asserts, under ASan and UBSan, and, if the change is one of what threads share, those with
+threads under TSan. A mutant that survives
 must be in ``tools/native_mutants.txt``, with the reason why it is equivalent. Two kinds of mutants
 need no line there: those of which the compiler makes the same code in every flavour, and orders
 that ``tests/litmus/test_protocols.py`` lists as not needed or not modelled.
@@ -178,7 +179,7 @@ class Bench:
                     if what := noticed(ended):
                         raise ToolError(f"the source without a change does not pass: "
                                         f"{flavour}/{program.name}: {what}")  # fmt: skip
-                    program.limits_s[flavour] = 2 + SLACK * ended.processor_s
+                    program.limits_s[flavour] = 1 + SLACK * ended.processor_s
 
     def in_order(self, mutant: Mutant, flavour: str) -> Iterator[Program]:
         """Yield the programs of a flavour, the one that is most likely to notice first."""
@@ -290,7 +291,7 @@ def run_programs(mutant: Mutant, bench: Bench) -> tuple[str, bool]:
         (directory / mutant.file).write_text(mutant.source)
         is_header = mutant.file.endswith(".h")
         changed = bench.users(mutant.file) if is_header else {mutant.file}
-        for flavour in FLAVOURS:
+        for flavour in FLAVOURS if mutant.races else FLAVOURS[:-1]:
             for source in changed:
                 bench.object(directory, flavour, source)
             if all((directory / flavour / f"{Path(source).stem}.o").read_bytes()

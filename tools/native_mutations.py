@@ -28,6 +28,10 @@ ORDERED = re.compile(
     r"\b((?:load|store|exchange|add|sub|fetch_or|cas_weak)_)(acquire|release|acq_rel|seq_cst)\("
 )
 AMOUNT = re.compile(r"\b(?:add|sub)_(?:relaxed|release|acq_rel|seq_cst)\(")
+# What another thread could notice, so that ThreadSanitizer could.
+SHARED = re.compile(
+    r"(?:load|store|exchange|add|sub|fetch_or|cas_weak)_\w+\(|fence|barrier|steal|synchronize"
+)
 LOCK = re.compile(r"\bmutex_(?:un)?lock\((&[^;]*)\)")
 HEADER = re.compile(r"(?:if|while|for|switch|for_each_\w+|hlist_for_each_\w+) ?\(")
 PREFIX = re.compile(r"(?:else|do)\b|(?:case [^:;]+|default):")
@@ -69,6 +73,14 @@ class Mutant(NamedTuple):
             lines = text.count("\n", begin, end) - becomes.count("\n")
             text = text[:begin] + becomes + "\n" * lines + text[end:]
         return text
+
+
+    @property
+    def races(self) -> bool:
+        """Tell whether the change is one of what threads share."""
+        return self.operator in ("order", "swap", "unlocked") or any(
+            SHARED.search(self.original, begin, end) for begin, end, _ in self.edits
+        )
 
 
 class Statement(NamedTuple):

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_css.c - references to groups and to their stubs, also by several threads at once. */
+#include "control.h"
+
+#include "../css.h"
+#include "../section.h"
+
+#ifdef __SANITIZE_THREAD__
+enum { ROUNDS = 20000 };
+#else
+enum { ROUNDS = 200000 };
+#endif
+enum { THREADS = 4, STUBS = 5000, LIVES = 50 };
+
+static void a_group_keeps_its_owner(void)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+    int owner;
+
+    CHECK(!mem_cgroup_owner(g));
+    mem_cgroup_set_owner(g, &owner);
+    CHECK(mem_cgroup_owner(g) == &owner && !mem_cgroup_owner(mem_cgroup_root()));
+    group_close(g);
+    check_nothing_is_left();
+}
+
+/* It is online until it is freed, and its last reference is gone. */
+static void a_group_without_references_gives_none(void)
+{
+    struct mem_cgroup *g = mem_cgroup_alloc(mem_cgroup_root());
+    struct memcg_event event;
+
+    css_put(g);
+    CHECK(mem_cgroup_online(g) && !css_tryget(g) && css_refs(g) == 0);
+    CHECK(memcg_next_event(&event) && event.kind == MEMCG_EVENT_RELEASE && event.memcg == g);
+    mem_cgroup_free(g);
+    check_nothing_is_left();
+}
+
+static void *takes_references(void *g)
+{
+    for (int i = 0; i < ROUNDS; i++) {
+        CHECK(css_tryget(g));
+        css_get(g);
+        css_put(g);
+        css_put(g);
+    }
+    return NULL;
+}
+
+static void references_that_threads_take_are_counted_once_each(void)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+    long refs = css_refs(g);
+    pthread_t t[THREADS];
+
+    for (int i = 0; i < THREADS; i++)
+        start(&t[i], takes_references, g);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(t[i], NULL);
+    CHECK(css_refs(g) == refs);
+    group_close(g);
+    check_nothing_is_left();
+}
+
+static void *makes_stubs(void *g)
+{
+    for (int i = 0; i < STUBS; i++) {
+        struct thread *self = thread_enter();
+        struct obj_cgroup *objcg = objcg_alloc(g);
+
+        CHECK(objcg);
+        objcg_get(objcg);
+        objcg_put(objcg);
+        objcg_put(objcg);
+        thread_leave(self);
+    }
+    return NULL;
+}
+
+/* The list of a group's stubs is whole afterwards: offline walks it, and each stub names the parent. */
+static void threads_make_and_drop_stubs_of_one_group(void)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+    pthread_t t[THREADS];
+
+    for (int i = 0; i < THREADS; i++)
+        start(&t[i], makes_stubs, g);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(t[i], NULL);
+    CHECK(g->objcgs.first == &g->objcg->node && !g->objcg->node.next);
+    group_close(g);
+    check_nothing_is_left();
+}
+
+static void *allocates_once(void *g)
+{
+    memcg_set_current(g);
+    memcg_free(memcg_malloc(64));
+    memcg_set_current(NULL);
+    return NULL;
+}
+
+static void *starts_threads(void *g)
+{
+    for (int i = 0; i < LIVES; i++) {
+        pthread_t t;
+
+        start(&t, allocates_once, g);
+        pthread_join(t, NULL);
+    }
+    return NULL;
+}
+
+/* A thread that begins lists its heap while another that ends takes its heap off the list. */
+static void threads_begin_and_end_in_one_group(void)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+    pthread_t t[THREADS];
+
+    child_create(g, kmalloc_cache(kmalloc_index(64)));
+    for (int i = 0; i < THREADS; i++)
+        start(&t[i], starts_threads, g);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(t[i], NULL);
+    CHECK(hlist_empty(&g->heaps));
+    group_close(g);
+    check_nothing_is_left();
+}
+
+int main(void)
+{
+    CHECK(memcg_init(NULL) == 0);
+    memcg_set_promote_bytes(SIZE_MAX);
+    RUN(a_group_keeps_its_owner);
+    RUN(a_group_without_references_gives_none);
+    RUN(references_that_threads_take_are_counted_once_each);
+    RUN(threads_make_and_drop_stubs_of_one_group);
+    RUN(threads_begin_and_end_in_one_group);
+    return DONE();
+}
