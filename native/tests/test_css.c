@@ -37,6 +37,52 @@ static void a_group_without_references_gives_none(void)
     check_nothing_is_left();
 }
 
+static void a_group_without_a_limit_has_no_reserve_of_its_own_accord(void)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+
+    CHECK(mem_cgroup_get_limit(g, MEMCG_MAX) == PAGE_COUNTER_MAX);
+    CHECK(mem_cgroup_get_limit(g, MEMCG_RESERVE) == 0);
+    CHECK(mem_cgroup_get_limit(g, MEMCG_OVERDRAFT) == 0);
+    mem_cgroup_set_limit(g, MEMCG_RESERVE, 5);
+    CHECK(mem_cgroup_get_limit(g, MEMCG_RESERVE) == 5);
+    mem_cgroup_set_limit(g, MEMCG_RESERVE, -1);
+    mem_cgroup_set_limit(g, MEMCG_MAX, (int64_t)1 << 40);
+    CHECK(mem_cgroup_get_limit(g, MEMCG_RESERVE) == (int64_t)1 << 37);
+    mem_cgroup_set_limit(g, MEMCG_MAX, 1000);
+    CHECK(mem_cgroup_get_limit(g, MEMCG_RESERVE) == MEMCG_RESERVE_MIN);
+    group_close(g);
+    check_nothing_is_left();
+}
+
+/* Shrinkers are known above too, and an event counts above too; the groups beside know nothing. */
+static void what_a_group_has_is_known_to_its_ancestors(void)
+{
+    struct mem_cgroup *top = group_new(mem_cgroup_root()), *g = group_new(top),
+                      *beside = group_new(top);
+    struct mem_cgroup_stat stat;
+
+    mem_cgroup_set_has_shrinkers(g);
+    CHECK(mem_cgroup_has_shrinkers(g) && mem_cgroup_has_shrinkers(top));
+    CHECK(!mem_cgroup_has_shrinkers(beside));
+    mem_cgroup_count_event(g, MEMCG_EV_MAX);
+    mem_cgroup_read_stat(g, &stat);
+    CHECK(stat.events[MEMCG_EV_MAX] == 1 && stat.events_local[MEMCG_EV_MAX] == 1);
+    mem_cgroup_read_stat(top, &stat);
+    CHECK(stat.events[MEMCG_EV_MAX] == 1 && stat.events_local[MEMCG_EV_MAX] == 0);
+    mem_cgroup_read_stat(beside, &stat);
+    CHECK(stat.events[MEMCG_EV_MAX] == 0);
+    CHECK(mem_cgroup_is_descendant(g, top) && mem_cgroup_is_descendant(top, top));
+    CHECK(!mem_cgroup_is_descendant(top, g) && !mem_cgroup_is_descendant(g, beside));
+    CHECK(mem_cgroup_collect_after(g) == 0 && mem_cgroup_vain(g) == 0);
+    mem_cgroup_set_collect_after(g, 5, 3);
+    CHECK(mem_cgroup_collect_after(g) == 5 && mem_cgroup_vain(g) == 3);
+    group_close(beside);
+    group_close(g);
+    group_close(top);
+    check_nothing_is_left();
+}
+
 static void *takes_references(void *g)
 {
     for (int i = 0; i < ROUNDS; i++) {
@@ -134,6 +180,8 @@ int main(void)
     memcg_set_promote_bytes(SIZE_MAX);
     RUN(a_group_keeps_its_owner);
     RUN(a_group_without_references_gives_none);
+    RUN(a_group_without_a_limit_has_no_reserve_of_its_own_accord);
+    RUN(what_a_group_has_is_known_to_its_ancestors);
     RUN(references_that_threads_take_are_counted_once_each);
     RUN(threads_make_and_drop_stubs_of_one_group);
     RUN(threads_begin_and_end_in_one_group);

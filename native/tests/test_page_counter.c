@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
 #include "../page_counter.h"
 #include "test.h"
 
@@ -11,6 +13,16 @@ static void setup(int64_t max)
     store_plain(&parent.max, max);
     for (int i = 0; i < 4; i++)
         page_counter_init(&leaves[i], &parent);
+}
+
+static void a_counter_begins_at_nothing_whatever_was_there(void)
+{
+    struct page_counter counter;
+
+    memset(&counter, 0x55, sizeof(counter));
+    page_counter_init(&counter, &root);
+    CHECK(load_plain(&counter.usage) == 0 && load_plain(&counter.watermark) == 0);
+    CHECK(load_plain(&counter.max) == PAGE_COUNTER_MAX && counter.parent == &root);
 }
 
 static void a_charge_counts_all_the_way_up(void)
@@ -109,6 +121,7 @@ static void the_watermark_never_falls(void)
 
 int main(void)
 {
+    RUN(a_counter_begins_at_nothing_whatever_was_there);
     RUN(a_charge_counts_all_the_way_up);
     RUN(a_refused_charge_changes_no_usage_and_names_the_limit);
     RUN(threads_together_never_pass_a_limit);
