@@ -56,8 +56,9 @@ FLAVOURS = ("plain", "address", "thread")
 COPIED = ("native", "tests/litmus", "tools")
 SLACK = 10  # times the processor time of the unchanged source
 ASLEEP_S = 6.0  # the longest that a test sleeps is the second after which pages are given back
-# Left out under TSan, where each needs more than two seconds, mostly in forked children.
-DEAR = {"test_debug", "test_fault", "test_heap", "test_shared"}
+# Left out under TSan, where each needs more than two seconds, some in forked children.
+DEAR = {"test_debug", "test_fault", "test_heap", "test_kmem_cache", "test_page_alloc",
+        "test_shared"}  # fmt: skip
 THREADED = re.compile(r"\b(?:pthread_create|start)\(")
 # A mutant may leave a variable unused. TSan knows orders that no flavour has.
 FLAGS = ("-w", "-g0", "-Dfetch_or_relaxed(p,n)=__atomic_fetch_or(&(p)->value,n,__ATOMIC_RELAXED)")

@@ -24,6 +24,7 @@ DROPPED = re.compile(
 FIELD = re.compile(r"(?:\*\w+|\w+(?:(?:->|\.)\w+|\[[^]]*\])+) (?:[-+|&*/]|<<|>>)?= ")
 COUNTER = re.compile(r"(?:\+\+|--)?[\w>.-]+(?:\[\w+\])?(?:\+\+|--)?;$")
 STORE = re.compile(r"(?:store|add|sub|exchange|fetch_or)_\w+\(")
+SEEN = re.compile(r"(?:store_(?!plain)|add_|sub_|exchange_|fetch_or_)")  # others may see it at once
 ORDERED = re.compile(
     r"\b((?:load|store|exchange|add|sub|fetch_or|cas_weak)_)(acquire|release|acq_rel|seq_cst)\("
 )
@@ -178,16 +179,17 @@ def changes(
         yield "drop", [(s.begin, s.end, ";")]
     if before and before.block == s.block and store:
         earlier = code[before.begin : before.end]
-        atomic = STORE.match(text) or STORE.match(earlier)
-        if atomic and (STORE.match(earlier) or FIELD.match(earlier)):
+        if (SEEN.match(text) or SEEN.match(earlier)) and (STORE.match(earlier) or FIELD.match(earlier)):
             first = source[before.begin : before.end]
             yield "swap", [(before.begin, before.end, written), (s.begin, s.end, first)]
 
 
 def mutants_of(file: str, source: str) -> list[Mutant]:
-    """Return every mutant of one file."""
+    """Return every mutant of one file. What only checks the structures is left as it is."""
     code, made = masked(source), []
     for function in FUNCTION.finditer(code):
+        if function[1].endswith("_is_valid"):
+            continue
         begin = function.end()
         end = closing(code, begin - 1)
         before, places = None, []
