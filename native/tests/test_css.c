@@ -83,6 +83,21 @@ static void what_a_group_has_is_known_to_its_ancestors(void)
     check_nothing_is_left();
 }
 
+static void what_crossed_high_is_pending_until_it_is_handled(void)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+
+    mem_cgroup_set_limit(g, MEMCG_HIGH, 1000);
+    CHECK(!mem_cgroup_high_pending(g));
+    mem_cgroup_charge(g, 2000);
+    CHECK(mem_cgroup_high_pending(g));
+    work();
+    CHECK(!mem_cgroup_high_pending(g));
+    mem_cgroup_uncharge(g, 2000);
+    group_close(g);
+    check_nothing_is_left();
+}
+
 static void *takes_references(void *g)
 {
     for (int i = 0; i < ROUNDS; i++) {
@@ -182,6 +197,7 @@ int main(void)
     RUN(a_group_without_references_gives_none);
     RUN(a_group_without_a_limit_has_no_reserve_of_its_own_accord);
     RUN(what_a_group_has_is_known_to_its_ancestors);
+    RUN(what_crossed_high_is_pending_until_it_is_handled);
     RUN(references_that_threads_take_are_counted_once_each);
     RUN(threads_make_and_drop_stubs_of_one_group);
     RUN(threads_begin_and_end_in_one_group);
