@@ -110,8 +110,8 @@ def noticed(ended: Ended) -> str:
         return ""
     for pattern in (r"^tests/\S+?:\d+: (\w+): ", r"^memcg: (\w+\.[ch]:\d+: .*)$",
                     r"^SUMMARY: (\w+: [\w -]+)", r"^memcg: (.+)$"):  # fmt: skip
-        if found := re.search(pattern, ended.shown, re.M):
-            return found[1].strip()
+        if found := re.findall(pattern, ended.shown, re.M):
+            return found[-1].strip()
     return ended.how
 
 

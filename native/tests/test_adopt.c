@@ -90,10 +90,32 @@ static void a_slab_is_adopted_while_another_thread_frees_into_it(void)
     check_nothing_is_left();
 }
 
+/* The free of the last object gives the slab back, and holds the stub meanwhile. */
+static void a_free_into_a_slab_without_an_owner_keeps_no_reference(void)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+    struct obj_cgroup *objcg = g->objcg;
+    pthread_t maker;
+    long refs;
+
+    child_create(g, kmalloc_cache(kmalloc_index(SIZE)));
+    refs = load_plain(&objcg->refs);
+    start(&maker, makes, g);
+    pthread_join(maker, NULL);
+    for (int i = 0; i < N; i++) {
+        CHECK(!load_plain(&virt_to_slab(block[i])->owner));
+        memcg_free(block[i]);
+        CHECK(load_plain(&objcg->refs) == refs);
+    }
+    group_close(g);
+    check_nothing_is_left();
+}
+
 int main(void)
 {
     CHECK(memcg_init(NULL) == 0);
     memcg_set_promote_bytes(SIZE_MAX);
     RUN(a_slab_is_adopted_while_another_thread_frees_into_it);
+    RUN(a_free_into_a_slab_without_an_owner_keeps_no_reference);
     return DONE();
 }
