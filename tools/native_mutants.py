@@ -5,7 +5,7 @@ A mutant is a file of ``native/`` with one change (`native_mutations`): a fence,
 reference, an uncharge, a clearing or a lock is dropped, an order is weakened, two stores are
 swapped, a check is negated or removed, or an atomic count is off by one. If the change is an access
 of a protocol in ``tests/litmus``, that protocol runs with it. Then the programs of ``native/tests``
-run: with asserts, under ASan and UBSan, and, if the change is one of what threads share, those with
+run: with asserts, under ASan and UBSan, and, if threads may share what is changed, those with
 threads under TSan. A mutant that survives
 must be in ``tools/native_mutants.txt``, with the reason why it is equivalent. Two kinds of mutants
 need no line there: those of which the compiler makes the same code in every flavour, and orders
@@ -37,6 +37,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import judging
 import native_mutations
@@ -211,6 +212,16 @@ def farm(directory: Path) -> None:
 # -- killing them
 
 
+def is_like(mutant: Mutant, site: Any) -> bool:
+    """Tell whether a mutant does to a protocol's access what the protocol's mutant does."""
+    begin, end, _ = mutant.edits[0]
+    return {
+        "order": site.order != "PRESENT",
+        "never": site.text.startswith("if ("),
+        "drop": site.text.rstrip(";") == mutant.original[begin:end].rstrip(";"),
+    }[mutant.operator]
+
+
 def explore_protocol(mutant: Mutant) -> None:
     """Print which protocol of the litmus suite notices a mutant, if it is one of its accesses."""
     sys.path.insert(0, str(ROOT / "tests"))
@@ -227,7 +238,8 @@ def explore_protocol(mutant: Mutant) -> None:
         for name, site in protocol.sites.items():
             if (site.file, site.function) != (mutant.file, mutant.function):
                 continue
-            if name.endswith("_whole"):  # its mutant is not without the call, it splits it
+            # A call that a protocol has "whole" is split by its mutant, and not dropped.
+            if not is_like(mutant, site) or name.endswith("_whole"):
                 continue
             text = test_protocols.written(site)
             if changed.count(text) == body.count(text):
@@ -270,7 +282,7 @@ def judge(mutant: Mutant, bench: Bench) -> Verdict:
 
     excuse, is_order = "", mutant.operator == "order"
     try:
-        if is_order or mutant.operator in ("drop", "never", "negate"):
+        if is_order or mutant.operator in ("drop", "never"):
             killer, excuse = judge_protocols(mutant)
             if killer:
                 return verdict("protocol", killer)

@@ -75,11 +75,10 @@ class Mutant(NamedTuple):
             text = text[:begin] + becomes + "\n" * lines + text[end:]
         return text
 
-
     @property
     def races(self) -> bool:
-        """Tell whether the change is one of what threads share."""
-        return self.operator in ("order", "swap", "unlocked") or any(
+        """Tell whether the change may be one of what threads share."""
+        return self.operator not in ("drop", "off") or any(
             SHARED.search(self.original, begin, end) for begin, end, _ in self.edits
         )
 
@@ -179,7 +178,8 @@ def changes(
         yield "drop", [(s.begin, s.end, ";")]
     if before and before.block == s.block and store:
         earlier = code[before.begin : before.end]
-        if (SEEN.match(text) or SEEN.match(earlier)) and (STORE.match(earlier) or FIELD.match(earlier)):
+        seen = SEEN.match(text) or SEEN.match(earlier)
+        if seen and (STORE.match(earlier) or FIELD.match(earlier)):
             first = source[before.begin : before.end]
             yield "swap", [(before.begin, before.end, written), (s.begin, s.end, first)]
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <string.h>
+#include <unistd.h>
 
 #include "../page_counter.h"
 #include "test.h"
@@ -82,20 +83,37 @@ static void threads_together_never_pass_a_limit(void)
     CHECK(load_plain(&parent.watermark) <= 100000);
 }
 
+/* The first one is told, once in a process. */
 static void an_underflow_is_counted_and_clamped(void)
 {
+    FILE *told = tmpfile();
+    int before = dup(STDERR_FILENO), lines = 0;
+
+    CHECK(told && before >= 0 && dup2(fileno(told), STDERR_FILENO) >= 0);
     setup(PAGE_COUNTER_MAX);
-    page_counter_charge(&leaves[0], 5, 0);
-    page_counter_uncharge(&leaves[0], 6);
-    CHECK(load_plain(&leaves[0].usage) == 0 && page_counter_underflows() > 0);
+    for (int i = 1; i <= 3; i++) {
+        page_counter_charge(&leaves[0], 5, 0);
+        page_counter_uncharge(&leaves[0], 6);
+        CHECK(load_plain(&leaves[0].usage) == 0 && load_plain(&root.usage) == 0);
+        CHECK(page_counter_underflows() == 3 * (uint64_t)i); /* at each of three levels */
+    }
+    dup2(before, STDERR_FILENO);
+    rewind(told);
+    for (int c; (c = getc(told)) != EOF;)
+        lines += c == '\n';
+    CHECK(lines == 1);
 }
 
 static struct page_counter rising;
 
 static void *riser(void *arg)
 {
-    for (int i = 0; i < 200000; i++)
+    for (int i = 0; i < 200000; i++) {
+        int64_t before = page_counter_read(&rising);
+
         page_counter_charge(&rising, 1, 0);
+        CHECK(load_relaxed(&rising.watermark) > before);
+    }
     return arg;
 }
 

@@ -187,6 +187,8 @@ def test_a_protocol_notices_a_weaker_order_and_a_check_that_is_gone(tool, capfd)
     for name, expected in {
         "event.c.take_posted:order:1": "event_queue.take_posted RELAXED",
         "free.c.slab_free_no_owner:never:1": "hand_over.look DROPPED",
+        "page_counter.c.page_counter_try_charge:never:1": "page_counter.check DROPPED",
+        "section.h.section_begin:drop:2": "section.compiler_fence DROPPED",
     }.items():
         by, _ = tool.judge_protocols(known[name])
         assert by.startswith(expected), name
