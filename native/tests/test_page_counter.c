@@ -83,7 +83,7 @@ static void threads_together_never_pass_a_limit(void)
     CHECK(load_plain(&parent.watermark) <= 100000);
 }
 
-/* The first one is told, once in a process. */
+/* A warning is printed for the first one in a process. */
 static void an_underflow_is_counted_and_clamped(void)
 {
     FILE *told = tmpfile();
