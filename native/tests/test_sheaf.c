@@ -210,7 +210,10 @@ static void a_sheaf_grows_by_need(void)
     fill(64);
     drain(0, N);
     CHECK(slot->sheaf_limit == SHEAF_OBJECTS);
-    for (int round = 0; round < 5; round++) {
+    fill(64); /* takes many refills, of which the first alone followed an overflow */
+    CHECK(slot->sheaf_limit == 2 * SHEAF_OBJECTS && slot->overflow == 0);
+    drain(0, N);
+    for (int round = 0; round < 4; round++) {
         fill(64);
         drain(0, N);
     }
