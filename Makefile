@@ -9,7 +9,7 @@ COVERAGE := build/coverage-$(VERSION)
 EXTENSION := build/extension-$(VERSION)
 SOURCES := $(wildcard native/*.[ch] native/preload/*.[ch] src/memcg/core/*.pyx src/memcg/core/*.pxd src/memcg/core/binding/*) meson.build
 
-.PHONY: help demo test test-long test-hosts coverage-table pythons wheels test-all verify mutants statements docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
+.PHONY: help demo test test-long test-hosts coverage-table pythons wheels test-all verify mutants native-mutants statements docs native-stress soak foreign foreign-limits bench bench-quick bench-instructions lint format clean
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -77,6 +77,9 @@ verify: $(EXTENSION)/.built ## explore the scheme under every schedule; show the
 
 mutants: $(EXTENSION)/.built ## take out every lock, check, reference and wake-up in turn: a test must notice
 	$(VENV)/bin/python tools/mutants.py
+
+native-mutants: $(STAMP) ## take out every fence, order, store, count, check and lock of the core of native/ in turn: a test must notice
+	$(VENV)/bin/python tools/native_mutants.py
 
 statements: $(EXTENSION)/.built ## break each statement in turn: a test or scenario with its number must notice
 	$(VENV)/bin/python tools/statements.py

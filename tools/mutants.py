@@ -28,19 +28,18 @@ import argparse
 import ast
 import difflib
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import judging
 import mutations
 import watching
+from judging import ToolError, Verdict
 from mutations import Mutant
 from watching import NO_LIMIT_S, Ended
 
@@ -74,33 +73,10 @@ def all_mutants() -> dict[str, Mutant]:
 
 def equivalents() -> dict[str, str]:
     """Return the mutants that are listed as equivalent: name -> reason."""
-    lines = EQUIVALENT.read_text().splitlines()
-    pairs = [line.split(None, 1) for line in lines if line and not line.startswith("#")]
-    return {name: reason for name, reason in pairs}
+    return judging.reasons(EQUIVALENT)
 
 
 # -- killing them
-
-
-class ToolError(Exception):
-    """The tool cannot tell whether a mutant is killed."""
-
-
-class Verdict(NamedTuple):
-    """What became of a mutant.
-
-    Attributes
-    ----------
-    by : str
-        ``scenario``, ``test`` or ``nobody``, or ``error`` if the tool cannot tell.
-    what : str
-        The scenario or test, and what it noticed.
-    """
-
-    name: str
-    by: str
-    what: str
-    seconds: float
 
 
 class Limits(NamedTuple):
@@ -119,16 +95,19 @@ def explore_all(mutant: Mutant) -> None:
     from memcg.verify.scheme import world
     from memcg.verify.scheme.scenarios import SCENARIOS
 
-    path = str(SOURCE / f"{mutant.module}.py")
-    world._code[mutant.module] = compile(mutant.source, path, "exec")
-    sound = {n for n, s in SCENARIOS.items() if not s.long} - DEAR
+    with world.other_source(mutant.module, mutant.source):
+        _explore(mutant, SCENARIOS)
+
+
+def _explore(mutant: Mutant, scenarios: dict[str, Any]) -> None:
+    sound = {n for n, s in scenarios.items() if not s.long} - DEAR
     known = json.loads(CALIBRATION.read_text()) if CALIBRATION.exists() else {}
     costs = {}
     for name in known or sorted(sound):
         print(f"scenario {name}", flush=True)
         began, bound = time.process_time(), SLACK * known[name] if known else None
         try:
-            result = SCENARIOS[name].explore(minimise=0, max_schedules=bound)
+            result = scenarios[name].explore(minimise=0, max_schedules=bound)
         except Exception as problem:
             return print(f"noticed {name} ({type(problem).__name__})")
         if result.failure is not None:
@@ -238,52 +217,21 @@ def judge(mutant: Mutant, limits: Limits) -> Verdict:
 
 def run(names: list[str], jobs: int) -> int:
     """Judge the named mutants. Return 1 if one survives unexplained, or if an excuse is wrong."""
-    excused, known = equivalents(), all_mutants()
+    known = all_mutants()
     try:
         limits = calibrate()
     except ToolError as error:
         print(error)
         return 2
-    began = time.monotonic()
-    verdicts = []
-    with ThreadPoolExecutor(jobs) as pool:
-        for v in pool.map(lambda name: judge(known[name], limits), names):
-            verdicts.append(v)
-            print(f"{v.name:60} {v.by:8} {v.what:60} {v.seconds:5.1f} s", flush=True)
-    found = {by: [v for v in verdicts if v.by == by]
-             for by in ("scenario", "test", "nobody", "error")}  # fmt: skip
-    survivors = [v for v in found["nobody"] if v.name not in excused]
-    wrong = [v for v in found["scenario"] + found["test"] if v.name in excused]
-    print(f"{len(names)} mutants: {len(found['scenario'])} killed by scenarios, "
-          f"{len(found['test'])} by tests, {len(found['nobody']) - len(survivors)} listed as "
-          f"equivalent, {len(survivors)} survive, {len(found['error'])} errors of the tool; "
-          f"{time.monotonic() - began:.0f} s")  # fmt: skip
-    unknown = [f"{name}: listed, but there is no such mutant" for name in set(excused) - set(known)]
-    lines = [f"{v.name}: survives" for v in survivors] + sorted(unknown)
-    lines += [f"{v.name}: listed as equivalent, but killed by {v.what}" for v in wrong]
-    lines += [f"{v.name}: {v.what}" for v in found["error"]]
-    for line in lines:
-        print(line)
-    return 2 if found["error"] else 1 if lines else 0
-
-
-def run_in_a_copy(arguments: list[str]) -> int:
-    """Run this tool in a copy of the tree, which is not edited meanwhile."""
-    with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
-        copy_tree(Path(directory))
-        tool = Path(directory) / "tools" / Path(__file__).name
-        command = [sys.executable, str(tool), "--here", *arguments]
-        return subprocess.run(command, check=False).returncode
+    return judging.report(
+        names, lambda name: judge(known[name], limits), jobs,
+        killers=("scenario", "test"), excused=equivalents(), known=known,
+    )  # fmt: skip
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--show", metavar="NAME")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
+    parser = judging.arguments(str(__doc__))
     parser.add_argument("--scenarios", metavar="NAME", help=argparse.SUPPRESS)
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     known = all_mutants()
     if args.list:
@@ -298,7 +246,7 @@ def main() -> int:
     elif args.here:
         return run(args.names or [name for name in known if name != ORIGINAL], args.jobs)
     else:
-        return run_in_a_copy(sys.argv[1:])
+        return judging.run_in_a_copy(Path(__file__), copy_tree)
     return 0
 
 

@@ -41,21 +41,27 @@ class Ended(NamedTuple):
 
 
 def wanted_s(process: int) -> tuple[bool, float]:
-    """Tell whether a thread of a process is on a processor or waits for one, and for how long.
+    """Tell whether a process or a child of it is on a processor or waits for one, and how long.
 
-    The seconds are those of all its threads until each was last put on a processor, because the
-    kernel counts a wait when it is over.
+    The seconds are those of all threads until each was last put on a processor, because the kernel
+    counts a wait when it is over.
     """
     now, total = False, 0
     for thread in Path(f"/proc/{process}/task").glob("*"):
         with contextlib.suppress(OSError):  # the thread has ended
             total += sum(map(int, (thread / "schedstat").read_text().split()[:2]))
             now |= (thread / "stat").read_text().rpartition(")")[2].split()[0] in "RD"
+            for child in map(int, (thread / "children").read_text().split()):
+                wants, wanted = wanted_s(child)
+                now, total = now | wants, total + int(wanted * 1e9)
     return now, total / 1e9
 
 
-def watch(command: list[str], cwd: Path, limit_s: float = NO_LIMIT_S) -> Ended:
+def watch(
+    command: list[str], cwd: Path, limit_s: float = NO_LIMIT_S, asleep_s: float | None = None
+) -> Ended:
     """Run a command until it ends, is endless, or hangs, and kill what is left of it."""
+    asleep_s = ASLEEP_S if asleep_s is None else asleep_s
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         process = subprocess.Popen(
@@ -67,13 +73,13 @@ def watch(command: list[str], cwd: Path, limit_s: float = NO_LIMIT_S) -> Ended:
         how, since, had = "", time.monotonic(), 0.0
         while not how:
             try:
-                status = process.wait(ASLEEP_S / 20)
+                status = process.wait(asleep_s / 20)
                 how = "endless" if status == -signal.SIGXCPU else f"status {status}"
             except subprocess.TimeoutExpired:
                 wants, wanted = wanted_s(process.pid)
-                if wants or abs(wanted - had) > ASLEEP_S * DOZING:  # less if a thread ended
+                if wants or abs(wanted - had) > asleep_s * DOZING:  # less if a thread ended
                     since, had = time.monotonic(), wanted
-                elif time.monotonic() - since > ASLEEP_S:
+                elif time.monotonic() - since > asleep_s:
                     how = "hangs"
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -205,6 +205,39 @@ static void a_thread_with_nothing_to_give_is_left_alone(void)
     close_group();
 }
 
+static atomic_int_t in_section, may_leave;
+
+static void *stays_in_a_section(void *arg)
+{
+    struct thread *self = thread_enter();
+
+    store_release(&in_section, 1);
+    while (!load_acquire(&may_leave))
+        sched_yield();
+    thread_leave(self);
+    return arg;
+}
+
+/* It returns while that thread is inside.  A reader that waited for it would wait for ever. */
+static void a_reader_does_not_wait_for_a_thread_that_has_nothing(void)
+{
+    struct hand *maker = hand_new();
+    pthread_t inside;
+
+    group_with_children(mem_cgroup_root());
+    tell(maker, fill_inside);
+    tell(maker, drain);
+    memcg_synchronize(); /* it wanted every thread */
+    start(&inside, stays_in_a_section, NULL);
+    while (!load_acquire(&in_section))
+        sched_yield();
+    CHECK(collected(g) == 0);
+    store_release(&may_leave, 1);
+    pthread_join(inside, NULL);
+    hand_end(maker);
+    close_group();
+}
+
 static atomic_int_t stop;
 
 static void *allocate(void *arg)
@@ -304,6 +337,7 @@ int main(void)
     RUN(shared_objects_at_hand_are_gone);
     RUN(only_the_group_and_those_below_are_collected);
     RUN(a_thread_with_nothing_to_give_is_left_alone);
+    RUN(a_reader_does_not_wait_for_a_thread_that_has_nothing);
     RUN(a_reader_in_a_loop_leaves_others_most_of_the_time);
     RUN(a_fork_and_its_child_can_read);
     check_nothing_is_left();

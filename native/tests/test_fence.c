@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_fence.c - membarrier is missing, or is forbidden later by a seccomp filter. */
 #include <linux/filter.h>
+#include <linux/membarrier.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../section.h"
 #include "control.h"
 
 #ifdef __SANITIZE_THREAD__
@@ -142,9 +144,37 @@ static void in_a_child(void (*before)(void), void (*after)(void))
     CHECK(waitpid(pid, &status, 0) == pid && status == 0);
 }
 
-static void with_membarrier(void) { in_a_child(NULL, NULL); }
-static void without_membarrier_from_the_start(void) { in_a_child(forbid_membarrier, NULL); }
-static void with_membarrier_forbidden_later(void) { in_a_child(NULL, forbid_membarrier); }
+static bool has_membarrier(void)
+{
+    long commands = syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0);
+
+    return commands >= 0 && commands & MEMBARRIER_CMD_PRIVATE_EXPEDITED;
+}
+
+/* A walk needs no fence of the other threads where the kernel has one for them. */
+static void sections_are_slow_only_without_membarrier(void)
+{
+    memcg_synchronize();
+    CHECK(section_is_slow(SLOW_NO_MEMBARRIER) == !has_membarrier());
+    CHECK(stolen_idle() == (has_membarrier() ? 0 : STOLEN_SLOW));
+}
+
+static void forbid_it_later(void)
+{
+    forbid_membarrier();
+#ifndef __SANITIZE_THREAD__ /* its builds call no membarrier in a walk */
+    sections_are_slow_only_without_membarrier();
+#endif
+}
+
+static void with_membarrier(void) { in_a_child(NULL, sections_are_slow_only_without_membarrier); }
+
+static void without_membarrier_from_the_start(void)
+{
+    in_a_child(forbid_membarrier, sections_are_slow_only_without_membarrier);
+}
+
+static void with_membarrier_forbidden_later(void) { in_a_child(NULL, forbid_it_later); }
 
 int main(void)
 {

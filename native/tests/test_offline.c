@@ -149,6 +149,73 @@ static void a_group_that_was_never_linked_can_be_freed(void)
     check_nothing_is_left();
 }
 
+/* The group's stub names the parent from then on, and that is charged, whatever the caller names. */
+static void charges_from_outside_follow_the_stub_of_a_closed_group(void)
+{
+    struct mem_cgroup *top = group_new(mem_cgroup_root()), *g = group_new(top);
+    struct mem_cgroup_stat stat;
+
+    mem_cgroup_charge(g, 5000);
+    mem_cgroup_offline(g);
+    mem_cgroup_charge(g, 1000);
+    CHECK(!mem_cgroup_try_charge(g, 100));
+    mem_cgroup_uncharge(g, 5000);
+    mem_cgroup_read_stat(g, &stat);
+    CHECK(stat.usage == 0 && stat.external == 0 && stat.watermark == 5000);
+    mem_cgroup_read_stat(top, &stat);
+    CHECK(stat.external == 1100 + cost_below(top) && usage_of_group(top) == 1100);
+    mem_cgroup_set_limit(top, MEMCG_MAX, 1);
+    CHECK(mem_cgroup_try_charge(g, 100));
+    mem_cgroup_uncharge(g, 1100);
+    group_close(g);
+    group_close(top);
+    check_nothing_is_left();
+}
+
+static void a_closed_group_gives_no_reference(void)
+{
+    struct mem_cgroup *g = group_new(mem_cgroup_root());
+    long refs = css_refs(g);
+
+    CHECK(css_tryget(g) && css_refs(g) == refs + 1);
+    css_put(g);
+    mem_cgroup_offline(g);
+    CHECK(!css_tryget(g) && css_refs(g) == refs);
+    group_close(g);
+    check_nothing_is_left();
+}
+
+/* The middle group of three is closed first.  It is no heir: what the lowest leaves, and the thread
+ * inside it, are the highest group's. */
+static void the_heir_of_a_group_is_its_nearest_ancestor_that_is_online(void)
+{
+    struct mem_cgroup *top = group_new(mem_cgroup_root()), *middle = group_new(top),
+                      *low = group_new(middle);
+    void *block, *object;
+
+    memcg_set_current(low);
+    block = memcg_malloc(100000);
+    object = memcg_malloc(1000);
+    mem_cgroup_charge(low, 7000);
+    mem_cgroup_offline(middle);
+    mem_cgroup_offline(low);
+    CHECK(memcg_get_current() == top);
+    CHECK(load_plain(&low->objcg->memcg) == top && load_plain(&middle->objcg->memcg) == top);
+    CHECK(mem_cgroup_usage(middle) == 0 && mem_cgroup_usage(low) == 0);
+    CHECK(current_of(top) >= 108000);
+    memcg_set_current(low); /* a context that still names it */
+    CHECK(memcg_get_current() == top);
+    memcg_set_current(NULL);
+    memcg_free(block);
+    memcg_free(object);
+    mem_cgroup_uncharge(low, 7000);
+    CHECK(mem_cgroup_usage(middle) == 0 && mem_cgroup_usage(low) == 0 && current_of(top) == 0);
+    group_close(low);
+    group_close(middle);
+    group_close(top);
+    check_nothing_is_left();
+}
+
 static atomic_int_t readers_over;
 
 static void *slot_user(void *arg)
@@ -203,6 +270,9 @@ int main(void)
     RUN(a_thread_in_a_closed_group_charges_the_parent);
     RUN(a_failure_does_not_outlive_the_group_it_names);
     RUN(a_group_that_was_never_linked_can_be_freed);
+    RUN(charges_from_outside_follow_the_stub_of_a_closed_group);
+    RUN(a_closed_group_gives_no_reference);
+    RUN(the_heir_of_a_group_is_its_nearest_ancestor_that_is_online);
     RUN(shrink_trim_and_figures_while_others_allocate);
     RUN(groups_end_under_their_threads);
     return DONE();

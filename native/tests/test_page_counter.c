@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+#include <unistd.h>
+
 #include "../page_counter.h"
 #include "test.h"
 
@@ -11,6 +14,16 @@ static void setup(int64_t max)
     store_plain(&parent.max, max);
     for (int i = 0; i < 4; i++)
         page_counter_init(&leaves[i], &parent);
+}
+
+static void a_counter_begins_at_nothing_whatever_was_there(void)
+{
+    struct page_counter counter;
+
+    memset(&counter, 0x55, sizeof(counter));
+    page_counter_init(&counter, &root);
+    CHECK(load_plain(&counter.usage) == 0 && load_plain(&counter.watermark) == 0);
+    CHECK(load_plain(&counter.max) == PAGE_COUNTER_MAX && counter.parent == &root);
 }
 
 static void a_charge_counts_all_the_way_up(void)
@@ -32,6 +45,8 @@ static void a_refused_charge_changes_no_usage_and_names_the_limit(void)
 
     setup(100);
     CHECK(page_counter_try_charge(&leaves[0], 100, 0, &fail));
+    CHECK(load_plain(&leaves[0].watermark) == 100 && load_plain(&parent.watermark) == 100 &&
+          load_plain(&root.watermark) == 100);
     CHECK(!page_counter_try_charge(&leaves[1], 1, 0, &fail));
     CHECK(fail == &parent);
     CHECK(load_plain(&leaves[1].usage) == 0 && load_plain(&parent.usage) == 100 &&
@@ -68,20 +83,37 @@ static void threads_together_never_pass_a_limit(void)
     CHECK(load_plain(&parent.watermark) <= 100000);
 }
 
+/* A warning is printed for the first one in a process. */
 static void an_underflow_is_counted_and_clamped(void)
 {
+    FILE *told = tmpfile();
+    int before = dup(STDERR_FILENO), lines = 0;
+
+    CHECK(told && before >= 0 && dup2(fileno(told), STDERR_FILENO) >= 0);
     setup(PAGE_COUNTER_MAX);
-    page_counter_charge(&leaves[0], 5, 0);
-    page_counter_uncharge(&leaves[0], 6);
-    CHECK(load_plain(&leaves[0].usage) == 0 && page_counter_underflows() > 0);
+    for (int i = 1; i <= 3; i++) {
+        page_counter_charge(&leaves[0], 5, 0);
+        page_counter_uncharge(&leaves[0], 6);
+        CHECK(load_plain(&leaves[0].usage) == 0 && load_plain(&root.usage) == 0);
+        CHECK(page_counter_underflows() == 3 * (uint64_t)i); /* at each of three levels */
+    }
+    dup2(before, STDERR_FILENO);
+    rewind(told);
+    for (int c; (c = getc(told)) != EOF;)
+        lines += c == '\n';
+    CHECK(lines == 1);
 }
 
 static struct page_counter rising;
 
 static void *riser(void *arg)
 {
-    for (int i = 0; i < 200000; i++)
+    for (int i = 0; i < 200000; i++) {
+        int64_t before = page_counter_read(&rising);
+
         page_counter_charge(&rising, 1, 0);
+        CHECK(load_relaxed(&rising.watermark) > before);
+    }
     return arg;
 }
 
@@ -107,6 +139,7 @@ static void the_watermark_never_falls(void)
 
 int main(void)
 {
+    RUN(a_counter_begins_at_nothing_whatever_was_there);
     RUN(a_charge_counts_all_the_way_up);
     RUN(a_refused_charge_changes_no_usage_and_names_the_limit);
     RUN(threads_together_never_pass_a_limit);

@@ -74,6 +74,27 @@ static void unpublish(void)
     munmap((void *)view, view_bytes);
 }
 
+/* A page run is charged first and counted by its kind afterwards. */
+static void figures_that_change_after_a_charge_are_on_the_page(void)
+{
+    struct mem_cgroup *g;
+    const struct publish_record *record;
+    void *p;
+
+    publish(4);
+    g = group(mem_cgroup_root(), "runs");
+    record = record_of(g);
+    memcg_set_current(g);
+    p = memcg_malloc(100000);
+    CHECK(load_relaxed(&g->stat[STAT_RUNS]) >= 100000);
+    CHECK(load_relaxed(&record->stat[STAT_RUNS]) == load_relaxed(&g->stat[STAT_RUNS]));
+    memcg_free(p);
+    memcg_set_current(NULL);
+    CHECK(load_relaxed(&record->stat[STAT_RUNS]) == 0);
+    group_end(g);
+    unpublish();
+}
+
 static void groups_of_before_and_after_the_start_have_records(void)
 {
     struct mem_cgroup *before = group(mem_cgroup_root(), "before"), *below, *after;
@@ -285,6 +306,7 @@ int main(void)
 {
     CHECK(memcg_init(NULL) == 0);
     mem_cgroup_set_path(mem_cgroup_root(), "");
+    RUN(figures_that_change_after_a_charge_are_on_the_page);
     RUN(groups_of_before_and_after_the_start_have_records);
     RUN(a_closed_group_is_dying_until_it_is_freed_and_its_name_stays);
     RUN(a_long_path_is_cut);

@@ -41,6 +41,8 @@ static void a_group_gets_again_what_it_freed(void)
     CHECK(at_hand() > 0 && at_hand() <= SHARED_OBJECTS_MAX);
     last = p[N / 2 - 1];
     CHECK(memcg_malloc_fast(SIZE) == last);
+    memcg_free(last); /* by the slow door too */
+    CHECK(memcg_malloc_fast(SIZE) == last);
     memcg_free_fast(last);
     CHECK(current_of(g) == N / 2 * SIZE); /* the thread that asks gives its free objects back
                                            * first */

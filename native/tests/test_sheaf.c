@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_sheaf.c - frees that wait in a heap's sheaf: they are bounded, counted as free, and keep
  * nothing from ending. */
+#include "../section.h"
+#include "../sheaf.h"
 #include "control.h"
 
 enum { N = 3200 };
@@ -126,6 +128,11 @@ static void a_sheaf_that_overflows_on_and_on_is_given_up(void)
     object = memcg_malloc_fast(1024); /* refills the sheaf */
     memcg_free_fast(object);
     CHECK(slot->sheaf == object && slot->sheaf_room >= 0);
+    thread_enter();
+    sheaf_give_up(
+        slot); /* its limit grows at the next refill, also if nothing is freed until then */
+    thread_leave(memcg_self);
+    CHECK(!slot->sheaf && slot->sheaf_room == 0 && slot->overflow == SHEAF_OVERFLOW);
 }
 
 /* No matter in which order a slab's objects were freed. */
@@ -210,7 +217,10 @@ static void a_sheaf_grows_by_need(void)
     fill(64);
     drain(0, N);
     CHECK(slot->sheaf_limit == SHEAF_OBJECTS);
-    for (int round = 0; round < 5; round++) {
+    fill(64); /* takes many refills, of which the first alone followed an overflow */
+    CHECK(slot->sheaf_limit == 2 * SHEAF_OBJECTS && slot->overflow == 0);
+    drain(0, N);
+    for (int round = 0; round < 4; round++) {
         fill(64);
         drain(0, N);
     }
@@ -337,6 +347,32 @@ static void free_at_once_again_stops_the_program(void)
         memcg_free_fast(p[i]);
 }
 
+/* The second free overwrites the link of an object in the sheaf, which ends too early then. */
+static void a_free_past_the_sheaf_of_what_lies_in_it_stops_the_program(void)
+{
+    struct heap_slot *slot = &load_plain(&memcg_self->heap)->kmalloc[kmalloc_index(1024)];
+    int n = 0, status;
+    void *second;
+    pid_t pid;
+
+    fill(1024);
+    second = p[order[1]];
+    for (; slot->sheaf_room > 0; n++)
+        drain(n, n + 1);
+    CHECK(n > 2);
+    pid = fork();
+    if (!pid) {
+        setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
+        signal(SIGABRT, SIG_DFL);
+        CHECK(freopen("/dev/null", "w", stderr));
+        memcg_free_fast(second);
+        memcg_trim();
+        _exit(0);
+    }
+    CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    drain(n, N);
+}
+
 int main(void)
 {
     CHECK(memcg_init(NULL) == 0);
@@ -355,6 +391,7 @@ int main(void)
     RUN(offline_takes_what_waits);
     RUN(a_thread_that_ends_leaves_nothing_waiting);
     RUN(free_at_once_again_stops_the_program);
+    RUN(a_free_past_the_sheaf_of_what_lies_in_it_stops_the_program);
     check_nothing_is_left();
     RUN(what_waits_is_not_live);
     RUN(a_free_into_a_full_slab_moves_no_slab);

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from litmus import test_protocols
 
 from memcg.verify.scheme.scenarios import SCENARIOS
 
@@ -55,3 +56,14 @@ def test_what_a_finding_names_exists():
 )
 def test_a_name_that_is_gone_is_noticed(cell):
     assert missing(cell, known_tests()) == [cell]
+
+
+def test_the_page_has_the_numbers_of_scenarios_of_protocols_and_of_c_programs():
+    protocols, mutants = test_protocols.PROTOCOLS, test_protocols.MUTANTS
+    assert f"{len(protocols)} protocols, {len(mutants)} weakened" in PAGE
+    assert f"; {len(test_protocols.NOT_NEEDED)} are listed as not needed" in PAGE
+    programs = [*(ROOT / "native" / "tests").glob("*.c")]
+    assert f"{len(programs)} programs, four ways" in PAGE
+    long = sum(s.long for s in SCENARIOS.values())
+    assert f"{len(SCENARIOS) - long} scenarios, all exhausted" in PAGE
+    assert f"With `--long` {len(SCENARIOS)} scenarios" in PAGE

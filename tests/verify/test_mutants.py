@@ -107,13 +107,20 @@ def work(group, done):
     "src/memcg/control/fork.py": "",
     "src/memcg/control/workqueue.py": "",
     "src/memcg/verify/__init__.py": "",
-    "src/memcg/verify/scheme/world.py": "_code = {}\n",
+    "src/memcg/verify/scheme/world.py": """
+from contextlib import contextmanager
+source = {}
+@contextmanager
+def other_source(noun, text):
+    source[noun] = text
+    yield
+""",
     "src/memcg/verify/scheme/scenarios.py": """
 from types import SimpleNamespace
 from . import world
 def explore(minimise, max_schedules):
     scope, group = {}, SimpleNamespace(n=3)
-    exec(world._code["memcontrol"], scope)
+    exec(world.source["memcontrol"], scope)
     scope["work"](group, SimpleNamespace(set=lambda: None))
     assert hasattr(group, 'by_scenario')
     return SimpleNamespace(failure=None, schedules=2)
@@ -143,7 +150,7 @@ def test_each_kill_has_a_name_and_without_one_it_is_an_error_of_the_tool(
     for name, text in TREE.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    for noun in ("mutants", "mutations", "watching"):
+    for noun in ("judging", "mutants", "mutations", "watching"):
         shutil.copy(TOOLS / f"{noun}.py", tmp_path / "tools")
     tool = load(tmp_path / "tools" / "mutants.py")
     limits = tool.calibrate()

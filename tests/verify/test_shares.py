@@ -36,12 +36,11 @@ MUTANTS = [  # scenario, text, what the text becomes
 
 
 @pytest.mark.parametrize(("name", "text", "becomes"), MUTANTS)
-def test_a_mutant_of_the_shares_is_killed(name, text, becomes, monkeypatch):
+def test_a_mutant_of_the_shares_is_killed(name, text, becomes):
     source = world.source("shares")
     assert source.count(text) == 1, "the mutant does not apply any more"
-    code = compile(source.replace(text, becomes), str(world.path("shares")), "exec")
-    monkeypatch.setitem(world._code, "shares", code)
-    assert SCENARIOS[name].explore(minimise=0).failure is not None
+    with world.other_source("shares", source.replace(text, becomes)):
+        assert SCENARIOS[name].explore(minimise=0).failure is not None
 
 
 # -- a thousand workers

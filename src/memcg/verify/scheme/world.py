@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control plane that ships, loaded afresh over the explorer's seam.
 
-Each execution gets a new system. The sources are compiled once. A load runs their code in new
-modules, with the seam in place of ``memcg.locking``. `_OBSERVED` declares guards of data-plane
-fields that `model.py` does not declare itself.
+Each execution gets a new system. The sources are compiled once. A load runs their code in
+modules, with the seam in place of ``memcg.locking``. The functions and classes of a module are made
+once and serve one execution after the other. All other statements run each time, so that mutexes,
+tables and figures are new. `_OBSERVED` declares guards of data-plane fields that `model.py` does
+not declare itself.
 """
 
 from __future__ import annotations
 
+import ast
 import builtins
 import importlib
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import places, runtime, seam
 
@@ -25,7 +30,6 @@ _FOLDER = dict.fromkeys(
 _STATELESS = {  # one copy for all worlds
     "errors": "memcg.errors", "dataplane": "memcg.core.dataplane", "sizes": "memcg.sizes",
 }  # fmt: skip
-_code: dict[str, CodeType] = {}
 _SEAM = seam.module()
 # The environment that the control plane sees: it asks for the model core.
 _OS = SimpleNamespace(environ={"MEMCG_CORE": "model"})
@@ -52,10 +56,105 @@ def source(noun: str) -> str:
     return path(noun).read_text()
 
 
-def _compiled(noun: str) -> CodeType:
+class _Code(NamedTuple):
+    """The code of a module.
+
+    Attributes
+    ----------
+    state : CodeType
+        What is left of it without the functions and classes.
+    made : frozenset of str
+        The names of these functions and classes.
+    """
+
+    whole: CodeType
+    state: CodeType
+    made: frozenset[str]
+
+
+# What every class has, and what is not assigned to.
+_OF_CLASSES = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__slots__"}
+_OF_MODULES = ("__name__", "__doc__", "__package__", "__loader__", "__spec__", "__builtins__")
+
+_code: dict[str, _Code] = {}
+
+
+def _split(noun: str, text: str) -> _Code:
+    tree, file = ast.parse(text), str(path(noun))
+    whole = compile(tree, file, "exec")
+    defined = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    tree.body = [n for n in tree.body if n not in defined]
+    return _Code(whole, compile(tree, file, "exec"), frozenset(n.name for n in defined))
+
+
+def _compiled(noun: str) -> _Code:
     if noun not in _code:
-        _code[noun] = compile(source(noun), str(path(noun)), "exec")
+        _code[noun] = _split(noun, source(noun))
     return _code[noun]
+
+
+@contextmanager
+def other_source(noun: str, text: str) -> Iterator[None]:
+    """Load systems with another source of a module: a mutant, say."""
+    before = _compiled(noun)
+    _code[noun] = _split(noun, text)
+    _kits.clear()
+    try:
+        yield
+    finally:
+        _code[noun] = before
+        _kits.clear()
+
+
+class _Part(NamedTuple):
+    """A module of a kit, with what its functions and classes were when they had been made."""
+
+    module: ModuleType
+    made: dict[str, Any]
+    fields: list[tuple[type, dict[str, Any]]]
+
+    def reset(self) -> None:
+        """Forget all but the functions and classes, which become what they were."""
+        scope = vars(self.module)
+        scope.clear()
+        scope.update(self.made)
+        for made, fields in self.fields:
+            now = vars(made)
+            for name in now.keys() - fields.keys() - _OF_CLASSES:
+                type.__delattr__(made, name)
+            for name, value in fields.items():
+                if now.get(name) is not value:
+                    type.__setattr__(made, name, value)
+
+
+class _Kit:
+    """Modules that serve one execution after the other."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, _Part] = {}
+        self.world: World | None = None  # the one that it serves
+        self.run: weakref.ref[runtime.Run] | None = None
+
+    def import_(self, *args: Any) -> Any:
+        assert self.world is not None
+        return self.world.import_(*args)
+
+
+_kits: list[_Kit] = []
+
+
+def _kit(run: runtime.Run | None) -> _Kit:
+    """Return a kit that no other system of the execution uses. Outside one it is a new kit."""
+    if run is None:
+        return _Kit()
+    for kit in _kits:
+        if kit.run is None or kit.run() is not run:
+            break
+    else:
+        kit = _Kit()
+        _kits.append(kit)
+    kit.run = weakref.ref(run)
+    return kit
 
 
 def load_alone(noun: str) -> ModuleType:
@@ -66,7 +165,7 @@ def load_alone(noun: str) -> ModuleType:
         return _SEAM if args and args[-1] else __import__(name, *args)
 
     vars(module)["__builtins__"] = {**vars(builtins), "__import__": from_seam}
-    exec(_compiled(noun), vars(module))
+    exec(_compiled(noun).whole, vars(module))
     return module
 
 
@@ -86,6 +185,19 @@ _MAY_FAIL: dict[str, dict[str, int | None]] = {
     "workqueue": {"spawn": None},  # `World.spawn_faults` makes it fail
     "model": {"Cache.update_array": None, "_PageAllocator.alloc": -1},
 }
+
+
+def _observe(model: ModuleType) -> None:
+    """Make scheduling points of what the data plane shares without the seam's classes."""
+    build = model.Memcg.__init__
+
+    def __init__(memcg: Any, parent: Any) -> None:
+        build(memcg, parent)
+        memcg._limits = seam.Table(memcg._limits)
+
+    model.Memcg.__init__ = __init__
+    for noun, guards in _OBSERVED.items():
+        seam.shared(**guards)(getattr(model, noun))
 
 
 class World:
@@ -108,6 +220,9 @@ class World:
     def __init__(self, *, worker: bool = True) -> None:
         self._modules: dict[str, ModuleType] = {"locking": _SEAM}
         self.faults = self.spawn_faults = False
+        run = runtime.active
+        self._kit = _kit(run)
+        self._kit.world = self
         for noun in (
             "slab_common", "memcontrol", "cgroup", "vmscan", "fork", "workqueue", "core", "model",
             "errors",
@@ -116,7 +231,6 @@ class World:
         self.root = self.cgroup.cgroup("", None)
         if not worker:
             self.core.set_waker(None)
-        run = runtime.active
         if run is not None:
             run.hooks["memcg_slab_mutex"] = self.check_registry
 
@@ -125,20 +239,39 @@ class World:
         if module is None and noun in _STATELESS:
             module = self._modules[noun] = importlib.import_module(_STATELESS[noun])
         elif module is None:
-            module = self._modules[noun] = ModuleType(f"memcg.explored.{noun}")
+            module = self._make(noun)
             scope = vars(module)
-            scope["__builtins__"] = {**vars(builtins), "__import__": self._import}
-            exec(_compiled(noun), scope)
             if "choose" in scope:
                 scope["choose"] = self._choose
             if noun == "model":
-                self._observe(module)
+                scope["_events"] = seam.Queue("events")
             for name, mutex in _GUARDED.get(noun, {}).items():
                 values = scope[name]
                 guarded = seam.GuardedDict if isinstance(values, dict) else seam.GuardedList
                 scope[name] = guarded(f"{noun}.{name}", scope[mutex], values)
             for name, answer in _MAY_FAIL.get(noun, {}).items():
                 self._let_fail(module, name, answer)
+        return module
+
+    def _make(self, noun: str) -> ModuleType:
+        """Run a module's code, or what makes its state if the kit has its functions."""
+        part, code = self._kit.parts.get(noun), _compiled(noun)
+        if part is not None:
+            self._modules[noun] = part.module
+            part.reset()
+            exec(code.state, vars(part.module))
+            return part.module
+        module = self._modules[noun] = ModuleType(f"memcg.explored.{noun}")
+        scope = vars(module)
+        scope["__builtins__"] = {**vars(builtins), "__import__": self._kit.import_}
+        exec(code.whole, scope)
+        if noun == "model":
+            _observe(module)
+        made = {name: scope[name] for name in code.made}
+        classes = [value for value in made.values() if isinstance(value, type)]
+        made |= {name: scope[name] for name in _OF_MODULES}
+        fields = [(c, {n: v for n, v in vars(c).items() if n not in _OF_CLASSES}) for c in classes]
+        self._kit.parts[noun] = _Part(module, made, fields)
         return module
 
     def _let_fail(self, module: ModuleType, name: str, answer: int | None) -> None:
@@ -157,7 +290,7 @@ class World:
 
         setattr(holder, attribute, may_fail)
 
-    def _import(
+    def import_(
         self, name: str, scope: Mapping[str, object] | None = None,
         local: Mapping[str, object] | None = None, wanted: Sequence[str] | None = (),
         level: int = 0,
@@ -181,19 +314,6 @@ class World:
     cgroup: Any
     vmscan: Any
     fork: Any
-
-    def _observe(self, model: ModuleType) -> None:
-        """Make scheduling points of what the data plane shares without the seam's classes."""
-        vars(model)["_events"] = seam.Queue("events")
-        build = model.Memcg.__init__
-
-        def __init__(memcg: Any, parent: Any) -> None:
-            build(memcg, parent)
-            memcg._limits = seam.Table(memcg._limits)
-
-        model.Memcg.__init__ = __init__
-        for noun, guards in _OBSERVED.items():
-            seam.shared(**guards)(getattr(model, noun))
 
     # -- what must hold
 
