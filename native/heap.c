@@ -36,6 +36,7 @@ static struct heap *heap_create(struct thread *thread, struct mem_cgroup *memcg)
     heap->kmalloc = (struct heap_slot *)slots_none;
     heap->thread = thread;
     heap->memcg = memcg;
+    heap->sample_every = memcg ? memcg->sample_every : 0;
     hlist_add_head(&heap->node, &thread->heaps);
     return heap;
 }

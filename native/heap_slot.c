@@ -25,7 +25,7 @@ static bool make_kmalloc_slots(struct heap *heap)
     for (int i = 0; i < NR_KMALLOC; i++) {
         slot[i].active = &slab_none;
         slot[i].sheaf_room = slot[i].sheaf_limit = slot[i].sheaf_start =
-            sheaf_start(kmalloc_size(i));
+            heap->sample_every ? 0 : sheaf_start(kmalloc_size(i));
     }
     heap->kmalloc = slot;
     if (load_plain(&heap->thread->heap) == heap)

@@ -50,8 +50,31 @@ void *sheaf_refill(struct heap_slot *slot, struct slab *slab)
     return object;
 }
 
+int64_t sheaf_cut(struct heap_slot *slot, int64_t most)
+{
+    int64_t nr = slot->sheaf_limit - slot->sheaf_room;
+    void **link = &slot->sheaf, *rest, *last;
+    struct slab *slab = slot->active;
+    uint32_t nr_rest;
+
+    if (nr <= most)
+        return nr;
+    for (int64_t i = 0; i < most; i++)
+        link = *link;
+    rest = last = *link;
+    *link = NULL;
+    slot->sheaf_room = slot->sheaf_limit - (int32_t)most;
+    nr_rest = 1;
+    slab->free_sum += slab_sum(slab, rest);
+    for (void *next; (next = *(void **)last); last = next, nr_rest++)
+        slab->free_sum += slab_sum(slab, next);
+    slab_put(slab, rest, last, nr_rest);
+    MEMCG_ASSERT(nr_rest == nr - most && sheaf_is_valid(slot));
+    return most;
+}
+
 /* Neighbours in the sheaf are often neighbours in a slab, so they are put back as one chain. */
-void sheaf_flush(struct heap_slot *slot)
+static __attribute__((noinline)) void put_back(struct heap_slot *slot)
 {
     void *first = slot->sheaf;
     int32_t left = slot->sheaf_limit - slot->sheaf_room;
@@ -75,9 +98,17 @@ void sheaf_flush(struct heap_slot *slot)
         /* the list ended early: an object in it was freed past the full sheaf too */
         if (unlikely(!next && left))
             slab_bug(slab, last, "Object already free");
+        slot->sample_left += (int64_t)nr * slab->size; /* counted, and not allocated (sampling.c) */
         slab_put(slab, first, last, nr);
         first = next;
     }
+}
+
+/* Most sheaves are empty: a reader of a figure flushes those of all classes. */
+void sheaf_flush(struct heap_slot *slot)
+{
+    if (slot->sheaf)
+        put_back(slot);
     slot->sheaf_room = slot->sheaf_limit = slot->sheaf_start;
     slot->overflow = 0;
 }

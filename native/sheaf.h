@@ -54,6 +54,9 @@ void *sheaf_refill(struct heap_slot *slot, struct slab *slab); /* section; retur
 void sheaf_flush(struct heap_slot *slot); /* section; puts objects back into slabs */
 /* Section; until the refill all frees go to their slabs. */
 void sheaf_give_up(struct heap_slot *slot);
+/* Section, just after a refill: puts all but the first `most` objects back.  Returns how many are
+ * left. */
+int64_t sheaf_cut(struct heap_slot *slot, int64_t most);
 bool sheaf_is_valid(const struct heap_slot *slot); /* section */
 
 #endif

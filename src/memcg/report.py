@@ -288,5 +288,9 @@ def report(group: cgroup) -> str:
     if biggest:
         lines.append("the biggest, and what refers to them:")
         lines += [f"  {line}" for line in biggest]
+    if core.name == "native":
+        from . import sites  # not before it is needed
+
+        lines += sites.lines(sites.read(group))
     lines.append(f"took {time.perf_counter() - start:.2f} s for {blocks:,} blocks")
     return "\n".join(lines) + "\n"
