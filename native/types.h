@@ -415,10 +415,13 @@ struct heap {                  /* protected by the section of `thread` */
     struct heap_slot *user; /* slots of user caches, by index - NR_KMALLOC */
     int nr_user;
     struct thread *thread;
-    struct mem_cgroup *memcg;     /* NULL: this heap has the thread's shared slabs */
-    int64_t stock;                /* bytes charged to memcg and not used */
-    struct page_run *kept;        /* free page runs that are charged to memcg, the latest first */
-    int64_t kept_bytes;           /* their bytes */
+    struct mem_cgroup *memcg; /* NULL: this heap has the thread's shared slabs */
+    int64_t stock;            /* bytes charged to memcg and not used */
+    struct page_run *kept;    /* free page runs that are charged to memcg, the latest first */
+    int64_t kept_bytes;       /* their bytes */
+    /* sampled groups: their sheaves take the frees, and are moved to those of `kmalloc` when these
+     * are empty; nothing else of them is used.  NULL: there are no slots, or no sampling */
+    struct heap_slot *frees;
     uint32_t sample_every;        /* memcg's */
     int64_t sample_left;          /* as in heap_slot, for what lies in no slab of the group's own */
     struct hlist_node node;       /* in thread->heaps */
