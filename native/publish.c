@@ -15,8 +15,8 @@
  * finds what was stored before.
  *
  * Kernel: none; ours (HotSpot's hsperfdata).
- * Locks: publish_lock, a leaf, taken anywhere: the queue of free slots, the ring of events.  A fork
- * makes it anew.
+ * Locks: publish_lock, a leaf, taken anywhere: the queue of free slots, the records' sequence
+ * numbers, the ring of events.  A fork makes it anew.
  */
 #include "publish.h"
 
@@ -125,8 +125,17 @@ static void put_figures(struct publish_slot *slot, struct mem_cgroup *memcg)
         store_release(&record->events[i], load_relaxed(&memcg->events[i]));
         store_release(&record->events_local[i], load_relaxed(&memcg->events_local[i]));
     }
-    if (!load_relaxed(&memcg->online) && load_relaxed(&record->state) == PUBLISH_ONLINE)
+}
+
+/* Two threads may find the group offline at once; the number `seq` has one writer at a time. */
+static void note_offline(struct publish_record *record, const struct mem_cgroup *memcg)
+{
+    if (load_relaxed(&memcg->online) || load_relaxed(&record->state) != PUBLISH_ONLINE)
+        return;
+    mutex_lock(&publish_lock);
+    if (load_relaxed(&record->state) == PUBLISH_ONLINE)
         put_state(record, PUBLISH_DYING);
+    mutex_unlock(&publish_lock);
 }
 
 /* The record that was never used, or the one that has been free for longest: until then it says what
@@ -254,6 +263,7 @@ static void tick(int64_t monotonic)
         if (!memcg)
             continue;
         put_figures(&slots[i], memcg);
+        note_offline(slots[i].record, memcg);
         usage = page_counter_read(&memcg->counter);
         if (full || usage != load_relaxed(&slots[i].sampled) ||
             usage != load_relaxed(&slots[i].highest))
@@ -294,8 +304,10 @@ void __publish_figures(struct mem_cgroup *memcg)
 {
     struct publish_slot *slot = load_acquire(&memcg->slot);
 
-    if (slot)
-        put_figures(slot, memcg);
+    if (!slot)
+        return;
+    put_figures(slot, memcg);
+    note_offline(slot->record, memcg);
 }
 
 void __publish_event(struct mem_cgroup *memcg, struct mem_cgroup *from,
