@@ -172,9 +172,14 @@ def encode(found: Sites, path: str, name: str) -> bytes:
     ValueError
         No format has such an end.
     """
+    return encoder_of(path)(found, name)
+
+
+def encoder_of(path: str) -> Callable[[Sites, str], bytes]:
+    """Return what writes the format that the end of a file's name asks for, or raise ValueError."""
     for end, encoder in KINDS.items():
         if path.endswith(end):
-            return encoder(found, name)
+            return encoder
     raise ValueError(
         f"{path!r}: the end of the name tells the format; it is one of {', '.join(KINDS)}"
     )

@@ -103,6 +103,16 @@ def held_by(memcg: core.Memcg) -> dict[str, Any]:
     }
 
 
+def sites_of(memcg: core.Memcg) -> dict[str, Any] | None:
+    """Return which code allocated what lives, for JSON; None: nothing is traced."""
+    if core.name != "native":
+        return None
+    from . import sites  # not before it is needed
+
+    found = sites.read(memcg)
+    return found.as_dict() if found.every else None
+
+
 def _holders_of_buffers(memcg: core.Memcg) -> Holders:
     blocks = core.live_blocks(memcg)
     counts = Counter(cache for _, _, cache in blocks)

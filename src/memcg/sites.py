@@ -10,11 +10,13 @@ its heap profile so, ``scaleHeapSample`` in runtime/pprof).
 from __future__ import annotations
 
 import math
+import os
 from typing import Any, NamedTuple
 
 from . import core
 from .sizes import format_size
 
+_LAUNCHER = os.path.join(os.path.dirname(__file__), "cli", "_execute.py")
 SITES_SHOWN = 10  # in a report
 FRAMES_SHOWN = 3  # of each
 SITES_MOST = 2000  # in JSON; the rest is one number
@@ -121,7 +123,9 @@ def _stack(stack: int, known: dict[int, tuple[Frame, ...]]) -> tuple[Frame, ...]
         stack = found[0]
     frames = known.get(stack, ())
     for stack, frame in reversed(inner):
-        frames = known[stack] = (*frames, frame)
+        # what has called the program under ``memcg run`` is none of its code
+        frames = () if frame.file == _LAUNCHER else (*frames, frame)
+        known[stack] = frames
     return frames
 
 
