@@ -154,7 +154,7 @@ def test_control_alone_serves_a_process_that_has_memcg_already(cli, native, star
     [(["--control=all", "1"], "--control=all: write --control or --control=write"),
      (["--control"], "which process?"), ([], "which process?")],
 )  # fmt: skip
-def test_wrong_uses_are_told(cli, args, said):
+def test_wrong_uses_are_refused_with_what_to_write(cli, args, said):
     shown = cli.memcg("attach", *args)
     assert shown.status == 2
     assert said in shown.err
