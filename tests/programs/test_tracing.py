@@ -230,3 +230,34 @@ def test_bad_arguments_are_refused_with_what_to_do(run, run_program):
     """,
         prelude="",
     )
+
+
+C_CALLS = """
+import ctypes, threading
+import memcg
+malloc, free = ctypes.CDLL(None).malloc, ctypes.CDLL(None).free
+malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+free.argtypes = [ctypes.c_void_p]
+def inside():
+    return malloc(32 << 20)  # ctypes lets the GIL go
+with memcg.group("c") as group, memcg.trace("c") as trace:
+    block = inside()
+    made = []
+    def run():
+        with group:
+            made.append(inside())
+    thread = threading.Thread(target=run); thread.start(); thread.join()
+    first, second = trace.sites().sites[:2]
+    for site in (first, second):
+        assert 32 << 20 <= site.nbytes < 33 << 20, site
+        names = [f.function for f in site.stack]
+        assert names[-2] == "inside", names
+        assert ".so" in site.stack[-1].file and not site.stack[-1].line, site.stack[-1]
+    assert {"run" in [f.function for f in s.stack] for s in (first, second)} == {True, False}
+    free(block); free(made[0])
+    assert not [s for s in trace.sites().sites if s.nbytes > 8 << 20]
+"""
+
+
+def test_what_c_code_allocates_without_the_gil_has_the_stack_of_its_caller(memcg_run):
+    memcg_run("", C_CALLS)
