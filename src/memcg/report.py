@@ -105,12 +105,22 @@ def held_by(memcg: core.Memcg) -> dict[str, Any]:
 
 def sites_of(memcg: core.Memcg) -> dict[str, Any] | None:
     """Return which code allocated what lives, for JSON; None: nothing is traced."""
-    if core.name != "native":
+    if not _is_traced(memcg):
         return None
     from . import sites  # not before it is needed
 
-    found = sites.read(memcg)
-    return found.as_dict() if found.every else None
+    return sites.read(memcg).as_dict()
+
+
+def _is_traced(memcg: core.Memcg) -> bool:
+    """Tell whether samples are taken or live. If so, `memcg.trace` has imported `sites`.
+
+    An import of it makes named tuples, which use eval(). At the end of a program an eval() makes
+    CPython forget that a KeyboardInterrupt has ended it.
+    """
+    return core.name == "native" and bool(
+        core.mem_cgroup_sampling(memcg) or core.mem_cgroup_samples(memcg)[0]
+    )
 
 
 def _holders_of_buffers(memcg: core.Memcg) -> Holders:
@@ -298,7 +308,7 @@ def report(group: cgroup) -> str:
     if biggest:
         lines.append("the biggest, and what refers to them:")
         lines += [f"  {line}" for line in biggest]
-    if core.name == "native":
+    if _is_traced(group):
         from . import sites  # not before it is needed
 
         lines += sites.lines(sites.read(group))
