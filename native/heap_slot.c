@@ -46,7 +46,7 @@ static uint8_t frees_start(size_t size)
 
 struct heap_slot *make_frees(void) { return make_slots(frees_start); }
 
-static bool make_kmalloc_slots(struct heap *heap)
+static __attribute__((noinline)) bool make_kmalloc_slots(struct heap *heap)
 {
     struct heap_slot *slot = make_slots(heap->sample_every ? no_start : sheaf_start);
     struct heap_slot *frees = heap->sample_every ? make_frees() : NULL;
