@@ -13,7 +13,7 @@ import harness
 
 QUESTIONS = (
     "object_loops", "enter_leave", "native_pairs", "malloc_cost", "kmem_cache", "numpy_batches",
-    "accounting_cost", "group_life", "close_million", "utilisation", "many_groups",
+    "accounting_cost", "tracing_cost", "group_life", "close_million", "utilisation", "many_groups",
     "creation_contention", "one_mutex", "rss", "pyperformance_suite",
 )  # fmt: skip
 

@@ -23,11 +23,13 @@ from pathlib import Path
 @contextmanager
 def world(name: str) -> Iterator[None]:
     """Put the process into the state in which the works run."""
-    if name in ("memcg", "memcg malloc"):  # as `memcg run` does, before other imports
+    if name.startswith("memcg"):  # as `memcg run` does, before other imports
         import memcg
 
         memcg.install(malloc=name == "memcg malloc")
-        with memcg.group("bench", max="4GiB"):
+        with memcg.group("bench", max="4GiB") as group:
+            if name == "memcg traced":
+                memcg.trace(group)
             yield
         assert memcg.group("bench").peak > 1 << 16, "nothing was charged"
     elif name == "tracemalloc":

@@ -18,11 +18,19 @@
 #include "fault.h"
 
 atomic_uint_t faults_armed;
+atomic_uint_t requests_watched;
 static struct mutex fault_lock = MUTEX_INITIALIZER;
 static struct fault_attr attr;
 static __thread char this_thread MEMCG_TLS_MODEL; /* its address is the thread's own */
 static const char *armed_by;                      /* NULL: faults are for every thread */
 static struct fault_count count;
+
+void watch_requests(enum watch reason, bool on)
+{
+    unsigned watched = load_relaxed(&requests_watched) & ~(unsigned)reason;
+
+    store_relaxed(&requests_watched, on ? watched | reason : watched);
+}
 
 /* Before memcg_init() there are no threads to steal. */
 static void set_armed(unsigned points)
@@ -32,6 +40,7 @@ static void set_armed(unsigned points)
     if (ready)
         thread_steal_all();
     store_relaxed(&faults_armed, points);
+    watch_requests(WATCH_FAULTS, points != 0);
     section_set_slow(SLOW_FAULTS, points != 0);
     if (ready)
         thread_release_all();

@@ -27,6 +27,12 @@ static inline bool should_fail_request(struct thread *self, struct kmem_cache *s
     return unlikely(load_relaxed(&faults_armed)) && __should_fail_request(self, s, req);
 }
 
+/* Why a request for memory is looked at before it is served, in bits.  So that the two reasons cost
+ * one load, requests test this word, and not faults_armed. */
+enum watch { WATCH_FAULTS = 1, WATCH_SAMPLES = 2 };
+extern atomic_uint_t requests_watched; /* written with all threads stolen */
+void watch_requests(enum watch reason, bool on);
+
 void fault_fork_child(void);
 
 #endif

@@ -36,6 +36,7 @@ static struct heap *heap_create(struct thread *thread, struct mem_cgroup *memcg)
     heap->kmalloc = (struct heap_slot *)slots_none;
     heap->thread = thread;
     heap->memcg = memcg;
+    heap->sample_every = memcg ? memcg->sample_every : 0;
     hlist_add_head(&heap->node, &thread->heaps);
     return heap;
 }
@@ -138,6 +139,8 @@ static void slot_hand_over(struct heap_slot *slot)
 void heap_hand_over(struct heap *heap)
 {
     assert_section(heap->thread);
+    if (unlikely(heap->frees != NULL))
+        heap_flush(heap, NULL);
     for (int i = 0; i < NR_KMALLOC + heap->nr_user; i++) {
         struct heap_slot *slot = heap_slot(heap, i, false);
 
@@ -152,6 +155,8 @@ void heap_hand_over_cache(struct heap *heap, struct kmem_cache *s)
     struct heap_slot *slot = heap_slot(heap, s->index, false);
 
     assert_section(heap->thread);
+    if (unlikely(heap->frees != NULL))
+        heap_flush(heap, s);
     if (slot && heap->memcg == s->memcg)
         slot_hand_over(slot);
     else if (slot && !s->memcg && (!heap->memcg || heap->memcg == &root_mem_cgroup))
@@ -172,6 +177,8 @@ void heap_drop(struct heap *heap)
         thread->by_id[mem_cgroup_id(heap->memcg)] = NULL;
     if (heap->kmalloc != slots_none)
         metadata_free(heap->kmalloc, sizeof(*heap->kmalloc) * NR_KMALLOC);
+    if (heap->frees)
+        metadata_free(heap->frees, sizeof(*heap->frees) * NR_KMALLOC);
     if (heap->user)
         metadata_free(heap->user, sizeof(*heap->user) * (size_t)heap->nr_user);
     metadata_free(heap, sizeof(*heap));
@@ -185,6 +192,8 @@ void heap_flush(struct heap *heap, struct kmem_cache *s)
         return;
     for (int i = first; i < end && i < NR_KMALLOC; i++)
         sheaf_flush(&heap->kmalloc[i]);
+    for (int i = first; unlikely(heap->frees != NULL) && i < end && i < NR_KMALLOC; i++)
+        sheaf_flush(&heap->frees[i]);
 }
 
 /* Drops the slot's empty slabs, which are of cache s if s is not NULL.  The sheaf is flushed. */
@@ -215,12 +224,15 @@ static size_t slot_shrink(struct heap_slot *slot, struct kmem_cache *s)
  */
 racy bool heap_holds_free(const struct heap *heap)
 {
+    const volatile struct heap_slot *frees = heap->frees;
+
     assert_walker();
     for (int i = 0; i < NR_KMALLOC; i++) {
         const volatile struct heap_slot *slot = &heap->kmalloc[i];
         const volatile struct slab *active = slot->active;
 
-        if (slot->sheaf || slot->empty.first || (active != &slab_none && !active->inuse))
+        if (slot->sheaf || (frees && frees[i].sheaf) || slot->empty.first ||
+            (active != &slab_none && !active->inuse))
             return true;
     }
     return false;
@@ -293,7 +305,8 @@ bool heap_is_valid(const struct heap *heap)
     if (heap->stock < 0 || !runs_are_valid(heap))
         return false;
     for (int i = 0; heap->kmalloc != slots_none && i < NR_KMALLOC; i++)
-        if (!slot_is_valid(heap, &heap->kmalloc[i], true))
+        if (!slot_is_valid(heap, &heap->kmalloc[i], true) ||
+            (heap->frees && !sheaf_is_valid(&heap->frees[i])))
             return false;
     for (int i = 0; i < heap->nr_user; i++)
         if (!slot_is_valid(heap, &heap->user[i], false))

@@ -16,18 +16,50 @@
 struct slab slab_none = { .place = SLAB_FULL };
 const struct heap_slot slots_none[NR_KMALLOC];
 
-static bool make_kmalloc_slots(struct heap *heap)
+/* Objects that a sheaf for frees starts with.  What lies in it is moved on whole, so the slow way is
+ * taken once for so many allocations. */
+#define FREES_OBJECTS 192
+#define FREES_BYTES ((size_t)16 << 10)
+
+static struct heap_slot *make_slots(uint8_t (*start)(size_t size))
 {
     struct heap_slot *slot = metadata_alloc(sizeof(*slot) * NR_KMALLOC);
 
-    if (!slot)
-        return false;
-    for (int i = 0; i < NR_KMALLOC; i++) {
+    for (int i = 0; slot && i < NR_KMALLOC; i++) {
         slot[i].active = &slab_none;
-        slot[i].sheaf_room = slot[i].sheaf_limit = slot[i].sheaf_start =
-            sheaf_start(kmalloc_size(i));
+        slot[i].sheaf_start = start(kmalloc_size(i));
+        slot[i].sheaf_room = slot[i].sheaf_limit = slot[i].sheaf_start;
+    }
+    return slot;
+}
+
+static uint8_t no_start(size_t size)
+{
+    (void)size;
+    return 0;
+}
+
+static uint8_t frees_start(size_t size)
+{
+    return size * FREES_OBJECTS > FREES_BYTES ? sheaf_start(size) : FREES_OBJECTS;
+}
+
+struct heap_slot *make_frees(void) { return make_slots(frees_start); }
+
+static __attribute__((noinline)) bool make_kmalloc_slots(struct heap *heap)
+{
+    struct heap_slot *slot = make_slots(heap->sample_every ? no_start : sheaf_start);
+    struct heap_slot *frees = heap->sample_every ? make_frees() : NULL;
+
+    if (!slot || (heap->sample_every && !frees)) {
+        if (slot)
+            metadata_free(slot, sizeof(*slot) * NR_KMALLOC);
+        if (frees)
+            metadata_free(frees, sizeof(*frees) * NR_KMALLOC);
+        return false;
     }
     heap->kmalloc = slot;
+    heap->frees = frees;
     if (load_plain(&heap->thread->heap) == heap)
         heap->thread->kmalloc = slot;
     if (heap->memcg)

@@ -25,6 +25,15 @@ static inline uint16_t sheaf_limit_max(size_t size)
                                                                  : SHEAF_OBJECTS_MAX);
 }
 
+/* The slots of `frees`; NULL: no memory. */
+struct heap_slot *make_frees(void);
+
+/* The slot whose sheaf takes the frees of a size class. */
+static inline struct heap_slot *frees_slot(const struct heap *heap, int index)
+{
+    return unlikely(heap->frees != NULL) ? &heap->frees[index] : &heap->kmalloc[index];
+}
+
 struct heap_slot *__heap_slot(struct heap *heap, int index, bool grow);
 
 /* A cache's slot.  NULL: there is none, or (grow, in a section) there is no memory for it. */

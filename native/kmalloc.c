@@ -19,6 +19,26 @@
 #include "kmem_cache.h"
 #include "page_run.h"
 #include "reclaim.h"
+#include "sampling.h"
+
+static void *serve(struct thread *self, struct kmem_cache *s, struct request *req)
+{
+    struct page_run *run;
+
+    if (s)
+        return cache_alloc(self, s, req);
+    run = run_alloc(self, req);
+    return run ? run->slab.base : NULL;
+}
+
+static __attribute__((noinline)) void *serve_watched(struct thread *self, struct kmem_cache *s,
+                                                     struct request *req)
+{
+    if (should_fail_request(self, s, req))
+        return NULL;
+    return load_plain(&self->heap)->sample_every ? sampling_serve(self, s, req)
+                                                 : serve(self, s, req);
+}
 
 /* bytes may be 0, which is served as 1. */
 static void *request_memory(struct request *req)
@@ -37,13 +57,12 @@ static void *request_memory(struct request *req)
         if (req->bytes <= KMALLOC_MAX_CACHE_SIZE && likely(!req->align_pages)) {
             struct kmem_cache *s = kmalloc_caches[kmalloc_index(req->bytes)];
 
-            p = should_fail_request(self, s, req) ? NULL : cache_alloc(self, s, req);
-        } else if (should_fail_request(self, NULL, req)) {
-            p = NULL;
+            p = unlikely(load_relaxed(&requests_watched)) ? serve_watched(self, s, req)
+                                                          : cache_alloc(self, s, req);
+        } else if (unlikely(load_relaxed(&requests_watched))) {
+            p = serve_watched(self, NULL, req);
         } else {
-            struct page_run *run = run_alloc(self, req);
-
-            p = run ? run->slab.base : NULL;
+            p = serve(self, NULL, req);
         }
         thread_leave(self);
     } while (!p && request_retry(req));
@@ -178,10 +197,21 @@ static void run_uncount(struct thread *self, const struct page_run *run)
         count_unpromoted(heap, run->run_for, -1);
 }
 
-/* Whether the block of a run begins at p and is live. */
+/* 0 if the block of a run begins at p and is live; RUN_SAMPLED if it has a sample too. */
 static int run_check(const struct slab *slab, const void *p)
 {
-    return slab->base != p ? -EINVAL : slab_to_run(slab)->kept ? -EALREADY : 0;
+    if (slab->base != p)
+        return -EINVAL;
+    return likely(slab_to_run(slab)->state == RUN_LIVE) ? 0
+           : slab_to_run(slab)->state == RUN_KEPT       ? -EALREADY
+                                                        : RUN_SAMPLED;
+}
+
+static __attribute__((noinline)) void free_otherwise(struct slab *slab, const void *p, int error)
+{
+    if (error != RUN_SAMPLED)
+        bad_free(slab, p, error);
+    run_drop_sample(slab_to_run(slab));
 }
 
 void memcg_free(void *p)
@@ -199,7 +229,7 @@ void memcg_free(void *p)
     is_run = slab && !slab->cache; /* read first: slab_free() may destroy the slab */
     error = !slab ? -EINVAL : is_run ? run_check(slab, p) : slab_free(self, slab, p);
     if (unlikely(error))
-        bad_free(slab, p, error);
+        free_otherwise(slab, p, error);
     if (is_run) {
         struct page_run *run = slab_to_run(slab);
 
@@ -225,10 +255,7 @@ static inline size_t usable_size(const struct slab *slab, const void *p)
 {
     size_t asked = unlikely(slab_debug) && slab ? debug_usable_size(slab, p) : 0;
 
-    return asked         ? asked
-           : !slab       ? 0
-           : slab->cache ? slab->size
-                         : slab_to_run(slab)->nr_pages << PAGE_SHIFT;
+    return asked ? asked : !slab ? 0 : slab->cache ? slab->size : run_bytes(slab_to_run(slab));
 }
 
 size_t memcg_usable_size(const void *p) { return usable_size(virt_to_slab(p), p); }
@@ -236,6 +263,7 @@ size_t memcg_usable_size(const void *p) { return usable_size(virt_to_slab(p), p)
 static int run_grow_to(struct page_run *run, size_t size, const struct request *like)
 {
     struct request req = *like;
+    size_t before = run->nr_pages;
     int error;
 
     if (size > arena_bytes())
@@ -248,6 +276,8 @@ static int run_grow_to(struct page_run *run, size_t size, const struct request *
         error = should_fail_request(self, NULL, &req)
                     ? -ENOMEM
                     : run_grow(self, run, (size + PAGE_SIZE - 1) >> PAGE_SHIFT, &req);
+        if (!error && unlikely(load_relaxed(&requests_watched)))
+            sampling_grown(self, run, (run->nr_pages - before) << PAGE_SHIFT, req.caller);
         thread_leave(self);
     } while (error == -EAGAIN && request_retry(&req));
     return error;
@@ -280,12 +310,13 @@ static void *resize_block(void *p, size_t size, enum charge_kind kind, const voi
     error = !slab         ? -EINVAL
             : slab->cache ? slab_is_object(slab, p) ? 0 : -EINVAL
                           : run_check(slab, p);
-    if (unlikely(error))
+    if (unlikely(error) && error != RUN_SAMPLED)
         bad_free(slab, p, error);
     old = usable_size(slab, p);
     if (unlikely(slab_debug) && debug_usable_size(slab, p))
         goto move; /* its red zone begins where its bytes end */
-    if (!slab->cache && size > KMALLOC_MAX_CACHE_SIZE) {
+    if (!slab->cache && size > KMALLOC_MAX_CACHE_SIZE &&
+        old == slab_to_run(slab)->nr_pages << PAGE_SHIFT) {
         error = run_resize(slab_to_run(slab), size, &req);
         if (error != -ENOSPC)
             return error ? NULL : p;

@@ -192,7 +192,7 @@ void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *
     if (!slab)
         return NULL;
     if (slab->slot) /* its slot has a sheaf */
-        return sheaf_refill(slab->slot, slab);
+        return sheaf_refill(&slab->heap->kmalloc[slab->cache->index], slab);
     object = slab_pop(slab);
     if (unlikely(slab_debug)) {
         debug_check_free(slab, object);

@@ -292,6 +292,28 @@ void memcg_create_done(struct kmem_cache *root, struct mem_cgroup *memcg);
 typedef int (*memcg_block_fn)(void *arg, void *block, size_t size, struct kmem_cache *cache);
 void mem_cgroup_for_each_block(struct mem_cgroup *memcg, memcg_block_fn fn, void *arg);
 
+/* ---- samples: which code allocated what lives (sample.c, sampling.c) ---- */
+/* From now on one block in every `every` bytes is sampled that the group's subtree allocates, also
+ * in groups that are made there later.  0: none.  Samples that were taken stay until their blocks
+ * are freed. */
+void mem_cgroup_set_sampling(struct mem_cgroup *memcg, uint32_t every);
+uint32_t mem_cgroup_sampling(const struct mem_cgroup *memcg);
+/* Called in a section, so it must not allocate.  Returns a number for the calling thread's stack.
+ * `caller` is an address in the C code that asks, or NULL. */
+typedef uint32_t (*memcg_sampler_fn)(const void *caller);
+void memcg_set_sampler(memcg_sampler_fn sampler, uint64_t seed);
+struct memcg_sample {
+    struct mem_cgroup *memcg; /* the group that is charged; with a css reference for the caller */
+    size_t bytes;             /* of the block */
+    size_t reach;             /* it was sampled with the probability 1 - exp(-reach / every) */
+    uint32_t every;
+    uint32_t stack; /* what the sampler returned */
+};
+/* Copies up to `room` samples of the subtree; returns how many there are.  *missed: samples of the
+ * process that were due and not taken, because there were too many or there was no memory. */
+size_t mem_cgroup_samples(struct mem_cgroup *top, struct memcg_sample *samples, size_t room,
+                          uint64_t *missed);
+
 /* ---- events ---------------------------------------------------------- */
 enum memcg_event_kind {
     MEMCG_EVENT_NONE,

@@ -31,6 +31,7 @@ static int memcg_setup(struct mem_cgroup *memcg, struct mem_cgroup *parent)
     store_plain(&memcg->reserve, -1);
     store_plain(&memcg->overdraft_limit, -1);
     store_plain(&memcg->high, PAGE_COUNTER_MAX);
+    memcg->sample_every = parent ? parent->sample_every : 0;
     memcg->objcg = objcg_alloc(memcg);
     return memcg->objcg ? 0 : -ENOMEM;
 }

@@ -61,7 +61,7 @@ static struct page_run *kept_take(struct heap *heap, size_t nr_pages)
         return NULL;
     *link = run->next_kept;
     heap->kept_bytes -= (int64_t)(nr_pages << PAGE_SHIFT);
-    run->kept = false;
+    run->state = RUN_LIVE;
     return run;
 }
 
@@ -120,7 +120,7 @@ static bool run_keep(struct thread *self, struct page_run *run)
         !has_room(memcg, heap->kept_bytes + bytes))
         return false;
     kept_evict(heap, bytes);
-    run->kept = true;
+    run->state = RUN_KEPT;
     run->next_kept = heap->kept;
     heap->kept = run;
     heap->kept_bytes += bytes;
@@ -178,7 +178,7 @@ static void run_uncharge(struct page_run *run, size_t nr_pages)
     struct mem_cgroup *memcg = load_acquire(&run->objcg->memcg);
 
     assert_any_section();
-    if (!run->kept)
+    if (run->state != RUN_KEPT)
         memcg_stat_add(memcg, STAT_RUNS, -(int64_t)(nr_pages << PAGE_SHIFT));
     memcg_uncharge(memcg, nr_pages << PAGE_SHIFT);
 }
@@ -221,6 +221,23 @@ static void run_set_pages(struct page_run *run, size_t nr_pages)
     mutex_lock(&runs_lock);
     run->nr_pages = nr_pages;
     mutex_unlock(&runs_lock);
+    if (unlikely(run->state == RUN_SAMPLED))
+        sample_resize(run->sample, nr_pages << PAGE_SHIFT);
+}
+
+void run_set_sample(struct page_run *run, struct sample *sample)
+{
+    if (!sample)
+        return;
+    run->sample = sample;
+    run->state = RUN_SAMPLED;
+}
+
+void run_drop_sample(struct page_run *run)
+{
+    sample_drop(run->sample);
+    run->sample = NULL;
+    run->state = RUN_LIVE;
 }
 
 void run_shrink(struct page_run *run, size_t nr_pages)
@@ -261,7 +278,7 @@ bool runs_are_valid(const struct heap *heap)
 
     assert_section(heap->thread);
     for (const struct page_run *run = heap->kept; run; run = run->next_kept) {
-        if (!run->kept || run->objcg != heap->memcg->objcg ||
+        if (run->state != RUN_KEPT || run->objcg != heap->memcg->objcg ||
             virt_to_slab(run->slab.base) != &run->slab)
             return false;
         bytes += (int64_t)(run->nr_pages << PAGE_SHIFT);

@@ -5,7 +5,7 @@
 #ifndef MEMCG_PAGE_RUN_H
 #define MEMCG_PAGE_RUN_H
 
-#include "css.h"
+#include "sample.h"
 
 extern struct mutex runs_lock;     /* all_runs, and a run's length */
 extern struct hlist_head all_runs; /* linked by node */
@@ -21,5 +21,17 @@ void run_shrink(struct page_run *run, size_t nr_pages);
 /* In a section.  Grows a run in place, if the pages behind it are free and the current group owns
  * it. 0: done; -ENOSPC: it must move; -ENOMEM; -EAGAIN: req->want_reclaim is set. */
 int run_grow(struct thread *self, struct page_run *run, size_t nr_pages, struct request *req);
+/* The block's record; NULL leaves the run as it is. */
+void run_set_sample(struct page_run *run, struct sample *sample);
+void run_drop_sample(struct page_run *run); /* in a section; state is RUN_SAMPLED */
+
+/* Bytes that the block's owner may use.  A sampled block of a size class has those of its class, so
+ * that it is resized as others are. */
+static inline size_t run_bytes(const struct page_run *run)
+{
+    return unlikely(run->state == RUN_SAMPLED) && run->sample->bytes <= KMALLOC_MAX_CACHE_SIZE
+               ? run->sample->bytes
+               : run->nr_pages << PAGE_SHIFT;
+}
 
 #endif

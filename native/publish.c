@@ -4,8 +4,8 @@
  *
  * A viewer has to work while the GIL is held in one long call.  So no thread of ours writes the
  * page: the thread that charges does, after it has taken or given back pages.  The fast paths charge
- * nothing, and know nothing of the page.  The first charge after each second also brings all records
- * up to date and appends to the ring of samples.
+ * nothing, and know nothing of the page.  The first charge after each tick also brings all records up
+ * to date and appends to the ring of samples.
  *
  * The counters stay where they are, in private memory.  If they lay in the file, a forked child
  * would change its parent's, and the file would have pointers of ours.
@@ -15,8 +15,8 @@
  * finds what was stored before.
  *
  * Kernel: none; ours (HotSpot's hsperfdata).
- * Locks: publish_lock, a leaf, taken anywhere: the queue of free slots, the ring of events.  A fork
- * makes it anew.
+ * Locks: publish_lock, a leaf, taken anywhere: the queue of free slots, the records' sequence
+ * numbers, the ring of events.  A fork makes it anew.
  */
 #include "publish.h"
 
@@ -35,7 +35,8 @@ static uint32_t first_free = NO_SLOT, last_free = NO_SLOT; /* publish_lock; olde
 static uint64_t next_id;                                   /* publish_lock; goes on after a fork */
 static atomic_s64_t next_tick;                             /* ns of the monotonic coarse clock */
 static atomic_int_t ticking;                               /* 1: a thread writes samples */
-static uint64_t ticks;                                     /* of the thread that has `ticking` */
+static int64_t started_ns; /* of that clock: when the page was made */
+static int64_t next_full;  /* of that clock; the thread that has `ticking` writes it */
 
 static int64_t now_ns(clockid_t clock)
 {
@@ -124,8 +125,17 @@ static void put_figures(struct publish_slot *slot, struct mem_cgroup *memcg)
         store_release(&record->events[i], load_relaxed(&memcg->events[i]));
         store_release(&record->events_local[i], load_relaxed(&memcg->events_local[i]));
     }
-    if (!load_relaxed(&memcg->online) && load_relaxed(&record->state) == PUBLISH_ONLINE)
+}
+
+/* Two threads may find the group offline at once; the number `seq` has one writer at a time. */
+static void note_offline(struct publish_record *record, const struct mem_cgroup *memcg)
+{
+    if (load_relaxed(&memcg->online) || load_relaxed(&record->state) != PUBLISH_ONLINE)
+        return;
+    mutex_lock(&publish_lock);
+    if (load_relaxed(&record->state) == PUBLISH_ONLINE)
         put_state(record, PUBLISH_DYING);
+    mutex_unlock(&publish_lock);
 }
 
 /* The record that was never used, or the one that has been free for longest: until then it says what
@@ -227,11 +237,24 @@ static void put_sample(struct publish_slot *slot, int64_t now, int64_t usage)
     store_relaxed(&slot->sampled, usage);
 }
 
-/* A group whose usage has not moved has a sample once in PUBLISH_FULL_TICKS only. */
-static void tick(void)
+/* From a sample to the next one, at this time of the coarse clock. */
+static int64_t distance(int64_t monotonic)
+{
+    int64_t share = (monotonic - started_ns) / PUBLISH_TICK_SHARE;
+
+    return share < PUBLISH_TICK_MIN_NS ? PUBLISH_TICK_MIN_NS
+           : share < PUBLISH_TICK_NS   ? share
+                                       : PUBLISH_TICK_NS;
+}
+
+/* A group whose usage has not moved has a sample once in PUBLISH_FULL_NS only. */
+static void tick(int64_t monotonic)
 {
     int64_t now = now_ns(CLOCK_REALTIME_COARSE);
-    bool full = ticks++ % PUBLISH_FULL_TICKS == 0;
+    bool full = monotonic >= next_full;
+
+    if (full)
+        next_full = monotonic + PUBLISH_FULL_NS;
 
     for (uint32_t i = 0; i < load_acquire(&header->used_records); i++) {
         struct mem_cgroup *memcg = load_acquire(&slots[i].memcg);
@@ -240,6 +263,7 @@ static void tick(void)
         if (!memcg)
             continue;
         put_figures(&slots[i], memcg);
+        note_offline(slots[i].record, memcg);
         usage = page_counter_read(&memcg->counter);
         if (full || usage != load_relaxed(&slots[i].sampled) ||
             usage != load_relaxed(&slots[i].highest))
@@ -261,8 +285,8 @@ void __publish_usage(struct mem_cgroup *memcg)
     now = now_ns(CLOCK_MONOTONIC_COARSE);
     if (now >= load_relaxed(&next_tick) && !exchange_acq_rel(&ticking, 1)) {
         if (now >= load_relaxed(&next_tick)) {
-            store_relaxed(&next_tick, now + PUBLISH_TICK_NS);
-            tick();
+            store_relaxed(&next_tick, now + distance(now));
+            tick(now);
         }
         store_release(&ticking, 0);
     }
@@ -280,8 +304,10 @@ void __publish_figures(struct mem_cgroup *memcg)
 {
     struct publish_slot *slot = load_acquire(&memcg->slot);
 
-    if (slot)
-        put_figures(slot, memcg);
+    if (!slot)
+        return;
+    put_figures(slot, memcg);
+    note_offline(slot->record, memcg);
 }
 
 void __publish_event(struct mem_cgroup *memcg, struct mem_cgroup *from,
@@ -388,7 +414,8 @@ int publish_begin(const struct memcg_publish_config *config, struct mem_cgroup *
     for (uint32_t i = 0; i < config->groups; i++)
         slots[i].record = (struct publish_record *)at(header->records_at) + i;
     first_free = last_free = NO_SLOT;
-    ticks = 0;
+    started_ns = now_ns(CLOCK_MONOTONIC_COARSE);
+    next_full = 0;
     store_relaxed(&next_tick, 0);
     store_release(&publish_on, 1);
     publish_add(root);

@@ -12,10 +12,14 @@
 #define PUBLISH_MAGIC "memcgpg"
 #define PUBLISH_VERSION 1
 #define PUBLISH_HEADER_BYTES PAGE_SIZE
-#define PUBLISH_PATH_MAX 256       /* bytes of a group's path that a record holds */
-#define PUBLISH_EVENT_PATH_MAX 64  /* bytes of it that an event holds */
-#define PUBLISH_TICK_NS 1000000000 /* from one sample to the next */
-#define PUBLISH_FULL_TICKS 60      /* every so many ticks each group has a sample */
+#define PUBLISH_PATH_MAX 256      /* bytes of a group's path that a record holds */
+#define PUBLISH_EVENT_PATH_MAX 64 /* bytes of it that an event holds */
+/* From one sample to the next: a 64th of the page's age, so that a program of a second has a curve
+ * too.  In the first minute there are some 330 samples of a group, and one a second from then on. */
+#define PUBLISH_TICK_NS 1000000000
+#define PUBLISH_TICK_MIN_NS 16000000
+#define PUBLISH_TICK_SHARE 64
+#define PUBLISH_FULL_NS (60 * (int64_t)PUBLISH_TICK_NS) /* so often each group has a sample */
 /* Events of one group and kind have an entry at most once in this time. */
 #define PUBLISH_EVENT_NS 10000000
 

@@ -15,6 +15,12 @@
 #include "arena.h"
 #include "debug.h"
 
+static bool is_slot_of(const struct heap_slot *slot, const struct slab *slab)
+{
+    return slot == slab->slot ||
+           (slab->heap->frees && slot == &slab->heap->kmalloc[slab->cache->index]);
+}
+
 bool sheaf_is_valid(const struct heap_slot *slot)
 {
     int32_t nr = 0;
@@ -22,7 +28,7 @@ bool sheaf_is_valid(const struct heap_slot *slot)
     for (void *p = slot->sheaf; p; p = *(void **)p, nr++) {
         struct slab *slab = virt_to_slab(p);
 
-        if (!slab || slab->slot != slot || !load_plain(&slab->fast) ||
+        if (!slab || !is_slot_of(slot, slab) || !load_plain(&slab->fast) ||
             load_plain(&slab->fast) != load_plain(&slab->owner) || slab_object_index(slab, p) < 0 ||
             (uint32_t)nr > slab->objects + SHEAF_OBJECTS_MAX)
             return false;
@@ -34,12 +40,9 @@ void *sheaf_refill(struct heap_slot *slot, struct slab *slab)
 {
     void *object = slab_pop(slab);
 
-    MEMCG_ASSERT(!slot->sheaf && slab->slot == slot && slab == slot->active);
-    if (slot->overflow) {
-        uint16_t most = sheaf_limit_max(slab->size);
-
-        slot->sheaf_limit = slot->sheaf_limit < most / 2 ? 2 * slot->sheaf_limit : most;
-    }
+    MEMCG_ASSERT(!slot->sheaf && is_slot_of(slot, slab) && slab == slot->active);
+    if (slot->overflow)
+        sheaf_grow(slot, slab->size);
     slot->overflow = 0;
     slot->sheaf = slab->freelist;
     slot->sheaf_room = slot->sheaf_limit - (int32_t)(load_plain(&slab->carved) - slab->inuse);
@@ -50,8 +53,29 @@ void *sheaf_refill(struct heap_slot *slot, struct slab *slab)
     return object;
 }
 
+void sheaf_move(struct heap_slot *to, struct heap_slot *from, int64_t most)
+{
+    int64_t nr = from->sheaf_limit - from->sheaf_room;
+    void **link = &to->sheaf;
+
+    MEMCG_ASSERT(!to->sheaf && from->sheaf && sheaf_is_valid(from));
+    to->sheaf = from->sheaf;
+    if (nr > most) {
+        for (int64_t i = 0; i < most; i++)
+            link = *link;
+        nr = most;
+        from->sheaf = *link;
+        *link = NULL;
+    } else {
+        from->sheaf = NULL;
+    }
+    to->sheaf_room = to->sheaf_limit - (int32_t)nr;
+    from->sheaf_room += (int32_t)nr;
+    MEMCG_ASSERT(sheaf_is_valid(to) && sheaf_is_valid(from));
+}
+
 /* Neighbours in the sheaf are often neighbours in a slab, so they are put back as one chain. */
-void sheaf_flush(struct heap_slot *slot)
+static __attribute__((noinline)) void put_back(struct heap_slot *slot)
 {
     void *first = slot->sheaf;
     int32_t left = slot->sheaf_limit - slot->sheaf_room;
@@ -75,9 +99,17 @@ void sheaf_flush(struct heap_slot *slot)
         /* the list ended early: an object in it was freed past the full sheaf too */
         if (unlikely(!next && left))
             slab_bug(slab, last, "Object already free");
+        slot->sample_left += (int64_t)nr * slab->size; /* counted, and not allocated (sampling.c) */
         slab_put(slab, first, last, nr);
         first = next;
     }
+}
+
+/* Most sheaves are empty: a reader of a figure flushes those of all classes. */
+void sheaf_flush(struct heap_slot *slot)
+{
+    if (slot->sheaf)
+        put_back(slot);
     slot->sheaf_room = slot->sheaf_limit = slot->sheaf_start;
     slot->overflow = 0;
 }

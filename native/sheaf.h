@@ -54,6 +54,16 @@ void *sheaf_refill(struct heap_slot *slot, struct slab *slab); /* section; retur
 void sheaf_flush(struct heap_slot *slot); /* section; puts objects back into slabs */
 /* Section; until the refill all frees go to their slabs. */
 void sheaf_give_up(struct heap_slot *slot);
+/* Section; moves up to `most` objects to an empty sheaf. */
+void sheaf_move(struct heap_slot *to, struct heap_slot *from, int64_t most);
+/* Section; the limit of a sheaf that frees have overflowed. */
+static inline void sheaf_grow(struct heap_slot *slot, size_t size)
+{
+    uint16_t most = sheaf_limit_max(size);
+
+    slot->sheaf_limit = slot->sheaf_limit < most / 2 ? 2 * slot->sheaf_limit : most;
+}
+
 bool sheaf_is_valid(const struct heap_slot *slot); /* section */
 
 #endif

@@ -57,7 +57,7 @@ bool slab_is_valid(const struct slab *slab)
            (slab->place != SLAB_FULL || slab->inuse == slab->objects) &&
            (slab->place != SLAB_PARTIAL || (slab->inuse && slab->inuse < slab->objects)) &&
            (slab->place < SLAB_NO_OWNER_FULL) == (load_plain(&slab->owner) != NULL) &&
-           (!load_plain(&slab->fast) || slab->slot == &slab->heap->kmalloc[slab->cache->index]);
+           (!load_plain(&slab->fast) || slab->slot == frees_slot(slab->heap, slab->cache->index));
 }
 
 void __slab_unlist(struct slab *slab)
@@ -136,7 +136,7 @@ size_t slab_drop(struct slab *slab)
 static void slab_set_heap(struct slab *slab, struct heap *heap)
 {
     slab->heap = heap;
-    slab->slot = slab->live ? NULL : &heap->kmalloc[slab->cache->index];
+    slab->slot = slab->live ? NULL : frees_slot(heap, slab->cache->index);
 }
 
 /*

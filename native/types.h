@@ -118,9 +118,18 @@ struct page_run {
     size_t nr_pages;            /* runs_lock */
     struct kmem_cache *run_for; /* fixed: the root cache that it stands in for, or NULL */
     struct hlist_node node;     /* runs_lock: in all_runs */
-    /* the section of the thread whose heap keeps it */
-    struct page_run *next_kept; /* the one that was freed before it */
-    bool kept;                  /* it is free, and in heap->kept */
+    union {
+        /* RUN_KEPT: the section of the thread whose heap keeps it; the one that was freed before */
+        struct page_run *next_kept;
+        struct sample *sample; /* RUN_SAMPLED: the block's record */
+    };
+    uint8_t state; /* enum run_state */
+};
+
+enum run_state {
+    RUN_LIVE,
+    RUN_KEPT,   /* free, and in heap->kept */
+    RUN_SAMPLED /* live, and sampled (sample.c) */
 };
 
 /* NULL if it is a slab. */
@@ -280,7 +289,8 @@ struct mem_cgroup {
     atomic_u16_t high_crossed; /* HIGH was posted and usage has not fallen an eighth below it */
     atomic_u16_t high_pending; /* HIGH was posted and has not been handled */
     ATOMIC(enum mem_cgroup_alarmed) alarmed;
-    atomic_u32_t nr_caches;             /* child caches */
+    atomic_u32_t nr_caches; /* child caches */
+    uint32_t sample_every;  /* section; bytes from sample to sample; 0: none.  A walker writes it */
     ATOMIC(struct publish_slot *) slot; /* its record for other processes; NULL: none */
     atomic_s64_t collect_after;         /* ns of the collector's clock */
     atomic_int_t vain;                  /* consecutive collections that freed nothing */
@@ -320,6 +330,7 @@ struct request {
     const void *caller;              /* CHARGE_C: an address in the code that asks */
     bool reclaimed;                  /* reclaim has run: this is the second try */
     bool forced;                     /* past max it is charged by force, whatever its size */
+    bool sampled;                    /* it is due to be sampled */
     bool passed_over;                /* charged by force, and counted as a refusal at the ceiling */
     struct mem_cgroup *want_reclaim; /* the group whose subtree to reclaim; set with -EAGAIN */
 };
@@ -359,9 +370,12 @@ struct heap_slot {
     struct hlist_head empty; /* kept, so that a heap that empties a slab and needs one soon makes
                               * none */
     uint16_t nr_empty;
-    uint8_t swings;             /* how often a slab was made after an empty one was given back */
-    bool gave_back;             /* an empty slab was given back since one was made */
-    uint8_t sheaf_start;        /* the value of sheaf_limit after a flush */
+    uint8_t swings;      /* how often a slab was made after an empty one was given back */
+    bool gave_back;      /* an empty slab was given back since one was made */
+    uint8_t sheaf_start; /* the value of sheaf_limit after a flush; 0 in a sampled group */
+    /* sampled groups: bytes until the class's next sample, without those that lie in the sheaf; 0:
+     * none was drawn yet.  In other groups it says nothing. */
+    int64_t sample_left;
 } __attribute__((aligned(64))); /* the fast path shifts an index instead of multiplying */
 
 /* What this thread's heap of a group has of a class in shared slabs. */
@@ -401,10 +415,15 @@ struct heap {                  /* protected by the section of `thread` */
     struct heap_slot *user; /* slots of user caches, by index - NR_KMALLOC */
     int nr_user;
     struct thread *thread;
-    struct mem_cgroup *memcg;     /* NULL: this heap has the thread's shared slabs */
-    int64_t stock;                /* bytes charged to memcg and not used */
-    struct page_run *kept;        /* free page runs that are charged to memcg, the latest first */
-    int64_t kept_bytes;           /* their bytes */
+    struct mem_cgroup *memcg; /* NULL: this heap has the thread's shared slabs */
+    int64_t stock;            /* bytes charged to memcg and not used */
+    struct page_run *kept;    /* free page runs that are charged to memcg, the latest first */
+    int64_t kept_bytes;       /* their bytes */
+    /* sampled groups: their sheaves take the frees, and are moved to those of `kmalloc` when these
+     * are empty; nothing else of them is used.  NULL: there are no slots, or no sampling */
+    struct heap_slot *frees;
+    uint32_t sample_every;        /* memcg's */
+    int64_t sample_left;          /* as in heap_slot, for what lies in no slab of the group's own */
     struct hlist_node node;       /* in thread->heaps */
     struct hlist_node memcg_node; /* groups_lock: in memcg->heaps */
     struct heap *collect_next;    /* walker_mutex: the next heap to give back */
@@ -433,6 +452,7 @@ struct thread {
     int64_t grant;                 /* bytes that are left of the last grant; below 0: overdrawn */
     struct mem_cgroup *granted_by; /* the group past whose ceiling it is; compared, never
                                     * dereferenced */
+    uint64_t random;               /* draws distances of samples; 0: not seeded */
     int64_t unheard; /* bytes that code that swallows errors got at a ceiling since it slept */
     bool is_orphan;
     /* slabs whose `remote` is not empty: any thread in its section pushes by CAS, the owner takes

@@ -63,7 +63,7 @@ void mem_cgroup_for_each_block(struct mem_cgroup *memcg, memcg_block_fn fn, void
         slab, &s->slabs, cache_node) if (walk_slab(memcg, slab, fn, arg)) goto stop;
     hlist_for_each_entry(
         run, &all_runs,
-        node) if (!run->kept && is_of(run->objcg, memcg) &&
+        node) if (run->state != RUN_KEPT && is_of(run->objcg, memcg) &&
                   fn(arg, run->slab.base, memcg_usable_size(run->slab.base), NULL)) goto stop;
 stop:
     thread_release_all();

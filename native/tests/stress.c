@@ -269,7 +269,7 @@ static void stir(struct worker *w)
     int i = (int)(next_random(w) % GROUPS);
     struct kmem_cache_info info;
 
-    switch (next_random(w) % 8) {
+    switch (next_random(w) % 9) {
     case 0:
     case 1:
         if (!open_groups[i])
@@ -300,6 +300,14 @@ static void stir(struct worker *w)
     case 6:
         CHECK(!memcg_find_invalid());
         break;
+    case 7: {
+        static const uint32_t distances[] = { 0, 0, 1000, 100000 };
+        int account = open_groups[i];
+
+        mem_cgroup_set_sampling(account ? accounts[account].memcg : mem_cgroup_root(),
+                                distances[next_random(w) % 4]);
+        break;
+    }
     default:
         work();
     }

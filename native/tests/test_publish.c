@@ -292,6 +292,34 @@ static void a_forked_child_does_not_write_its_parents_page(void)
     unpublish();
 }
 
+/* The page is new, so it has a sample every 16 ms.  The coarse clock may be 8 ms late each time. */
+static void a_young_page_has_samples_much_more_often(void)
+{
+    struct mem_cgroup *memcg;
+    struct timespec now, begin, last;
+    int due = 0;
+    uint64_t before, samples;
+
+    publish(8);
+    memcg = group(mem_cgroup_root(), "young");
+    before = load_relaxed(&head()->samples_head);
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    last = begin;
+    do {
+        mem_cgroup_charge(memcg, 4096);
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        if ((now.tv_sec - last.tv_sec) * 1000 + (now.tv_nsec - last.tv_nsec) / 1000000 >= 24) {
+            last = now;
+            due++;
+        }
+    } while ((now.tv_sec - begin.tv_sec) * 1000 + (now.tv_nsec - begin.tv_nsec) / 1000000 < 500);
+    samples = (load_relaxed(&head()->samples_head) - before) / 2; /* the root has some too */
+    CHECK((int)samples >= due && samples <= 500 / 16 + 2);
+    mem_cgroup_uncharge(memcg, (size_t)mem_cgroup_usage(memcg));
+    group_end(memcg);
+    unpublish();
+}
+
 static void a_second_page_and_one_without_room_are_refused(void)
 {
     publish(1);
@@ -314,6 +342,7 @@ int main(void)
     RUN(the_first_charge_after_a_second_writes_samples);
     RUN(after_threads_have_charged_at_once_the_record_has_the_counters_value);
     RUN(a_forked_child_does_not_write_its_parents_page);
+    RUN(a_young_page_has_samples_much_more_often);
     RUN(a_second_page_and_one_without_room_are_refused);
     return DONE();
 }

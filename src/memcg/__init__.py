@@ -24,17 +24,19 @@ if TYPE_CHECKING:
     from .names import escape, unescape
     from .publisher import publish, unpublish
     from .server import serve
+    from .tracing import trace
 
 __version__ = "0.1.0"
 __all__ = [
     "CacheBusy", "Group", "GroupBusy", "KmemCache", "MemcgError", "MemcgOOM", "OfflineError",
     "current", "escape", "group", "install", "publish", "root", "scope",
-    "serve", "service", "shield", "slabinfo", "unescape", "unpublish", "walk",
+    "serve", "service", "shield", "slabinfo", "trace", "unescape", "unpublish", "walk",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:
     _RARE = {"KmemCache": "cache", "escape": "names", "unescape": "names",
-             "publish": "publisher", "unpublish": "publisher", "serve": "server"}  # fmt: skip
+             "publish": "publisher", "unpublish": "publisher", "serve": "server",
+             "trace": "tracing"}  # fmt: skip
     _MOVED = {  # modules that programs may know by the names that they had in version 0.1
         **dict.fromkeys(("cgroup", "memcontrol", "slab_common", "workqueue"), "control."),
         **dict.fromkeys(("dataplane", "fault_attr", "model"), "core."),

@@ -40,7 +40,7 @@ def publish(*, groups: int = GROUPS, events: int = EVENTS, samples: int = SAMPLE
         How many events (`max`, `oom` and so on) it keeps; 128 bytes each.
     samples : int
         How many samples of a group's usage it keeps; 32 bytes each. Each second has one for each
-        group whose usage has changed.
+        group whose usage has changed, and the first minute has some 330.
 
     Returns
     -------

@@ -103,6 +103,26 @@ def held_by(memcg: core.Memcg) -> dict[str, Any]:
     }
 
 
+def sites_of(memcg: core.Memcg) -> dict[str, Any] | None:
+    """Return which code allocated what lives, for JSON; None: nothing is traced."""
+    if not _is_traced(memcg):
+        return None
+    from . import sites  # not before it is needed
+
+    return sites.read(memcg).as_dict()
+
+
+def _is_traced(memcg: core.Memcg) -> bool:
+    """Tell whether samples are taken or live. If so, `memcg.trace` has imported `sites`.
+
+    An import of it makes named tuples, which use eval(). At the end of a program an eval() makes
+    CPython forget that a KeyboardInterrupt has ended it.
+    """
+    return core.name == "native" and bool(
+        core.mem_cgroup_sampling(memcg) or core.mem_cgroup_samples(memcg)[0]
+    )
+
+
 def _holders_of_buffers(memcg: core.Memcg) -> Holders:
     blocks = core.live_blocks(memcg)
     counts = Counter(cache for _, _, cache in blocks)
@@ -288,5 +308,9 @@ def report(group: cgroup) -> str:
     if biggest:
         lines.append("the biggest, and what refers to them:")
         lines += [f"  {line}" for line in biggest]
+    if _is_traced(group):
+        from . import sites  # not before it is needed
+
+        lines += sites.lines(sites.read(group))
     lines.append(f"took {time.perf_counter() - start:.2f} s for {blocks:,} blocks")
     return "\n".join(lines) + "\n"

@@ -323,6 +323,22 @@ class _Server:
 
         return held_by(_group(request))
 
+    def _sites(self, client: _Client, request: dict[str, Any]) -> dict[str, Any]:
+        from .report import sites_of
+
+        return {"sites": sites_of(_group(request))}
+
+    def _trace(self, client: _Client, request: dict[str, Any]) -> dict[str, Any]:
+        self._refuse_unless_writable()
+        from .tracing import DEFAULT_EVERY, trace
+
+        every = _field(request, "every", (str, int), DEFAULT_EVERY)
+        group = _group(request)
+        if every == 0:
+            core.mem_cgroup_set_sampling(group, 0)
+            return {"every": 0}
+        return {"every": trace(group, every=every).every}
+
     def _reclaim(self, client: _Client, request: dict[str, Any]) -> dict[str, Any]:
         self._refuse_unless_writable()
         size = parse_size(_field(request, "bytes", (str, int), "max"), bare_is_binary=True)
@@ -350,7 +366,8 @@ class _Server:
 _OPS: dict[str, Callable[[_Server, _Client, dict[str, Any]], dict[str, Any]]] = {
     "hello": _Server._hello, "tree": _Server._tree, "read": _Server._read,
     "write": _Server._write, "slabinfo": _Server._slabinfo, "report": _Server._report,
-    "holders": _Server._holders, "reclaim": _Server._reclaim,
+    "holders": _Server._holders, "sites": _Server._sites, "trace": _Server._trace,
+    "reclaim": _Server._reclaim,
     "events": _Server._events, "history": _Server._history,
 }  # fmt: skip
 

@@ -119,6 +119,48 @@ def test_a_second_attach_is_refused(cli, native, start):
 
 
 @attachable
+def test_with_control_it_serves_a_socket(cli, native, start, tmp_path):
+    cli.env["MEMCG_RUNTIME_DIR"] = str(tmp_path / "run")
+    process = start(
+        RUNS + "memcg.group('g')\nprint('up', flush=True)\nwhile True: time.sleep(0.001)\n"
+    )
+    pid = str(process.pid)
+    shown = cli.memcg("attach", "--control=write", pid)
+    assert shown.status == 0, shown.err
+    assert shown.out.splitlines()[-1].endswith(".sock, for reading and writing")
+    assert process.stdout.readline() == "up\n"
+    assert cli.memcg("set", "--pid", pid, "g", "memory.max", "64M").status == 0
+    assert cli.memcg("cat", "--pid", pid, "g", "memory.max").out == "67108864\n"
+
+
+@attachable
+def test_control_alone_serves_a_process_that_has_memcg_already(cli, native, start, tmp_path):
+    cli.env["MEMCG_RUNTIME_DIR"] = str(tmp_path / "run")
+    program = "import memcg; memcg.install(); memcg.group('g', max='8MiB')\nimport time\n"
+    process = start(program + "print('up', flush=True)\nwhile True: time.sleep(0.001)\n")
+    pid = str(process.pid)
+    assert cli.memcg("attach", "--control", "--max", "8MiB", pid).status == 1
+    shown = cli.memcg("attach", "--control", pid)
+    assert (shown.status, shown.err) == (0, "")
+    assert shown.out.splitlines()[-1].endswith(".sock, for reading")
+    assert cli.memcg("cat", "--pid", pid, "g", "memory.max").out == "8388608\n"
+    refused = cli.memcg("set", "--pid", pid, "g", "memory.max", "64M")
+    assert refused.status == 1
+    assert "for reading" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [(["--control=all", "1"], "--control=all: write --control or --control=write"),
+     (["--control"], "which process?"), ([], "which process?")],
+)  # fmt: skip
+def test_wrong_uses_are_refused_with_what_to_write(cli, args, said):
+    shown = cli.memcg("attach", *args)
+    assert shown.status == 2
+    assert said in shown.err
+
+
+@attachable
 def test_a_process_that_waits_gets_nothing_and_nothing_is_left(cli, start, tmp_path):
     place = tmp_path / "place"
     place.mkdir()

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from memcg.cli._html import document, shapes
+from memcg.cli._html import document, flame, shapes
 from memcg.core.dataplane import EVENTS
 from memcg.sizes import format_size
 
@@ -42,7 +42,8 @@ def figures(groups, samples=(), events=(), gone=(), held=None, **more):
         "memcg": "0", "pid": 7, "command": "x", "rss": 0, "time": 110.0, "began": 100.0,
         "groups": groups, "gone": list(gone), "own": own_bytes(groups),
         "samples": [[t, i, n, n] for t, i, n in samples], "samples_dropped": 0,
-        "events": list(events), "events_dropped": 0, "caches": None, "held": held, "left_out": 0,
+        "events": list(events), "events_dropped": 0, "caches": None, "held": held, "sites": None,
+        "left_out": 0,
     } | more  # fmt: skip
 
 
@@ -180,6 +181,28 @@ def harmless(seen: Seen) -> None:
     assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
+def sites(*listed, frames):
+    return {
+        "every": 4096, "samples": 9, "missed": 0, "nbytes": sum(s[2] for s in listed),
+        "deviation": 1000, "rest": 0, "frames": frames, "sites": list(listed),
+    }  # fmt: skip
+
+
+def test_a_flame_graph_has_a_box_for_each_call_below_the_one_that_made_it():
+    frames = [["m.py", "main", 9, 1], ["m.py", "load", 4, 3], ["m.py", "save", 7, 6]]
+    found = sites(["a", [0, 1], 6 * MIB, 1, 1], ["a", [0, 2], 2 * MIB, 1, 1],
+                  ["b", [0, 1, 1], 2 * MIB, 1, 1], ["b", [], 1, 1, 1], frames=frames)  # fmt: skip
+    boxes = {(b.row, b.name, round(b.x, 6)): b for b in flame.boxes(found)}
+    assert {key: round(b.width, 6) for key, b in boxes.items()} == {
+        (0, "all", 0): 1, (1, "a", 0): 0.8, (1, "b", 0.8): 0.2, (2, "main", 0): 0.8,
+        (2, "main", 0.8): 0.2, (3, "load", 0): 0.6, (3, "save", 0.6): 0.2, (3, "load", 0.8): 0.2,
+        (4, "load", 0.8): 0.2,
+    }  # fmt: skip
+    assert boxes[3, "load", 0].title == "load, 6.0 MiB (60.0 %), m.py:4"
+    assert len({b.colour for (_, name, _), b in boxes.items() if name == "load"}) == 1
+    assert flame.boxes(None) == flame.boxes(sites(frames=[])) == []
+
+
 def test_names_of_the_process_are_text_wherever_they_stand():
     evil = EVIL + "</script></style></title><b>"
     kind = {"kind": evil, "objects": 2, "nbytes": MIB}
@@ -190,11 +213,12 @@ def test_names_of_the_process_are_text_wherever_they_stand():
     found = figures(
         [group(1, "", 3 * MIB), group(2, evil, 2 * MIB, max=4 * MIB, high=3 * MIB)],
         [(105, 2, MIB)], [event(105, evil, "oom")], held={evil: held}, caches=[cache],
-        command=evil,
+        command=evil, sites=sites([evil, [0], MIB, 1, 1], frames=[[evil, evil, 3, 1]]),
     )  # fmt: skip
     seen = Seen(document.render(found, plain=True))
     harmless(seen)
-    assert seen.texts.count(evil) >= 8  # heading, legend, panel, timeline, treemap, tables
+    # heading, legend, panel, timeline, treemap, tables, a group and a call of the flame graph
+    assert seen.texts.count(evil) >= 10
     assert json.loads(seen.json) == found
 
 
@@ -235,7 +259,8 @@ def page_of(cli, name="out.html") -> tuple[dict, Seen]:
 
 
 def test_run_writes_the_page_of_the_account_that_json_has(program):
-    shown = program.memcg("run", "--max=1GiB", "--html=out.html", "--json=out.json", "program.py")
+    shown = program.memcg("run", "--max=1GiB", "--html=out.html", "--json=out.json",
+                          "--trace-every=64KiB", "program.py")  # fmt: skip
     assert (shown.status, shown.err) == (0, ""), shown
     account = json.loads((program.directory / "out.json").read_text())
     found, seen = page_of(program)
@@ -252,6 +277,8 @@ def test_run_writes_the_page_of_the_account_that_json_has(program):
     assert {k["kind"] for k in held["kinds"]} >= {"bytearray", "list"}
     assert any(big["text"].startswith("bytearray of 8,388,608") for big in held["objects"])
     assert found["caches"] == account["caches"]
+    assert found["sites"] == account["sites"]
+    assert "Which code allocated what lives" in seen.texts
     assert [e["kind"] for e in found["events"] if e["group"] == "tenants/a"].count("fail") == 1
     assert seen.texts.count(EVIL) >= 3
 

@@ -90,8 +90,9 @@ def page(tmp_path_factory) -> Path:
     (folder / "program.py").write_text(PROGRAM)
     out = folder / "out.html"
     done = subprocess.run(
-        [sys.executable, "-m", "memcg", "run", "--max=512MiB", f"--html={out}",
-         f"--json={folder / 'out.json'}", "program.py", "12" if os.environ.get("UPDATE") else "3"],
+        [sys.executable, "-m", "memcg", "run", "--max=512MiB", "--trace-every=64KiB",
+         f"--html={out}", f"--json={folder / 'out.json'}", "program.py",
+         "12" if os.environ.get("UPDATE") else "3"],
         cwd=folder, env=environment(MEMCG_RUNTIME_DIR=str(folder / "run")), timeout=240,
         capture_output=True, text=True,
     )  # fmt: skip
@@ -129,11 +130,11 @@ def test_all_plots_are_drawn_and_fit_at_each_width(page, width, tmp_path):
     assert "evil" not in seen["title"]
     assert seen["wide"] <= 0
     names = [name for name, _, _ in seen["plots"]]
-    assert {"stack", "panel", "timeline", "treemap", "caches"} == set(names)
+    assert {"stack", "panel", "timeline", "flame", "treemap", "caches"} == set(names)
     assert all(w > 0.7 * min(width, 250) and h > 60 for _, w, h in seen["plots"])
     # Each plot of bokeh has a canvas, and another for what is above it as one points.
     drawn = [n for n in seen["drawn"] if n > 500]
-    assert len(drawn) == len(seen["drawn"]) / 2 == names.count("panel") + 2
+    assert len(drawn) == len(seen["drawn"]) / 2 == names.count("panel") + 3
     assert max(drawn) > 30_000
 
 

@@ -28,7 +28,7 @@ FLOORS = [  # bottom to top; a file includes its own header, and headers of the 
         "sealed",
         "threads",
     },
-    {"handler", "hooks", "refusal", "survivor"},
+    {"handler", "hooks", "refusal", "stacks", "survivor"},
     {"alarm", "numpy", "worker"},
     {"referrers", "throttle", "verdict"},
     {"delivery", "holders"},

@@ -25,9 +25,9 @@ LAYERS = [  # bottom to top; the modules of one row may import each other
     {"core"},
     {"faults", "oom", "page"},
     {"control"},
-    {"report", "files", "display"},
+    {"report", "files", "display", "sites", "profiles"},
     {"groups"},
-    {"cache", "publisher", "server"},
+    {"cache", "publisher", "server", "tracing"},
     {"integrations"},
     {"hooks"},
     {"__init__"},
@@ -54,7 +54,7 @@ INSIDE = {
     "locking": [{"lockdep", "lockless", "__init__"}],
     "core": [
         {"dataplane", "fault_attr"}, {"_errors", "_faults", "model"}, {"_groups"},
-        {"_bound", "_caches"}, {"_core"}, {"__init__"},
+        {"_bound", "_caches", "_samples"}, {"_core"}, {"__init__"},
     ],
     "control": [
         {"workqueue"}, {"memcontrol", "slab_common"}, {"cgroup"}, {"vmscan", "fork"}, {"__init__"},

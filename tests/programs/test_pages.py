@@ -18,7 +18,7 @@ from environment import environment
 from serving import serving
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-HOWTO = ("leak", "give-back", "outside", "at-the-limit", "shared-data", "generated-code")
+HOWTO = ("leak", "trace", "give-back", "outside", "at-the-limit", "shared-data", "generated-code")
 BLOCK = re.compile(r"^```(python|console|text)\n(.*?)^```$", re.M | re.S)
 MARK = "---- block "
 

@@ -114,6 +114,18 @@ def test_a_client_reads_files_the_tree_caches_and_a_report(start):
         assert biggest["text"].startswith("bytearray of ")
 
 
+def test_a_client_traces_a_group_and_reads_which_code_allocated(start):
+    process = start("writable=True")
+    with Peer(process.first) as peer:
+        assert peer.ask("sites", path="tenants/a")["sites"] is None
+        assert peer.ask("trace", path="tenants/a", every="64KiB")["every"] == 65536
+        found = peer.ask("sites", path="tenants/a")["sites"]
+        assert (found["every"], found["samples"], found["sites"]) == (65536, 0, [])
+        assert peer.ask("trace", path="tenants/a", every=7)["errno"] == "EINVAL"
+        assert peer.ask("trace", path="tenants/a", every=0)["every"] == 0
+        assert peer.ask("sites", path="tenants/a")["sites"] is None
+
+
 @pytest.mark.parametrize(
     ("request_", "errno"),
     [
@@ -123,6 +135,7 @@ def test_a_client_reads_files_the_tree_caches_and_a_report(start):
         ({"op": "read", "path": 3, "file": "memory.max"}, "EINVAL"),
         ({"op": "write", "path": "tenants/a", "file": "memory.max", "value": "1G"}, "EACCES"),
         ({"op": "reclaim", "path": "tenants/a"}, "EACCES"),
+        ({"op": "trace", "path": "tenants/a"}, "EACCES"),
         ({"op": "none"}, "ENOSYS"),
         ({"op": ["read"]}, "ENOSYS"),
         ({}, "ENOSYS"),

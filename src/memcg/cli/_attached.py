@@ -20,18 +20,26 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-def install(max: int | None, high: int | None, oom_group: bool) -> dict[str, str]:
-    """Install memcg and write the root's limits in bytes, as ``memcg run`` does.
+def install(
+    max: int | None, high: int | None, oom_group: bool, control: str | None
+) -> dict[str, str]:
+    """Install memcg, write the root's limits in bytes and serve a socket, as ``memcg run`` does.
 
     Returns
     -------
     dict
-        The version and folder of memcg and the version of CPython, or ``refused`` with the reason.
+        The version and folder of memcg and the version of CPython, and ``socket`` if there is one;
+        or ``refused`` with the reason.
     """
     place = os.path.dirname(memcg.__file__)
+    version = ".".join(map(str, sys.version_info[:3]))
+    answer = {"memcg": memcg.__version__, "place": place, "python": version}
     if hooks.installed():
+        if control and max is high is None and not oom_group:
+            return _serve(answer, control)
         text = f"memcg {memcg.__version__} from {place} is installed there already"
-        return {"refused": f"{text}; let that program write its limits"}
+        cure = "let that program write its limits, or attach with --control alone"
+        return {"refused": f"{text}; {cure}"}
     system = _system.System()
     try:
         system.install()
@@ -41,8 +49,14 @@ def install(max: int | None, high: int | None, oom_group: bool) -> dict[str, str
     system.explain_in_threads()
     _explain_uncaught(system)
     system.set_limits(max, high, oom_group)
-    version = ".".join(map(str, sys.version_info[:3]))
-    return {"memcg": memcg.__version__, "place": place, "python": version}
+    return _serve(answer, control) if control else answer
+
+
+def _serve(answer: dict[str, str], control: str) -> dict[str, str]:
+    try:
+        return answer | {"socket": memcg.serve(writable=control == "write")}
+    except memcg.MemcgError as error:
+        return {"refused": f"memcg is installed there, and serves no socket: {error}"}
 
 
 def _explain_uncaught(system: _system.System) -> None:

@@ -90,6 +90,20 @@ class System:
         else:
             memcg.publish()
 
+    def trace(self, every: int | None, path: str | None) -> None:
+        """Sample what all groups allocate, for a profile in the file `path` too.
+
+        Raises
+        ------
+        ValueError
+            The distance of samples is out of its range, or the file's name tells no format.
+        """
+        from memcg import profiles, tracing
+
+        if path is not None:
+            profiles.encoder_of(path)
+        tracing.trace("", every=tracing.DEFAULT_EVERY if every is None else every)
+
     def set_limits(self, max: int | None, high: int | None, oom_group: bool = False) -> None:
         """Write the root's limits in bytes. None leaves a limit as it is."""
         root: Any = memcg.root

@@ -90,7 +90,8 @@ def attach(folder, place, limits):
 attach({folder!r}, {place!r}, {limits!r})
 """
 
-Limits = tuple[int | None, int | None, bool]  # memory.max, memory.high and memory.oom.group
+# memory.max, memory.high, memory.oom.group, and "read" or "write" for a socket
+Limits = tuple[int | None, int | None, bool, str | None]
 
 
 class Refused(Exception):
@@ -108,10 +109,18 @@ def add_parser(subparsers: Any) -> None:
         "right to trace it. The exit status is 0 if memcg is installed there now, 1 if it cannot "
         "be, and 2 for wrong usage.",
     )
-    parser.add_argument("pid", type=int, metavar="PID", help="the process")
+    parser.add_argument("pid", type=int, nargs="?", metavar="PID", help="the process")
     parser.add_argument("--max", metavar="SIZE", help="memory.max of the root group, as in run")
     parser.add_argument("--high", metavar="SIZE", help="memory.high of the root group, as in run")
     parser.add_argument("--oom-group", action="store_true", help="memory.oom.group, as in run")
+    parser.add_argument(
+        "--control",
+        nargs="?",
+        const="read",
+        metavar="write",
+        help="serve a socket for memcg cat, slabinfo and report; --control=write also takes memcg "
+        "set. If memcg is installed there already, this alone is done",
+    )
     parser.add_argument(
         "--timeout",
         type=float,
@@ -124,23 +133,38 @@ def add_parser(subparsers: Any) -> None:
 def main(args: Namespace) -> int:
     """Install memcg in process `args.pid`. Return 0, 1 if that is refused, or 2 for wrong usage."""
     try:
+        pid, control = _pid_and_control(args.pid, args.control)
         max = read_size("--max", args.max, None)
-        limits = (max, read_size("--high", args.high, max), args.oom_group)
+        limits = (max, read_size("--high", args.high, max), args.oom_group, control)
     except UsageError as error:
         sys.stderr.write(f"memcg attach: error: {error}\n")
         return 2
-    print(BEFORE.format(args.pid), flush=True)
+    print(BEFORE.format(pid), flush=True)
     try:
-        answer = attach(args.pid, limits, args.timeout)
+        answer = attach(pid, limits, args.timeout)
     except Refused as error:
         sys.stderr.write(f"memcg attach: {error}\n")
         return 1
     shown = "no limit" if max is None else f"memory.max {format_size(max)}"
     print(
-        f"memcg {answer['memcg']} from {answer['place']} is installed in process {args.pid} "
+        f"memcg {answer['memcg']} from {answer['place']} is installed in process {pid} "
         f"(CPython {answer['python']}), {shown}"
     )
+    if "socket" in answer:
+        what = "reading and writing" if control == "write" else "reading"
+        print(f"it serves {answer['socket']}, for {what}")
     return 0
+
+
+def _pid_and_control(pid: int | None, control: str | None) -> tuple[int, str | None]:
+    """Tell the number in ``--control 123`` from a mode: the option may stand before the process."""
+    if pid is None and control is not None and control.isdecimal():
+        pid, control = int(control), "read"
+    if pid is None:
+        raise UsageError("which process? Write its number: memcg attach PID")
+    if control not in (None, "read", "write"):
+        raise UsageError(f"--control={control}: write --control or --control=write")
+    return pid, control
 
 
 def attach(pid: int, limits: Limits, timeout_s: float = TIMEOUT_S) -> dict[str, str]:
@@ -151,8 +175,8 @@ def attach(pid: int, limits: Limits, timeout_s: float = TIMEOUT_S) -> dict[str, 
     pid : int
         The process.
     limits : tuple
-        ``memory.max`` and ``memory.high`` of its root in bytes, None for no change, and
-        ``memory.oom.group``.
+        ``memory.max`` and ``memory.high`` of its root in bytes, None for no change;
+        ``memory.oom.group``; and ``"read"`` or ``"write"`` for a socket, None for none.
     timeout_s : float
         Seconds until the process must have begun.
 

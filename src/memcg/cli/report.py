@@ -14,7 +14,7 @@ from memcg.integrations.allocators import uncovered
 
 # This is imported before the program runs. It makes named tuples, which use eval(), and an eval()
 # makes CPython forget that a KeyboardInterrupt ended the program.
-from memcg.report import holders
+from memcg.report import holders, sites_of
 from memcg.sizes import PAGE_COUNTER_MAX, format_size
 
 from ._system import resident
@@ -33,10 +33,20 @@ def at_exit(
     system: System,
     program: list[str],
     to_stderr: bool,
-    json_path: str | None,
-    html_path: str | None = None,
+    paths: dict[str, str | None],
 ) -> None:
     """Write the account when this process ends. A forked child does not write one.
+
+    Parameters
+    ----------
+    system : System
+        What the command knows of the process.
+    program : list of str
+        The program and its arguments.
+    to_stderr : bool
+        Whether it is written to stderr.
+    paths : dict
+        The files for ``json``, ``html`` and ``trace``; None: it is not written.
 
     Notes
     -----
@@ -48,11 +58,15 @@ def at_exit(
         if os.getpid() != pid:
             return
         with system.room():
+            sites = sites_of(root)  # first: an account allocates
             account = collect(system, program)
+            account["sites"] = sites
             if to_stderr:
                 _to_stderr(render(account))
-            for path, write_account in ((json_path, write_json), (html_path, _html(system))):
-                if path is not None:
+            for kind, write_account in (
+                ("json", write_json), ("html", _html(system)), ("trace", _write_trace),
+            ):  # fmt: skip
+                if (path := paths.get(kind)) is not None:
                     try:
                         write_account(path, account)
                     except OSError as error:
@@ -90,6 +104,14 @@ def _html(system: System) -> Callable[[str, dict[str, Any]], None]:
         write_whole(path, render(system, account).encode())
 
     return write
+
+
+def _write_trace(path: str, account: dict[str, Any]) -> None:
+    from memcg.profiles import encode
+    from memcg.sites import from_dict
+
+    found = from_dict(account["sites"])
+    write_whole(path, encode(found, path, f"live bytes of {account['program'][0]}"))
 
 
 def _read_group(system: System, group: Any) -> dict[str, Any]:
@@ -157,6 +179,11 @@ def render(account: dict[str, Any]) -> str:
         lines += _table(rows, "<>>")
     if biggest := account.get("biggest"):
         lines += ["biggest objects, and what refers to them", *biggest]
+    if sites := account.get("sites"):
+        from memcg.sites import from_dict
+        from memcg.sites import lines as sites_lines
+
+        lines += sites_lines(from_dict(sites))
     return "\n".join(lines) + "\n"
 
 

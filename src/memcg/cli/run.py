@@ -39,6 +39,7 @@ EXIT_CANNOT = 125  # memcg itself failed; env(1) and timeout(1) use the same sta
 USAGE = """\
 usage: memcg run [--max SIZE] [--high SIZE] [--oom-group] [--no-malloc] [--pools]
                  [--report] [--json FILE] [--html FILE]
+                 [--trace FILE] [--trace-every SIZE]
                  [--control[=write]] [--no-publish]
                  (SCRIPT | -m MODULE | -c COMMAND | -) [ARG ...]
 """
@@ -66,6 +67,11 @@ account:
   --json FILE   write the same to FILE for machines, whole or not at all
   --html FILE   write a page to FILE with plots of it over time, and what holds
                 memory; one file, which fetches nothing
+  --trace FILE  write which code has allocated what lives at the end, by samples. The
+                end of the name tells the format: .speedscope.json, .pb.gz (for
+                go tool pprof) or .folded
+  --trace-every SIZE  one sample in so many bytes, 512KiB if it is not given. The
+                option alone adds the samples to --report, --json and --html.
 to be seen by other processes of this user (memcg ps, top, ls, events):
   --no-publish  do not publish the groups' figures. By default they are on a page
                 in memory, if there is a folder for it (see memcg doctor).
@@ -114,6 +120,8 @@ class Options:
         self.report = False
         self.json: str | None = None
         self.html: str | None = None
+        self.trace: str | None = None
+        self.trace_every: int | None = None
         self.publish = True
         self.control: str | None = None  # "read" or "write"
         self.help = False
@@ -158,12 +166,12 @@ def parse(args: list[str]) -> Options:
             options.malloc = False
         elif arg == "--pools":
             options.pools = True
-        elif name in ("--max", "--high", "--json", "--html"):
+        elif name in ("--max", "--high", "--json", "--html", "--trace", "--trace-every"):
             if not equals:
                 if not rest:
                     raise UsageError(f"argument {name}: expected one argument")
                 value = rest.pop(0)
-            if name in ("--json", "--html"):
+            if name in ("--json", "--html", "--trace"):
                 setattr(options, name[2:], value)
             else:
                 sizes[name] = value
@@ -191,6 +199,7 @@ def parse(args: list[str]) -> Options:
     if options.control and not options.publish:
         raise UsageError("argument --control: it needs the page that --no-publish forbids")
     options.args = rest
+    options.trace_every = read_size("--trace-every", sizes.get("--trace-every"), None)
     options.max = read_size("--max", sizes.get("--max"), None)
     options.high = read_size("--high", sizes.get("--high"), options.max)
     return options
@@ -237,7 +246,7 @@ def start(
         if options.help:
             sys.stdout.write(HELP)
             return 0
-        for name in ("json", "html"):
+        for name in ("json", "html", "trace"):
             if (path := getattr(options, name)) is not None:
                 from .report import prepare
 
@@ -275,11 +284,17 @@ def start(
                 return EXIT_CANNOT
             # Nobody has asked for the page. `memcg doctor` says why there is none.
     atexit.register(system.lift_limits)  # the first registered runs last
-    if options.report or options.json is not None or options.html is not None:
+    if options.trace is not None or options.trace_every is not None:
+        try:
+            system.trace(options.trace_every, options.trace)
+        except ValueError as error:
+            sys.stderr.write(f"{USAGE}memcg run: error: {error}\n")
+            return 2
+    paths = {"json": options.json, "html": options.html, "trace": options.trace}
+    if options.report or any(path is not None for path in paths.values()):
         from .report import at_exit
 
-        program = [target.name, *options.args]
-        at_exit(system, program, options.report, options.json, options.html)
+        at_exit(system, [target.name, *options.args], options.report, paths)
     system.explain_in_threads()
     system.set_limits(options.max, options.high, options.oom_group)
 

@@ -101,6 +101,7 @@ load("_errors")
 load("_groups")
 load("_bound")
 load("_caches")
+load("_samples")
 
 from ._bound import Bound, Started
 from ._caches import KMALLOC_SIZES, Cache, live_blocks, scan, view
@@ -112,6 +113,9 @@ from ._groups import (
     mem_cgroup_get_limit, mem_cgroup_high_done, mem_cgroup_last_oom, mem_cgroup_offline,
     mem_cgroup_reset_peak, mem_cgroup_set_has_shrinkers, mem_cgroup_set_limit, memcg_charge,
     memcg_try_charge, memcg_uncharge, publish_inside_of, threads_inside,
+)
+from ._samples import (
+    mem_cgroup_samples, mem_cgroup_sampling, mem_cgroup_set_sampling, stack_frame,
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from memcg.sizes import format_size
 
+from . import flame
 from .shapes import KIND_COLOURS, REST, Panel, Shapes, Tile, clock, is_light, name_of
 from .style import STYLE
 
@@ -39,7 +40,8 @@ def render(figures: dict[str, Any], *, plain: bool = False) -> str:
     script = "script-src 'unsafe-inline'; " if by.SCRIPTS else ""
     policy = f"default-src 'none'; {script}style-src 'unsafe-inline'; img-src data:"
     body = "".join((
-        _header(figures), by.finish(_over_time(by, shapes)), _treemap(shapes), _caches(figures),
+        _header(figures), by.finish(_over_time(by, shapes) + _flame(by, figures)), _treemap(shapes),
+        _caches(figures),
         _groups(shapes), _objects(figures), _events(figures), _footer(figures, cure),
     ))  # fmt: skip
     return (
@@ -149,6 +151,17 @@ def _panel(panel: Panel, plot: str) -> str:
 def _kinds(shapes: Shapes) -> list[str]:
     there = {mark.kind for mark in shapes.timeline()[1]}
     return [kind for kind in KIND_COLOURS if kind in there]
+
+
+def _flame(by: Any, figures: dict[str, Any]) -> str:
+    sites = figures["sites"]
+    made = flame.boxes(sites)
+    if not made:
+        return ""
+    note = (f"Live bytes by group and call stack, an estimate from {sites['samples']:,} samples "
+            f"({format_size(sites['nbytes'])}, give or take {format_size(2 * sites['deviation'])})."
+            " A call is below the one that made it. Point at one to read it.")  # fmt: skip
+    return _section("Which code allocated what lives", by.flame(made), note=note)
 
 
 def _treemap(shapes: Shapes) -> str:

@@ -37,5 +37,6 @@ def render(system: System, account: dict[str, Any]) -> str:
             # The page of figures has the root's limit as it is now, lifted for this.
             g.update({name: n for name, n in named[g["path"]].items() if name != "stat"})
     found["own"] = figures.own_bytes(found["groups"])
+    found["sites"] = account["sites"]
     found["account"] = account
     return document.render(found)

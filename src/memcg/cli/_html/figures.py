@@ -24,6 +24,9 @@ class Source(Protocol):
     def holders(self, path: str) -> dict[str, Any] | None:
         """Return what holds a group's memory; None: the group is gone."""
 
+    def sites(self) -> dict[str, Any] | None:
+        """Return which code allocated what lives; None: nothing is traced."""
+
 
 def own_bytes(groups: list[dict[str, Any]]) -> dict[str, int]:
     """Return what each online group holds without those below it.
@@ -52,18 +55,19 @@ def read(of: Page, process: dict[str, Any], source: Source | None) -> dict[str, 
     process : dict
         ``pid``, ``command`` and ``rss``.
     source : Source, optional
-        Without it there are no caches and no holders, and their values are None.
+        Without it there are no caches, holders and sites, and their values are None.
     """
     groups = [g.as_dict() for g in of.groups(gone=True)]
     samples, events = of.samples(), of.events()
     there = [g for g in groups if g["state"] != "gone"]
     own = own_bytes(there)
     asked = sorted((path for path in own if own[path]), key=lambda path: -own[path])[:GROUPS_ASKED]
-    caches, held = None, None
+    caches = held = sites = None
     if source is not None:
         paths = [
             g["path"] for g in there if g["state"] == "online" and (g["caches"] or not g["path"])
         ]
+        sites = source.sites()  # first: the others allocate
         caches = source.caches(paths)
         held = {path: found for path in asked if (found := source.holders(path)) is not None}
     return {
@@ -72,5 +76,5 @@ def read(of: Page, process: dict[str, Any], source: Source | None) -> dict[str, 
         "samples": [[s.time, s.id, s.usage, s.highest] for s in samples.entries],
         "samples_dropped": samples.dropped,
         "events": [asdict(e) for e in events.entries], "events_dropped": events.dropped,
-        "caches": caches, "held": held, "left_out": of.left_out,
+        "caches": caches, "held": held, "sites": sites, "left_out": of.left_out,
     }  # fmt: skip

@@ -13,6 +13,7 @@ from bokeh.models import (
     DatetimeTickFormatter,
     FactorRange,
     HoverTool,
+    Range1d,
     Span,
 )
 from bokeh.plotting import figure
@@ -23,6 +24,7 @@ from memcg.sizes import format_size
 from .shapes import KIND_COLOURS, clock, unit
 
 if TYPE_CHECKING:
+    from .flame import Box
     from .shapes import Mark, Panel, Shapes
 
 SCRIPTS = True
@@ -162,6 +164,38 @@ def stack(shapes: Shapes) -> str:
     plot.y_range.start, plot.y_range.end = 0, top or 1
     _mark(plot, data.marks, [top * 0.97] * len(data.marks))
     return _place(plot, "stack")
+
+
+def flame(made: list[Box]) -> str:
+    """Return a flame graph that can be zoomed along its width."""
+    rows = 1 + max(b.row for b in made)
+    plot = figure(
+        height=20 * rows + 30, sizing_mode="stretch_width", x_range=Range1d(0, 1, bounds=(0, 1)),
+        y_range=(rows, 0), background_fill_alpha=0, border_fill_alpha=0, outline_line_color=None,
+        toolbar_location=None, tools="xpan,xwheel_zoom,xbox_zoom,reset", active_scroll=None,
+        min_border=0,
+    )  # fmt: skip
+    plot.axis.visible = plot.grid.visible = False
+    source = ColumnDataSource({
+        "left": [b.x for b in made], "right": [b.x + b.width for b in made],
+        "top": [b.row for b in made], "bottom": [b.row + 0.95 for b in made],
+        "colour": [b.colour for b in made], "title": [b.title for b in made],
+        "name": [_cut(b) for b in made], "middle": [b.row + 0.48 for b in made],
+    })  # fmt: skip
+    drawn = plot.quad("left", "right", "top", "bottom", source=source, fill_color="colour",
+                      line_color="white", line_width=0.5)  # fmt: skip
+    plot.text("left", "middle", text="name", source=source, x_offset=4, text_baseline="middle",
+              text_font_size="12px", text_color="#1f2328")  # fmt: skip
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=[("", "@title")]))
+    return _place(plot, "flame")
+
+
+def _cut(box: Box) -> str:
+    """Return as much of a box's name as fits into it at the width of most screens."""
+    letters = int(box.width * 1100 / 7) - 1
+    if letters < 3:
+        return ""
+    return box.name if len(box.name) <= letters else f"{box.name[: letters - 1]}\u2026"
 
 
 def panel(shapes: Shapes, of: Panel) -> str:

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from memcg import root
 from memcg.cli._system import System, parse_slabinfo
-from memcg.report import held_by
+from memcg.report import held_by, sites_of
 
 CACHES_MOST = 200  # in the figures
 
@@ -26,6 +27,9 @@ class Here:
         if path not in self._groups:
             return None
         return held_by(self._groups[path])
+
+    def sites(self) -> dict[str, Any] | None:
+        return sites_of(root)
 
 
 class There:
@@ -56,3 +60,7 @@ class There:
         if answer is None:
             return None
         return {name: answer[name] for name in ("blocks", "kinds", "rest", "objects")}
+
+    def sites(self) -> dict[str, Any] | None:
+        answer = self._ask("sites", "")
+        return answer["sites"] if answer else None

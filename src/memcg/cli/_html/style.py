@@ -78,6 +78,11 @@ summary { cursor: pointer; color: var(--soft); margin: 4px 0; }
 .dots { position: absolute; inset: 0; pointer-events: none; }
 .dots i { position: absolute; top: 4px; width: 8px; height: 8px; margin-left: -4px;
   border-radius: 50%; border: 1px solid var(--bg); pointer-events: auto; }
+.flame { position: relative; overflow: hidden; }
+.flame > div { position: absolute; height: 19px; padding: 0 4px; overflow: hidden; color: #1f2328;
+  font-size: 12px; line-height: 19px; white-space: nowrap; text-overflow: ellipsis;
+  border-right: 1px solid var(--bg); border-radius: 2px; }
+.flame > div:hover { filter: brightness(1.12); }
 .timeline .row { display: grid; grid-template-columns: minmax(60px, min(180px, 30%)) 1fr; gap: 12px;
   align-items: center; height: 26px; }
 .timeline .name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; text-align: right;

@@ -14,11 +14,13 @@ from memcg.sizes import format_size
 from .shapes import KIND_COLOURS, clock, ticks, unit
 
 if TYPE_CHECKING:
+    from .flame import Box
     from .shapes import Mark, Panel, Shapes
 
 HEAD = ""  # what the page's head needs for them
 SCRIPTS = False
 X_LABELS = 4
+ROW_PX = 20  # of a flame graph; style.py has it too
 
 
 def stack(shapes: Shapes) -> str:
@@ -66,6 +68,17 @@ def timeline(shapes: Shapes) -> str:
         )
     axis = f'<div class="row"><span></span><div class="dots axis">{_x_labels(times)}</div></div>'
     return f'<div class="timeline" data-plot="timeline">{"".join(lines)}{axis}</div>'
+
+
+def flame(made: list[Box]) -> str:
+    """Return a flame graph. Its boxes are HTML, so their texts keep their size and are cut."""
+    parts = "".join(
+        f'<div style="left:{100 * b.x:.3f}%;width:{100 * b.width:.3f}%;top:{ROW_PX * b.row}px;'
+        f'background:{b.colour}" title="{escape(b.title)}">{escape(b.name)}</div>'
+        for b in made
+    )
+    height = ROW_PX * (1 + max(b.row for b in made))
+    return f'<div class="flame" data-plot="flame" style="height:{height}px">{parts}</div>'
 
 
 def finish(html: str) -> str:

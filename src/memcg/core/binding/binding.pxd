@@ -2,7 +2,7 @@
 # What the C files of this folder offer, a block for each header.
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from native cimport kmem_cache, mem_cgroup, memcg_failure
 
 cdef extern from "kmem_cache.h":
@@ -140,3 +140,12 @@ cdef extern from "worker.h":
     void worker_hold()
     void worker_release()
     void worker_after_fork()
+
+cdef extern from "stacks.h":
+    int stacks_init(uint64_t seed)
+    struct c_stack_frame "stack_frame":
+        uint32_t outer
+        const char *file
+        const char *name
+        int line, first_line
+    bint stacks_frame(uint32_t stack, c_stack_frame *frame)

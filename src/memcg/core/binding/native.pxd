@@ -117,6 +117,14 @@ cdef extern from "memcg.h" nogil:
     kmem_cache *cache_from_memcg_idx(const kmem_cache *root, int id)
     void memcg_create_done(kmem_cache *root, mem_cgroup *memcg)
 
+    void c_mem_cgroup_set_sampling "mem_cgroup_set_sampling"(mem_cgroup *memcg, uint32_t every)
+    uint32_t c_mem_cgroup_sampling "mem_cgroup_sampling"(const mem_cgroup *memcg)
+    struct memcg_sample:
+        mem_cgroup *memcg
+        size_t bytes, reach
+        uint32_t every, stack
+    size_t c_mem_cgroup_samples "mem_cgroup_samples"(mem_cgroup *top, memcg_sample *samples, size_t room, uint64_t *missed)
+
     enum memcg_event_kind:
         MEMCG_EVENT_NONE
         MEMCG_EVENT_CREATE
