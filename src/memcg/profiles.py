@@ -3,7 +3,7 @@
 
 pprof's ``profile.proto`` has eight small messages. They are written by hand here, because no
 library on PyPI that writes them is kept, and generated code would pin a release of protobuf
-(docs/decisions/0049). The tests read the bytes back with protobuf itself.
+(docs/decisions/0049). The tests decode the bytes by the rules of the wire format.
 """
 
 from __future__ import annotations
