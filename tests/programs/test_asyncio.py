@@ -403,3 +403,27 @@ CRIaPTAemoWY+h/VWXuZplwCIBuVuOm4jC/LpqgIKnCaI+hcaCJUH8MJAyHmhVNk
 Iaji
 -----END CERTIFICATE-----
 """
+
+
+def test_a_transport_that_keeps_its_group_has_no_dict_made_for_it(run_program):
+    run_program(
+        """
+import asyncio, gc
+def has_dict(o):
+    return any(type(r) is dict and "_memcg_entry" in r for r in gc.get_referents(o))
+async def main():
+    async def serve(reader, writer):
+        writer.write(await reader.readexactly(3))
+        await writer.drain()
+        writer.close()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"abc")
+    assert await reader.read() == b"abc"
+    assert not has_dict(writer.transport)
+    if sys.version_info < (3, 13):  # it would be seen
+        vars(writer.transport)
+        assert has_dict(writer.transport)
+asyncio.run(main())
+"""
+    )
