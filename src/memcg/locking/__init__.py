@@ -77,8 +77,8 @@ else:
             """Keep the mutex: a lock of CPython's cannot be taken from the thread that holds it."""
 
         held = _thread.RLock._is_owned
-        depth = property(_thread.RLock._recursion_count)
         if sys.version_info >= (3, 14):
+            depth = property(_thread.RLock._recursion_count)
             __enter__ = _enter
         forget_holder = _thread.RLock._at_fork_reinit
 
