@@ -247,10 +247,11 @@ def test_an_acquisition_cut_short_is_not_held(dep):
 
 def test_off_it_leaves_the_classes_as_they_were():
     names = ("acquire", "release", "__enter__", "__exit__")
-    wait = Event.wait
+    wait, before = Event.wait, [vars(Mutex).get(name) for name in names]
     with lockdep.watching(locking):
         assert all(name in vars(Mutex) for name in names)
-    assert not any(name in vars(Mutex) for name in names)
+        assert vars(Mutex)["acquire"] is not before[0]
+    assert [vars(Mutex).get(name) for name in names] == before
     assert Event.wait is wait
 
 

@@ -29,7 +29,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
-from types import FrameType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 __all__ = ["LOCKS", "LockClass", "Lockdep", "Report", "attach", "watching"]
@@ -379,15 +379,16 @@ def attach(
     undo: list[tuple[type, str, Any]] = []
     for (noun, name), tell in _METHODS.items():
         cls = getattr(module, noun)
-        own = vars(cls).get(name)
+        own, method = vars(cls).get(name), getattr(cls, name)
         if (
             noun == "Mutex"
             and name in ("__enter__", "__exit__")
-            and (own is not None and own.__module__ != __name__)
+            and isinstance(method, FunctionType)
+            and method.__module__ != __name__
         ):
-            continue  # the explorer's own method, which calls acquire or release
+            continue  # a method in Python, which calls acquire or release
         undo.append((cls, name, own))
-        setattr(cls, name, _watched(getattr(cls, name), tell, dep, who, takes=name in _TAKES))
+        setattr(cls, name, _watched(method, tell, dep, who, takes=name in _TAKES))
     if collections:
         gc.callbacks.append(_on_gc)
 
