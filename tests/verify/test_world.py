@@ -61,6 +61,6 @@ def test_an_execution_finds_nothing_of_the_one_before():
         seam.choose(2)
 
     assert explore(program, strategy="naive").check().schedules == 2
-    first, second = found
+    first, second = found[-2:]  # since 3.12 one primes the tracing
     assert first[0] is not second[0]
     assert first[1:] == second[1:] == ("memcg_kmem_is_active", [], 1, True, False, False)

@@ -13,12 +13,15 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "fault.h"
 #include "hooks.h"
 
 #define ALARM_WORKER_ENDS 1.0 /* seconds that the interpreter's end waits for it */
+#define EXIT_TAKES 0.05       /* seconds, at most: a thread that has done its work exits at once */
 
 static PyObject *work, *thread_main;
 static PyMemAllocatorEx first_raw; /* the RAW allocator before tracemalloc was started; or zero */
@@ -27,7 +30,8 @@ static atomic_int_t nr_workers[NR_WORKERS]; /* threads that were started and hav
 static atomic_int_t ending;                 /* the interpreter is ending; it waits for no alarm */
 /* forks, and the interpreter's end, during which no worker starts */
 static atomic_int_t nr_holds;
-static atomic_int_t missed[NR_WORKERS]; /* a worker was to start during a hold */
+static atomic_int_t missed[NR_WORKERS];      /* a worker was to start during a hold */
+static atomic_int_t last_worker[NR_WORKERS]; /* its thread's id in the kernel; 0: there was none */
 static __thread int my_holds;
 static __thread int is_worker; /* this thread is a worker and does not wait for itself */
 
@@ -61,6 +65,7 @@ void worker_register(enum worker_kind kind, void (*fn)(void)) { registered[kind]
 void worker_run(enum worker_kind kind)
 {
     is_worker = 1;
+    store_relaxed(&last_worker[kind], (int)syscall(SYS_gettid));
     memcg_stop_kmem_account(); /* nothing that we do is refused or raises an alarm */
     /* before the work, so that no wake is lost */
     store_seq_cst(&starting[kind], 0);
@@ -207,6 +212,27 @@ static bool at_work(void)
            (load_seq_cst(&nr_workers[WORKER_ALARM]) && !load_seq_cst(&ending));
 }
 
+static double seconds_between(const struct timespec *begin, const struct timespec *end)
+{
+    return (double)(end->tv_sec - begin->tv_sec) + (double)(end->tv_nsec - begin->tv_nsec) / 1e9;
+}
+
+/* A thread that has done its work still counts as a thread of the process for a moment, and since
+ * 3.12 a fork warns of it. */
+static bool any_exits(void)
+{
+    enum worker_kind kind;
+    pid_t tid;
+
+    for (kind = 0; kind < NR_WORKERS; kind++)
+        if ((tid = load_relaxed(&last_worker[kind])) && !load_seq_cst(&nr_workers[kind])) {
+            if (!syscall(SYS_tgkill, getpid(), tid, 0))
+                return true;
+            store_relaxed(&last_worker[kind], 0);
+        }
+    return false;
+}
+
 /* Waits for `seconds`, or for ever if below 0. */
 bool worker_wait(double seconds)
 {
@@ -219,9 +245,12 @@ bool worker_wait(double seconds)
     while (at_work() && !late) {
         sched_yield();
         clock_gettime(CLOCK_MONOTONIC, &now);
-        late = seconds >= 0 &&
-               (double)(now.tv_sec - begin.tv_sec) + (double)(now.tv_nsec - begin.tv_nsec) / 1e9 >
-                   seconds;
+        late = seconds >= 0 && seconds_between(&begin, &now) > seconds;
+    }
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    for (now = begin; any_exits() && seconds_between(&begin, &now) < EXIT_TAKES;) {
+        sched_yield();
+        clock_gettime(CLOCK_MONOTONIC, &now);
     }
     Py_END_ALLOW_THREADS return !late;
 }
