@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Flask application with tenants, and endpoints that take too much memory in each way."""
 
+import encodings.idna  # noqa: F401  # 1 MiB, which the first error's page would import in its tenant
 import os
 
 import memcg
