@@ -152,7 +152,7 @@ class Bench:
         parts = [f"tests/{program}.c", *self.sources]
         places = [f"{flavour}/{Path(part).stem}.o" if part in changed
                   else str(self.objects(flavour, part)) for part in parts]  # fmt: skip
-        self.compile(directory, flavour, *places, "-o", f"{flavour}/{program}")
+        self.compile(directory, flavour, *places, "-o", f"{flavour}/{program}", "-lm")
 
     def users(self, header: str) -> set[str]:
         """Return the sources that include a header."""
