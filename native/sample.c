@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sample.c - the records of sampled blocks: who allocated them, and how many bytes each stands for.
+ * sample.c - the records of sampled blocks: which code allocated them, and how many bytes each stands
+ * for.
  *
  * A sampled block is a page run of its own, whatever its size.  A free of it takes the slow way by
  * its address, no matter which thread frees it, and drops the record there.  So the records are
