@@ -188,3 +188,46 @@ def test_a_process_ends_beside_daemons_at_their_limit(run_program):
         expects=("",),
     )  # CPython may print anything about threads that it ends at their limit
     assert shown["ends"]
+
+
+@pytest.mark.parametrize("first", ["gc.collect()", "[[[]] for _ in range(10**6)]"])
+@pytest.mark.parametrize("collection", ["gc.collect()", "kept.append([[]])"])
+def test_a_thread_is_refused_while_another_one_collects(run_program, collection, first):
+    """CPython has one flag for all threads, and what a collection calls may release the GIL.
+
+    The first collection shows memcg the collector's functions. What the collector itself runs is
+    spared, because CPython would print its error.
+    """
+    shown = run_program(f"""
+    g = memcg.group("g", max="4MiB", high="max", reserve="8MiB")
+    began, go_on = threading.Event(), threading.Event()
+    {first}
+    outcomes, kept, collectors = [], [], []
+    def callback(phase, info):
+        if threading.get_ident() in collectors and not began.is_set():
+            memcg.core.enter(g)
+            outcomes.append(len(bytearray(8 * MIB)))
+            with memcg.shield():
+                try: memcg.core.leave(g)
+                except memcg.MemcgOOM as oom: outcomes.append("8.0 MiB" in str(oom))
+            began.set()
+            go_on.wait()
+    def collect():
+        collectors.append(threading.get_ident())
+        while not began.is_set(): {collection}
+    def fill():
+        try:
+            with g: return len(bytearray(8 * MIB))
+        except MemoryError as error:
+            last = error.__traceback__
+            while last.tb_next: last = last.tb_next
+            return type(error).__name__, last.tb_frame.f_code.co_name
+    gc.callbacks.append(callback)
+    thread = threading.Thread(target=collect); thread.start()
+    began.wait()
+    result = fill()
+    go_on.set(); thread.join()
+    show(result=result, outcomes=outcomes)
+    """)
+    assert shown["result"] == ["MemoryError", "fill"]
+    assert shown["outcomes"] == [8 << 20, True]

@@ -265,6 +265,7 @@ def install():
 
     Context: the main thread, where alarms are quickest.
     """
+    collecting_init(gc.collect)
     refusal_init()
     survivor_init()
     verdict_init(find_memory_error)

@@ -59,6 +59,9 @@ cdef extern from "threads.h":
     running *threads_running(size_t *n)
     object threads_next_ended()
 
+cdef extern from "collecting.h":
+    int collecting_init(object collect) except -1
+
 cdef extern from "refusal.h":
     void refusal_init()
     enum refusal_doubt:

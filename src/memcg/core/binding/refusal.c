@@ -23,6 +23,7 @@
  */
 #include "refusal.h"
 
+#include "collecting.h"
 #include "section.h"
 
 #include <link.h>
@@ -293,7 +294,7 @@ bool refusal_is_printed(PyThreadState *tstate)
 {
     py_frame *frame = py_running_frame(tstate);
 
-    if (py_is_collecting(tstate))
+    if (collecting_is_here(tstate))
         return true;
     for (int i = 0; frame && i < NEAR_FRAMES; i++, frame = py_frame_before(frame))
         if (refusal_is_printed_in(py_frame_code(frame)))
