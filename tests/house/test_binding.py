@@ -17,6 +17,7 @@ FLOORS = [  # bottom to top; a file includes its own header, and headers of the 
     {"compat"},
     {
         "blocks",
+        "collecting",
         "collection",
         "constructor",
         "current",

@@ -41,13 +41,6 @@ struct walk {
 
 static int garbage_clear(PyObject *object);
 
-/* Code that the collector is called by, and much else. */
-static bool is_general(uintptr_t function)
-{
-    return function == (uintptr_t)_PyEval_EvalFrameDefault ||
-           function == (uintptr_t)_PyObject_GC_New || function == (uintptr_t)_PyObject_GC_NewVar;
-}
-
 static bool is_known(uintptr_t function)
 {
     for (int i = 0; i < collector.nr; i++)
@@ -71,7 +64,7 @@ static _Unwind_Reason_Code learn(struct _Unwind_Context *frame, void *arg)
         walk->found = function == (uintptr_t)garbage_clear;
         return _URC_NO_REASON;
     }
-    if (is_general(function) || !walk->left--)
+    if (py_calls_anything(function) || !walk->left--)
         return _URC_END_OF_STACK;
     remember(function);
     if (function != collector.collect && function != (uintptr_t)PyGC_Collect)

@@ -93,6 +93,12 @@ bool py_is_collecting(const PyThreadState *tstate)
     return Py_Version == PY_VERSION_HEX && tstate->interp->gc.collecting;
 }
 
+bool py_calls_anything(uintptr_t function)
+{
+    return function == (uintptr_t)_PyEval_EvalFrameDefault ||
+           function == (uintptr_t)_PyObject_GC_New || function == (uintptr_t)_PyObject_GC_NewVar;
+}
+
 bool py_holds_gil(void)
 {
     PyThreadState *tstate = py_tstate();

@@ -102,6 +102,8 @@ bool py_is_handling(PyThreadState *tstate, bool (*matches)(PyObject *error));
 /* True while the collector of the thread's interpreter is at work; false in a release other than the headers'.
  * GIL held. */
 bool py_is_collecting(const PyThreadState *tstate);
+/* True for a function of CPython's that calls the collector, and whatever else. */
+bool py_calls_anything(uintptr_t function);
 
 /* True if this thread holds its interpreter's GIL.  PyGILState_Check() is always true once there was
  * another interpreter. */
