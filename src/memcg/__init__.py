@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .server import serve
     from .tracing import trace
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "CacheBusy", "Group", "GroupBusy", "KmemCache", "MemcgError", "MemcgOOM", "OfflineError",
     "current", "escape", "group", "install", "publish", "root", "scope",
@@ -37,7 +37,7 @@ if not TYPE_CHECKING:
     _RARE = {"KmemCache": "cache", "escape": "names", "unescape": "names",
              "publish": "publisher", "unpublish": "publisher", "serve": "server",
              "trace": "tracing"}  # fmt: skip
-    _MOVED = {  # modules that programs may know by the names that they had in version 0.1
+    _MOVED = {  # modules that programs may know by their first names
         **dict.fromkeys(("cgroup", "memcontrol", "slab_common", "workqueue"), "control."),
         **dict.fromkeys(("dataplane", "fault_attr", "model"), "core."),
         **dict.fromkeys(("lockdep", "lockless"), "locking."),
