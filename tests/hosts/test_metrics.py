@@ -259,3 +259,32 @@ for _ in range(5):
 print(json.dumps(best))
 """)
     assert found < 0.05  # seconds of processor time
+
+
+def test_the_programs_of_the_how_to_run_as_written():
+    page = (ROOT / "docs/howto/metrics.md").read_text()
+    prometheus, otel = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    port = free_port()
+    assert "9400" in prometheus
+    shown = run(
+        prometheus.replace("9400", str(port))
+        + f"""
+import urllib.request
+memcg.group("tenants/a", max="64MiB")
+text = urllib.request.urlopen("http://127.0.0.1:{port}/metrics").read().decode()
+print(json.dumps(text))
+"""
+    )
+    assert 'memcg_memory_limit_bytes{group="tenants/a",limit="max"} 6.7108864e+07' in shown
+    shown = run("""
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+reader = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider([reader]))
+""" + otel + """
+print(reader.get_metrics_data().to_json(indent=None))
+""")  # fmt: skip
+    (scope,) = [m for r in shown["resource_metrics"] for m in r["scope_metrics"]]
+    names = {metric["name"] for metric in scope["metrics"]}
+    assert {"memcg.memory.usage", "memcg.memory.events"} <= names

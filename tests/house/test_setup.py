@@ -125,12 +125,22 @@ except (memcg.GroupBusy, memcg.OfflineError, memcg.CacheBusy, memcg.MemcgOOM) as
 """
 
 
-def test_the_code_of_the_readme_runs_as_written(native, tmp_path):
-    pytest.importorskip("numpy")
-    (code,) = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.S)
-    shown = run("-W", "error", "-c", code, env=environment(), cwd=tmp_path)
-    assert "tenants/b: current" in shown
-    assert "slabinfo - version: 2.1" in shown
+def test_the_readme_runs_as_written(native, tmp_path):
+    readme = (PROJECT / "README.md").read_text()
+    code, shown, command = re.findall(
+        r"^```(?:python|text|console)\n(.*?)^```", readme, re.M | re.S
+    )
+    assert len(code.splitlines()) == 3
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment(),
+                          cwd=tmp_path, capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(shown.strip().removesuffix("..."))
+    (tmp_path / "app.py").write_text("kept = []\nwhile True: kept.append(bytes(100_000))")
+    done = subprocess.run([sys.executable, "-m", *command.removeprefix("$ ").split()],
+                          env=environment(), cwd=tmp_path,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 137
+    assert "global 'kept' of module __main__" in done.stderr
 
 
 def test_importing_takes_less_than_fifty_milliseconds():

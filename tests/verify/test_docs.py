@@ -64,6 +64,15 @@ def test_the_test_of_the_page_fails_with_its_timeline(tmp_path):
     assert "--explore-replay" in done.stdout
 
 
+def test_the_same_test_fails_outside_of_pytest(tmp_path):
+    for name in ("test_pool.py", "explored.py"):
+        (tmp_path / name).write_text(FILES[name])
+    done = subprocess.run([sys.executable, "explored.py"], cwd=tmp_path, env=environment(tmp_path),
+                          text=True, capture_output=True, check=True)  # fmt: skip
+    assert "2 were made" in done.stdout
+    assert "store Pool.made" in done.stdout
+
+
 @pytest.fixture
 def tool():
     return load(TOOLS / "locking_doc.py")
