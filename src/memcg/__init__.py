@@ -5,6 +5,8 @@
 >>> with memcg.scope("tenants/a", max="256MiB") as g:
 ...     g.path
 'tenants/a'
+
+.. PYTEST_DONT_REWRITE: under `memcg run -m pytest` memcg is there before pytest could.
 """
 
 from __future__ import annotations

@@ -35,10 +35,13 @@ with g:
     data += bytes(2 * MIB)
     data[:] = data[: 6 * MIB]
     whole = bytes(data[:100])
-    for grow in (
+    grows = [
         lambda: data.extend(bytes(11 * MIB)), lambda: data.resize(18 * MIB),
-        lambda: data.__init__(18 * MIB), lambda: data * 3, lambda: data.replace(b"\\0", b"123"),
-    ):
+        lambda: data.__init__(18 * MIB),
+    ]
+    if sys.version_info >= (3, 11, 7):  # 3.11.2 drops a refused bytearray before it is made
+        grows += [lambda: data * 3, lambda: data.replace(b"\\0", b"123")]
+    for grow in grows:
         try: grow()
         except (MemoryError, AttributeError) as error:  # resize() is new in 3.14
             assert type(error) is not AttributeError or sys.version_info < (3, 14)

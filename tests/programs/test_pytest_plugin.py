@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -421,7 +422,9 @@ def test_nothing_is_imported_until_something_asks(native, tmp_path):
     (tmp_path / "test_it.py").write_text(
         "import sys\ndef test_it(): assert 'memcg' not in sys.modules\n"
     )
-    command = [sys.executable, "-m", "pytest", "-p", "pytest_memcg", "-q", "-o", "addopts="]
+    # an installed memcg loads the plugin by itself
+    load = [] if entry_points(group="pytest11", name="memcg") else ["-p", "pytest_memcg"]
+    command = [sys.executable, "-m", "pytest", *load, "-q", "-o", "addopts="]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment(), text=True, capture_output=True, check=False
     )
@@ -433,6 +436,24 @@ def test_nothing_is_imported_until_something_asks(native, tmp_path):
         command, cwd=tmp_path, env=environment(), text=True, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_an_installed_memcg_makes_no_warning_under_memcg_run(native, tmp_path):
+    installed = tmp_path / "installed" / "memcg-0.dist-info"  # as pip leaves it
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Name: memcg\nVersion: 0\n")
+    (installed / "RECORD").write_text("memcg/__init__.py,,\npytest_memcg.py,,\n")
+    (installed / "entry_points.txt").write_text("[pytest11]\nmemcg = pytest_memcg\n")
+    (tmp_path / "test_it.py").write_text("def test_it(): pass\n")
+    command = [sys.executable, "-m", "memcg", "run", "-m", "pytest", "-W", "error"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(installed.parent), text=True, capture_output=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warning" not in done.stdout
+    assert "plugins: " in done.stdout
+    assert "memcg-0" in done.stdout
 
 
 def test_the_plugins_door_imports_nothing_that_pytest_has_not():
