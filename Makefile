@@ -62,9 +62,9 @@ coverage-table: $(EXTENSION)/.built $(COVERAGE)/.installed ## measure what 28 wo
 pythons: $(STAMP) ## get CPython 3.14 and 3.15 below build/pythons where the machine has none
 	$(VENV)/bin/python tools/pythons.py $(if $(STRICT),--strict) 3.14 3.15
 
-# STRICT=1: the same.
-wheels: pythons ## build wheels for 3.11 to 3.15 in build/wheels, and try each in an empty environment
-	$(VENV)/bin/python tools/wheels.py $(if $(STRICT),--strict)
+# STRICT=1: the same. SUITE=1 runs the tests from each wheel too, WITH_EXTRAS=1 tries each extra.
+wheels: pythons ## build the sdist and wheels for 3.11 to 3.15 in build/wheels, and try each in an empty environment
+	$(VENV)/bin/python tools/wheels.py $(if $(STRICT),--strict) $(if $(SUITE),--suite) $(if $(WITH_EXTRAS),--extras)
 
 test-all: pythons ## run the tests on 3.11 to 3.15; name those that are not here; STRICT=1: fail for them
 	missing=; for v in 3.11 3.12 3.13 3.14 3.15; do \

@@ -75,3 +75,25 @@ def test_a_version_that_is_not_here_is_said_in_one_line_and_fails_if_strict(
         assert wheels.main([*strict, "--folder", str(tmp_path), "3.14", "3.15"]) == len(strict)
         said = capsys.readouterr().out
         assert said == "no wheel, because these are not on this machine: 3.14, 3.15\n"
+
+
+@pytest.fixture
+def trials(wheels):
+    return wheels.wheel_trials
+
+
+def test_every_extra_of_a_user_has_a_trial(trials):
+    assert set(trials.TRIALS) == trials.extras()
+    assert {"cli", "top", "prometheus"} <= trials.extras()
+
+
+def test_an_extra_that_shows_something_else_is_refused(trials):
+    assert trials.is_shown("jupyter", "a\nMemcgOOM\n")
+    assert not trials.is_shown("jupyter", "MemcgOOM\nstarted anyway\n")
+    assert not trials.is_shown("jupyter", "")
+
+
+def test_the_tests_of_a_wheel_are_all_but_those_of_the_tree(trials):
+    found = trials.tests(PROJECT)
+    assert {"tests/test_door.py", "tests/programs", "tests/cli", "tests/verify"} <= set(found)
+    assert not any(name in test for test in found for name in trials.NOT_OF_A_WHEEL)
