@@ -49,7 +49,7 @@ import os, subprocess, sys
 memcg.publish()
 tool = os.path.join(os.path.dirname(sys.executable), "memcg")
 print(*subprocess.check_output([tool, "ls", "--pid", str(os.getpid())], text=True).split())
-""", r".*tenants 0 .*"),
+""", r"GROUP .* tenants .*"),
     "top": (INSTALLED + TOP, "status 0"),
     "html": (INSTALLED + """
 import os, pathlib, subprocess, sys
