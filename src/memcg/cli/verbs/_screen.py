@@ -343,9 +343,13 @@ class Top(App[None]):
         self._fill(detail, row.group.path, title, events_)
 
     def _events(self, row: Row) -> str:
-        found = [e for e in self.view.page.events().entries if e.id == row.group.id]
+        top = row.group
+        below = f"{top.path}/" if top.path else ""
+        found = [e for e in self.view.page.events().entries
+                 if e.id == top.id or e.group.startswith(below)]  # fmt: skip
         lines = [
-            f"{time.strftime('%H:%M:%S', time.localtime(e.time))}  {e.kind:<9} asked {e.bytes:,}, "
+            f"{time.strftime('%H:%M:%S', time.localtime(e.time))}  {e.kind:<9} "
+            f"{'' if e.id == top.id else f'at {e.group}: '}asked {e.bytes:,}, "
             f"usage {e.usage:,}, total {e.total}"
             for e in found[-EVENTS_SHOWN:]
         ]
