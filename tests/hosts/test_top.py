@@ -271,9 +271,7 @@ def test_in_a_real_terminal_the_group_grows_folds_and_gets_a_limit(start, termin
     top.wait_for("bytearray")
     top.press("Escape")
     top.wait_for("GROUP")
-    process.stdin.write(
-        "with __import__('contextlib').suppress(MemoryError): bytearray(1 << 30)\n"
-    )
+    process.stdin.write("with __import__('contextlib').suppress(MemoryError): bytearray(1 << 30)\n")
     process.stdin.flush()
     top.wait_for(r"t0 .* \d +\d +1 +1 +\d+")  # FAIL, and INSIDE
     top.press("Home", "Enter")  # the root, whose columns count what happened below it
