@@ -152,7 +152,7 @@ RAISES = {
         "error",
     ),
     "duckdb": (
-        # Without --pools its own threads charge the root, and they may be the ones that do the work.
+        # Without --pools its own threads charge the root, and it may be they that do the work.
         "import duckdb\ndb = duckdb.connect()\n"
         "if not POOLS: db.execute('set threads = 1')\n"
         "def work(): db.execute('create table t as select hash(i) h from range(9000000) r(i)')",
