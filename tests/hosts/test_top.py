@@ -266,6 +266,9 @@ def test_in_a_real_terminal_the_group_grows_folds_and_gets_a_limit(start, termin
     top.wait_for(r"memory\.max of 'tenants/t0'")
     top.press("512M", "Enter")
     top.wait_for(r"t0 +16\.\d MiB +512\.0 MiB")
+    top.wait_for(r"memory\.max is 512\.0 MiB")
+    top.press("r")
+    top.wait_for(r"reclaimed \d+(\.\d)? K?i?B")
     top.press("Enter")
     top.wait_for("what holds its memory")
     top.wait_for("bytearray")
@@ -279,6 +282,13 @@ def test_in_a_real_terminal_the_group_grows_folds_and_gets_a_limit(start, termin
     top.press("Escape")
     top.wait_for("GROUP")
     top.press("q")
+    top.ended()
+
+
+def test_ctrl_c_ends_it(start, terminal):
+    top = terminal(start("memcg.publish()").env)
+    top.wait_for("GROUP")
+    top.press("C-c")
     top.ended()
 
 

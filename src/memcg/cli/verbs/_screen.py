@@ -19,6 +19,7 @@ from textual.strip import Strip
 from textual.widgets import Footer, Input, Static
 
 from memcg import pages
+from memcg.sizes import format_size
 
 from ._client import Client, Refused
 from ._commands import level
@@ -192,6 +193,7 @@ class Top(App[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Quit"),
+        Binding("ctrl+c", "quit", show=False),
         Binding("less_than_sign", "column(-1)", "", show=False),
         Binding("greater_than_sign", "column(1)", "Sort", key_display="< >"),
         *(Binding(key, f"sort('{name}')", show=False) for key, name in KEYS.items()),
@@ -318,9 +320,9 @@ class Top(App[None]):
                 self.notify, str(error), severity="error", timeout=8, markup=False
             )
             return
-        text = ", ".join(f"{name} {value}" for name, value in answer.items()
-                         if name not in ("id", "ok"))  # fmt: skip
-        self.call_from_thread(self.notify, f"{op}: {text}", markup=False)
+        name, nbytes = (("reclaimed", answer["reclaimed"]) if op == "reclaim"
+                        else ("memory.max is", answer["value"]))  # fmt: skip
+        self.call_from_thread(self.notify, f"{name} {format_size(nbytes)}", markup=False)
 
     def _request(self, op: str, **fields: object) -> dict[str, Any]:
         path = self.view.page.path.removesuffix(pages.SUFFIX) + ".sock"
