@@ -74,7 +74,11 @@ def pytest_configure(config: pytest.Config) -> None:
         if shown and not hasattr(config, "workerinput"):  # a worker of xdist sends its reports
             from memcg.integrations.pytest_peaks import Peaks
 
-            config.pluginmanager.register(Peaks(10 if top is None else top, file), "memcg peaks")
+            try:
+                peaks = Peaks(10 if top is None else top, file)
+            except ValueError as error:
+                raise pytest.UsageError(str(error)) from None
+            config.pluginmanager.register(peaks, "memcg peaks")
 
 
 def _start(config: pytest.Config, settings: dict[str, str | None], *, everything: bool) -> None:

@@ -42,6 +42,11 @@ def escape(name: str) -> str:
     """
     if not isinstance(name, str):
         raise TypeError(f"name must be a str, not {type(name).__name__}")
+    if name.isprintable():  # the blank is the only space that is; most names are short enough
+        part = name.replace("%", "%25").replace("/", "%2F").replace(" ", "%20")
+        part = "%2E" + part[1:] if part.startswith(".") else part
+        if len(part) <= NAME_MAX:
+            return part or _EMPTY
     part = kept = ""
     for i, c in enumerate(name):
         part += _escaped(c) if _needs_it(c, i) else c

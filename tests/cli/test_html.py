@@ -278,6 +278,8 @@ def test_run_writes_the_page_of_the_account_that_json_has(program):
     assert any(big["text"].startswith("bytearray of 8,388,608") for big in held["objects"])
     assert found["caches"] == account["caches"]
     assert found["sites"] == account["sites"]
+    assert found["time"] == account["time"]
+    assert max(when for when, *_ in found["samples"]) <= account["time"]
     assert "Which code allocated what lives" in seen.texts
     assert [e["kind"] for e in found["events"] if e["group"] == "tenants/a"].count("fail") == 1
     assert seen.texts.count(EVIL) >= 3

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -107,6 +108,13 @@ def test_the_header_counts_groups_and_the_rest(watch):
     assert (header.online, header.dying, header.charged) == (6, 1, 300 * MIB)
     lines = _watch.header_lines(header, "12:00:00")
     assert "groups: 6 online, 1 dying" in lines[1]
+
+
+def test_the_header_of_a_process_that_has_ended_does_not_compare_with_its_resident_set(watch):
+    header = dataclasses.replace(watch.read(0), alive=False, rss=0)
+    lines = _watch.header_lines(header, "12:00:00")
+    assert "(ended)" in lines[0]
+    assert lines[1] == "charged at the end 300.0 MiB; groups: 6 online, 1 dying"
 
 
 PROGRAM = """

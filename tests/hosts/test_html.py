@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,22 @@ while time.monotonic() < end or turn < 40:
     turn += 1
     time.sleep(0.05)
 """
+# Remember where labels that are times are drawn, before there is a plot.
+LABELS = """
+<script>
+const labels = new Map(), number = new Map(), draw = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+  if (/^\\d\\d:\\d\\d/.test(text)) {
+    if (!number.has(this.canvas)) number.set(this.canvas, number.size);
+    const at = this.getTransform(), scale = at.a / devicePixelRatio;
+    const one = [number.get(this.canvas), at.transformPoint({x, y}).x / devicePixelRatio,
+                 this.measureText(text).width * scale, text];
+    labels.set(`${one[0]} ${text}`, one);
+  }
+  draw.apply(this, arguments);
+};
+</script>
+"""
 # What only a script in the page can see. The plots are in shadow trees.
 PROBE = """
 <script>
@@ -71,7 +88,8 @@ const look = () => {
       drawn.push(n);
     }
     document.body.dataset.seen = JSON.stringify({
-      drawn, wide: document.documentElement.scrollWidth - innerWidth, title: document.title,
+      drawn, labels: [...labels.values()], title: document.title,
+      wide: document.documentElement.scrollWidth - innerWidth,
       plots: [...document.querySelectorAll("[data-plot]")].map(e => [e.dataset.plot,
               e.getBoundingClientRect().width, e.getBoundingClientRect().height]),
     });
@@ -123,7 +141,8 @@ def quiet(console: list[str]) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_all_plots_are_drawn_and_fit_at_each_width(page, width, tmp_path):
     probed = tmp_path / "probed.html"
-    probed.write_text(page.read_text().replace("</body>", PROBE + "</body>"))
+    text = page.read_text().replace("<head>", "<head>" + LABELS, 1)
+    probed.write_text(text.replace("</body>", PROBE + "</body>"))
     console, dom = browse(probed, "--dump-dom", width=width)
     quiet(console)
     seen = json.loads(html.unescape(re.search(r'data-seen="([^"]*)"', dom)[1]))
@@ -136,6 +155,12 @@ def test_all_plots_are_drawn_and_fit_at_each_width(page, width, tmp_path):
     drawn = [n for n in seen["drawn"] if n > 500]
     assert len(drawn) == len(seen["drawn"]) / 2 == names.count("panel") + 3
     assert max(drawn) > 30_000
+    labels = sorted((canvas, x, x + w, text) for canvas, x, w, text in seen["labels"])
+    for (canvas, _, end, text), (next_, begin, _, other) in pairwise(labels):
+        assert canvas != next_ or end < begin, f"{text} is drawn over {other}"
+    # Those along the times of the stack, of the panels and of the timeline.
+    assert len({canvas for canvas, *_ in labels}) == names.count("panel") + 2, labels
+    assert len(labels) >= 2 * (names.count("panel") + 2)
 
 
 @pytest.mark.parametrize("kind", ["page", "plain"])

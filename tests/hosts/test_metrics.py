@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import re
 import shutil
 import subprocess
 import sys
+import time
 import urllib.parse
 from pathlib import Path
 
 import pytest
 from environment import environment
 from scraped import free_port, get, started, wait_for
+from serving import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 MONITORING = ROOT / "examples" / "monitoring"
@@ -212,6 +215,41 @@ except ValueError as error:
     print(json.dumps(str(error)))
 """)
     assert found == error
+
+
+def test_each_worker_of_gunicorn_has_a_label_and_figures_of_its_own(tmp_path):
+    (tmp_path / "app.py").write_text("""
+import os
+import memcg
+memcg.install()
+from prometheus_client import CollectorRegistry, generate_latest
+from memcg.prometheus import MemcgCollector
+kept = []
+def app(environ, start_response):
+    start_response("200 OK", [])
+    if environ["PATH_INFO"] != "/metrics":
+        with memcg.group("tenants/a"): kept.append(bytearray(1 << 20))
+        return [str(os.getpid()).encode()]
+    registry = CollectorRegistry()
+    registry.register(MemcgCollector(labels={"pid": str(os.getpid())}))
+    return [generate_latest(registry)]
+""")
+    command = ("gunicorn", "-b", "fd://{fd}", "-w", "2", "--preload", "app:app")
+    with serving(tmp_path / "log", *command, folder=tmp_path) as server:
+        asked, found = collections.Counter(), {}
+        end = time.monotonic() + 60
+        while len(found) < 2 and time.monotonic() < end:  # the kernel chooses the worker
+            asked[server.ask("/").body.decode()] += 1
+            text = server.ask("/metrics").body.decode()
+            (pid,) = set(re.findall(r'pid="(\d+)"', text))
+            current = re.findall(r"^memcg_memory_current_bytes\{(.*?)\} (\S+)$", text, re.M)
+            of = {labels: float(n) for labels, n in current if 'group="tenants/a"' in labels}
+            if asked[pid]:
+                ((labels, n),) = of.items()
+                assert f'pid="{pid}"' in labels
+                assert asked[pid] <= n / (1 << 20) < asked[pid] + 0.5 + 1  # the first of `_wait`
+                found[pid] = n
+        assert len(found) == 2, (asked, server.text())
 
 
 def test_opentelemetry_reads_the_same_figures():

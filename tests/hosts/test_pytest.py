@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-import resource
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -156,58 +155,28 @@ def test_nothing_asks(request):
     assert "without a C compiler" in done.stderr
 
 
-# Packages whose sdists have their tests, and what the tests need.
-SUITES = {
-    "more-itertools": ("more-itertools==10.8.0", "tests", ()),
-    "attrs": ("attrs==25.4.0", "tests", ("--ignore=tests/test_mypy.yml",)),
-}
+@pytest.fixture
+def suites(monkeypatch):
+    """The benchmark that runs other packages' suites."""
+    monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
+    return importlib.import_module("pytest_suites")
 
 
-@pytest.fixture(scope="module")
-def sdist(tmp_path_factory):
-    def unpack(requirement: str) -> Path:
-        folder = tmp_path_factory.mktemp("sdist")
-        subprocess.run(
-            [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check",
-             "--no-deps", "--no-binary=:all:", "--no-build-isolation", "-d", folder, requirement],
-            check=True, timeout=300,
-            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        )  # fmt: skip
-        (file,) = folder.glob("*.tar.gz")
-        with tarfile.open(file) as tar:
-            tar.extractall(folder, filter="data")
-        (root,) = (path for path in folder.iterdir() if path.is_dir())
-        return root
-
-    return unpack
+@pytest.mark.parametrize("name", ["more-itertools", "attrs"])
+def test_no_outcome_of_another_packages_suite_differs(suites, name, tmp_path):
+    requirement, options = suites.SUITES[name]
+    root = suites.unpack(requirement, tmp_path)
+    runs = suites.compare(root, options, 1, ("without", "--memcg"))  # it raises if one differs
+    (plain,), (ours,) = runs.values()
+    assert len(plain.outcomes) > 300
+    assert plain.peaks == []
+    assert len(ours.peaks) > 300
+    assert min(ours.peaks) > 0
 
 
-def seconds(run) -> tuple[float, object]:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = run()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return sum(a - b for a, b in zip(after[:2], before[:2], strict=True)), result
-
-
-ROUNDS = int(os.environ.get("MEMCG_ROUNDS", "1"))  # more, for a figure that can be believed
-
-
-@pytest.mark.parametrize("name", SUITES)
-def test_no_outcome_of_another_packages_suite_differs(sdist, name, capsys):
-    requirement, tests, args = SUITES[name]
-    root = sdist(requirement)
-    env = environment(root / "src" if (root / "src").exists() else root)
-    env["HYPOTHESIS_STORAGE_DIRECTORY"] = str(root / "hypothesis")
-    base = ("-p", "no:randomly", "-p", "no:run-parallel", *args, tests)
-    ratios = []
-    for _ in range(ROUNDS):
-        t0, plain = seconds(lambda: run(root, *base, env=env))
-        t1, ours = seconds(lambda: run(root, *PLUGIN, "--memcg", *base, env=env))
-        ratios.append(t1 / t0)
-        assert len(plain[0]) > 300, plain[3]
-        assert ours[0] == plain[0]
-    peaks = [int(f["memcg_peak_bytes"]) for f in ours[1].values() if "memcg_peak_bytes" in f]
-    assert len(peaks) > 300
-    assert min(peaks) > 0
-    with capsys.disabled():
-        print(f"\n{name}: {len(ours[0])} tests, processor time {sorted(ratios)[ROUNDS // 2]:.3f}")
+def test_an_outcome_that_differs_is_seen(suites, tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "import sys\ndef test_it(): assert 'memcg' not in sys.modules\ndef test_other(): pass\n"
+    )
+    with pytest.raises(AssertionError, match=r"--memcg: the outcome differs for test_it::test_it$"):
+        suites.compare(tmp_path, (), 1)

@@ -198,7 +198,8 @@ class Terminal:
 
     def __init__(self, directory: Path, env: dict[str, str], *args: str) -> None:
         self.socket = str(directory / "tmux")
-        self.env = env
+        # A worker of pytest-xdist has a size in its environment, which textual believes.
+        self.env = {k: v for k, v in env.items() if k not in ("COLUMNS", "LINES")}
         self.tmux("-f", "/dev/null", "new-session", "-d", "-x", "140", "-y", "30",
                   sys.executable, "-m", "memcg", "top", *args)  # fmt: skip
 
@@ -253,7 +254,7 @@ def test_in_a_real_terminal_the_group_grows_folds_and_gets_a_limit(start, termin
     process = start("memcg.serve(writable=True)")
     top = terminal(process.env)
     top.wait_for(r"t0 +8\.\d MiB +64\.0 MiB")
-    top.wait_for("groups: 5 online, 0 dying")  # tmux may give it 80 columns at first
+    top.wait_for("groups: 5 online, 0 dying")
     process.stdin.write("keep += [bytearray(1 << 20) for _ in range(8)]\n")
     process.stdin.flush()
     top.wait_for(r"t0 +16\.\d MiB")
@@ -265,12 +266,29 @@ def test_in_a_real_terminal_the_group_grows_folds_and_gets_a_limit(start, termin
     top.wait_for(r"memory\.max of 'tenants/t0'")
     top.press("512M", "Enter")
     top.wait_for(r"t0 +16\.\d MiB +512\.0 MiB")
+    top.wait_for(r"memory\.max is 512\.0 MiB")
+    top.press("r")
+    top.wait_for(r"reclaimed \d+(\.\d)? K?i?B")
     top.press("Enter")
     top.wait_for("what holds its memory")
     top.wait_for("bytearray")
     top.press("Escape")
     top.wait_for("GROUP")
+    process.stdin.write("with __import__('contextlib').suppress(MemoryError): bytearray(1 << 30)\n")
+    process.stdin.flush()
+    top.wait_for(r"t0 .* \d +\d +1 +1 +\d+")  # FAIL, and INSIDE
+    top.press("Home", "Enter")  # the root, whose columns count what happened below it
+    top.wait_for(r"fail +at tenants/t0: asked 1,073,741,")
+    top.press("Escape")
+    top.wait_for("GROUP")
     top.press("q")
+    top.ended()
+
+
+def test_ctrl_c_ends_it(start, terminal):
+    top = terminal(start("memcg.publish()").env)
+    top.wait_for("GROUP")
+    top.press("C-c")
     top.ended()
 
 

@@ -418,6 +418,17 @@ def test_a_wrong_size_of_an_option_ends_the_run(run):
     assert "INTERNALERROR" not in shown.text
 
 
+@pytest.mark.parametrize(("option", "said"), [
+    ("--memcg-top=-1", "--memcg-top: -1 tests cannot be shown"),
+    ("--memcg-json=missing/x.json", "--memcg-json: cannot write 'missing/x.json'"),
+])  # fmt: skip
+def test_what_cannot_be_shown_or_written_ends_the_run_at_its_start(run, option, said):
+    shown = run("def test_it(): pass\n", option)
+    assert shown.status == pytest.ExitCode.USAGE_ERROR
+    assert said in shown.text
+    assert "INTERNALERROR" not in shown.text
+
+
 def test_nothing_is_imported_until_something_asks(native, tmp_path):
     (tmp_path / "test_it.py").write_text(
         "import sys\ndef test_it(): assert 'memcg' not in sys.modules\n"

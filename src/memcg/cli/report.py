@@ -7,6 +7,7 @@ import atexit
 import os
 import stat
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from memcg import __version__, root
@@ -58,9 +59,10 @@ def at_exit(
         if os.getpid() != pid:
             return
         with system.room():
+            ended = time.time()
             sites = sites_of(root)  # first: an account allocates
             account = collect(system, program)
-            account["sites"] = sites
+            account["time"], account["sites"] = ended, sites
             if to_stderr:
                 _to_stderr(render(account))
             for kind, write_account in (

@@ -29,11 +29,23 @@ class Peaks:
         The path of a file for a JSON object: ``tests`` is a list with an object per test, with
         ``nodeid``, ``outcome``, ``peak``, ``max`` and ``held``. Sizes are in bytes; null stands for
         no limit, and for tests whose leaks were not looked at.
+
+    Raises
+    ------
+    ValueError
+        The table cannot have so many lines, or the file cannot be written.
     """
 
     def __init__(self, top: int, file: str | None) -> None:
+        if top < 0:
+            raise ValueError(f"--memcg-top: {top} tests cannot be shown; 0 shows none")
         self.top = top
-        self.file = file
+        self.file = None if file is None else Path(file)
+        if self.file is not None:
+            try:
+                self.file.touch()
+            except OSError as error:
+                raise ValueError(f"--memcg-json: cannot write {file!r}: {error.strerror}") from None
         self.tests: dict[str, dict[str, Any]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -62,4 +74,4 @@ class Peaks:
         """Write the file."""
         if self.file is not None:
             tests = [{"nodeid": nodeid, **test} for nodeid, test in self.tests.items()]
-            Path(self.file).write_text(json.dumps({"tests": tests}, indent=1) + "\n")
+            self.file.write_text(json.dumps({"tests": tests}, indent=1) + "\n")

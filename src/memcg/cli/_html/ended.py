@@ -36,6 +36,9 @@ def render(system: System, account: dict[str, Any]) -> str:
         if g["state"] == "online" and g["path"] in named:
             # The page of figures has the root's limit as it is now, lifted for this.
             g.update({name: n for name, n in named[g["path"]].items() if name != "stat"})
+    # What is later is this work and not the program's.
+    found["time"] = account["time"]
+    found["samples"] = [s for s in found["samples"] if s[0] <= account["time"]]
     found["own"] = figures.own_bytes(found["groups"])
     found["sites"] = account["sites"]
     found["account"] = account

@@ -13,6 +13,7 @@ from bokeh.models import (
     DatetimeTickFormatter,
     FactorRange,
     HoverTool,
+    NoOverlap,
     Range1d,
     Span,
 )
@@ -109,6 +110,8 @@ def _plot(times: list[float], height: int, **more: Any) -> Any:
         axis.minor_tick_line_color = None
         axis.axis_label_text_font_style = "normal"
         axis.major_label_text_font_size = axis.axis_label_text_font_size = "12px"
+    # A page may be narrow, and the number of labels does not depend on its width.
+    plot.xaxis.major_label_policy = NoOverlap(min_distance=8)
     plot.grid.grid_line_color = GRID
     plot.xgrid.grid_line_color = None
     plot.min_border_right = 24

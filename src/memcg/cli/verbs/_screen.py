@@ -19,6 +19,7 @@ from textual.strip import Strip
 from textual.widgets import Footer, Input, Static
 
 from memcg import pages
+from memcg.sizes import format_size
 
 from ._client import Client, Refused
 from ._commands import level
@@ -192,6 +193,7 @@ class Top(App[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Quit"),
+        Binding("ctrl+c", "quit", show=False),
         Binding("less_than_sign", "column(-1)", "", show=False),
         Binding("greater_than_sign", "column(1)", "Sort", key_display="< >"),
         *(Binding(key, f"sort('{name}')", show=False) for key, name in KEYS.items()),
@@ -318,9 +320,9 @@ class Top(App[None]):
                 self.notify, str(error), severity="error", timeout=8, markup=False
             )
             return
-        text = ", ".join(f"{name} {value}" for name, value in answer.items()
-                         if name not in ("id", "ok"))  # fmt: skip
-        self.call_from_thread(self.notify, f"{op}: {text}", markup=False)
+        name, nbytes = (("reclaimed", answer["reclaimed"]) if op == "reclaim"
+                        else ("memory.max is", answer["value"]))  # fmt: skip
+        self.call_from_thread(self.notify, f"{name} {format_size(nbytes)}", markup=False)
 
     def _request(self, op: str, **fields: object) -> dict[str, Any]:
         path = self.view.page.path.removesuffix(pages.SUFFIX) + ".sock"
@@ -343,9 +345,13 @@ class Top(App[None]):
         self._fill(detail, row.group.path, title, events_)
 
     def _events(self, row: Row) -> str:
-        found = [e for e in self.view.page.events().entries if e.id == row.group.id]
+        top = row.group
+        below = f"{top.path}/" if top.path else ""
+        found = [e for e in self.view.page.events().entries
+                 if e.id == top.id or e.group.startswith(below)]  # fmt: skip
         lines = [
-            f"{time.strftime('%H:%M:%S', time.localtime(e.time))}  {e.kind:<9} asked {e.bytes:,}, "
+            f"{time.strftime('%H:%M:%S', time.localtime(e.time))}  {e.kind:<9} "
+            f"{'' if e.id == top.id else f'at {e.group}: '}asked {e.bytes:,}, "
             f"usage {e.usage:,}, total {e.total}"
             for e in found[-EVENTS_SHOWN:]
         ]

@@ -226,12 +226,15 @@ def rate(delta: float) -> str:
 
 def header_lines(h: Header, now: str) -> list[str]:
     """Return the two lines above the table."""
-    rest = f"the rest {format_size(h.rss - h.charged)}" if h.rss >= h.charged else (
-        "more is charged than resident: pages that are not touched yet")  # fmt: skip
+    if not h.alive:
+        memory = f"charged at the end {format_size(h.charged)}"
+    else:
+        memory = f"resident {format_size(h.rss)}, charged {format_size(h.charged)}, "
+        memory += f"the rest {format_size(h.rss - h.charged)}" if h.rss >= h.charged else (
+            "more is charged than resident: pages that are not touched yet")  # fmt: skip
     left_out = f", {h.left_out} without room on the page" if h.left_out else ""
     state = "" if h.alive else "  (ended)"
     return [
         f"memcg top - {now}  process {h.pid}{state}  {h.command}",
-        f"resident {format_size(h.rss)}, charged {format_size(h.charged)}, {rest}; "
-        f"groups: {h.online} online, {h.dying} dying{left_out}",
+        f"{memory}; groups: {h.online} online, {h.dying} dying{left_out}",
     ]
