@@ -420,7 +420,8 @@ async def main():
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     writer.write(b"abc")
     assert await reader.read() == b"abc"
-    assert not has_dict(writer.transport)
+    if sys.version_info[:2] != (3, 13):  # there each transport has one, without memcg too
+        assert not has_dict(writer.transport)
     if sys.version_info < (3, 13):  # it would be seen
         vars(writer.transport)
         assert has_dict(writer.transport)
