@@ -21,7 +21,8 @@
 #include "hooks.h"
 
 #define ALARM_WORKER_ENDS 1.0 /* seconds that the interpreter's end waits for it */
-#define EXIT_TAKES 0.05       /* seconds, at most: a thread that has done its work exits at once */
+#define EXIT_TAKES 0.5        /* seconds, at most: a thread that has done its work exits at once */
+#define NR_EXITING 8          /* threads whose exit is waited for, the latest */
 
 static PyObject *work, *thread_main;
 static PyMemAllocatorEx first_raw; /* the RAW allocator before tracemalloc was started; or zero */
@@ -30,8 +31,10 @@ static atomic_int_t nr_workers[NR_WORKERS]; /* threads that were started and hav
 static atomic_int_t ending;                 /* the interpreter is ending; it waits for no alarm */
 /* forks, and the interpreter's end, during which no worker starts */
 static atomic_int_t nr_holds;
-static atomic_int_t missed[NR_WORKERS];      /* a worker was to start during a hold */
-static atomic_int_t last_worker[NR_WORKERS]; /* its thread's id in the kernel; 0: there was none */
+static atomic_int_t missed[NR_WORKERS]; /* a worker was to start during a hold */
+static atomic_int_t
+    last_tids[NR_EXITING]; /* of workers' threads, in the kernel; 0: none, or gone */
+static atomic_uint_t nr_tids;
 static __thread int my_holds;
 static __thread int is_worker; /* this thread is a worker and does not wait for itself */
 
@@ -65,7 +68,7 @@ void worker_register(enum worker_kind kind, void (*fn)(void)) { registered[kind]
 void worker_run(enum worker_kind kind)
 {
     is_worker = 1;
-    store_relaxed(&last_worker[kind], (int)syscall(SYS_gettid));
+    store_relaxed(&last_tids[add_relaxed(&nr_tids, 1) % NR_EXITING], (int)syscall(SYS_gettid));
     memcg_stop_kmem_account(); /* nothing that we do is refused or raises an alarm */
     /* before the work, so that no wake is lost */
     store_seq_cst(&starting[kind], 0);
@@ -221,14 +224,16 @@ static double seconds_between(const struct timespec *begin, const struct timespe
  * 3.12 a fork warns of it. */
 static bool any_exits(void)
 {
-    enum worker_kind kind;
     pid_t tid;
 
-    for (kind = 0; kind < NR_WORKERS; kind++)
-        if ((tid = load_relaxed(&last_worker[kind])) && !load_seq_cst(&nr_workers[kind])) {
+    for (enum worker_kind kind = 0; kind < NR_WORKERS; kind++)
+        if (load_seq_cst(&nr_workers[kind]))
+            return false; /* it works, and is not waited for any more */
+    for (int i = 0; i < NR_EXITING; i++)
+        if ((tid = load_relaxed(&last_tids[i]))) {
             if (!syscall(SYS_tgkill, getpid(), tid, 0))
                 return true;
-            store_relaxed(&last_worker[kind], 0);
+            store_relaxed(&last_tids[i], 0);
         }
     return false;
 }
