@@ -141,6 +141,8 @@ def test_work():
     "tests/test_group.py": "",
     "tests/test_cache.py": "",
     "tests/programs/test_busy.py": "",
+    "tests/test_tree_limits.py": "",
+    "tests/programs/test_forks.py": "",
 }
 
 
