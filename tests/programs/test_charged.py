@@ -187,7 +187,8 @@ def test_innocent_threads_see_nothing_of_hogs(run_program, rounds):
     before = [memcg.core.css_refs(g) for g in [memcg.root]]
     for g in groups: g.close()
     assert all(g.current == 0 for g in groups)
-    """
+    """,
+        timeout=180,  # 20 s alone
     )
 
 
