@@ -274,7 +274,8 @@ def bombs(server):
     # CPython keeps the lists and dicts that it freed last. The next code that needs some gets
     # those, and each may hold a slab of 16 KiB in the bomb's group: 58 slabs were seen, for 18 KiB
     # of objects.
-    left = server.ask("/account").json
+    left, live = server.ask("/account").json, server.ask("/live").json
+    assert max(live.values()) < MIB // 4, live
     assert max(left.values()) < 2 * MIB, left
 
 
