@@ -22,6 +22,7 @@ void mem_cgroup_set_owner(struct mem_cgroup *memcg, void *owner) { memcg->owner 
 void *mem_cgroup_owner(const struct mem_cgroup *memcg) { return memcg->owner; }
 const char *mem_cgroup_path(const struct mem_cgroup *memcg) { return memcg->path; }
 bool mem_cgroup_online(const struct mem_cgroup *m) { return load_acquire(&m->online); }
+long mem_cgroup_nr_caches(const struct mem_cgroup *m) { return load_relaxed(&m->nr_caches); }
 long css_refs(const struct mem_cgroup *memcg) { return load_relaxed(&memcg->refs); }
 void css_get(struct mem_cgroup *memcg) { add_relaxed(&memcg->refs, 1); }
 
@@ -193,7 +194,7 @@ int mem_cgroup_vain(const struct mem_cgroup *memcg) { return load_relaxed(&memcg
 void mem_cgroup_set_collect_after(struct mem_cgroup *memcg, int64_t ns, int vain)
 {
     store_relaxed(&memcg->collect_after, ns);
-    store_relaxed(&memcg->vain, vain);
+    store_relaxed(&memcg->vain, (uint16_t)(vain < UINT16_MAX ? vain : UINT16_MAX));
 }
 
 int mem_cgroup_high_pending(const struct mem_cgroup *memcg)

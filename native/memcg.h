@@ -80,11 +80,23 @@ void *mem_cgroup_owner(const struct mem_cgroup *memcg);
  * returns.  A second call does nothing.
  */
 void mem_cgroup_offline(struct mem_cgroup *memcg);
+/*
+ * Takes a group offline that holds nothing, and keeps it as a spare one for the next group under its
+ * parent.  False: it holds something, and nothing was changed.  The caller keeps caches from being
+ * created meanwhile, and sees to it that no entry names the group.
+ */
+bool mem_cgroup_keep(struct mem_cgroup *memcg);
+/* Makes a spare group a new one, which is online.  False: its parent's limit refused it. */
+bool mem_cgroup_renew(struct mem_cgroup *memcg);
+/* Passes on what a spare group has, as mem_cgroup_offline() does, and drops the caller's css
+ * reference. */
+void mem_cgroup_give_up(struct mem_cgroup *memcg);
 /* Its name for reports and fault_attr.group.  The caller owns the string and keeps it as long as
  * the group. */
 void mem_cgroup_set_path(struct mem_cgroup *memcg, const char *path);
 const char *mem_cgroup_path(const struct mem_cgroup *memcg); /* NULL: none was set */
 bool mem_cgroup_online(const struct mem_cgroup *memcg);
+long mem_cgroup_nr_caches(const struct mem_cgroup *memcg); /* child caches */
 bool css_tryget(struct mem_cgroup *memcg)
     MEMCG_EXPORT_AS(css_tryget); /* false once the group is offline */
 void css_get(struct mem_cgroup *memcg) MEMCG_EXPORT_AS(css_get);

@@ -19,6 +19,30 @@
 
 static uint32_t next_tag = 2; /* 1 is the root's */
 
+void mem_cgroup_set_defaults(struct mem_cgroup *memcg)
+{
+    store_relaxed(&memcg->counter.watermark, 0);
+    store_relaxed(&memcg->counter.max, PAGE_COUNTER_MAX);
+    store_relaxed(&memcg->high, PAGE_COUNTER_MAX);
+    store_relaxed(&memcg->reserve, -1);
+    store_relaxed(&memcg->overdraft_limit, -1);
+    store_relaxed(&memcg->overdraft, 0);
+    store_relaxed(&memcg->oom_group, 0);
+    store_relaxed(&memcg->has_shrinkers, 0);
+    store_relaxed(&memcg->reclaim_skip, 0);
+    store_relaxed(&memcg->refusals, 0);
+    store_relaxed(&memcg->high_crossed, 0);
+    store_relaxed(&memcg->alarmed, MEMCG_NOT_ALARMED);
+    store_relaxed(&memcg->collect_after, 0);
+    store_relaxed(&memcg->vain, 0);
+    store_relaxed(&memcg->oom_tick, 0);
+    for (int i = 0; i < MEMCG_NR_EVENTS; i++) {
+        store_relaxed(&memcg->events[i], 0);
+        store_relaxed(&memcg->events_local[i], 0);
+    }
+    memcg->last_oom = (struct last_oom){ 0 };
+}
+
 static int memcg_setup(struct mem_cgroup *memcg, struct mem_cgroup *parent)
 {
     memset(memcg, 0, sizeof(*memcg));
@@ -28,10 +52,8 @@ static int memcg_setup(struct mem_cgroup *memcg, struct mem_cgroup *parent)
     store_plain(&memcg->online, 1);
     memcg->tag = 1;
     store_plain(&memcg->refs, 1);
-    store_plain(&memcg->reserve, -1);
-    store_plain(&memcg->overdraft_limit, -1);
-    store_plain(&memcg->high, PAGE_COUNTER_MAX);
     memcg->sample_every = parent ? parent->sample_every : 0;
+    mem_cgroup_set_defaults(memcg);
     memcg->objcg = objcg_alloc(memcg);
     return memcg->objcg ? 0 : -ENOMEM;
 }
@@ -63,24 +85,47 @@ struct mem_cgroup *mem_cgroup_alloc(struct mem_cgroup *parent)
     return memcg;
 }
 
-static struct mem_cgroup *nearest_online(struct mem_cgroup *memcg)
+struct mem_cgroup *nearest_online(struct mem_cgroup *memcg)
 {
     while (memcg->parent && !load_acquire(&memcg->online))
         memcg = memcg->parent;
     return memcg;
 }
 
-void mem_cgroup_offline(struct mem_cgroup *memcg)
+void mem_cgroup_reparent(struct mem_cgroup *memcg, struct mem_cgroup *parent,
+                         const struct obj_cgroup *but)
 {
-    struct thread *t;
-    struct mem_cgroup *parent;
     struct obj_cgroup *objcg;
     struct hlist_node *next;
 
-    if (!memcg->parent || !exchange_acq_rel(&memcg->online, 0))
-        return;
-    thread_steal_all();
-    parent = nearest_online(memcg); /* it cannot pass its own stubs on before we are done */
+    assert_walker();
+    mutex_lock(&groups_lock);
+    hlist_for_each_entry_safe(objcg, next, &memcg->objcgs, node)
+    {
+        if (objcg == but)
+            continue;
+        hlist_del(&objcg->node);
+        objcg_link(objcg, parent);
+    }
+    mutex_unlock(&groups_lock);
+    /* All threads are stolen: what is left is charged to the parent alone from now on.  Its usage
+     * contains it already. */
+    for (int i = 0; i < NR_STAT; i++) {
+        int64_t bytes = but && i == STAT_PRIVATE ? 0 : exchange_relaxed(&memcg->stat[i], 0);
+
+        memcg_stat_add(parent, (enum mem_cgroup_kind)i, bytes);
+        for (struct mem_cgroup *m = memcg; m != parent; m = m->parent)
+            sub_relaxed(&m->counter.usage, bytes);
+    }
+}
+
+void mem_cgroup_pass_on(struct mem_cgroup *memcg)
+{
+    struct mem_cgroup *parent = nearest_online(memcg); /* it cannot pass its own stubs on before we
+                                                        * are done */
+    struct thread *t;
+
+    assert_walker();
     for_each_thread(t)
     {
         struct heap *heap = heap_lookup(t, memcg);
@@ -96,22 +141,15 @@ void mem_cgroup_offline(struct mem_cgroup *memcg)
                 thread_set_heap(t, heap_of(t, t->current));
         }
     }
-    mutex_lock(&groups_lock);
-    hlist_for_each_entry_safe(objcg, next, &memcg->objcgs, node)
-    {
-        hlist_del(&objcg->node);
-        objcg_link(objcg, parent);
-    }
-    mutex_unlock(&groups_lock);
-    /* All threads are stolen: what is left is charged to the parent alone from now on.  Its usage
-     * contains it already. */
-    for (int i = 0; i < NR_STAT; i++) {
-        int64_t bytes = exchange_relaxed(&memcg->stat[i], 0);
+    mem_cgroup_reparent(memcg, parent, NULL);
+}
 
-        memcg_stat_add(parent, (enum mem_cgroup_kind)i, bytes);
-        for (struct mem_cgroup *m = memcg; m != parent; m = m->parent)
-            sub_relaxed(&m->counter.usage, bytes);
-    }
+void mem_cgroup_offline(struct mem_cgroup *memcg)
+{
+    if (!memcg->parent || !exchange_acq_rel(&memcg->online, 0))
+        return;
+    thread_steal_all();
+    mem_cgroup_pass_on(memcg);
     publish_figures(memcg);
     publish_usage(memcg);
     thread_release_all();
@@ -241,7 +279,8 @@ int memcg_publish(const struct memcg_publish_config *config)
     error = publish_begin(config, memcg);
     mutex_lock(&groups_lock);
     while (!error && (memcg = next_descendant(memcg, &root_mem_cgroup)))
-        publish_add(memcg);
+        if (!memcg->is_spare)
+            publish_add(memcg);
     mutex_unlock(&groups_lock);
     thread_release_all();
     return error;

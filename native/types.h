@@ -266,10 +266,12 @@ struct last_oom {
 struct mem_cgroup {
     struct page_counter counter;
     struct mem_cgroup *parent; /* fixed */
-    struct obj_cgroup *objcg;  /* fixed: the group's own stub */
-    uint32_t tag;              /* fixed: says whose bytes a page holds; never used twice */
-    atomic_int_t id;           /* kmemcg_id, -1 before activation */
-    atomic_int_t online;       /* 1 until offline, then 0 */
+    /* the group's own stub, and what a spare group gets instead when it is renewed (spare.c); NULL:
+     * none */
+    struct obj_cgroup *objcg, *next_objcg;
+    uint32_t tag;        /* fixed: says whose bytes a page holds; never used twice */
+    atomic_int_t id;     /* kmemcg_id, -1 before activation */
+    atomic_int_t online; /* 1 until offline, then 0 */
     /* racy: the number of small requests to let pass before reclaim is tried again; set when it
      * freed nothing */
     atomic_int_t reclaim_skip;
@@ -281,19 +283,21 @@ struct mem_cgroup {
     atomic_s64_t overdraft_limit; /* bytes; -1: as much as the reserve */
     atomic_uint_t refusals;       /* at the ceiling since usage was last below max */
     atomic_u16_t oom_group;
-    atomic_u16_t has_shrinkers; /* here or below; once set, it stays */
+    atomic_u8_t
+        has_shrinkers; /* here or below; once set, it stays as long as the group is online */
+    bool is_spare;     /* closed and kept (spare.c); the control plane's mutex protects it */
     atomic_s64_t high;
     atomic_s64_t stat[NR_STAT]; /* bytes, in this group alone */
     atomic_s64_t overdraft;     /* bytes past max + reserve, the most so far */
     atomic_u64_t events[MEMCG_NR_EVENTS], events_local[MEMCG_NR_EVENTS];
-    atomic_u16_t high_crossed; /* HIGH was posted and usage has not fallen an eighth below it */
-    atomic_u16_t high_pending; /* HIGH was posted and has not been handled */
+    atomic_u8_t high_crossed; /* HIGH was posted and usage has not fallen an eighth below it */
+    atomic_u8_t high_pending; /* HIGH was posted and has not been handled */
+    atomic_u16_t vain;        /* consecutive collections that freed nothing; at most UINT16_MAX */
     ATOMIC(enum mem_cgroup_alarmed) alarmed;
     atomic_u32_t nr_caches; /* child caches */
     uint32_t sample_every;  /* section; bytes from sample to sample; 0: none.  A walker writes it */
     ATOMIC(struct publish_slot *) slot; /* its record for other processes; NULL: none */
     atomic_s64_t collect_after;         /* ns of the collector's clock */
-    atomic_int_t vain;                  /* consecutive collections that freed nothing */
     struct event_node high_event, release_event;
     struct last_oom last_oom; /* oom_lock */
     atomic_s64_t oom_tick;    /* the coarse clock when an alarm was last noted, in ns */

@@ -17,13 +17,7 @@ from .control.cgroup import (
     subtree,
 )  # fmt: skip
 from .control.vmscan import try_to_free
-from .core import (
-    ancestry,
-    mem_cgroup_get_limit,
-    mem_cgroup_last_oom,
-    mem_cgroup_set_has_shrinkers,
-    mem_cgroup_set_limit,
-)  # fmt: skip
+from .core import mem_cgroup_get_limit, mem_cgroup_set_limit
 from .errors import GroupBusy, MemcgError
 from .locking import know_main_thread, report_exception
 from .sizes import PAGE_COUNTER_MAX, format_size, parse_size
@@ -76,9 +70,10 @@ class Group(cgroup):
     reentrant. Leaving a group does not close it. Kernel: Documentation/admin-guide/cgroup-v2.rst.
     """
 
-    children: dict[str, Group]  # type: ignore[assignment]
+    children: dict[str, Group]
     parent: Group | None
-    _own_high = False  # memory.high was written; while it was not, it follows memory.max
+    _own_high: bool  # memory.high was written; while it was not, it follows memory.max
+    __slots__ = ()
 
     def __repr__(self) -> str:
         state = "" if self.online else " closed"
@@ -228,22 +223,21 @@ class Group(cgroup):
         ValueError
             `size` is not a size, or `which` is not a limit; nothing is changed.
         """
-        parent = self.parent
+        parent = self.parent if isinstance(size, str) and "%" in size else None
         n = parse_size(
             size, of=parent.max if parent is not None else None, bare_is_binary=bare_is_binary
         )
-        if _limit(which) in ("reserve", "overdraft"):
-            mem_cgroup_set_limit(self, which, -1 if size is None else n)
-            return
-        mem_cgroup_set_limit(self, which, n)
-        if which == "high":
+        if which == "max":
+            is_above = mem_cgroup_set_limit(self, which, n)
+            if is_above and self.current > n:  # usage has what is free in slabs too
+                try_to_free(self, self.current - n)
+        elif which == "high":
             self._own_high = size is not None
-        if not self._own_high:
-            limit = self.max
-            high = limit if limit == PAGE_COUNTER_MAX else limit * 7 // 8
-            mem_cgroup_set_limit(self, "high", high)
-        if which == "max" and self.current > n:
-            try_to_free(self, self.current - n)
+            mem_cgroup_set_limit(self, which, n)
+            if size is None:
+                mem_cgroup_set_limit(self, "max", self.max)  # `high` follows it
+        else:
+            mem_cgroup_set_limit(self, _limit(which), -1 if size is None else n)
 
     # -- reclaim
 
@@ -256,7 +250,7 @@ class Group(cgroup):
         """
         know_main_thread()
         self.shrinkers.append(fn)
-        mem_cgroup_set_has_shrinkers(self)
+        core.mem_cgroup_set_has_shrinkers(self)
         return fn
 
     def reclaim(self, size: Size = "max") -> int:
@@ -318,7 +312,7 @@ class Group(cgroup):
         an alarm) and ``time`` in seconds. Its text is the error's. Closing groups does not change
         it.
         """
-        found = mem_cgroup_last_oom(self)
+        found = core.mem_cgroup_last_oom(self)
         if found is None:
             return None
         with core.unaccounted:
@@ -334,7 +328,7 @@ class Group(cgroup):
         """
         refuse_nested(self.path)
         with memcontrol.activate_kmem_mutex:
-            return sum(self in ancestry(g) for g in memcontrol.dying if g is not self)
+            return sum(self in core.ancestry(g) for g in memcontrol.dying if g is not self)
 
     def report(self) -> str:
         """Return a text with the figures of the group's tree and what still holds its memory."""
@@ -372,10 +366,14 @@ class Group(cgroup):
         if is_nested():
             _deferred_closes.append((self, recursive))
             return
-        _run_deferred_closes()
+        if _deferred_closes:
+            _run_deferred_closes()
         self._close(recursive, wait)
 
     def _close(self, recursive: bool, wait: float) -> None:
+        if not wait and not (recursive and self.children):
+            cgroup_rmdir(self)
+            return
         end = time.monotonic() + wait if wait else 0.0
         for g in reversed(subtree(self)) if recursive else [self]:
             while True:
@@ -435,7 +433,8 @@ def group(path: str, **limits: Size) -> Group:
     'doc/a'
     >>> g.parent.close(recursive=True)
     """
-    limits = _checked(path, limits)
+    if limits:
+        limits = _checked(path, limits)
     _run_deferred_closes()
     g = cgroup_mkdir(root, path)
     for which, size in limits.items():
@@ -481,14 +480,15 @@ class scope:
 
     def __init__(self, name: str, **limits: Size) -> None:
         self._name = name
-        self._limits = _checked(name, limits)
+        self._limits = _checked(name, limits) if limits else limits
         self._groups: dict[Group, None] = {}  # entered and not left yet, in any context
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         return _wrap(fn, lambda: self)
 
     def __enter__(self) -> Group:
-        _run_deferred_closes()
+        if _deferred_closes:
+            _run_deferred_closes()
         g = cgroup_mkdir(root, self._name, exclusive=True)
         try:
             for which, size in self._limits.items():
@@ -503,17 +503,19 @@ class scope:
             raise
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        g = self._innermost()
+        g = _now()
+        if g not in self._groups:
+            g = self._last_entered()
         del self._groups[g]
         try:
             core.leave(g, error)  # by two arguments: `*args` needs a tuple, which may be refused
         finally:
-            g.close(recursive=True)
+            if g.children or _deferred_closes or is_nested():
+                g.close(recursive=True)
+            else:
+                cgroup_rmdir(g)
 
-    def _innermost(self) -> Group:
-        innermost = _now()
-        if isinstance(innermost, Group) and innermost in self._groups:
-            return innermost
+    def _last_entered(self) -> Group:
         if not self._groups:
             raise MemcgError(
                 f"scope {self._name!r} is left, but it was not entered or was left already; enter "

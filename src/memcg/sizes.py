@@ -11,6 +11,9 @@ _UNITS = {
     "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40,
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
 }  # fmt: skip
+_KINDS = (int, str)
+_read: dict[str, int] = {}  # texts that were read, which a program repeats; at most `_NR_READ`
+_NR_READ = 64
 _LETTERS = "%ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -46,9 +49,13 @@ def parse_size(
     Traceback (most recent call last):
     ValueError: size '512M' is ambiguous: write 512MiB (binary) or 512MB (decimal)
     """
+    if type(size) is int and 0 <= size <= PAGE_COUNTER_MAX:
+        return size
+    if type(size) is str and size in _read:
+        return _read[size]
     if size is None or size == "max":
         return PAGE_COUNTER_MAX
-    if isinstance(size, bool) or not isinstance(size, int | str):
+    if isinstance(size, bool) or not isinstance(size, _KINDS):
         raise TypeError(f"size must be an int, a str or None, not {type(size).__name__}")
     if isinstance(size, int):
         if size < 0:
@@ -77,10 +84,13 @@ def parse_size(
         raise ValueError(
             f"size {size!r} is not a size: write bytes, '256MiB', '1GB', 'max' or '50%'"
         )
-    return min(
+    n = min(
         int(float(number) * _UNITS[unit]) if point else int(number) * _UNITS[unit],
         PAGE_COUNTER_MAX,
     )
+    if type(size) is str and not bare_is_binary and len(_read) < _NR_READ:
+        _read[size] = n
+    return n
 
 
 def format_size(n: int) -> str:

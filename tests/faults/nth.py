@@ -18,7 +18,7 @@ from contextlib import ExitStack
 import memcg
 from memcg import core, faults
 from memcg.control import memcontrol, slab_common, workqueue
-from memcg.control.cgroup import subtree
+from memcg.control.cgroup import cgroup_drop_spare, subtree
 from memcg.control.fork import _MUTEXES
 
 CORE = "alloc+metadata+pages+mmap"  # all requests that the core makes for itself
@@ -33,6 +33,8 @@ def nr_threads() -> int:
 def settle() -> None:
     """Wait for all pending work, and give back what is kept for later."""
     gc.collect()
+    for group in subtree(memcg.root):
+        cgroup_drop_spare(group, 0)
     workqueue.flush()
     workqueue.wait_idle()
     end = time.monotonic() + SETTLE_S

@@ -31,6 +31,8 @@ WAYS = {
     "reclaimed": "with a: drop(fill(size, n))\nmemcg.core.trim()\nwith b: found += look(size, n)",
     "closed": "g = memcg.group('closing')\nwith g: blocks = fill(size, n)\n"
     "g.close()\nmemcg.control.workqueue.flush()\ndrop(blocks)\nwith b: found += look(size, n)",
+    "kept": "for _ in range(3):\n    with memcg.scope('a/x'): drop(fill(size, n))\n"
+    "with memcg.scope('b/x'): found += look(size, n)",
     "thread": "def run():\n    with a: drop(fill(size, n))\n"
     "t = threading.Thread(target=run); t.start(); t.join()\nwith b: found += look(size, n)",
     "to-the-root": "with a: drop(fill(size, n))\nfound += look(size, n)",

@@ -79,6 +79,8 @@ NOT_MODELLED = {
         "mem_cgroup_online",
     ): "`online` is cleared once; offline then steals all threads",
     ("memcontrol.c", "mem_cgroup_offline"): "the same",
+    ("spare.c", "mem_cgroup_keep"): "cleared while all threads are stolen",
+    ("spare.c", "mem_cgroup_renew"): "no thread has the group yet; the GIL publishes it",
     ("reclaim.c", "thread_holds_free"): "a racy look needs only to find the heap whole",
     ("heap.c", "thread_set_heap"): "the same",
     ("css.c", "mem_cgroup_set_id"): "read relaxed: a thread looks up its own heap",

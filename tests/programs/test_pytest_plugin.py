@@ -389,7 +389,8 @@ def test_the_largest_peaks_are_shown_and_written(run, tmp_path, workers):
         "test_it.py::test_3000",
         "test_it.py::test_2000",
     ]
-    assert re.match(r" +[23]\.\d MiB +none ", table[0])
+    # the test before may leave its group's caches, whose slabs have room at their ends
+    assert re.match(r" +[234]\.\d MiB +none ", table[0])
     tests = {
         t["nodeid"][12:]: t for t in json.loads((tmp_path / "peaks.json").read_text())["tests"]
     }

@@ -10,9 +10,17 @@ Locks: ``cgroup_mutex``, the outermost, protects every group's `children` and st
 
 from __future__ import annotations
 
-from ..core import css_put
+from .. import core
+from ..core import (
+    css_put,
+    css_refs,
+    mem_cgroup_give_up,
+    mem_cgroup_keep,
+    mem_cgroup_oldest_spare,
+    mem_cgroup_reuse,
+)  # fmt: skip
 from ..errors import GroupBusy, MemcgError, OfflineError
-from ..locking import Mutex, shared
+from ..locking import Mutex, any_held, assert_held, shared
 from . import workqueue
 from .memcontrol import (
     activate_kmem_mutex,
@@ -37,6 +45,9 @@ if TYPE_CHECKING:
 cgroup_mutex = Mutex("cgroup_mutex")
 
 PATH_MAX = 4096  # characters, as in the kernel
+# How many closed groups are kept for the next ones, per parent. With the model core there are none,
+# because it cannot tell whether the program still refers to one.
+NR_SPARE = 32 if core.name == "native" else 0
 
 
 @shared(children="cgroup_mutex")
@@ -55,14 +66,13 @@ class cgroup(mem_cgroup):
         ``max_depth``.
     """
 
-    _max_descendants: int | None = None
-    _max_depth: int | None = None
+    __slots__ = ()
 
     def __init__(self, path: str, parent: cgroup | None) -> None:
         super().__init__(path, parent)
         self.name = path.rsplit("/", 1)[-1]
-        self.children: dict[str, cgroup] = {}
-        self.shrinkers: list[Callable[[int], object]] = []
+        self.children = {}
+        self.shrinkers = []
 
 
 def is_nested() -> bool:
@@ -71,12 +81,7 @@ def is_nested() -> bool:
     The thread holds the mutexes already, so they would let it in, in the middle of an update. It
     would also take an outer mutex while it holds an inner one.
     """
-    return (
-        cgroup_mutex.held()
-        or activate_kmem_mutex.held()
-        or memcg_slab_mutex.held()
-        or slab_mutex.held()
-    )
+    return any_held(cgroup_mutex, activate_kmem_mutex, memcg_slab_mutex, slab_mutex)
 
 
 def refuse_nested(name: str) -> None:
@@ -148,11 +153,14 @@ def cgroup_mkdir(root: G, path: str, *, exclusive: bool = False) -> G:
                 __unlink(child, group)
                 child = None
             if child is not None and exclusive and depth == len(parts):
-                parts[-1] = _free_name(group.children, part)
+                part = parts[-1] = _free_name(group.children, part)
                 child = None
             if child is None:
-                __check_hierarchy_limits(group, "/".join(parts[:depth]))
-                child = __link(type(root)("/".join(parts[:depth]), group), group)
+                below = part if depth == 1 else "/".join(parts[:depth])
+                __check_hierarchy_limits(group, below)
+                child = mem_cgroup_reuse(group, group.children, part, below)
+                if child is None:
+                    child = __link(type(root)(below, group), group)
             group = child  # type: ignore[assignment]
         return group
 
@@ -165,6 +173,10 @@ def __check_hierarchy_limits(parent: cgroup, path: str) -> None:
     above: cgroup | None = parent
     level = 1
     while above is not None:
+        if above._max_descendants is above._max_depth is None:
+            above = above.parent  # type: ignore[assignment]
+            level += 1
+            continue
         for rule, limit, value, cure in (
             ("descendants", above._max_descendants, __descendants(above) + 1, "close groups below"),
             ("depth", above._max_depth, level, "make it less deep below"),
@@ -276,21 +288,24 @@ def cgroup_rmdir(group: cgroup) -> None:
     Notes
     -----
     Context: takes ``cgroup_mutex``, then ``memcg_slab_mutex``, and waits for a grace period. If the
-    group has caches, another thread does all this and the caller waits for it.
+    group has caches, another thread does all this and the caller waits for it. A group that holds
+    nothing is kept for the next one under its parent.
     """
-    parent = group.parent
+    parent: cgroup | None = group.parent  # type: ignore[assignment]
     if parent is None:
         raise GroupBusy("the root group cannot be closed; it ends with the process")
-    assert isinstance(parent, cgroup)
-    place = (parent, group.name)  # an interrupted wait leaves a thread that may run much later
+    name = group.name  # an interrupted wait leaves a thread that may run much later
     # A group without caches goes offline in this thread, by one call into the data plane, which no
     # asynchronous exception can cut in two. Destroying caches takes many calls, so another thread
     # does that.
-    if not __cgroup_rmdir(group, *place, mem_cgroup_offline_bare):
-        workqueue.uninterrupted(__cgroup_rmdir, group, *place, __offline)
+    if not __cgroup_rmdir(group, parent, name, mem_cgroup_offline_bare):
+        workqueue.uninterrupted(__cgroup_rmdir, group, parent, name, __offline)
+    if parent._nr_spare > NR_SPARE:
+        workqueue.uninterrupted(cgroup_drop_spare, parent, NR_SPARE // 2)
 
 
 def __offline(group: cgroup) -> bool:
+    __drop_spare(group, 0)
     mem_cgroup_css_offline(group)
     mem_cgroup_destroy_all_caches(group)
     return True
@@ -309,10 +324,46 @@ def __cgroup_rmdir(
                 f"group {group.path!r} has {len(group.children)} children ({names}); "
                 "close them first or close(recursive=True)"
             )
-        if not offline(group):
+        if __keep(group, parent):
+            return True
+        if (group._nr_spare and offline is not __offline) or not offline(group):
             return False
         __unlink(group, parent)
         return True
+
+
+def __keep(group: cgroup, parent: cgroup) -> bool:
+    """Keep a group that holds nothing for the next one under `parent`. Kernel: ours.
+
+    One call into the data plane takes it offline and out of the tree, so no exception can cut that
+    in two. Context: `cgroup_mutex` held; takes ``memcg_slab_mutex`` if the group may have caches.
+    """
+    if not NR_SPARE:
+        return False
+    # The creation of a cache holds a reference, and so does the cache. If one begins after the
+    # look, the data plane refuses.
+    if css_refs(group) == 1:
+        return mem_cgroup_keep(group, parent.children, 0)
+    with memcg_slab_mutex:
+        return mem_cgroup_keep(group, parent.children, len(group.memcg_slab_caches))
+
+
+def cgroup_drop_spare(parent: cgroup, at_most: int) -> None:
+    """Let go of the spare groups below `parent` that were closed first, until `at_most` are left.
+
+    Context: takes ``cgroup_mutex``, then ``memcg_slab_mutex``. An exception must not cut it in two
+    (`workqueue.uninterrupted`).
+    """
+    with cgroup_mutex:
+        __drop_spare(parent, at_most)
+
+
+def __drop_spare(parent: cgroup, at_most: int) -> None:
+    """Let go of spare groups. Context: `cgroup_mutex` held."""
+    assert_held(cgroup_mutex)
+    while (group := mem_cgroup_oldest_spare(parent, at_most)) is not None:
+        mem_cgroup_destroy_all_caches(group)
+        mem_cgroup_give_up(group)
 
 
 def subtree(group: G) -> list[G]:
@@ -321,5 +372,5 @@ def subtree(group: G) -> list[G]:
     with cgroup_mutex:
         groups = [group]
         for g in groups:
-            groups += g.children.values()  # type: ignore[arg-type]
+            groups += g.children.values()
         return groups

@@ -15,7 +15,8 @@ Where we differ:
 - a child that is busy when its group goes offline is *dead*: its charges are the parent's,
   it keeps no empty slab, and the free of its last object asks for its destruction;
 - a group is activated when it is made, and not when it first gets a limit;
-- an id is reused only after the last reference to its group is dropped.
+- an id is reused only after the last reference to its group is dropped, or by the next life of a
+  closed group that was kept (cgroup.py).
 
 Locks, outermost first: ``cgroup_mutex`` (cgroup.py), ``activate_kmem_mutex`` (ids),
 ``memcg_slab_mutex`` (every memcg_caches array, every memcg_slab_caches list),
@@ -80,10 +81,12 @@ class mem_cgroup(core.Memcg):
         Index into memcg_caches; -1 before activation.
     """
 
+    __slots__ = ()
+
     def __init__(self, path: str, parent: mem_cgroup | None) -> None:
         super().__init__(parent)
         self.path = path
-        self.memcg_slab_caches: dict[kmem_cache, None] = {}
+        self.memcg_slab_caches = {}
 
 
 def memcg_cache_id(memcg: mem_cgroup) -> int:

@@ -22,7 +22,7 @@ from ..core import (
 )
 from ..locking import report_exception
 from . import workqueue
-from .cgroup import cgroup, subtree
+from .cgroup import cgroup, cgroup_drop_spare, subtree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ def try_to_free(group: cgroup, nbytes: int, collect: Callable[[cgroup], object] 
             except Exception as error:
                 raised.append(error)
     collect(group)
+    for g in subtree(group):
+        if g._nr_spare:
+            workqueue.uninterrupted(cgroup_drop_spare, g, 0)
     mem_cgroup_drain(group)
     if raised:
         raise raised[0]

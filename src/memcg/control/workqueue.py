@@ -166,14 +166,16 @@ def uninterrupted(fn: Callable[..., object], *args: object) -> None:
 
     # At the interpreter's end a new thread would never run. The worker, in a shrinker or a
     # finalizer, would wait for a thread that waits for the worker.
-    if _place.stopped or _worker_task == current_task():
-        run()
-    else:
+    here = _place.stopped or _worker_task == current_task()
+    if not here:
         try:
             spawn(run, "memcg-uninterrupted")
         except RuntimeError:  # no thread can start: an interruptible call is better than none
-            run()
-    done.wait()
+            here = True
+    if here:
+        run()
+    else:
+        done.wait()
     if raised:
         try:
             raise raised[0]

@@ -99,6 +99,7 @@ cdef start():
 start()
 load("_errors")
 load("_groups")
+load("_spares")
 load("_bound")
 load("_caches")
 load("_samples")
@@ -116,6 +117,9 @@ from ._groups import (
 )
 from ._samples import (
     mem_cgroup_samples, mem_cgroup_sampling, mem_cgroup_set_sampling, stack_frame,
+)
+from ._spares import (
+    mem_cgroup_give_up, mem_cgroup_keep, mem_cgroup_oldest_spare, mem_cgroup_reuse,
 )
 
 

@@ -12,6 +12,14 @@ cdef class Memcg:
     cdef long nr_entries  # entries that are alive, in any context
     cdef opened_table opened  # where it was entered and not left
     cdef str _path
+    cdef Memcg spare, next_spare  # closed groups below it that are kept, the latest first
+    cdef readonly int _nr_spare
+    # of the control plane and of the users' door; a group thus needs no dict
+    cdef public str name
+    cdef public object children, shrinkers, memcg_slab_caches
+    cdef public object _max_descendants, _max_depth
+    cdef public bint _own_high
+    cdef object __weakref__
     cdef mem_cgroup *get(self) except NULL
     cdef mem_cgroup_stat read(self)
 

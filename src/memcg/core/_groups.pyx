@@ -12,7 +12,7 @@ from cpython.contextvars cimport PyContextVar_New
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_INCREF, Py_REFCNT, PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport INT64_MAX, int64_t, uintptr_t
 from libc.stdlib cimport free as libc_free
 from memcg.core._errors cimport describe, explain, is_memory_error_alive, is_of_library, is_other_error
 from native cimport *
@@ -207,8 +207,15 @@ def mem_cgroup_get_limit(Memcg memcg not None, str which):
 
 
 def mem_cgroup_set_limit(Memcg memcg not None, str which, int64_t n):
-    """Store a limit in bytes. A negative reserve or overdraft stands for the default."""
+    """Store a limit in bytes, and tell whether usage is above it.
+
+    A negative reserve or overdraft stands for the default. While ``high`` was not written
+    (`_own_high`), it is 7/8 of ``max``.
+    """
     c_mem_cgroup_set_limit(memcg.get(), LIMITS[which], n)
+    if which == "max" and not memcg._own_high:
+        c_mem_cgroup_set_limit(memcg.c, MEMCG_HIGH, n if n == INT64_MAX else n - n // 8 - (n % 8 > 0))
+    return mem_cgroup_usage(memcg.c) > n
 
 
 def mem_cgroup_set_has_shrinkers(Memcg memcg not None):

@@ -31,7 +31,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, Self
 
 from ..errors import CacheBusy, MemcgError, MemcgOOM, OfflineError, oom_text
-from ..locking import Atomic, Mutex, Published, ReadSide, current_task, shared
+from ..locking import Atomic, Mutex, Published, ReadSide, current_task, is_forgotten, shared
 from ..sizes import PAGE_COUNTER_MAX
 from .dataplane import EVENTS, PAGE_SIZE, STAT, CacheInfo, Event
 
@@ -156,6 +156,14 @@ class Memcg:
     parent: Memcg | None = None
     _kmemcg_id = -1  # the control plane stores it
     _last_oom: tuple[Any, ...] | None = None  # the last refusal here or below; one store writes it
+    # what the control plane and the users' door store
+    name: str
+    children: dict[str, Any]
+    shrinkers: list[Callable[[int], object]]
+    memcg_slab_caches: dict[Any, None]
+    _max_descendants: int | None = None
+    _max_depth: int | None = None
+    _own_high = False
     nr_inside = property(lambda self: len(threads_inside(self)))  # entries that were not left
 
     def __init__(self, parent: Memcg | None) -> None:
@@ -175,6 +183,9 @@ class Memcg:
         self._high_posted = Atomic(0)
         self.objcg = ObjCgroup(self)
         self._objcgs = [self.objcg]  # stubs that point here; cgroup_mutex protects the list
+        self._next_objcg = self.objcg  # what `mem_cgroup_reuse` makes its stub
+        self._spare: list[Memcg] = []  # closed groups below that are kept; likewise
+        self._pending: set[Cache] = set()  # roots whose ``create`` event is not handled
         if parent is not None:
             css_get(parent)
             self.parent = parent
@@ -186,6 +197,10 @@ class Memcg:
     @property
     def online(self) -> bool:
         return self._online.load()
+
+    @property
+    def _nr_spare(self) -> int:
+        return len(self._spare)
 
     @property
     def current(self) -> int:
@@ -272,6 +287,75 @@ def mem_cgroup_offline(memcg: Memcg) -> bool:
     return True
 
 
+# -- closed groups that are kept for the next ones
+
+
+def mem_cgroup_keep(memcg: Memcg, children: dict[str, Any], nr_caches: int) -> bool:
+    """Take a group that holds nothing offline, out of `children`, and keep it for the next group.
+
+    It returns false if the group holds something or something is inside, or if it has more caches
+    than the caller knows of. The group is then online.
+    """
+    if memcg.parent is None or memcg._spare:
+        return False
+    with _entry_lock:
+        if memcg.nr_inside:
+            return False
+        memcg._online.store(False)
+    with _cache_lock:
+        slabs = [slab for slab in set(_slab_of_page.values()) if slab.objcg is memcg.objcg]
+        refs = 1 + nr_caches + len(memcg._pending)
+        if memcg._refs.get() != refs or any(slab.live for slab in slabs):
+            memcg._online.store(True)
+            return False
+        memcg._next_objcg = ObjCgroup(memcg)
+        for slab in slabs:
+            slab.objcg = memcg._next_objcg
+    for stub in memcg._objcgs:
+        stub.memcg.store(memcg.parent)
+    memcg.parent._objcgs, memcg._objcgs = memcg.parent._objcgs + memcg._objcgs, [memcg._next_objcg]
+    synchronize()  # an allocation or a free has used the stub before, or finds the parent
+    memcg.usage.set(sum(slab.nr_pages for slab in slabs) * PAGE_SIZE)
+    memcg.parent._spare.append(memcg)
+    del children[memcg.name]
+    return True
+
+
+def mem_cgroup_reuse(parent: Memcg, children: dict[str, Any], name: str, path: str) -> Memcg | None:
+    """Make the latest spare group that the program has forgotten a new one, in `children`.
+
+    Only the explorer can tell whether a program has forgotten one, so elsewhere there is none.
+    """
+    memcg = next((m for m in reversed(parent._spare) if is_forgotten(m)), None)
+    if memcg is None:
+        return None
+    parent._spare.remove(memcg)
+    memcg.objcg, memcg._next_objcg = memcg._next_objcg, memcg.objcg
+    memcg.path, memcg.name, memcg.children, memcg.shrinkers = path, name, {}, []
+    memcg.peak, memcg.oom_group, memcg.events = 0, False, dict.fromkeys(EVENTS, 0)
+    for which in memcg._limits:
+        memcg._limits[which] = PAGE_COUNTER_MAX if which in ("max", "high") else 0
+    memcg._last_oom = memcg._max_descendants = memcg._max_depth = None
+    memcg._own_high = False
+    memcg._high_posted.set(0)
+    memcg._online.store(True)
+    children[name] = memcg
+    return memcg
+
+
+def mem_cgroup_oldest_spare(parent: Memcg, at_most: int) -> Memcg | None:
+    """Return the spare group that was closed first, or None if there are `at_most` or fewer."""
+    return parent._spare[0] if len(parent._spare) > at_most else None
+
+
+def mem_cgroup_give_up(memcg: Memcg) -> None:
+    """Take a spare group off its parent's list and drop its css reference. It has no caches."""
+    if memcg.parent is not None and memcg in memcg.parent._spare:
+        memcg.parent._spare.remove(memcg)
+        mem_cgroup_offline(memcg)
+        css_put(memcg)
+
+
 # -- limits and figures
 
 
@@ -280,9 +364,16 @@ def mem_cgroup_get_limit(memcg: Memcg, which: str) -> int:
     return memcg._limits[which]
 
 
-def mem_cgroup_set_limit(memcg: Memcg, which: str, n: int) -> None:
-    """Store a limit in bytes. A negative reserve or overdraft stands for the default."""
+def mem_cgroup_set_limit(memcg: Memcg, which: str, n: int) -> bool:
+    """Store a limit in bytes, and tell whether usage is above it.
+
+    A negative reserve or overdraft stands for the default. While ``high`` was not written
+    (`_own_high`), it is 7/8 of ``max``.
+    """
     memcg._limits[which] = n
+    if which == "max" and not memcg._own_high:
+        memcg._limits["high"] = n if n == PAGE_COUNTER_MAX else n * 7 // 8
+    return memcg.usage.get() > n
 
 
 def mem_cgroup_set_has_shrinkers(memcg: Memcg) -> None:
@@ -449,7 +540,6 @@ class Cache:
         # one acquire load. A grown array is published whole, and the old one stays readable for a
         # thread that has loaded it.
         self._memcg_caches: Published[list[Cache | None]] = Published([])
-        self._pending: set[int] = set()  # serials of groups whose ``create`` event is not handled
         # id of buffer -> address, buffer, and the object that every view and array of it refers to
         self._buffers: dict[int, tuple[int, memoryview, weakref.ref[object]]] = {}
         self._shared_bytes: dict[int, int] = {}  # group serial -> live shared bytes
@@ -499,7 +589,7 @@ class Cache:
     def create_done(self, memcg: Memcg) -> None:
         """Let `memcg` ask for its child of this root again."""
         with self.cache_lock:
-            self._pending.discard(memcg.serial)
+            memcg._pending.discard(self)
 
     # -- objects
 
@@ -738,9 +828,9 @@ def _memcg_schedule_create(root: Cache, memcg: Memcg) -> None:
     A group without an id, which is not active yet, asks for none.
     """
     with root.cache_lock:
-        if memcg._kmemcg_id < 0 or memcg.serial in root._pending or not css_tryget(memcg):
+        if memcg._kmemcg_id < 0 or root in memcg._pending or not css_tryget(memcg):
             return
-        root._pending.add(memcg.serial)
+        memcg._pending.add(root)
     try:
         _post(Event("create", memcg, root))
     except MemoryError:  # no event was posted: the root serves, and a later allocation asks again

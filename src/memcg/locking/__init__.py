@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     C = TypeVar("C", bound=type)
 
 __all__ = [
-    "Atomic", "Event", "Mutex", "Published", "ReadSide", "assert_held", "at_exit", "at_fork",
-    "begin", "choose", "current_task", "ended_threads", "freed", "name_of", "report_exception",
-    "shared", "spawn",
+    "Atomic", "Event", "Mutex", "Published", "ReadSide", "any_held", "assert_held", "at_exit",
+    "at_fork", "begin", "choose", "current_task", "ended_threads", "freed", "is_forgotten",
+    "name_of", "report_exception", "shared", "spawn",
 ]  # fmt: skip
 
 
@@ -103,10 +103,16 @@ def begin(native: type | None) -> None:
         if sys.version_info >= (3, 14):
             names["__enter__"] = _enter
         globals()["Mutex"] = type("Mutex", (native,), names)
+        globals()["any_held"] = native.any_held  # type: ignore[attr-defined]
     if value := os.environ.get("MEMCG_LOCKDEP"):
         from . import lockdep
 
         lockdep.attach_from_environment(sys.modules[__name__], value)
+
+
+def any_held(*mutexes: Mutex) -> bool:
+    """Tell whether the caller holds one of the mutexes. The native core's function replaces it."""
+    return any(mutex.held() for mutex in mutexes)
 
 
 def assert_held(mutex: Mutex) -> None:
@@ -214,6 +220,11 @@ def shared(**guards: str | None) -> Callable[[C], C]:
 
 def freed(obj: object) -> None:
     """Note that `obj` must not be used again. The explorer reports a task that uses it."""
+
+
+def is_forgotten(obj: object) -> bool:
+    """Return false: only the explorer knows that no task will use `obj` any more."""
+    return False
 
 
 def current_task() -> Hashable:

@@ -38,12 +38,13 @@ class Cell(Sync):
 class Record:
     """What an execution knows about one object."""
 
-    __slots__ = ("building", "cells", "freed", "obj", "reads", "touched", "writes")
+    __slots__ = ("building", "cells", "forgotten", "freed", "obj", "reads", "touched", "writes")
 
     def __init__(self, obj: object) -> None:
         self.obj = obj  # this keeps the object alive, so that no other object gets its id
         self.building = 0
         self.freed = ""
+        self.forgotten = False
         self.touched: dict[int, tuple[int, str]] = {}  # task -> clock entry, place
         self.reads: dict[str, dict[int, tuple[int, str]]] = {}
         self.writes: dict[str, tuple[int, int, str]] = {}  # field -> task, clock entry, place
@@ -205,6 +206,23 @@ def shared(**guards: str | None) -> Callable[[C], C]:
         return cls
 
     return declare
+
+
+def forget(obj: object) -> None:
+    """Note that the program has no name left for `obj`."""
+    run = _looked_at()
+    if run is not None:
+        _record(run, obj).forgotten = True
+
+
+def is_forgotten(obj: object) -> bool:
+    """Tell whether the program has called `forget` for `obj`. Then it is taken back."""
+    run = _looked_at()
+    if run is None:
+        return False
+    record = _record(run, obj)
+    forgotten, record.forgotten = record.forgotten, False
+    return forgotten
 
 
 def freed(obj: object) -> None:

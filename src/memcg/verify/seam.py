@@ -16,14 +16,15 @@ from typing import Any
 from . import runtime
 from .cells import Array, Atomic, GuardedDict, GuardedList, Published, Queue, Table
 from .errors import Abandoned
-from .fields import freed, shared
+from .fields import forget, freed, is_forgotten, shared
 from .objects import Event, Mutex, ReadSide, check_quietly
 from .task import Task
 
 __all__ = [
     "Array", "Atomic", "Event", "GuardedDict", "GuardedList", "Mutex", "Published", "Queue",
-    "ReadSide", "Table", "assert_held", "at_exit", "at_fork", "begin", "choose", "current_task",
-    "ended_threads", "fork", "freed", "module", "name_of", "parallel", "quietly",
+    "ReadSide", "Table", "any_held", "assert_held", "at_exit", "at_fork", "begin", "choose",
+    "current_task", "ended_threads", "forget", "fork", "freed", "is_forgotten", "module",
+    "name_of", "parallel", "quietly",
     "report_exception", "settle", "shared",
     "spawn",
 ]  # fmt: skip
@@ -67,6 +68,11 @@ def settle() -> None:
     run = runtime.active
     if run is not None:
         run.settle()
+
+
+def any_held(*mutexes: Mutex) -> bool:
+    """Tell whether the calling task holds one of the mutexes."""
+    return any(mutex.held() for mutex in mutexes)
 
 
 def assert_held(mutex: Mutex) -> None:

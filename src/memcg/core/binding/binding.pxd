@@ -39,6 +39,7 @@ cdef extern from "current.h":
     int current_enter_bound(entry *entry) except -1
     int current_leave_bound(entry *entry, int index, entry *before) except -1
     int current_leave() except -1
+    void current_forget_last(PyObject *memcg)
     void current_forget(PyObject *memcg)
 
 cdef extern from "opened.h":
@@ -95,9 +96,13 @@ cdef extern from "collection.h":
 cdef extern from "verdict.h":
     void verdict_init(object find)
 
+cdef extern from "compat.h":
+    bint py_has_only(PyObject *op, Py_ssize_t refs)
+
 cdef extern from "alarm.h":
     void alarm_stop()
     bint alarm_last(memcg_failure *failure)
+    int alarm_nr
     void alarm_forget(mem_cgroup *memcg)
 
 cdef extern from "pool.h":

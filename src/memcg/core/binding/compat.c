@@ -108,6 +108,13 @@ bool py_holds_gil(void)
 
 extern int _PyOS_IsMainThread(void);
 
+bool py_has_only(PyObject *op, Py_ssize_t refs)
+{
+    Py_ssize_t offset = Py_TYPE(op)->tp_weaklistoffset;
+
+    return Py_REFCNT(op) == refs && offset > 0 && !*(PyObject **)((char *)op + offset);
+}
+
 bool py_is_main_thread(void) { return _PyOS_IsMainThread(); }
 
 bool py_is_finalizing(void)

@@ -109,7 +109,9 @@ bool py_calls_anything(uintptr_t function);
  * another interpreter. */
 bool py_holds_gil(void);
 bool py_is_main_thread(void); /* GIL held */
-bool py_is_finalizing(void);  /* the interpreter is ending: daemon threads get the GIL no more */
+/* True if `refs` references are all that refer to an object.  There is no weak one. */
+bool py_has_only(PyObject *op, Py_ssize_t refs);
+bool py_is_finalizing(void); /* the interpreter is ending: daemon threads get the GIL no more */
 
 /* Makes a thread state for a thread that CPython did not start.  NULL: no memory.  Needs no GIL. */
 PyThreadState *py_new_tstate(void);

@@ -38,6 +38,7 @@ static struct slot {
     struct entry *entry;
     PyObject *without, *with;
 } slots[2 * NR_SLOTS];
+static int last_left; /* the slot of the group that was left last; GIL */
 
 #define VAR ((PyObject *)&entry_var.object)
 
@@ -282,21 +283,32 @@ int current_leave(void)
     previous = entry->previous == Py_None ? NULL : (struct entry *)entry->previous;
     if (!map || slot->entry != entry || slot->with != *map)
         return current_set_entry(previous, ENTER_NOT);
+    last_left = entry->slot;
     exchange(tstate, map, slot->without, previous);
     return 0;
+}
+
+static void forget_slot(int index)
+{
+    struct slot old = slots[index];
+
+    slots[index] = (struct slot){ 0 };
+    Py_DECREF(old.entry);
+    Py_DECREF(old.without);
+    Py_DECREF(old.with);
+}
+
+void current_forget_last(PyObject *memcg)
+{
+    if (slots[last_left].entry && slots[last_left].entry->memcg == memcg)
+        forget_slot(last_left);
 }
 
 void current_forget(PyObject *memcg)
 {
     for (int i = 0; i < 2 * NR_SLOTS; i++) {
-        struct slot old = slots[i];
-
-        if (!old.entry || (memcg && old.entry->memcg != memcg))
-            continue;
-        slots[i] = (struct slot){ 0 };
-        Py_DECREF(old.entry);
-        Py_DECREF(old.without);
-        Py_DECREF(old.with);
+        if (slots[i].entry && (!memcg || slots[i].entry->memcg == memcg))
+            forget_slot(i);
     }
 }
 

@@ -62,7 +62,8 @@ int current_enter_bound(struct entry *entry);
 int current_leave_bound(struct entry *entry, int index, struct entry *before);
 /* Leaves the context's entry for the one before it. 0, or -1 with an exception. */
 int current_leave(void);
-void current_forget(PyObject *memcg); /* drops the maps kept for a group; NULL: for all */
+void current_forget_last(PyObject *memcg); /* the maps of its last entry */
+void current_forget(PyObject *memcg);      /* drops the maps kept for a group; NULL: for all */
 
 static inline PyObject *current_context(void)
 {

@@ -50,6 +50,7 @@ struct gil_mutex {
 };
 
 static struct gil_mutex *all_mutexes;
+static PyObject *the_type; /* it is never freed */
 
 static bool is_held(const struct gil_mutex *mutex)
 {
@@ -225,6 +226,25 @@ static PyObject *mutex_held(PyObject *self, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(is_held((struct gil_mutex *)self));
 }
 
+/* Whether this thread holds one of the mutexes that are passed. */
+static PyObject *mutex_any_held(PyObject *Py_UNUSED(type), PyObject *const *mutexes, Py_ssize_t n)
+{
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *held;
+
+        if (PyObject_TypeCheck(mutexes[i], (PyTypeObject *)the_type)) {
+            if (is_held((struct gil_mutex *)mutexes[i]))
+                Py_RETURN_TRUE;
+            continue;
+        }
+        held = PyObject_CallMethod(mutexes[i], "held", NULL); /* it only stands for a mutex */
+        if (held != Py_False)
+            return held;
+        Py_DECREF(held);
+    }
+    Py_RETURN_FALSE;
+}
+
 static PyObject *mutex_locked(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     return PyBool_FromLong(((struct gil_mutex *)self)->depth);
@@ -303,6 +323,7 @@ static PyMethodDef methods[] = {
     { "__exit__", (PyCFunction)(void (*)(void))mutex_exit, METH_FASTCALL, NULL },
     { "held", mutex_held, METH_NOARGS, NULL },
     { "locked", mutex_locked, METH_NOARGS, NULL },
+    { "any_held", (PyCFunction)(void (*)(void))mutex_any_held, METH_FASTCALL | METH_STATIC, NULL },
     { "forget_holder", mutex_forget_holder, METH_NOARGS, NULL },
     { NULL },
 };
@@ -319,4 +340,8 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
-PyObject *mutex_type(void) { return PyType_FromSpec(&spec); }
+PyObject *mutex_type(void)
+{
+    the_type = PyType_FromSpec(&spec);
+    return the_type;
+}

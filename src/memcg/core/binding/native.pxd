@@ -34,6 +34,10 @@ cdef extern from "memcg.h" nogil:
     void mem_cgroup_set_owner(mem_cgroup *memcg, void *owner)
     void *mem_cgroup_owner(const mem_cgroup *memcg)
     void c_mem_cgroup_offline "mem_cgroup_offline"(mem_cgroup *memcg)
+    bint c_mem_cgroup_keep "mem_cgroup_keep"(mem_cgroup *memcg)
+    long mem_cgroup_nr_caches(const mem_cgroup *memcg)
+    bint mem_cgroup_renew(mem_cgroup *memcg)
+    void c_mem_cgroup_give_up "mem_cgroup_give_up"(mem_cgroup *memcg)
     void mem_cgroup_set_path(mem_cgroup *memcg, const char *path)
     bint mem_cgroup_online(const mem_cgroup *memcg)
     size_t MEMCG_GROUP_BYTES

@@ -39,10 +39,15 @@ _OBSERVED: dict[str, dict[str, str | None]] = {
         "frozen": "published",
         "dying": "published",
         "_dead": "cache_lock",
-        "_pending": None,  # a set that is changed only under cache_lock
         "_shared_bytes": None,  # read racily: it is only a hint that the group needs a child
     },
-    "Memcg": {"_kmemcg_id": "published", "peak": None, "_objcgs": None},
+    "Memcg": {
+        "_kmemcg_id": "published",
+        "peak": None,
+        "_objcgs": None,
+        "_pending": None,  # a set that is changed only under cache_lock
+        "_spare": None,  # written under cgroup_mutex; its length is read racily
+    },
 }
 
 
@@ -347,7 +352,8 @@ class World:
         for s in slab.slab_caches:
             if not s.memcg_params.is_root_cache:
                 memcg = s.memcg_params.memcg
-                assert memcg.online or s.nr_pages > 0, f"{s.name}: empty, its group is dead"
+                kept = memcg.online or memcg in memcg.parent._spare
+                assert kept or s.nr_pages > 0, f"{s.name}: empty, its group is dead"
         self.check_charges()
 
     def check_charges(self) -> None:
@@ -364,10 +370,11 @@ class World:
             assert memcg.usage.get() == expected.get(memcg, 0), f"charges of {memcg.path!r}"
 
     def groups(self) -> list[Any]:
-        """Return the root and every group in the tree."""
+        """Return the root, every group in the tree, and the closed ones that are kept."""
         found = [self.root]
         for group in found:
             found += group.children.values()
+            found += group._spare
         return found
 
     def check_references(self) -> None:
@@ -377,7 +384,7 @@ class World:
         """
         for group in self.groups():
             caches = len(group.memcg_slab_caches)
-            expected = 1 + len(group.children) + caches
+            expected = 1 + len(group.children) + len(group._spare) + caches
             refs = self.core.css_refs(group)
             assert refs == expected, f"{group.path!r}: {refs} css references, not {expected}"
         ids = {g._kmemcg_id for g in self.groups()} - {-1}

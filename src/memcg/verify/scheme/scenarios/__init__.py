@@ -17,11 +17,12 @@ from . import (
     forking,
     interruption,
     shares,
+    spares,
     working,
 )  # fmt: skip
 from .system import SCENARIOS, Scenario, System, scenario
 
 __all__ = [
     "SCENARIOS", "Scenario", "System", "charging", "creation", "crowds", "destruction", "faults",
-    "forking", "interruption", "scenario", "shares", "working",
+    "forking", "interruption", "scenario", "shares", "spares", "working",
 ]  # fmt: skip

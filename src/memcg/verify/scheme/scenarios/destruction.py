@@ -157,16 +157,10 @@ def close_close() -> None:
 def close_mkdir() -> None:
     s = System()
 
-    def close() -> None:
-        try:
-            s.rmdir(s.a)
-        except s.errors.GroupBusy:
-            assert s.a.online
-
     def make() -> None:
         s.mkdir("a/b")
 
-    seam.parallel(close, make)
+    seam.parallel(s.close_if_idle, make)
     s.finish()
 
 

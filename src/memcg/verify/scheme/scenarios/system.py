@@ -121,6 +121,12 @@ class System(World):
     def close(self) -> None:
         self.rmdir(self.a)
 
+    def close_if_idle(self) -> None:
+        try:
+            self.rmdir(self.a)
+        except self.errors.GroupBusy:
+            assert self.a.online
+
     def destroy_frames(self) -> None:
         assert self.destroy(self.frames), "no object is live, but the root is busy"
 
