@@ -33,7 +33,7 @@ _MUTEXES = (
 
 
 FORK_PATIENCE_S = 1.0  # seconds for each mutex, and for the worker, which may run the users' code
-_nested_forks: set[Hashable] = set()  # tasks that fork while a thread may be in our own work
+_nested_forks: set[Hashable] = set()  # tasks that fork in the middle of their own work with memcg
 
 
 def _before_fork() -> None:
@@ -43,8 +43,7 @@ def _before_fork() -> None:
         _nested_forks.add(current_task())
         return
     try:
-        if not _take_mutexes():
-            _nested_forks.add(current_task())
+        _take_mutexes()
     except BaseException:  # Ctrl-C: CPython shows it, since no code can catch it, and forks
         _release_mutexes()
         _take_mutexes()
@@ -62,8 +61,8 @@ def _after_fork() -> None:
 def _after_fork_in_child() -> None:
     core.after_fork_in_child()
     _nested_forks.intersection_update((current_task(),))  # new threads may get the others' names
-    if not _nested_forks and all(mutex.held() for mutex in _MUTEXES):
-        return
+    if all(mutex.held() for mutex in _MUTEXES):
+        return  # no other thread was in our own work
     if not _nested_forks:  # another thread has taken a mutex that this one had lent
         _release_mutexes()
     for mutex in _MUTEXES:  # a thread that is gone may have held one
@@ -74,18 +73,17 @@ def _after_fork_in_child() -> None:
         mem_cgroup_mend_caches()
 
 
-def _take_mutexes() -> bool:
-    """Take all mutexes and lend them; return false if one could not be taken in time."""
+def _take_mutexes() -> None:
+    """Take all mutexes and lend them; take none if one cannot be taken in time."""
     while workqueue.wait_idle(FORK_PATIENCE_S):
         if not all(mutex.acquire_within(FORK_PATIENCE_S) for mutex in _MUTEXES):
             break
         if workqueue.is_idle():
             for mutex in _MUTEXES:
                 mutex.lend()
-            return True
+            return
         _release_mutexes()  # a worker started in between and needs the mutexes that we hold
     _release_mutexes()
-    return False
 
 
 def _release_mutexes() -> None:

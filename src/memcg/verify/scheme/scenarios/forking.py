@@ -285,7 +285,6 @@ def fork_foreign_lock_finalizer() -> None:
 
 def _fork_at_once(s: System, child: Callable[[], object]) -> None:
     """Fork after the patience is over: other tasks may be anywhere in our own work."""
-    s.fork._nested_forks.add(seam.current_task())
     s.core.hold_workers()
     seam.fork()
     s.fork._after_fork_in_child()
