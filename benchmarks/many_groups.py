@@ -18,8 +18,8 @@ import harness
 from utilisation import groups_slabs
 
 GROUPS = 10_000
-# A million groups in one process: what each takes, and what an operation costs beside what it costs
-# with a thousand. Threads are started and ended, each with a group; tasks are in their groups at the
+# A million groups in one process: what each takes, and what an operation costs beside one with a
+# thousand. Threads are started and ended, each with a group; tasks are in their groups at the
 # same time. The last thread or the many tasks are compared with the first or few. A quick run has a
 # tenth of each.
 FEW = 1000  # groups, beside which an operation with many is compared

@@ -1,76 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_offline.c - groups and caches end while other threads allocate in them. */
-#include "control.h"
-
-enum { THREADS = 3, SLOTS = 512 };
-static struct mem_cgroup
-    *inside; /* inside_lock: the group that threads enter; holds a reference for them */
-static pthread_mutex_t inside_lock = PTHREAD_MUTEX_INITIALIZER;
-static ATOMIC(void *) slots[SLOTS];
-static atomic_int_t over;
-
-static void *tenant(void *arg)
-{
-    unsigned seed = (unsigned)(uintptr_t)arg;
-
-    while (!load_relaxed(&over)) {
-        struct mem_cgroup *g = NULL;
-
-        pthread_mutex_lock(&inside_lock);
-        if (inside && css_tryget(inside))
-            g = inside;
-        pthread_mutex_unlock(&inside_lock);
-        memcg_set_current(g);
-        for (int i = 0; i < 300; i++) {
-            size_t size = (size_t)rand_r(&seed) % (i % 50 ? 400 : 90000) + 8;
-            size_t *p = memcg_malloc_fast(size);
-
-            *p = size;
-            p = exchange_acq_rel(&slots[rand_r(&seed) % SLOTS], p);
-            if (p) {
-                CHECK(*p && *p <= memcg_usable_size(p));
-                memcg_free_fast(p);
-            }
-        }
-        memcg_set_current(NULL);
-        if (g)
-            css_put(g);
-    }
-    return NULL;
-}
+#include "tenants.h"
 
 static void groups_end_under_their_threads(void)
 {
-    pthread_t t[THREADS];
     struct mem_cgroup *g, *top = group_new(mem_cgroup_root());
     struct mem_cgroup_stat stat;
 
     memcg_set_promote_bytes(2048);
-    for (uintptr_t i = 0; i < THREADS; i++)
-        start(&t[i], tenant, (void *)(i + 1));
+    tenants_start();
     for (int round = 0; round < 60; round++) {
         g = group_new(top);
-        pthread_mutex_lock(&inside_lock);
-        inside = g;
-        pthread_mutex_unlock(&inside_lock);
+        tenants_enter(g);
         for (int k = 0; k < 4; k++) {
             sched_yield();
             work();
             mem_cgroup_reclaim(g);
         }
-        pthread_mutex_lock(&inside_lock);
-        inside = NULL;
-        pthread_mutex_unlock(&inside_lock);
+        tenants_enter(NULL);
         mem_cgroup_offline(g);
         mem_cgroup_read_stat(g, &stat);
         CHECK(stat.usage == 0 && stat.slab_private == 0 && stat.slab_shared == 0);
         group_close(g);
     }
-    store_relaxed(&over, 1);
-    for (int i = 0; i < THREADS; i++)
-        pthread_join(t[i], NULL);
-    for (int i = 0; i < SLOTS; i++)
-        memcg_free(load_plain(&slots[i]));
+    tenants_end();
     work();
     mem_cgroup_reclaim(top);
     CHECK(usage_of_group(top) == 0);

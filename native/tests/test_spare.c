@@ -1,12 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_spare.c - a closed group is kept, and is the next one, while others free what outlived it. */
-#include "control.h"
+#include "tenants.h"
 
-enum { THREADS = 3, SLOTS = 512, N = 200 };
-static struct mem_cgroup *inside; /* inside_lock; holds a reference for the threads that enter it */
-static pthread_mutex_t inside_lock = PTHREAD_MUTEX_INITIALIZER;
-static ATOMIC(void *) slots[SLOTS];
-static atomic_int_t over;
+enum { N = 200 };
 
 static struct mem_cgroup_stat stat_of(struct mem_cgroup *memcg)
 {
@@ -16,53 +12,19 @@ static struct mem_cgroup_stat stat_of(struct mem_cgroup *memcg)
     return stat;
 }
 
-static void *tenant(void *arg)
-{
-    unsigned seed = (unsigned)(uintptr_t)arg;
-
-    while (!load_relaxed(&over)) {
-        struct mem_cgroup *g = NULL;
-
-        pthread_mutex_lock(&inside_lock);
-        if (inside && css_tryget(inside))
-            g = inside;
-        pthread_mutex_unlock(&inside_lock);
-        memcg_set_current(g);
-        for (int i = 0; i < 100; i++) {
-            size_t size = (size_t)rand_r(&seed) % (i % 50 ? 400 : 90000) + 8;
-            void *p = memcg_malloc_fast(size);
-
-            memset(p, 1, size);
-            p = exchange_acq_rel(&slots[rand_r(&seed) % SLOTS], p);
-            if (p)
-                memcg_free_fast(p);
-        }
-        memcg_set_current(NULL);
-        if (g)
-            css_put(g);
-    }
-    return NULL;
-}
-
 static void a_late_free_is_credited_to_the_parent(void)
 {
-    pthread_t t[THREADS];
     struct mem_cgroup *top = group_new(mem_cgroup_root()), *g = group_new(top);
     struct mem_cgroup_stat stat;
     int kept = 0;
 
     memcg_set_promote_bytes((size_t)1 << 40); /* all objects are in shared slabs or runs */
-    for (uintptr_t i = 0; i < THREADS; i++)
-        start(&t[i], tenant, (void *)(i + 1));
+    tenants_start();
     for (int round = 0; round < 300; round++) {
-        pthread_mutex_lock(&inside_lock);
-        inside = g;
-        pthread_mutex_unlock(&inside_lock);
+        tenants_enter(g);
         for (int k = 0; k < 4; k++)
             sched_yield();
-        pthread_mutex_lock(&inside_lock);
-        inside = NULL;
-        pthread_mutex_unlock(&inside_lock);
+        tenants_enter(NULL);
         while (css_refs(g) > 1 + mem_cgroup_nr_caches(g)) {
             sched_yield();
             work();
@@ -80,11 +42,7 @@ static void a_late_free_is_credited_to_the_parent(void)
         CHECK(mem_cgroup_online(g) && stat_of(g).usage == stat.slab_private);
     }
     CHECK(kept > 10);
-    store_relaxed(&over, 1);
-    for (int i = 0; i < THREADS; i++)
-        CHECK(!pthread_join(t[i], NULL));
-    for (int i = 0; i < SLOTS; i++)
-        memcg_free_fast(exchange_acq_rel(&slots[i], NULL));
+    tenants_end();
     CHECK(stat_of(g).current == 0 && stat_of(top).current == cost_below(top));
     group_close(g);
     group_close(top);

@@ -86,6 +86,17 @@ def creation_root_destruction() -> None:
     s.finish()
 
 
+@scenario("a root is made x the roots are listed, as metrics do")
+def root_creation_list() -> None:
+    s = System()
+
+    def list_roots() -> None:
+        assert s.frames in s.slab_common.root_caches()
+
+    seam.parallel(s.make_root, list_roots)
+    s.finish()
+
+
 @scenario("creation x offline x root destruction")
 def creation_offline_root_destruction() -> None:
     s = System()

@@ -240,6 +240,26 @@ def fork_foreign_lock() -> None:
     seam.parallel(make, fork)
 
 
+@scenario("such a fork x a creation in whose middle a finalizer releases the lock: the child mends",
+          forks=True)  # fmt: skip
+def fork_foreign_lock_creation() -> None:
+    s = System()
+    lock = _Own("the program's own")
+    name_of = s.slab_common.memcg_create_cache_name
+
+    def interrupted(*args: object) -> str:
+        lock.release()
+        return str(name_of(*args))
+
+    def create() -> None:
+        lock.acquire()
+        with s.memcontrol.memcg_slab_mutex:
+            s.memcontrol.memcg_kmem_create_cache(s.a, s.frames)
+
+    s.slab_common.memcg_create_cache_name = interrupted
+    seam.parallel(create, lambda: _fork_under(s, lock, s.finish))
+
+
 @scenario("the parent of such a fork: its handlers and the thread under the lock both end")
 def fork_foreign_lock_parent() -> None:
     s = System()

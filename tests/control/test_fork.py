@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a forked child mends, where the threads that are gone were in the middle of our own work."""
+"""Forks: which mutexes are held, and what the child mends where other threads were at work."""
 
 from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -16,9 +19,11 @@ def test_a_child_cache_that_its_maker_did_not_publish_is_dropped_with_its_refere
     memcg = scheme.make()
     refs = scheme.core.css_refs(memcg)
     with scheme.memcontrol.memcg_slab_mutex:
-        assert scheme.slab_common.kmem_cache_create_memcg(memcg, scheme.frames) is not None
+        unpublished = scheme.slab_common.kmem_cache_create_memcg(memcg, scheme.frames)
+    assert not unpublished.frozen
     assert scheme.core.css_refs(memcg) == refs + 1
     scheme.memcontrol.mem_cgroup_mend_caches()
+    assert unpublished.frozen
     assert scheme.core.css_refs(memcg) == refs
     assert children(scheme) == []
     assert not memcg.memcg_slab_caches
@@ -93,3 +98,88 @@ def test_an_event_is_settled_before_its_reference_is_dropped(scheme, child_of, m
     for address in objects or ():
         scheme.frames.free(address)
     assert post.__name__.removeprefix("post_") in kinds
+
+
+@contextmanager
+def forking(scheme):
+    """Be at the point of a fork; yield the mutexes of the control plane."""
+    mutexes = scheme.fork._MUTEXES
+    scheme.fork._before_fork()
+    try:
+        yield mutexes
+    finally:
+        scheme.fork._after_fork()
+    assert not any(mutex.held() for mutex in mutexes)
+
+
+def test_a_worker_that_starts_before_the_mutexes_are_taken_is_waited_for_without_them(
+    scheme, monkeypatch
+):
+    workqueue, looks, waits = scheme.workqueue, iter([False]), []
+
+    def wait_idle(within):
+        waits.append(any(mutex.held() for mutex in scheme.fork._MUTEXES))
+        return True
+
+    monkeypatch.setattr(workqueue, "wait_idle", wait_idle)
+    monkeypatch.setattr(workqueue, "is_idle", lambda: next(looks, True))
+    with forking(scheme) as mutexes:
+        assert all(mutex.held() for mutex in mutexes)
+    assert waits == [False, False]
+
+
+def test_a_fork_that_does_not_get_a_mutex_in_time_holds_none(scheme, monkeypatch):
+    monkeypatch.setattr(scheme.fork, "FORK_PATIENCE_S", 0.01)
+    slab_mutex, taken, over = scheme.slab_common.slab_mutex, threading.Event(), threading.Event()
+
+    def hold():
+        with slab_mutex:
+            taken.set()
+            over.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    taken.wait()
+    with forking(scheme) as mutexes:
+        assert not any(mutex.held() for mutex in mutexes)
+    over.set()
+    holder.join()
+
+
+def test_an_event_that_a_gone_worker_had_in_hand_is_handled_once_in_the_child(scheme, monkeypatch):
+    at_work, over, handled = threading.Event(), threading.Event(), []
+
+    def handle(event):
+        if threading.current_thread() is worker:
+            at_work.set()
+            over.wait()
+        else:
+            handled.append(event)
+            scheme.frames.create_done(event.memcg)
+            scheme.core.css_put(event.memcg)
+
+    monkeypatch.setitem(scheme.workqueue._handlers, "create", handle)
+    post_create(scheme, None)
+    worker = threading.Thread(target=scheme.work, daemon=True)
+    worker.start()
+    at_work.wait()
+    for _ in range(2):  # the child forks too
+        scheme.workqueue.after_fork_in_child()
+        scheme.work()
+    over.set()
+    worker.join()
+    assert len(handled) == 1
+
+
+def test_an_event_whose_handler_raised_is_not_handled_again(scheme, monkeypatch):
+    def handle(event):
+        scheme.core.css_put(event.memcg)
+        raise ValueError("a defect in a handler")
+
+    monkeypatch.setitem(scheme.workqueue._handlers, "create", handle)
+    monkeypatch.setattr(scheme.workqueue, "report_exception", lambda error: None)
+    post_create(scheme, None)
+    scheme.work()
+    assert scheme.workqueue._in_hand == []
+    assert [str(error) for error in scheme.workqueue.failures] == ["a defect in a handler"]
+    scheme.workqueue.failures.clear()
