@@ -49,7 +49,7 @@ test-long: $(EXTENSION)/.built ## run the longer forms of some tests: more round
 	$(VENV)/bin/python -m pytest -n $(JOBS) -x -m long
 
 # Debian's packages that the hosts' tests start. Without wrk one test is skipped.
-DEBS ?= prometheus redis-server tmux chromium wrk
+DEBS ?= prometheus redis-server tmux chromium wrk zsh
 test-hosts: $(EXTENSION)/.built $(HOSTS)/.installed ## run memcg in web servers, notebooks, clusters, ..., which it installs; TESTS="..."
 	sh tools/debs.sh $(DEBS)
 	$(HOSTS)/bin/python -m pytest -n $(JOBS) -m hosts $(or $(TESTS),tests/hosts src/memcg/integrations)

@@ -8,7 +8,6 @@ import html
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -16,14 +15,15 @@ from pathlib import Path
 
 import pytest
 from environment import environment
+from hosts.terminal import PATIENCE_S
 
 from memcg import page
 
 HERE = Path(__file__).parent
 PICTURES = HERE / "top"  # UPDATE=1 writes them
 SIZE = (132, 18)
-PATIENCE_S = 30
 MIB = 1 << 20
+TOP = sys.executable, "-m", "memcg", "top"
 
 
 def made():
@@ -158,101 +158,9 @@ def test_without_a_socket_a_limit_is_refused_with_what_to_do(tmp_path):
         assert any("memcg run --control=write" in text for text in asyncio.run(bounded(run())))
 
 
-PROGRAM = """
-import memcg, sys
-memcg.install()
-{how}
-groups = [memcg.group(f"tenants/t{{i}}", max="64MiB") for i in range({groups})]
-with groups[0]:
-    keep = [bytearray(1 << 20) for _ in range(8)]
-    print("ready", flush=True)
-    for line in sys.stdin:
-        exec(line)
-"""
-
-
-@pytest.fixture
-def start(tmp_path):
-    env = environment(MEMCG_RUNTIME_DIR=str(tmp_path / "run"), TERM="xterm-256color")
-    started = []
-
-    def start(how: str, groups: int = 3) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM.format(how=how, groups=groups)], env=env, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        started.append(process)
-        assert process.stdout.readline() == "ready\n"
-        process.env = env
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        with process:
-            pass
-
-
-class Terminal:
-    """A tmux of its own, in which ``memcg top`` runs."""
-
-    def __init__(self, directory: Path, env: dict[str, str], *args: str) -> None:
-        self.socket = str(directory / "tmux")
-        # A worker of pytest-xdist has a size in its environment, which textual believes.
-        self.env = {k: v for k, v in env.items() if k not in ("COLUMNS", "LINES")}
-        self.tmux("-f", "/dev/null", "new-session", "-d", "-x", "140", "-y", "30",
-                  sys.executable, "-m", "memcg", "top", *args)  # fmt: skip
-
-    def tmux(self, *args: str) -> str:
-        done = subprocess.run(
-            ["tmux", "-S", self.socket, *args], env=self.env, text=True, capture_output=True,
-            timeout=PATIENCE_S, check=False,
-        )  # fmt: skip
-        return done.stdout
-
-    def press(self, *keys: str) -> None:
-        self.tmux("send-keys", *keys)
-
-    def wait_for(self, pattern: str) -> str:
-        end = time.monotonic() + PATIENCE_S
-        shown = ""
-        while time.monotonic() < end:
-            shown = self.tmux("capture-pane", "-p")
-            if re.search(pattern, shown):
-                return shown
-            time.sleep(0.05)
-        raise AssertionError(f"not within {PATIENCE_S} s: {pattern!r} in\n{shown}")
-
-    def pane_pid(self) -> int:
-        return int(self.tmux("list-panes", "-F", "#{pane_pid}"))
-
-    def ended(self) -> None:
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end:
-            if not self.tmux("list-sessions"):
-                return
-            time.sleep(0.05)
-        raise AssertionError("memcg top has not ended")
-
-
-@pytest.fixture
-def terminal(tmp_path):
-    if not shutil.which("tmux"):
-        pytest.skip("tmux is not installed")
-    opened = []
-
-    def terminal(env: dict[str, str], *args: str) -> Terminal:
-        opened.append(Terminal(tmp_path, env, *args))
-        return opened[-1]
-
-    yield terminal
-    for one in opened:
-        one.tmux("kill-server")
-
-
 def test_in_a_real_terminal_the_group_grows_folds_and_gets_a_limit(start, terminal):
     process = start("memcg.serve(writable=True)")
-    top = terminal(process.env)
+    top = terminal(process.env, *TOP)
     top.wait_for(r"t0 +8\.\d MiB +64\.0 MiB")
     top.wait_for("groups: 5 online, 0 dying")
     process.stdin.write("keep += [bytearray(1 << 20) for _ in range(8)]\n")
@@ -286,7 +194,7 @@ def test_in_a_real_terminal_the_group_grows_folds_and_gets_a_limit(start, termin
 
 
 def test_ctrl_c_ends_it(start, terminal):
-    top = terminal(start("memcg.publish()").env)
+    top = terminal(start("memcg.publish()").env, *TOP)
     top.wait_for("GROUP")
     top.press("C-c")
     top.ended()
@@ -296,7 +204,7 @@ def test_in_a_real_terminal_a_process_that_holds_the_gil_grows(start, terminal):
     process = start("memcg.publish()")
     process.stdin.write("groups[0].max = None; list(map(str, range(6_000_000)))\n")
     process.stdin.flush()
-    top = terminal(process.env, "-d", "0.2")
+    top = terminal(process.env, *TOP, "-d", "0.2")
     seen = {top.wait_for(r"t0 +[\d.]+ MiB")}
 
     def usage(shown: str) -> float:
@@ -319,7 +227,7 @@ def test_a_thousand_groups_twice_a_second_cost_the_viewer_a_little_and_the_proce
     start, terminal, record_property
 ):
     process = start("memcg.publish()", groups=1000)
-    top = terminal(process.env, "-d", "0.5")
+    top = terminal(process.env, *TOP, "-d", "0.5")
     top.wait_for("groups: 1002 online")
     viewer = top.pane_pid()
     began, theirs, ours = time.monotonic(), cpu_seconds(viewer), cpu_seconds(process.pid)
