@@ -109,7 +109,7 @@ foreign-limits: $(EXTENSION)/.built ## run the same suites in groups that are to
 	for s in $(LIMITS); do PYTHONPATH=src $(VENV)/bin/python tools/foreign.py $${s%:*} --limit $${s#*:} --timeout 3600 || failed=1; done; exit $$failed
 
 BENCH := build/bench
-bench bench-quick: $(EXTENSION)/.built ## run memcg beside its peers and write docs/benchmarks.md; quick: a summary in some minutes
+bench bench-quick: $(EXTENSION)/.built ## run memcg beside its peers and write docs/benchmark-tables.md; quick: a summary in some minutes
 	sh benchmarks/peers.sh $(BENCH) $(PYTHON) $(if $(filter bench-quick,$@),--quick)
 	$(BENCH)/venv/bin/python benchmarks/run.py $(if $(filter bench-quick,$@),--quick)
 	$(if $(filter bench,$@),$(BENCH)/venv/bin/python benchmarks/run.py --page)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write docs/benchmarks.md from the JSON of the last run."""
+"""Write docs/benchmark-tables.md from the JSON of the last run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import harness
 import plot
 import run
 
-HEAD = """# Benchmarks
+HEAD = """# All rows of the benchmarks
 
 Written by `python benchmarks/run.py --page` from the JSON of a {kind} run.
 
@@ -92,4 +92,4 @@ def write(results: Path) -> None:
     notes = harness.HERE / "notes.md"
     if notes.exists():
         text += "\n" + notes.read_text()
-    (harness.HERE.parent / "docs" / "benchmarks.md").write_text(text)
+    (harness.HERE.parent / "docs" / "benchmark-tables.md").write_text(text)

@@ -21,7 +21,7 @@ QUESTIONS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller works")
-    parser.add_argument("--page", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument("--page", action="store_true", help="write docs/benchmark-tables.md")
     parser.add_argument("names", nargs="*", help=", ".join(QUESTIONS))
     args = parser.parse_args()
     results = harness.results(args.quick)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/benchmarks.md has the text of its sources, and its tables are those of a run."""
+"""The tables have the text of their sources, and the page of one screen has their figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-PAGE = (ROOT / "docs" / "benchmarks.md").read_text()
+PAGE = (ROOT / "docs" / "benchmark-tables.md").read_text()
+SCREEN = (ROOT / "docs" / "benchmarks.md").read_text()
 QUESTIONS = re.findall(r"^`benchmarks/(\w+)\.py`\.", PAGE, re.M)
 
 
@@ -83,3 +84,25 @@ def test_only_a_full_run_writes_the_page():
         )
         assert len(re.findall(r"benchmarks/run\.py (.*)--page", done.stdout)) == pages
         assert len(re.findall(r"benchmarks/run\.py (--quick)?\s*$", done.stdout, re.M)) == 1
+
+
+def ratios(question: str) -> set[str]:
+    """Return the ratios in a question's table."""
+    rows = PAGE.partition(f"`benchmarks/{question}.py`.")[2].partition("\n## ")[0].splitlines()
+    return {row.split("|")[4].strip() for row in rows if row.startswith("| ")}
+
+
+def not_measured(screen: str) -> list[str]:
+    """Return the figures of the page of one screen that its question's table has not got."""
+    rows = re.findall(r"^\|.*\| ([\d.; ]+) \| `(\w+)` \|$", screen, re.M)
+    assert len(rows) == 10
+    return [n for numbers, name in rows for n in numbers.split("; ") if n not in ratios(name)]
+
+
+def test_the_figures_of_the_screen_are_in_the_tables():
+    assert not_measured(SCREEN) == []
+    assert re.search(r"\d+ of \d+ rows with a target meet it", SCREEN).group() in PAGE
+
+
+def test_a_figure_that_was_not_measured_is_noticed():
+    assert not_measured(SCREEN.replace("| 0.60 |", "| 0.61 |")) == ["0.61"]

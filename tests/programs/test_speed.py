@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Charging and entering cost at most so much. docs/benchmarks.md measures how much they cost.
+"""Charging and entering cost at most so much. docs/benchmark-tables.md has how much they cost.
 
 The tests compare processor seconds, and take the least of several runs in turn, because other
 programs on the machine only add to them.
