@@ -96,9 +96,14 @@ def test_reclaim_lets_go_of_the_spare_groups(tenant):
 def test_a_bounded_number_is_kept(tenant):
     held = [memcg.group(f"tenant/{i}") for i in range(100)]
     numbers = {group._kmemcg_id for group in held}
+    kept = []
     for group in held:
         group.close()
-    assert cgroup.NR_SPARE // 2 <= tenant._nr_spare <= cgroup.NR_SPARE
+        kept.append(tenant._nr_spare)
+    most = cgroup.NR_SPARE
+    assert kept == [
+        n + 1 if n < most else most // 2 + (n - most) % (most // 2 + 1) for n in range(100)
+    ]
     workqueue.flush()
     assert len(numbers & set(memcontrol._used_ids)) == tenant._nr_spare
 

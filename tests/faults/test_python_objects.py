@@ -105,7 +105,7 @@ def operation():
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_without_memory_for_an_object_leaves_nothing(sweep, name):
     figures = sweep_small(sweep, OPERATIONS[name])
-    assert figures["faults"] > 10  # closing a group makes 15 objects since 3.14, over 20 on 3.11
+    assert figures["faults"] > 7  # closing a group makes 8 objects on 3.15, when it is kept
     assert figures["told"] > 0.5 * figures["faults"]
 
 
