@@ -155,7 +155,8 @@ def test_files() -> list[str]:
     scheme = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("tests/control/test_*.py"))
     return ["tests/verify/test_control_plane.py", *scheme,
             "tests/test_group.py", "tests/test_cache.py", "tests/test_tree_limits.py",
-            "tests/programs/test_busy.py", "tests/programs/test_forks.py", DEAR_TEST]  # fmt: skip
+            "tests/programs/test_busy.py", "tests/programs/test_forks.py",
+            "tests/programs/test_spare_groups.py", DEAR_TEST]  # fmt: skip
 
 
 def run_scenarios(mutant: Mutant, limit_s: float) -> Ended:

@@ -74,6 +74,19 @@ def test_a_closed_group_that_a_context_names_does_not_begin_anew(tenant):
     assert context.run(memcg.current).path != "tenant/b"
 
 
+def test_a_closed_group_in_which_another_was_entered_begins_anew(tenant):
+    """A web server is entered like this, in the middle of a request's group."""
+    outer = memcg.group("outer")
+    old = memcg.group("tenant/a")
+    with old, outer:
+        pass
+    old.close()
+    number = old._kmemcg_id
+    del old
+    assert memcg.group("tenant/b")._kmemcg_id == number
+    outer.close()
+
+
 def test_closing_the_parent_lets_go_of_the_spare_groups(native):
     parent = memcg.group("parent")
     numbers = {closed_id(f"parent/{i}") for i in range(3)}

@@ -304,10 +304,18 @@ void current_forget_last(PyObject *memcg)
         forget_slot(last_left);
 }
 
+/* Whether a group is entered in an entry, or in one before it: then the entry's maps name it too. */
+static bool is_inside(const struct entry *entry, PyObject *memcg)
+{
+    while (entry->memcg != memcg && entry->previous != Py_None)
+        entry = (const struct entry *)entry->previous;
+    return entry->memcg == memcg;
+}
+
 void current_forget(PyObject *memcg)
 {
     for (int i = 0; i < 2 * NR_SLOTS; i++) {
-        if (slots[i].entry && (!memcg || slots[i].entry->memcg == memcg))
+        if (slots[i].entry && (!memcg || is_inside(slots[i].entry, memcg)))
             forget_slot(i);
     }
 }
