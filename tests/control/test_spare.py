@@ -98,6 +98,13 @@ def test_closing_the_parent_lets_go_of_the_spare_groups(native):
     assert core.css_refs(parent) == 0
 
 
+def test_spare_groups_are_let_go_of_under_the_mutex_only(tenant):
+    closed_id("tenant/a")
+    with pytest.raises(AssertionError, match="cgroup_mutex"):
+        cgroup.__drop_spare(tenant, 0)
+    assert tenant._nr_spare == 1
+
+
 def test_reclaim_lets_go_of_the_spare_groups(tenant):
     number = closed_id("tenant/a")
     tenant.reclaim()
