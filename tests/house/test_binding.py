@@ -21,6 +21,7 @@ FLOORS = [  # bottom to top; a file includes its own header, and headers of the 
         "collection",
         "constructor",
         "current",
+        "dying",
         "frame",
         "map",
         "mutex",

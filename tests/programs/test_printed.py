@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 PRINTS = {
@@ -21,6 +23,29 @@ def step(n): Target(); kept.append([n]); gc.collect(0)""",
 class Target:
     def __del__(self): [0]
 def step(n): Target(); kept.append([n])""",
+    "a weak reference's callback": """
+class Target: pass
+def step(n): t = Target(); r = weakref.ref(t, lambda _: [0]); del t; kept.append([n])""",
+    "two weak references' callbacks": """
+class Target: pass
+def step(n):
+    t = Target(); r = [weakref.ref(t, lambda _: [0]) for _ in range(2)]; del t; kept.append([n])""",
+    "a generator that is dropped": """
+def suspended():
+    try: yield
+    finally: [0]
+def step(n): next(suspended()); kept.append((GeneratorExit(n), [n]))""",
+    "a coroutine that is dropped": """
+@types.coroutine
+def forever(): yield
+async def suspended():
+    try: await forever()
+    finally: [0]
+def step(n): suspended().send(None); kept.append((GeneratorExit(n), [n]))""",
+    "a file that is dropped": """
+class File(io.RawIOBase):
+    def close(self): [0]; super().close()
+def step(n): File(); kept.append([n])""",
 }
 
 
@@ -30,7 +55,7 @@ def test_what_cpython_would_print_is_not_refused(run_program, how, where):
     """Else stderr would not be empty, and the code that fills the group would get no error."""
     shown = run_program(
         f"""
-import collections, itertools
+import collections, io, itertools, types, weakref
 CEILING = 3 * MIB
 g = memcg.group("g", max=MIB, high="max", reserve=MIB, overdraft=MIB)
 gc.disable(); gc.freeze()
@@ -55,3 +80,42 @@ show(caught=caught, refused=g.events["fail"], peak=g.peak)
     assert shown["peak"] >= 3 << 20  # the ceiling was met
     # An exception survives that its traceback object is refused.
     assert shown["refused"] <= 2 * shown["caught"]
+
+
+DROPPED = {
+    "a weak reference's callback": """
+class Target: pass
+def step(): t = Target(); r = weakref.ref(t, lambda _: keep()); del t""",
+    "a generator": """
+def suspended():
+    try: yield
+    finally: keep()
+def step(): next(suspended())""",
+}
+
+
+# On 3.11 another thread gets its alarm from the worker, which has to wait for the GIL.
+@pytest.mark.parametrize("where", ["in_main", "in_thread"][: 1 + (sys.version_info >= (3, 12))])
+@pytest.mark.parametrize("how", DROPPED.values(), ids=DROPPED)
+def test_an_alarm_waits_until_what_a_dropped_object_calls_is_over(run_program, how, where):
+    """Else the group would grow to its ceiling, and each error on the way would be printed."""
+    shown = run_program(
+        f"""
+import weakref
+g = memcg.group("g", max=8 * MIB)
+kept = []
+def keep():
+    kept.append(bytes(100_000))
+    for i in range(10): int(i)  # checks
+{how}
+def offend():
+    try:
+        with g:
+            for n in range(1000): step(); kept.append([n])
+    except memcg.MemcgOOM: return True
+caught = {where}(offend)
+show(caught=caught, peak=g.peak)
+"""
+    )
+    assert shown["caught"]
+    assert 8 << 20 < shown["peak"] < 9 << 20

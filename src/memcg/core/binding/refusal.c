@@ -9,8 +9,8 @@
  *     and an alarm is posted.
  *   - Modules that run other people's callbacks (the guarded modules) catch the error or log it, so
  *     the code that uses the memory never sees it.  CPython itself prints the error of its collector
- *     and of finalizers, and goes on.  These requests use up the reserve first, and at the ceiling
- *     they are passed over for some bytes.
+ *     and of what an object's end calls (finalizers, weak references' callbacks), and goes on.  These
+ *     requests use up the reserve first, and at the ceiling they are passed over for some bytes.
  *
  * A request is made by a fragile library if a function of it is on the C stack above the innermost
  * Python frame.  The stack is unwound only at the limit, and only if such a library is loaded.
@@ -24,6 +24,7 @@
 #include "refusal.h"
 
 #include "collecting.h"
+#include "dying.h"
 #include "section.h"
 
 #include <link.h>
@@ -299,7 +300,7 @@ bool refusal_is_printed(PyThreadState *tstate)
     for (int i = 0; frame && i < NEAR_FRAMES; i++, frame = py_frame_before(frame))
         if (refusal_is_printed_in(py_frame_code(frame)))
             return true;
-    return false;
+    return dying_is_here();
 }
 
 /* ---- refusals that became no MemoryError --------------------------------------- */

@@ -13,8 +13,8 @@ void refusal_init(void); /* may be called again; GIL held */
  * and allocates nothing. */
 bool refusal_is_guarded(PyObject *globals);
 bool refusal_is_unheard(void); /* in a hook: code of a guarded module makes the request */
-/* True if the thread is in a finalizer, or in sys.unraisablehook, or in a collection. CPython prints
- * an error there and goes on. GIL held; allocates nothing. */
+/* True if the thread is in a collection, in sys.unraisablehook, or in what an object's end calls.
+ * CPython prints an error there and goes on. GIL held; allocates nothing. */
 bool refusal_is_printed(PyThreadState *tstate);
 /* True for the code of a finalizer or of sys.unraisablehook. */
 bool refusal_is_printed_in(PyCodeObject *code);

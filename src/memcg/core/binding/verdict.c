@@ -7,7 +7,8 @@
  *   - the thread is in the context that was charged, and that context is still in the group;
  *   - the group is not shielded, no exception is pending, and no trace or profile function runs,
  *     because CPython would remove it;
- *   - no collection is under way, because CPython would print the exception and drop it;
+ *   - no collection is under way, and the thread does not run what an object's end calls (dying.c),
+ *     because CPython would print the exception and drop it;
  *   - its innermost frame is not in a library that holds locks of its own, and no frame near it
  *     is a finalizer or a context manager's entry or exit;
  *   - it stands at an instruction after which CPython checks for exceptions before anything else
@@ -24,6 +25,7 @@
 
 #include "collection.h"
 #include "current.h"
+#include "dying.h"
 #include "handler.h"
 #include "refusal.h"
 
@@ -131,6 +133,8 @@ static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool
     if (!has_frame(tstate))
         return VERDICT_PARK; /* the interpreter or the thread is ending, and is not cut short */
     place = place_now(tstate, self);
+    if (place && self && dying_is_here()) /* another thread's C stack is not looked at */
+        return VERDICT_RETRY;
     return place == PLACE_OK ? VERDICT_DELIVER : place ? VERDICT_REFUSE : VERDICT_RETRY;
 }
 
