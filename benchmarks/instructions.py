@@ -75,20 +75,25 @@ FIGURES = [
 ]
 
 
-def machine() -> str:
-    """Return the key of the native budgets: the C compiler, the processor and the C library."""
+def built_by(libc: str) -> str:
+    """Name the processor, the C compiler and the C library."""
     cc = subprocess.run(["cc", "-dumpfullversion", "-dumpversion"], capture_output=True, text=True)
     name = subprocess.run(["cc", "--version"], capture_output=True, text=True).stdout
     compiler = "clang" if "clang" in name else "gcc"
-    libc = " ".join(platform.libc_ver())
     return f"{platform.machine()}, {compiler} {cc.stdout.strip()}, {libc}"
 
 
+def machine() -> str:
+    """Return the key of the native budgets. The interpreter may have another C library."""
+    got = subprocess.run(["getconf", "GNU_LIBC_VERSION"], capture_output=True, text=True)
+    return built_by(got.stdout.strip())
+
+
 def interpreter() -> str:
-    """Return the key of the other budgets: `machine()` and the build of CPython."""
+    """Return the key of the other budgets, which has the build of CPython and its C library."""
     pgo = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
-    return (f"{machine()}, CPython {platform.python_version()} by {platform.python_compiler()}"
-            f"{' with profile' if pgo else ''}")  # fmt: skip
+    return (f"{built_by(' '.join(platform.libc_ver()))}, CPython {platform.python_version()} by "
+            f"{platform.python_compiler()}{' with profile' if pgo else ''}")  # fmt: skip
 
 
 def key(figure: Figure) -> str:
@@ -164,9 +169,9 @@ def measure(figures: list[Figure]) -> dict[str, float]:
         raise Failed(VALGRIND)
     programs = {native: program(next(f for f in figures if f.native == native))
                 for native in {f.native for f in figures}}  # fmt: skip
-    for argv in programs.values():  # compiles what it imports, so that the first run does not
-        work = "pair" if argv is programs.get(True) else "enter"
-        subprocess.run([*argv, work, "1", "1"], check=True, env=os.environ | {
+    for native, work in sorted({(f.native, f.work) for f in figures}):
+        # compiles what it imports, so that the first run that is counted does not
+        subprocess.run([*programs[native], work, "1", "1"], check=True, env=os.environ | {
             "PYTHONPATH": str(harness.TREE / "src"), "PYTHONDONTWRITEBYTECODE": ""})  # fmt: skip
 
     runs = sorted({(f.native, f.work, f.turns, n * f.turns) for f in figures for n in (1, 2)})

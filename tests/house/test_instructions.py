@@ -26,9 +26,9 @@ def instructions(monkeypatch):
     return module
 
 
-def check(budget, *arguments, **more):
+def check(budget, *arguments, only=FIGURE, **more):
     return subprocess.run(
-        [sys.executable, PROGRAM, "--only", FIGURE, "--budget", budget, *arguments],
+        [sys.executable, PROGRAM, "--only", only, "--budget", budget, *arguments],
         text=True, capture_output=True, check=False, **more,
     )  # fmt: skip
 
@@ -53,6 +53,25 @@ def test_a_figure_three_percent_above_its_budget_fails(tmp_path):
     budget.write_text(budget.read_text().replace(figure, str(float(figure) / 1.03)))
     above = check(budget)
     assert above.returncode == 1, (name, above)
+    assert "TOO MANY" in above.stdout
+
+
+@pytest.mark.skipif(not shutil.which("valgrind"), reason="valgrind is not installed")
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+def test_the_hooks_keep_the_budget_of_this_python_and_one_instruction_more_fails(
+    instructions, tmp_path
+):
+    committed = instructions.read(instructions.BUDGET)
+    if instructions.interpreter() not in committed:
+        pytest.skip(f"no budget for {instructions.interpreter()}")
+    kept = check(instructions.BUDGET, only="hook_malloc, for an int")
+    assert kept.returncode == 0, kept
+
+    budget = tmp_path / "budget.toml"
+    committed[instructions.interpreter()]["hook_malloc, for an int"] -= 1
+    instructions.write(budget, committed)
+    above = check(budget, only="hook_malloc, for an int")
+    assert above.returncode == 1, above
     assert "TOO MANY" in above.stdout
 
 
