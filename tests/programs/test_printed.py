@@ -119,3 +119,38 @@ show(caught=caught, peak=g.peak)
     )
     assert shown["caught"]
     assert 8 << 20 < shown["peak"] < 9 << 20
+
+
+def test_the_stack_of_a_greenlet_is_looked_at_up_to_its_first_frame(run_program):
+    """What lies beyond is used by another one meanwhile, and following it crashed 3.13 and 3.15."""
+    pytest.importorskip("greenlet")
+    shown = run_program(
+        """
+import greenlet, itertools
+main, caught = greenlet.getcurrent(), 0
+g = memcg.group("g", max=MIB, high="max", reserve=MIB, overdraft=MIB)
+def fill():
+    global caught
+    kept = None
+    try:
+        for i in itertools.count(): kept = (kept, [i])
+    except MemoryError: caught += 1
+def deep(n):
+    if n: return sorted([1], key=lambda _: deep(n - 1))
+    with g, memcg.shield(): fill()
+    try:
+        with g: fill()
+    except MemoryError: pass
+def hog():
+    main.switch()
+    deep(3)
+def start(n, hog): max([1], key=lambda _: start(n - 1, hog) or 0) if n else hog.switch()
+def go_on(n, hog): min(range(50), key=lambda _: go_on(n - 1, hog) or 0) if n else hog.switch()
+for k in range(12):
+    started = greenlet.greenlet(hog)
+    start(k + 1, started)
+    go_on(k % 2, started)
+show(caught=caught)
+"""
+    )
+    assert shown["caught"] >= 12

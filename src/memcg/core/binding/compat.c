@@ -358,6 +358,8 @@ py_frame *py_frame_of(PyObject *op)
     return generator->gi_frame_state < FRAME_CLEARED ? (py_frame *)&generator->gi_iframe : NULL;
 }
 
+#define NR_NEAR 64 /* frames */
+
 uintptr_t py_c_stack(PyThreadState *tstate)
 {
 #if PY_VERSION_HEX >= 0x030d0000
@@ -375,6 +377,30 @@ uintptr_t py_c_stack(PyThreadState *tstate)
 #else
     return (uintptr_t)tstate->cframe;
 #endif
+}
+
+uintptr_t py_c_stack_near(PyThreadState *tstate)
+{
+    uintptr_t found = 0;
+    int left = NR_NEAR;
+#if PY_VERSION_HEX >= 0x030d0000
+    py_frame *frame = tstate->current_frame;
+
+    for (; frame && left--; frame = frame->previous) {
+#if PY_VERSION_HEX >= 0x030f0000
+        if (frame == tstate->base_frame)
+            break;
+#endif
+        if (frame->owner == FRAME_OF_C)
+            found = (uintptr_t)frame;
+    }
+#else
+    _PyCFrame *frame = tstate->cframe;
+
+    for (; frame && frame != &tstate->root_cframe && left--; frame = frame->previous)
+        found = (uintptr_t)frame;
+#endif
+    return found;
 }
 
 /* ---- bytecode ------------------------------------------------------------------ */

@@ -175,6 +175,9 @@ size_t py_frame_object_bytes(py_frame *frame);    /* bytes that its frame object
 py_frame *py_frame_of(PyObject *op);
 /* An address in the C frame that runs the thread's Python code.  The highest address: not known. */
 uintptr_t py_c_stack(PyThreadState *tstate);
+/* The same of the outermost C frame that runs one of the innermost Python frames. 0: not known. What
+ * lies beyond a greenlet's outermost is another's, and following it may crash. */
+uintptr_t py_c_stack_near(PyThreadState *tstate);
 
 /* ---- bytecode ------------------------------------------------------------------ */
 

@@ -4,7 +4,8 @@
  *
  * Such code has no name: any function may be a weak reference's callback, and any generator may be
  * dropped inside its `try`.  But the function of CPython that calls it is on the C stack.  Only the
- * innermost frames are looked at, because a whole program may run in a callback.
+ * innermost frames are looked at, because a whole program may run in a callback.  What lies beyond the
+ * first Python frame of a greenlet is not looked at: another one has used that stack meanwhile.
  *
  * Releases inline some of these functions.  Those that are listed were seen on the stack in builds
  * with and without link-time optimization, 3.11 to 3.15 (tests/programs/test_printed.py).
@@ -18,7 +19,8 @@
 #define NR_C_FRAMES 64 /* calls from Python to Python take none */
 
 struct walk {
-    int left; /* C frames that may still be looked at */
+    uintptr_t end; /* the stack is looked at up to here */
+    int left;      /* C frames that may still be looked at */
     bool found;
 };
 
@@ -33,13 +35,15 @@ static _Unwind_Reason_Code look_at_frame(struct _Unwind_Context *frame, void *ar
 {
     struct walk *walk = arg;
 
+    if (_Unwind_GetCFA(frame) > walk->end)
+        return _URC_END_OF_STACK;
     walk->found = prints_errors(_Unwind_GetRegionStart(frame));
     return walk->found || !walk->left-- ? _URC_END_OF_STACK : _URC_NO_REASON;
 }
 
-bool dying_is_here(void)
+bool dying_is_here(PyThreadState *tstate)
 {
-    struct walk walk = { .left = NR_C_FRAMES };
+    struct walk walk = { .end = py_c_stack_near(tstate), .left = NR_C_FRAMES };
 
     _Unwind_Backtrace(look_at_frame, &walk);
     return walk.found;

@@ -9,7 +9,7 @@
 
 /* True in a weak reference's callback, in a generator that is closed since nobody has it any more,
  * and in the finalizer of an object whose last reference goes.  CPython prints the errors of all.
- * Allocates nothing. */
-bool dying_is_here(void);
+ * tstate: the running thread's.  GIL held; allocates nothing. */
+bool dying_is_here(PyThreadState *tstate);
 
 #endif

@@ -300,7 +300,7 @@ bool refusal_is_printed(PyThreadState *tstate)
     for (int i = 0; frame && i < NEAR_FRAMES; i++, frame = py_frame_before(frame))
         if (refusal_is_printed_in(py_frame_code(frame)))
             return true;
-    return dying_is_here();
+    return dying_is_here(tstate);
 }
 
 /* ---- refusals that became no MemoryError --------------------------------------- */

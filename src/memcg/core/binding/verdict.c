@@ -133,7 +133,7 @@ static enum verdict judge(const struct alarm *alarm, PyThreadState *tstate, bool
     if (!has_frame(tstate))
         return VERDICT_PARK; /* the interpreter or the thread is ending, and is not cut short */
     place = place_now(tstate, self);
-    if (place && self && dying_is_here()) /* another thread's C stack is not looked at */
+    if (place && self && dying_is_here(tstate)) /* another thread's C stack is not looked at */
         return VERDICT_RETRY;
     return place == PLACE_OK ? VERDICT_DELIVER : place ? VERDICT_REFUSE : VERDICT_RETRY;
 }
