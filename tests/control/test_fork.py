@@ -165,7 +165,7 @@ def test_an_event_that_a_gone_worker_had_in_hand_is_handled_once_in_the_child(sc
     at_work.wait()
     for _ in range(2):  # the child forks too
         scheme.workqueue.after_fork_in_child()
-        scheme.work()
+    scheme.work()
     over.set()
     worker.join()
     assert len(handled) == 1
