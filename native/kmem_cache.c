@@ -49,9 +49,27 @@ static void root_has_children(struct kmem_cache *root, unsigned nr)
         store_relaxed(&promote_allocs[root->index], (uint16_t)allocs);
 }
 
+/* caches_lock held. */
+static void count_child(struct kmem_cache *s, bool counts)
+{
+    if (s->root == s || s->counts == counts)
+        return;
+    s->counts = counts;
+    root_has_children(s->root, counts ? s->root->nr_children + 1 : s->root->nr_children - 1);
+}
+
+void kmem_cache_count(struct kmem_cache *s, bool counts)
+{
+    mutex_lock(&caches_lock);
+    count_child(s, counts);
+    mutex_unlock(&caches_lock);
+}
+
 static void cache_link(struct kmem_cache *s)
 {
-    root_has_children(s->root, s->root->nr_children + (s->root != s));
+    if (s->root == s)
+        root_has_children(s, s->nr_children);
+    count_child(s, true);
     hlist_add_head(&s->all_node, &all_caches);
 }
 
@@ -317,7 +335,7 @@ void kmem_cache_free_struct(struct kmem_cache *s)
     mutex_lock(&caches_lock);
     hlist_del(&s->all_node);
     if (s->root != s) {
-        root_has_children(s->root, s->root->nr_children - 1);
+        count_child(s, false);
         sub_relaxed(&s->memcg->nr_caches, 1);
         publish_figures(s->memcg);
     } else if (s->user)

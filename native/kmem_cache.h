@@ -11,7 +11,9 @@
 extern struct hlist_head all_caches; /* caches_lock */
 extern struct mutex caches_lock;     /* all_caches, the indices, the number of a root's children */
 int kmem_cache_init(void);           /* makes the size classes' root caches */
-void kmem_cache_put(struct kmem_cache *s);       /* in a section */
+void kmem_cache_put(struct kmem_cache *s); /* in a section */
+/* In a section.  Whether a child makes the next one of its class dearer. */
+void kmem_cache_count(struct kmem_cache *s, bool counts);
 bool cache_is_valid(const struct kmem_cache *s); /* all threads stolen */
 /* In a section.  Allocates an object for the current group, from its child or from shared slabs. */
 void *cache_alloc(struct thread *self, struct kmem_cache *root, struct request *req);

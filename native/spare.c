@@ -18,6 +18,7 @@
 #include "spare.h"
 
 #include "heap.h"
+#include "kmem_cache.h"
 #include "memcontrol.h"
 #include "oom.h"
 #include "publish.h"
@@ -194,9 +195,25 @@ bool mem_cgroup_keep(struct mem_cgroup *memcg)
         return false;
     self = thread_enter();
     publish_put(slot);
+    for (long i = 0; i < caches.nr; i++)
+        kmem_cache_count(caches.cache[i], false);
     thread_leave(self);
     mem_cgroup_uncharge(memcg->parent, MEMCG_GROUP_BYTES);
     return true;
+}
+
+/* The caches of a spare group do not make other groups' caches dearer.  From now on they do. */
+static void count_caches(struct mem_cgroup *memcg)
+{
+    int id = mem_cgroup_id(memcg);
+
+    for (int i = 0; i < NR_KMALLOC && mem_cgroup_nr_caches(memcg); i++) {
+        struct memcg_cache_array *array = load_plain(&kmalloc_caches[i]->memcg_caches);
+        struct kmem_cache *s = array && id < array->nr_slots ? load_plain(&array->slot[id]) : NULL;
+
+        if (s)
+            kmem_cache_count(s, true);
+    }
 }
 
 bool mem_cgroup_renew(struct mem_cgroup *memcg)
@@ -212,6 +229,7 @@ bool mem_cgroup_renew(struct mem_cgroup *memcg)
         mem_cgroup_try_charge(memcg->parent, MEMCG_GROUP_BYTES))
         return false;
     self = thread_enter();
+    count_caches(memcg);
     mem_cgroup_leave_oom(memcg);
     if (memcg->next_objcg) {
         objcg_put(memcg->objcg);

@@ -214,6 +214,7 @@ struct kmem_cache {
     /* fixed */
     int index; /* index of its heap slot: size classes have the first, user caches the others */
     bool user;
+    bool counts; /* caches_lock: a child that is one of the root's nr_children */
     unsigned flags;
     uint32_t size, object_size, align;
     uint32_t objects, nr_pages; /* per slab */
@@ -238,7 +239,7 @@ struct kmem_cache {
     atomic_int_t ended; /* 1: such events are dropped */
 
     struct hlist_node all_node; /* caches_lock: in all_caches */
-    unsigned nr_children;       /* root caches: caches_lock */
+    unsigned nr_children;       /* root caches: caches_lock; without those of spare groups */
 };
 
 /* ---- groups ------------------------------------------------------------ */
