@@ -115,6 +115,36 @@ static void more_slabs_than_a_few_are_given_back(void)
     group_close(top);
 }
 
+/* The number of allocations after which a group asks for a cache of the class of 100 bytes. */
+static unsigned allocs_to_promote(void)
+{
+    return load_relaxed(&promote_allocs[kmalloc_index(100)]);
+}
+
+static void the_caches_of_a_spare_group_make_no_other_dearer(void)
+{
+    struct mem_cgroup *top = group_new(mem_cgroup_root()), *g = group_new(top);
+    struct kmem_cache *root = kmalloc_cache(kmalloc_index(100)), *child;
+    unsigned before = allocs_to_promote(), with;
+
+    child_create(g, root);
+    with = allocs_to_promote();
+    CHECK(with > before);
+    CHECK(mem_cgroup_keep(g) && allocs_to_promote() == before);
+    CHECK(mem_cgroup_renew(g) && allocs_to_promote() == with);
+    CHECK(mem_cgroup_keep(g) && allocs_to_promote() == before);
+    pthread_mutex_lock(&control_lock); /* as the control plane lets go of a spare group */
+    child = cache_from_memcg_idx(root, mem_cgroup_id(g));
+    kmem_cache_set_dead(child);
+    __child_destroy_if_empty(child);
+    pthread_mutex_unlock(&control_lock);
+    CHECK(allocs_to_promote() == before);
+    mem_cgroup_give_up(g);
+    work();
+    CHECK(allocs_to_promote() == before);
+    group_close(top);
+}
+
 static void a_limit_above_refuses_a_spare_group(void)
 {
     struct mem_cgroup *top = group_new(mem_cgroup_root()), *g = group_new(top);
@@ -133,6 +163,7 @@ int main(void)
 {
     CHECK(memcg_init(NULL) == 0);
     RUN(a_limit_above_refuses_a_spare_group);
+    RUN(the_caches_of_a_spare_group_make_no_other_dearer);
     RUN(a_group_with_live_objects_of_its_own_is_not_kept);
     RUN(more_slabs_than_a_few_are_given_back);
     RUN(a_late_free_is_credited_to_the_parent);

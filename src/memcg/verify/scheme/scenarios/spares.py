@@ -22,6 +22,11 @@ class Keeping(System):
         seam.forget(self.a)
         return self.mkdir(path)
 
+    def renew(self) -> None:
+        """Close ``a``, and make the next group."""
+        self.rmdir(self.a)
+        self.check_new(self.next(), "b")
+
     def check_new(self, group: Any, path: str) -> None:
         """Check that nothing of another life shows in a group. Context: no thread closes it."""
         assert (group.path, group.name, group.online) == (path, path, True)
@@ -82,15 +87,11 @@ def spare_late_shared_free() -> None:
 def spare_lookup() -> None:
     s = Keeping()
 
-    def renew() -> None:
-        s.rmdir(s.a)
-        s.check_new(s.next(), "b")
-
     def look_up() -> None:
         with s.model.read_side:
             s.look_up()
 
-    seam.parallel(s.use, renew, look_up)
+    seam.parallel(s.use, s.renew, look_up)
     s.finish()
 
 
@@ -100,11 +101,7 @@ def spare_creation() -> None:
     other = s.slab_common.kmem_cache_create("others", 500)
     other.free(other.alloc(s.a))  # asks for a child
 
-    def renew() -> None:
-        s.rmdir(s.a)
-        s.check_new(s.next(), "b")
-
-    seam.parallel(s.work, renew)
+    seam.parallel(s.work, s.renew)
     s.finish()
 
 
@@ -143,11 +140,7 @@ def spare_enter() -> None:
 def spare_root_destruction() -> None:
     s = Keeping()
 
-    def renew() -> None:
-        s.rmdir(s.a)
-        s.check_new(s.next(), "b")
-
-    seam.parallel(s.destroy_frames, renew)
+    seam.parallel(s.destroy_frames, s.renew)
     s.finish()
 
 
